@@ -1,0 +1,3 @@
+"""Greedy SGD with approximate losses: selection rules, scores, the oracle of Definition 4.1, and simulation."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,5 @@
+"""`python -m gsgd` is `gsgd`."""
+
+from gsgd.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,61 @@
+"""The front door: `gsgd COMMAND ...` hands over to the command line of the room that does the work.
+
+Rooms are imported only when their command is called, so `gsgd --help` is quick and needs none of their extras.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from gsgd import __version__
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "verify": ("theory.cli", "check every statement of the paper and print what holds, and how tightly"),
+    "bench": ("gsgd.bench", "measure what a simulation step costs against the alternatives"),
+}
+"""Command -> (module with `main(arguments) -> exit code`, one line of help)."""
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:{width}}{text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: gsgd COMMAND [options]",
+            "",
+            "Greedy SGD with approximate losses: the theory checked, and the tools to use it.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "examples:",
+            "  gsgd verify                           all statements, about a minute on two cores",
+            '  gsgd verify --only "Theorem 5.7"      one statement',
+            "  gsgd verify --list                    what would be checked",
+            "  gsgd bench simulation                 simulation speed against plain NumPy",
+            "",
+            "`gsgd COMMAND --help` explains a command. `gsgd --version` prints the version.",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns its exit code; 2 for a command that does not exist."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"gsgd {__version__}")
+        return 0
+    if arguments[0] not in COMMANDS:
+        print(f"gsgd: no command {arguments[0]!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    room = importlib.import_module(COMMANDS[arguments[0]][0])
+    try:
+        return room.main(arguments[1:])
+    except KeyboardInterrupt:
+        print("gsgd: interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,236 @@
+"""How hard a sample is: logits -> one score per sample, larger = harder, for NumPy arrays and torch tensors alike.
+
+Every score has the signature `score(logits, labels, *, ignore_index) -> scores` and takes
+
+    logits  (B, C) or (B, ..., C)   unnormalised log-probabilities; -inf masks a class out
+    labels  (B,)   or (B, ...)      classes 0..C-1, or `ignore_index` at a position that does not count
+
+A sample's score is the mean over its labelled positions, as in masked language modelling; for causal language models
+the caller shifts (`logits[:, :-1]`, `labels[:, 1:]`). A sample without a labelled position gets the lowest score
+there is, so that it ranks last. Only labelled positions are read. Half precision is computed and returned in float32,
+float64 in float64.
+
+Finite logits give finite scores, unless their differences overflow. A NaN logit, or a mask that leaves a position no
+class at all, gives NaN; a label that is masked out gets loss and margin inf. The selectors refuse such scores by
+name.
+"""
+
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+from array_api_compat import array_namespace, device, is_array_api_obj
+
+Array = Any  # numpy.ndarray or torch.Tensor: torch may be absent, so neither can be named here
+
+
+def cross_entropy(logits: Array, labels: Array, *, ignore_index: int = -100) -> Array:
+    """Cross-entropy loss, in nats: the f~ of loss-based SIFT (Section 6).
+
+        -log p_y  =  log(1 + e^d),     d = log sum_{j != y} e^{z_j} - z_y,     p = softmax(z)
+
+    Args:
+        logits: (B, C) or (B, ..., C), floating.
+        labels: (B,) or (B, ...), integers in 0..C-1, or `ignore_index`.
+        ignore_index: the label of positions that do not count.
+
+    Returns:
+        Scores (B,) >= 0 on the logits' device, 0 for a sample without a labelled position. Differentiable in torch.
+
+    Raises:
+        ValueError: if shapes do not match, the batch is empty, logits are not floating or labels not integers in range.
+    """
+
+    def position_loss(xp: Any, z: Array, y: Array) -> Array:
+        log_odds, _, _ = _wrong_classes(xp, z, y)
+        return xp.logaddexp(xp.zeros_like(log_odds), log_odds)  # log sum e^z - z_y would round small losses to 0
+
+    return _mean_over_labelled(position_loss, logits, labels, ignore_index, lowest=0.0)
+
+
+def entropy(logits: Array, labels: Array | None = None, *, ignore_index: int = -100) -> Array:
+    """Entropy of the prediction, in nats: the score of entropy-based SIFT (Section 7.1).
+
+        -sum_j p_j log p_j  =  log sum_j e^{s_j}  -  sum_j p_j s_j,     s = z - max_j z_j,     p = softmax(z)
+
+    Args:
+        logits: (B, C) or (B, ..., C), floating.
+        labels: (B,) or (B, ...); say only which positions count, all of them where None.
+        ignore_index: the label of positions that do not count.
+
+    Returns:
+        Scores (B,) in [0, log C], 0 for a sample without a labelled position. Device, gradients: as `cross_entropy`.
+
+    Raises:
+        ValueError: as `cross_entropy`.
+    """
+
+    def position_entropy(xp: Any, z: Array, y: Array) -> Array:
+        shifted = z - xp.max(z, axis=-1, keepdims=True)
+        weight = xp.exp(shifted)
+        total = xp.sum(weight, axis=-1)
+        # 0 * -inf is NaN in the value as in the gradient; a class masked out adds nothing to either.
+        shifted = xp.where(weight > 0, shifted, 0.0)
+        return xp.log(total) - xp.sum(weight * shifted, axis=-1) / total
+
+    if labels is None:
+        _check_logits(logits)
+        xp = array_namespace(logits)
+        labels = xp.zeros(logits.shape[:-1], dtype=xp.int64, device=device(logits))
+        ignore_index = -100  # whatever was asked for, label 0 must not be it
+    return _mean_over_labelled(position_entropy, logits, labels, ignore_index, lowest=0.0)
+
+
+def margin(logits: Array, labels: Array, *, ignore_index: int = -100) -> Array:
+    """How far the label falls short of the best wrong class: > 0 where the prediction is wrong.
+
+        max_{j != y} z_j - z_y
+
+    The usual margin is its negative, large for easy samples; here larger = harder, as every selector expects.
+
+    Args:
+        logits: (B, C) or (B, ..., C), floating, C >= 2.
+        labels: (B,) or (B, ...), integers in 0..C-1, or `ignore_index`.
+        ignore_index: the label of positions that do not count.
+
+    Returns:
+        Scores (B,) in units of the logits, the most negative finite number of their dtype for a sample without a
+        labelled position, -inf where every wrong class is masked out. Device, gradients: as `cross_entropy`.
+
+    Raises:
+        ValueError: as `cross_entropy`, or if there is no wrong class (C < 2).
+    """
+
+    def position_margin(xp: Any, z: Array, y: Array) -> Array:
+        return xp.max(_without_label(xp, z, y), axis=-1) - _at_label(xp, z, y)
+
+    _check_logits(logits)
+    if logits.shape[-1] < 2:
+        raise ValueError(f"logits has {logits.shape[-1]} class, but a margin needs a wrong class: at least 2")
+    return _mean_over_labelled(position_margin, logits, labels, ignore_index, lowest=None)
+
+
+def gradient_norm_bound(logits: Array, labels: Array, *, ignore_index: int = -100) -> Array:
+    """Norm of the loss's gradient in the logits, the per-sample factor of a bound on its gradient in the weights.
+
+        ||softmax(z) - onehot(y)||_2  =  (1 - p_y) sqrt(1 + sum_{j != y} q_j^2),     q = softmax(z without z_y)
+
+    The norm of a sample's weight gradient is at most this times a constant of the network (Katharopoulos & Fleuret
+    2018, who take it for all samples alike). For sequences: the mean over labelled positions, which bounds the norm
+    of the mean.
+
+    Args:
+        logits: (B, C) or (B, ..., C), floating.
+        labels: (B,) or (B, ...), integers in 0..C-1, or `ignore_index`.
+        ignore_index: the label of positions that do not count.
+
+    Returns:
+        Scores (B,) in [0, sqrt 2], 0 for a sample without a labelled position. Device, gradients: as `cross_entropy`.
+
+    Raises:
+        ValueError: as `cross_entropy`.
+
+    Reference:
+        Katharopoulos & Fleuret, Not All Samples Are Created Equal: Deep Learning with Importance Sampling,
+        arXiv:1803.00942.
+    """
+
+    def position_norm(xp: Any, z: Array, y: Array) -> Array:
+        log_odds, weight, total = _wrong_classes(xp, z, y)
+        # 1 - p_y = 1 / (1 + e^-d): subtracting from 1 would leave nothing where p_y is near 1.
+        p_wrong = xp.exp(-xp.logaddexp(xp.zeros_like(log_odds), -log_odds))
+        return p_wrong * xp.sqrt(1.0 + xp.sum(weight * weight, axis=-1) / (total * total))
+
+    return _mean_over_labelled(position_norm, logits, labels, ignore_index, lowest=0.0)
+
+
+def _at_label(xp: Any, z: Array, y: Array) -> Array:
+    return xp.take_along_axis(z, y[:, None], axis=-1)[:, 0]
+
+
+def _without_label(xp: Any, z: Array, y: Array) -> Array:
+    return xp.where(xp.arange(z.shape[-1], device=device(z)) == y[:, None], -math.inf, z)
+
+
+def _wrong_classes(xp: Any, z: Array, y: Array) -> tuple[Array, Array, Array]:
+    """d = log sum_{j != y} e^{z_j} - z_y, and q_j = weight_j / total; -inf, 0 and 1 where no wrong class is left."""
+    wrong = _without_label(xp, z, y)
+    top = xp.max(wrong, axis=-1)
+    weight = xp.exp(wrong - xp.where(top == -math.inf, 0.0, top)[:, None])
+    total = xp.sum(weight, axis=-1)
+    total = xp.where(total == 0, 1.0, total)
+    # In this order: at logits of 1e4, top + log(total) would round the logarithm away before z_y is subtracted.
+    return (top - _at_label(xp, z, y)) + xp.log(total), weight, total
+
+
+def _mean_over_labelled(
+    position_score: Callable[[Any, Array, Array], Array],
+    logits: Array,
+    labels: Array,
+    ignore_index: int,
+    *,
+    lowest: float | None,
+) -> Array:
+    """Mean of `position_score(xp, z, y)` over each sample's labelled positions.
+
+    `position_score` sees z (n, C) and y (n,), the n labelled positions of the batch, and returns (n,). Unlabelled
+    ones are left out first: in masked language modelling they are 85% of the work, and nothing they hold can leak
+    into a score. `lowest` is the score of a sample without labelled positions, None for the dtype's most negative
+    finite number.
+    """
+    xp, labels, labelled = _check(logits, labels, ignore_index)
+    dtype = xp.float64 if logits.dtype == xp.float64 else xp.float32
+    values = xp.zeros(labels.shape, dtype=dtype, device=device(logits))
+    values[labelled] = position_score(xp, xp.astype(logits[labelled], dtype, copy=False), labels[labelled])
+    positions = tuple(range(1, labels.ndim))
+    if positions:
+        count = xp.sum(xp.astype(labelled, dtype), axis=positions)
+        values = xp.sum(values, axis=positions) / xp.where(count > 0, count, 1.0)
+        labelled = count > 0
+    return xp.where(labelled, values, float(xp.finfo(dtype).min) if lowest is None else lowest)
+
+
+def _check(logits: Array, labels: Array, ignore_index: int) -> tuple[Any, Array, Array]:
+    """The namespace, the labels as int64 and the mask of labelled positions, once all arguments are found good."""
+    _check_logits(logits)
+    try:
+        xp = array_namespace(logits, labels)
+    except TypeError as error:
+        raise ValueError(
+            f"logits is a {type(logits).__name__} and labels a {type(labels).__name__}: "
+            "both must be NumPy arrays or both torch tensors"
+        ) from error
+    if tuple(labels.shape) != tuple(logits.shape[:-1]):
+        raise ValueError(
+            f"labels has shape {tuple(labels.shape)} but must have that of logits without its last axis, "
+            f"{tuple(logits.shape[:-1])}"
+        )
+    if not xp.isdtype(labels.dtype, "integral"):
+        raise ValueError(f"labels has dtype {labels.dtype} but must be integer")
+    integer = isinstance(ignore_index, numbers.Integral) and not isinstance(ignore_index, bool)
+    if not integer:
+        raise ValueError(f"ignore_index = {ignore_index!r} but must be an integer")
+    labels = xp.astype(labels, xp.int64)  # first: torch compares uint8 with -100 as if it were 156
+    labelled = labels != int(ignore_index)
+    classes = logits.shape[-1]
+    bad = labelled & ((labels < 0) | (labels >= classes))
+    if bool(xp.any(bad)):
+        first = tuple(int(axis[0]) for axis in xp.nonzero(bad))
+        raise ValueError(
+            f"labels[{', '.join(map(str, first))}] is {int(labels[first])} but must be in 0..{classes - 1}, "
+            f"or ignore_index = {ignore_index}"
+        )
+    return xp, labels, labelled
+
+
+def _check_logits(logits: Array) -> None:
+    if not is_array_api_obj(logits):
+        raise ValueError(f"logits is a {type(logits).__name__} but must be a NumPy array or a torch tensor")
+    shape = tuple(logits.shape)
+    if len(shape) < 2:
+        raise ValueError(f"logits has shape {shape} but must be (B, C) or (B, ..., C)")
+    if 0 in shape:
+        raise ValueError(f"logits has shape {shape} but no axis may be empty")
+    if not array_namespace(logits).isdtype(logits.dtype, "real floating"):
+        raise ValueError(f"logits has dtype {logits.dtype} but must be real floating")

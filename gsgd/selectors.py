@@ -1,0 +1,243 @@
+"""Which candidates a step trains on: scores -> indices, for NumPy arrays and torch tensors alike.
+
+Every rule has the signature `rule(scores, k, rng) -> indices` (`Selector`). `scores` has shape (..., B), one real
+number
+for each of B candidates, larger = harder; leading axes are independent problems. `indices` has shape (..., k), is int64
+and lies on the scores' device. A rule of one's own is any function with this signature; hyperparameters are fixed
+beforehand:
+
+    rule = functools.partial(trim, share=0.05, select=select_online_batch)
+
+`rng` is a `numpy.random.Generator` (for either library, and then both select the same rows) or a `torch.Generator`
+(torch scores only). Checking that scores are finite reads one boolean from their device: a NaN loss must stop a run,
+not win it.
+"""
+
+import math
+import numbers
+import sys
+from typing import Any, Protocol
+
+import numpy as np
+from array_api_compat import array_namespace, device, is_array_api_obj, is_torch_namespace
+
+Array = Any  # numpy.ndarray or torch.Tensor: torch may be absent, so neither can be named here
+
+
+class Selector(Protocol):
+    """What the training engine takes as its rule; it passes all three arguments by position."""
+
+    def __call__(self, scores: Array, k: int, rng: Any = None, /) -> Array: ...
+
+
+def select_top_k(scores: Array, k: int, rng: Any = None) -> Array:
+    """The k largest scores: GSGD's choice for k = 1 (Eq. 3), SIFT's for k = B/2 (Section 7).
+
+        argmax_{x in S} f~(w, x)
+
+    Args:
+        scores: (..., B), finite; the (approximate) losses f~.
+        k: how many of the B candidates to select, 1 <= k <= B.
+        rng: not used; nothing here is random.
+
+    Returns:
+        Indices (..., k) in descending order of score, ties to the earlier candidate.
+
+    Raises:
+        ValueError: if a score is NaN or infinite, there are no candidates, or k is not in 1..B.
+
+    Reference:
+        With exact losses this is OHEM (Shrivastava et al. 2016) and ordered SGD (Kawaguchi & Lu, arXiv:1907.04371).
+    """
+    _check(scores, k)
+    return _largest(scores, k)
+
+
+def select_random(scores: Array, k: int, rng: Any = None) -> Array:
+    """k candidates uniformly without replacement, in random order: SGD's choice, and the control of every comparison.
+
+    Args:
+        scores: (..., B), finite, their values not used; or the number B itself, where no scores were computed.
+        k: how many to select, 1 <= k <= B.
+        rng: required.
+
+    Returns:
+        Indices (..., k); for a number B, (k,) in the library and on the device of `rng`.
+
+    Raises:
+        ValueError: as `select_top_k`, or if `rng` is missing or of the wrong type.
+    """
+    if _is_integer(scores):
+        _check_k(k, scores)
+        return _successive_draws(None, (scores,), k, rng)
+    xp, _ = _check(scores, k)
+    return xp.asarray(_successive_draws(None, scores.shape, k, rng, xp), device=device(scores))
+
+
+def select_online_batch(scores: Array, k: int, rng: Any = None, *, selection_pressure: float = 100.0) -> Array:
+    """Online batch selection: probability decaying exponentially with the rank of the loss (Loshchilov & Hutter 2015).
+
+        p_i  proportional to  1 / exp(log(s_e) / B)^i,     i = 0 for the largest score .. B - 1 for the smallest
+
+    The largest is s_e^((B - 1)/B) times likelier to be drawn first than the smallest: s_e for large B, 56 for s_e = 100
+    and B = 8. Ties are ranked by position, the earlier candidate as the harder.
+
+    Args:
+        scores: (..., B), finite.
+        k: how many to select, 1 <= k <= B.
+        rng: required.
+        selection_pressure: s_e >= 1, finite; 1 is `select_random`.
+
+    Returns:
+        Indices (..., k) in the order drawn.
+
+    Raises:
+        ValueError: as `select_random`, or if `selection_pressure` is not a finite number >= 1.
+
+    Reference:
+        Loshchilov & Hutter, Online Batch Selection for Faster Training of Neural Networks, arXiv:1511.06343.
+    """
+    # Paper: ranks the whole training set by each datapoint's latest known loss and draws with replacement; here:
+    # ranks the B candidates of this step by their present scores and draws without, because a step needs k distinct
+    # rows of its batch.
+    _, n = _check(scores, k)
+    _check_number("selection_pressure", selection_pressure, low=1.0)
+    rank = np.arange(n)
+    return _draw_by_rank(scores, -rank * math.log(selection_pressure) / n, k, rng)
+
+
+def select_selective_backprop(scores: Array, k: int, rng: Any = None, *, beta: float | None = None) -> Array:
+    """Selective-Backprop: probability a power of the loss's percentile (Jiang et al. 2019; form of MosaicML Composer).
+
+        p_i  proportional to  percentile_i^beta,     percentile_i = (B - i - 1/2) / B,     i = 0 for the largest score
+
+    Args:
+        scores: (..., B), finite; ties are ranked by position, the earlier candidate as the harder.
+        k: how many to select, 1 <= k <= B.
+        rng: required.
+        beta: finite, >= 0; 0 is `select_random`. None takes Composer's B/k - 1, for which Jiang's independent choices
+            would keep k of B on average: the integral of u^beta over [0, 1] is 1/(beta + 1).
+
+    Returns:
+        Indices (..., k) in the order drawn.
+
+    Raises:
+        ValueError: as `select_random`, or if `beta` is neither None nor a finite number >= 0.
+
+    Reference:
+        Jiang et al., Accelerating Deep Learning by Focusing on the Biggest Losers, arXiv:1910.00762;
+        `select_using_loss` in mosaicml/composer, composer/algorithms/selective_backprop/selective_backprop.py.
+    """
+    # Paper: percentile among the most recent losses (1,024 in the authors' code), each candidate kept independently
+    # with probability percentile^beta, until a batch is full; here: percentile within the batch and exactly k rows
+    # drawn without replacement (as Composer), because a selector keeps no state and the training step a fixed shape.
+    _, n = _check(scores, k)
+    if beta is None:
+        beta = n / k - 1.0
+    _check_number("beta", beta, low=0.0)
+    percentile = (n - np.arange(n) - 0.5) / n
+    return _draw_by_rank(scores, beta * np.log(percentile), k, rng)
+
+
+def trim(scores: Array, k: int, rng: Any = None, *, share: float, select: Selector = select_top_k) -> Array:
+    """Applies `select` to what is left without the floor(share B) highest scores: mislabelled rows lose the most.
+
+    Args:
+        scores: (..., B), finite; of tied candidates the earlier is left out first.
+        k: how many to select, 1 <= k <= B - floor(share B).
+        rng: passed on to `select`.
+        share: of the candidates to leave out, in [0, 1); about the share of wrong labels.
+        select: the rule for the rest, which it sees in their original order.
+
+    Returns:
+        Indices (..., k) into the original B candidates, in the order of `select`.
+
+    Raises:
+        ValueError: as `select`, or if `share` is not in [0, 1), or fewer than k candidates remain.
+    """
+    xp, n = _check(scores, k)
+    _check_number("share", share, low=0.0, below=1.0)
+    dropped = math.floor(share * n + 1e-9)  # 0.29 * 100 is 28.999999999999996 in floating point, and means 29
+    if k > n - dropped:
+        raise ValueError(f"k = {k} but only {n - dropped} of {n} candidates remain after trimming share = {share}")
+    rest = xp.sort(_descending(scores)[..., dropped:], axis=-1)
+    return xp.take_along_axis(rest, select(xp.take_along_axis(scores, rest, axis=-1), k, rng), axis=-1)
+
+
+def _descending(scores: Array) -> Array:
+    return array_namespace(scores).argsort(scores, axis=-1, descending=True, stable=True)
+
+
+def _largest(scores: Array, k: int) -> Array:
+    if k == 1:  # both libraries return the first maximum, in O(B)
+        return array_namespace(scores).argmax(scores, axis=-1, keepdims=True)
+    return _descending(scores)[..., :k]
+
+
+def _draw_by_rank(scores: Array, log_weights: np.ndarray, k: int, rng: Any) -> Array:
+    """k candidates, the one of rank i (0 = hardest) with weight exp(log_weights[i]).
+
+    The race is run over ranks, before it is known who holds them, so only k integers travel to the scores' device.
+    """
+    xp = array_namespace(scores)
+    ranks = xp.asarray(_successive_draws(log_weights, scores.shape, k, rng, xp), device=device(scores))
+    return xp.take_along_axis(_descending(scores), ranks, axis=-1)
+
+
+def _successive_draws(log_weights: Array | None, shape: tuple[int, ...], k: int, rng: Any, xp: Any = None) -> Array:
+    """k successive draws without replacement from 0..shape[-1]-1, each by the weights of those still there.
+
+    An exponential race: runner i finishes at time E_i / w_i, E_i ~ Exp(1), and the first k finishers, in order, have
+    exactly this law (Efraimidis & Spirakis 2006). In logarithms no weight underflows. `log_weights` None: all equal.
+
+    Returns shape (*shape[:-1], k) in the library and on the device of `rng`; `xp` is the scores' library, None for any.
+    """
+    torch = sys.modules.get("torch")  # whoever holds a torch.Generator has imported torch; nobody else should have to
+    if isinstance(rng, np.random.Generator):
+        race = rng.standard_exponential(shape)
+        return _largest(-race if log_weights is None else log_weights - np.log(race), k)
+    if torch is not None and isinstance(rng, torch.Generator):
+        if xp is not None and not is_torch_namespace(xp):
+            raise ValueError("rng is a torch.Generator, but for scores that are no tensor it must be a NumPy Generator")
+        race = torch.empty(shape, dtype=torch.float64, device=rng.device).exponential_(generator=rng)
+        return _largest(-race if log_weights is None else torch.asarray(log_weights, device=rng.device) - race.log(), k)
+    if rng is None:
+        raise ValueError("rng is None but this rule is random: pass a numpy.random.Generator or a torch.Generator")
+    raise ValueError(f"rng is a {type(rng).__name__} but must be a numpy.random.Generator or a torch.Generator")
+
+
+def _check(scores: Array, k: int) -> tuple[Any, int]:
+    """The scores' namespace and the number of candidates, once both arguments have been found good."""
+    if not is_array_api_obj(scores):
+        raise ValueError(f"scores is a {type(scores).__name__} but must be a NumPy array or a torch tensor")
+    if scores.ndim == 0:
+        raise ValueError(f"scores = {scores!r} has no axis: its last axis must hold the candidates")
+    xp = array_namespace(scores)
+    if not xp.isdtype(scores.dtype, ("real floating", "integral")):
+        raise ValueError(f"scores has dtype {scores.dtype} but must be real: floating or integer")
+    n = scores.shape[-1]
+    _check_k(k, n)
+    finite = xp.isfinite(scores)
+    if not bool(xp.all(finite)):
+        first = tuple(int(axis[0]) for axis in xp.nonzero(~finite))
+        raise ValueError(f"scores[{', '.join(map(str, first))}] is {float(scores[first])}: scores must be finite")
+    return xp, n
+
+
+def _check_k(k: int, n: int) -> None:
+    if n < 1:
+        raise ValueError(f"the number of candidates is {n} but must be at least 1")
+    if not _is_integer(k):
+        raise ValueError(f"k = {k!r} but must be an integer")
+    if not 1 <= k <= n:
+        raise ValueError(f"k = {k} but must be between 1 and the number of candidates, {n}")
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _check_number(name: str, value: Any, *, low: float, below: float = math.inf) -> None:
+    # The chained comparison is False for NaN, so NaN is refused, too.
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not low <= float(value) < below:
+        raise ValueError(f"{name} = {value!r} but must be a number in [{low:g}, {below:g})")

@@ -1,0 +1,167 @@
+"""Assumptions 5.1 to 5.5 and a compact Phi_F on every problem, with a negative control for each; Fact A.1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from theory import assumptions
+from theory.problems import controls, convex
+from theory.problems.known import KnownProblem
+from theory.verdict import AssumptionViolated, Context, Route, Status, Verdict, at_most, check, equal, worst
+
+
+def _hold(context: Context, verify: Callable[..., None], problems: list[KnownProblem]) -> Verdict:
+    for known in problems:
+        verify(known, context.rng)
+    return Verdict(status=Status.PROVED, value=float(len(problems)))
+
+
+def _breaks(context: Context, verify: Callable[..., None], known: KnownProblem, label: str) -> Verdict:
+    """Violated, if the predicate names `label`; a predicate that passes the control, or blames another, is refuted."""
+    try:
+        verify(known, context.rng)
+    except AssumptionViolated as broken:
+        if broken.assumption == label:
+            raise
+        return Verdict(status=Status.REFUTED, witness=f"{known.name} was blamed for: {broken}")
+    return Verdict(status=Status.REFUTED, witness=f"{known.name} passed")
+
+
+def _all() -> list[KnownProblem]:
+    return convex.compact_problems() + convex.interpolating_problems()
+
+
+@check("Assumption 5.1", "every f(., x) is continuous along 64 segments, on each of 12 problems", Route.EXACT)
+def continuity(context: Context, *, problems=_all) -> Verdict:
+    return _hold(context, assumptions.verify_continuity, problems())
+
+
+@check("Assumption 5.2", "every f(., x) is convex at 2,000 pairs, on each of 12 problems", Route.EXACT)
+def convexity(context: Context, *, problems=_all) -> Verdict:
+    return _hold(context, assumptions.verify_convexity, problems())
+
+
+@check("Assumption 5.3", "L is the exact Hessian bound and holds at 2,000 pairs, on each of 12 problems", Route.EXACT)
+def smoothness(context: Context, *, problems=_all) -> Verdict:
+    return _hold(context, assumptions.verify_smoothness, problems())
+
+
+@check("Assumption 5.4", "every atom attains min f = 0 at its stated minimiser, on each of 12 problems", Route.EXACT)
+def zero_minimum(context: Context, *, problems=_all) -> Verdict:
+    return _hold(context, assumptions.verify_zero_minimum, problems())
+
+
+@check("Section 5", "Phi_F is the stated set: F is least on it and larger at 4,000 points off it", Route.EXACT)
+def minimisers(context: Context, *, problems=_all) -> Verdict:
+    return _hold(context, assumptions.verify_minimisers, problems())
+
+
+@check("Section 5", "Phi_F is compact: F grows along 2,000 directions, on each of 9 problems", Route.EXACT)
+def compact(context: Context, *, problems=convex.compact_problems) -> Verdict:
+    return _hold(context, assumptions.verify_compact, problems())
+
+
+_CONTROLS: list[tuple[str, str, str, Callable[[], KnownProblem], str]] = [
+    ("jump", "Assumption 5.1", "a quadratic with a jump is continuous", controls.jump, "Assumption 5.1"),
+    ("non_convex", "Assumption 5.2", "z^2 / (1 + z^2) is convex", controls.non_convex, "Assumption 5.2"),
+    ("not_smooth", "Assumption 5.3", "|z| is smooth", controls.not_smooth, "Assumption 5.3"),
+    (
+        "understated_smoothness",
+        "Assumption 5.3",
+        "a quadratic of curvature 1 is 0.9-smooth",
+        controls.understated_smoothness,
+        "Assumption 5.3",
+    ),
+    ("logistic", "Assumption 5.4", "the logistic loss attains its infimum 0", controls.logistic, "Assumption 5.4"),
+    ("positive_minimum", "Assumption 5.4", "z^2 / 2 + 1 has min 0", controls.positive_minimum, "Assumption 5.4"),
+    (
+        "wrong_minimiser",
+        "Section 5",
+        "Phi_F = {1/4} for two quadratics at -1, 1",
+        controls.wrong_minimiser,
+        "Phi_F as stated",
+    ),
+    (
+        "interpolation",
+        "Section 5",
+        "interpolating least squares with n < d has a compact Phi_F",
+        lambda: convex.interpolating_problems()[1],
+        "Phi_F compact",
+    ),
+    (
+        "separable",
+        "Section 5",
+        "the separable squared hinge has a compact Phi_F",
+        lambda: convex.separable_hinge(start=-2.0),
+        "Phi_F compact",
+    ),
+]
+
+
+def _control(name: str, statement: str, claim: str, build: Callable[[], KnownProblem], label: str) -> None:
+    def control(context: Context, *, known: Callable[[], KnownProblem] = build) -> Verdict:
+        return _breaks(context, assumptions.verify_section_5, known(), label)
+
+    control.__name__ = f"control_{name}"
+    check(statement, f"control: {claim}", Route.EXACT, expected=Status.ASSUMPTION_VIOLATED)(control)
+
+
+for _entry in _CONTROLS:
+    _control(*_entry)
+
+
+@check("Assumption 5.5", "increasing transforms of 1,000 loss vectors preserve the argmax, ties included", Route.EXACT)
+def monotone_losses(context: Context, *, transform=np.log1p) -> Verdict:
+    losses = context.rng.integers(0, 6, size=(1000, 8)).astype(float)
+    _require_same_argmax(losses, transform(losses))
+    return Verdict(status=Status.PROVED, value=float(len(losses)))
+
+
+@check(
+    "Assumption 5.5",
+    "control: noisy losses (sigma = 0.5) preserve the argmax",
+    Route.EXACT,
+    expected=Status.ASSUMPTION_VIOLATED,
+)
+def control_noisy_losses(context: Context, *, sigma: float = 0.5) -> Verdict:
+    losses = 1.0 + context.rng.random((1000, 8))
+    _require_same_argmax(losses, losses * np.exp(sigma * context.rng.standard_normal(losses.shape)))
+    return Verdict(status=Status.PROVED, value=float(len(losses)))
+
+
+def _require_same_argmax(exact: np.ndarray, approximate: np.ndarray) -> None:
+    differ = np.argmax(exact, axis=-1) != np.argmax(approximate, axis=-1)
+    if differ.any():
+        row = int(np.argmax(differ))
+        raise AssumptionViolated(
+            "Assumption 5.5",
+            f"candidate {np.argmax(approximate[row])} has the largest approximate loss, "
+            f"candidate {np.argmax(exact[row])} the largest loss",
+        )
+
+
+@check("Theorem 5.7", "control: eta = 1/L is allowed", Route.CLOSED_FORM, expected=Status.ASSUMPTION_VIOLATED)
+def control_step_size(context: Context, *, eta_L: float = 1.0) -> Verdict:
+    assumptions.verify_step_size(eta_L / 2.0, 2.0)
+    return Verdict(status=Status.PROVED, value=eta_L)
+
+
+@check("Fact A.1", "|grad f|^2 <= 2 L (f - min f) at 4,000 points on each of 12 problems", Route.EXACT)
+def gradient_bound(context: Context, *, factor: float = 2.0) -> Verdict:
+    verdicts = []
+    for known in _all():
+        w = known.start + np.exp(context.rng.uniform(-6, 4, size=(4000, 1))) * context.rng.standard_normal(
+            (4000, known.problem.dim)
+        )
+        squares = np.sum(known.atom_gradients(w) ** 2, axis=-1)
+        bounds = factor * known.L * known.atom_losses(w)
+        verdicts.append(at_most(squares, bounds, where=known.name))
+    return worst(*verdicts)
+
+
+@check("Fact A.1", "equality for the quadratic f = L w^2 / 2, at 101 points", Route.CLOSED_FORM)
+def gradient_bound_is_tight(context: Context, *, factor: float = 2.0) -> Verdict:
+    w, L = np.linspace(-3, 3, 101), 1.7
+    return equal((L * w) ** 2, factor * L * (L * w**2 / 2), where={"w": w})

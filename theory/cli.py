@@ -1,0 +1,179 @@
+"""`gsgd verify`: run the checks, show the table, write the results."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from gsgd.results import command_line, provenance, write_json
+from theory import curves, table
+from theory.statements import STATEMENTS
+from theory.verdict import Check
+from theory.verify import Outcome, all_checks, alpha_per_check, run_checks
+
+EXAMPLES = """\
+examples:
+  gsgd verify                                          every statement; results go to results/theory/
+  gsgd verify --only "Theorem 5.7" "Lemma C.1"         these statements
+  gsgd verify --list                                   what would be checked, and by which route
+  gsgd verify --seed 7 --alpha 1e-9 --json out.json    other samples, a stricter error probability
+
+status:
+  proved               closed form or exact enumeration leaves no doubt about the claim as worded
+  consistent           samples do not contradict the claim; all of them together err with probability <= alpha
+  refuted              false; for sentences of the print that are wrong this is the expected outcome
+  assumption-violated  a hypothesis is broken; the expected outcome of the controls
+  inconclusive         neither, with the reason
+
+exit code: 0 if every status is the expected one, 1 if not, 2 for bad usage
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog="gsgd verify",
+        description="Check every statement of the paper by independent routes, and print what holds and how tightly.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("--only", nargs="+", metavar="STATEMENT", help='such as "Theorem 5.7"; --list names them all')
+    result.add_argument("--seed", type=_seed, default=0, help="whole number >= 0 (default 0)")
+    result.add_argument(
+        "--alpha", type=_alpha, default=1e-6, help="error probability of the whole run, in (0, 0.1] (default 1e-6)"
+    )
+    result.add_argument(
+        "--jobs", type=_jobs, default=os.cpu_count() or 1, help="processes (default: as many as processors)"
+    )
+    result.add_argument("--json", type=Path, metavar="PATH", help="write the outcomes there, too")
+    result.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    result.add_argument("--no-results", action="store_true", help="write nothing under --results")
+    result.add_argument("--list", action="store_true", help="list statements and claims without checking them")
+    return result
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parser().parse_args(arguments)
+    checks = all_checks()
+    if options.only:
+        try:
+            checks = _choose(checks, options.only)
+        except ValueError as unknown:
+            print(f"gsgd verify: {unknown}", file=sys.stderr)
+            return 2
+    console = Console()
+    if options.list:
+        table.show_list(console, checks)
+        return 0
+    for folder in filter(None, [options.json and options.json.parent, None if options.no_results else options.results]):
+        if not _writable(folder):
+            print(f"gsgd verify: cannot write to {folder}: choose another folder, or --no-results", file=sys.stderr)
+            return 2
+    start = time.perf_counter()
+    outcomes = _run_with_progress(checks, options)
+    content = {"header": _header(options), "checks": [outcome.record() for outcome in outcomes]}
+    written = []
+    if not options.no_results:
+        if not options.only:
+            # A part of the checks must not replace the record of all of them.
+            written.append(write_json(options.results / "theory" / "verify.json", content))
+        written += _write_curves(options, console) if not options.only else []
+    if options.json:
+        written.append(write_json(options.json, content))
+    table.show(console, outcomes)
+    table.show_summary(console, outcomes, alpha=options.alpha, seconds=time.perf_counter() - start)
+    if written:
+        console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True, highlight=False)
+    return 0 if all(outcome.as_expected for outcome in outcomes) else 1
+
+
+def _run_with_progress(checks: list[Check], options: argparse.Namespace) -> list[Outcome]:
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("checking"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    counts: Counter[str] = Counter()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=len(checks))
+
+        def done(outcome: Outcome) -> None:
+            counts["as expected" if outcome.as_expected else "NOT as expected"] += 1
+            text = ", ".join(f"{count} {name}" for name, count in counts.items())
+            progress.update(task, advance=1, description=f"{text}; {outcome.check.statement}")
+
+        return run_checks(checks, seed=options.seed, alpha=options.alpha, jobs=options.jobs, done=done)
+
+
+def _write_curves(options: argparse.Namespace, console: Console) -> list[Path]:
+    with console.status("tables for the figures"):
+        return curves.write_all(options.results / "theory", seed=options.seed, alpha=options.alpha)
+
+
+def _header(options: argparse.Namespace) -> dict[str, object]:
+    return {
+        **provenance(),
+        "command": command_line(),
+        "seed": options.seed,
+        "alpha": options.alpha,
+        "alpha_per_monte_carlo_check": alpha_per_check(options.alpha),
+    }
+
+
+def _choose(checks: list[Check], wanted: list[str]) -> list[Check]:
+    present = {check.statement.lower(): check.statement for check in checks}
+    chosen = set()
+    for name in wanted:
+        if name.lower() not in present:
+            near = difflib.get_close_matches(name, list(present.values()), n=3, cutoff=0.5)
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            known = " (the paper has it, but nothing checks it)" if name in STATEMENTS else ""
+            raise ValueError(f"no statement {name!r}{known}{hint} `gsgd verify --list` names them all")
+        chosen.add(present[name.lower()])
+    return [check for check in checks if check.statement in chosen]
+
+
+def _writable(folder: Path) -> bool:
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK)
+
+
+def _seed(text: str) -> int:
+    value = _number(int, text, "a whole number")
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} must be at least 0")
+    return value
+
+
+def _alpha(text: str) -> float:
+    value = _number(float, text, "a number")
+    if not 0 < value <= 0.1:
+        raise argparse.ArgumentTypeError(f"{value} must lie in (0, 0.1]")
+    return value
+
+
+def _jobs(text: str) -> int:
+    value = _number(int, text, "a whole number")
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} must be at least 1")
+    return value
+
+
+def _number(kind: type, text: str, rule: str):
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be {rule}") from None

@@ -1,0 +1,178 @@
+"""The curves that figures draw, as tidy tables: one row a value, named by `quantity`, with an interval if simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gsgd import sgd
+from gsgd.oracle import Oracle
+from gsgd.results import write_table
+from gsgd.selectors import select_random, select_top_k
+from theory import convergence, early_exit, montecarlo, noise, noise_laws, rho
+from theory.problems import convex
+from theory.verdict import generator
+
+Rows = list[tuple[Any, ...]]
+RATIOS = np.concatenate([[0.0], np.geomspace(1e-6, 1.0, 600)])
+"""f^(2) / f^(1) over which the worst case of a noisy choice between two losses is taken."""
+
+
+def write_all(folder: Path, *, seed: int, alpha: float) -> list[Path]:
+    """Write every table to `folder`; simulated values carry intervals that hold together with probability 1 - alpha."""
+    tables: dict[str, tuple[tuple[str, ...], Callable[..., Rows]]] = {
+        "gaussian_rho": (("R", "eps_over_delta", "quantity", "value"), gaussian_rho),
+        "noise": (("sigma", "quantity", "value", "low", "high"), noise_curves),
+        "lemma_c1": (("sigma", "quantity", "value"), lemma_c1),
+        "agreement": (("beta", "quantity", "value", "low", "high"), agreement),
+        "trajectories": (("K", "method", "quantity", "value", "low", "high"), trajectories),
+        "top_k": (("keep", "B", "quantity", "value"), top_k),
+    }
+    share = alpha / len(tables)
+    return [
+        write_table(folder / f"{name}.csv", columns, rows(generator(f"curves.{name}", seed), share))
+        for name, (columns, rows) in tables.items()
+    ]
+
+
+def gaussian_rho(rng: np.random.Generator, alpha: float) -> Rows:
+    """rho_R exact and Theorem 5.18's bound against R, for several eps / delta (no randomness)."""
+    R = np.unique(np.round(np.geomspace(2, 1e6, 60)).astype(int))
+    rows: Rows = []
+    for ratio in (0.0, 0.5, 1.0, 2.0, 5.0):
+        rows += [(int(r), ratio, "exact", float(v)) for r, v in zip(R, rho.gaussian_rho(ratio, 1.0, R), strict=True)]
+        # nu(R) is real from R = 9 only.
+        allowed = R[R >= 9]
+        bound = rho.gaussian_rho_bound(ratio, 1.0, allowed)
+        rows += [(int(r), ratio, "bound", float(v)) for r, v in zip(allowed, bound, strict=True)]
+    return rows
+
+
+def noise_curves(rng: np.random.Generator, alpha: float) -> Rows:
+    """p, p_sharp, and the worst F^_approx / F^_2 over pairs of losses: exact for three laws, simulated here and there."""
+    sigma = np.linspace(0, 2, 81)
+    rows: Rows = [(float(s), "p", noise.p(s), None, None) for s in sigma[sigma <= noise.SIGMA_LIMIT]]
+    rows += [(float(s), "p_sharp", float(v), None, None) for s, v in zip(sigma, noise.p_sharp(sigma), strict=True)]
+    # A choice between the losses (1, r) of two candidates keeps 1 - (1 - r) P(the smaller is picked) of the larger.
+    laws = (noise_laws.gaussian, noise_laws.laplace, noise_laws.rademacher)
+    marks = (0.1, 0.3, 0.6, 1.0, 1.5)
+    share = alpha / (len(laws) * len(marks))
+    n = montecarlo.sample_size(0.02, share)
+    for law in laws:
+        rows += [(float(s), f"exact, {law.name}", _worst_pair(law, float(s))[0], None, None) for s in sigma]
+        for s in marks:
+            ratio = _worst_pair(law, s)[1]
+            zeta = law.draw(rng, (n, 2))
+            smaller = s * (zeta[:, 1] - zeta[:, 0]) > -np.log(ratio) if ratio > 0 else np.zeros(n, bool)
+            low, high = montecarlo.probability_bounds(int(smaller.sum()), n, share)
+            value, bottom, top = (1 - (1 - ratio) * q for q in (smaller.mean(), high, low))
+            rows.append((s, f"simulated, {law.name}", float(value), float(bottom), float(top)))
+    return rows
+
+
+def _worst_pair(law: Any, sigma: float) -> tuple[float, float]:
+    """(least share of the larger loss that is kept, the ratio r at which that happens)."""
+    if sigma == 0:
+        return 1.0, 0.0
+    with np.errstate(divide="ignore"):  # r = 0 is a gap of infinity, which noise never bridges
+        gap = -np.log(RATIOS) / sigma
+    kept = 1 - (1 - RATIOS) * law.difference_sf(gap)
+    worst = int(np.argmin(kept))
+    return float(kept[worst]), float(RATIOS[worst])
+
+
+def lemma_c1(rng: np.random.Generator, alpha: float) -> Rows:
+    """max_t h(t; sigma) / (1 - e^{-sqrt2 sigma}) against sigma, up to where .72 stops to hold (no randomness)."""
+    sigma = np.linspace(0, 3.2, 161)
+    return [(float(s), "ratio", float(v)) for s, v in zip(sigma, noise.lemma_c1_ratio(sigma), strict=True)]
+
+
+def agreement(rng: np.random.Generator, alpha: float) -> Rows:
+    """p_j against beta: closed form, Eqs. (13) and (14), the sharper bound, simulated pairs, and top-half overlaps."""
+    beta = np.linspace(0, 1, 101)
+    curves = {
+        "closed form": early_exit.agreement(beta),
+        "Equation 13": early_exit.agreement_integral(beta),
+        "Equation 14": early_exit.agreement_bound(beta),
+        "sharper bound": early_exit.agreement_bound_sharp(beta),
+        "top-half overlap, limit": early_exit.top_half_overlap(beta),
+    }
+    rows: Rows = [
+        (float(b), name, float(v), None, None)
+        for name, values in curves.items()
+        for b, v in zip(beta, values, strict=True)
+    ]
+    marks, batches = (0.1, 0.3, 0.5, 0.7, 0.9, 0.97), (4, 16, 64)
+    share = alpha / (len(marks) * (1 + len(batches)))
+    n = montecarlo.sample_size(0.02, share)
+    for b in marks:
+        margins = _correlated(rng, b, (n, 2))
+        same = (margins[0].argmax(-1) == margins[1].argmax(-1)).sum()
+        low, high = montecarlo.probability_bounds(int(same), n, share)
+        rows.append((b, "simulated", float(same / n), low, high))
+        for B in batches:
+            early, late = (select_top_k(m, B // 2) for m in _correlated(rng, b, (n // 8, B)))
+            overlap = (early[:, :, None] == late[:, None, :]).any(-1).mean(-1)
+            low = montecarlo.mean_lower(overlap, share / 2, cap=1.0)
+            high = montecarlo.mean_upper(overlap, share / 2, cap=1.0)
+            rows.append((b, f"top-half overlap, B = {B}", float(overlap.mean()), low, high))
+    return rows
+
+
+def _correlated(rng: np.random.Generator, beta: float, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    first, second = rng.standard_normal((2, *shape))
+    return first, beta * first + np.sqrt(1 - beta**2) * second
+
+
+def trajectories(rng: np.random.Generator, alpha: float) -> Rows:
+    """GSGD and SGD on least squares with both bounds, and the crossing of Corollary 5.10.
+
+    Intervals are one standard error of the mean over runs either way. The bounds take Delta_R exactly and rho* as
+    sampled over the ball around w* that holds the start (`_infimum`): good enough to draw, not to verify with.
+    """
+    known = convex.random_least_squares(np.random.default_rng(10), n=40, d=5)
+    R, runs, eta = 8, 400, 0.05 / known.L
+    marks = np.unique(np.round(np.geomspace(1, 20_000, 40)).astype(int))
+    oracle = Oracle(known.problem, R)
+    rows: Rows = []
+    for method, select in (("GSGD", select_top_k), ("SGD", select_random)):
+        result = sgd.run(
+            oracle, known.start, eta=eta, K=int(marks[-1]), runs=runs, rng=rng, select=select, record=marks.tolist()
+        )
+        for step, values in zip(marks, result.objective_of_average, strict=True):
+            mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(runs))
+            rows.append((int(step), method, "mean", mean, mean - error, mean + error))
+    Delta, F_star = known.Delta(R), known.F_star
+    rho_star = _infimum(known, R, rng)
+    gsgd = convergence.gsgd_bound(marks, eta=eta, L=known.L, D0=known.D0, rho=rho_star, Delta=Delta)
+    plain = convergence.sgd_bound(marks, eta=eta, L=known.L, D0=known.D0, F_star=F_star)
+    rows += [(int(k), "GSGD", "bound", float(v), None, None) for k, v in zip(marks, gsgd, strict=True)]
+    rows += [(int(k), "SGD", "bound", float(v), None, None) for k, v in zip(marks, plain, strict=True)]
+    crossing = convergence.crossover(eta=eta, D0=known.D0, rho=rho_star, Delta=Delta, F_star=F_star)
+    value = convergence.crossover_value(eta=eta, L=known.L, rho=rho_star, Delta=Delta, F_star=F_star)
+    rows.append((crossing, "both", "crossing", value, None, None))
+    return rows
+
+
+def _infimum(known: Any, R: int, rng: np.random.Generator) -> float:
+    """rho over the ball around w* that holds the start, by a dense sample: an estimate from above, for the picture."""
+    centre = known.minimisers.vertices[0]
+    direction = rng.standard_normal((20_000, known.problem.dim))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    w = centre + known.D0 * rng.random((20_000, 1)) * direction
+    return float(np.min(rho.rho(known.atom_losses(w), R)))
+
+
+def top_k(rng: np.random.Generator, alpha: float) -> Rows:
+    """rho_{B,k} against the keep ratio k / B for exponential losses, and its limit by CVaR (no randomness)."""
+    n = 2000
+    losses = -np.log1p(-(np.arange(n) + 0.5) / n)  # quantiles of the exponential law
+    rows: Rows = []
+    for B in (4, 16, 64, 256):
+        rows += [(k / B, B, "rho", float(rho.rho_top_k(losses, B, k))) for k in range(1, B + 1)]
+    keep = np.linspace(0.01, 1, 100)
+    rows += [(float(q), None, "CVaR limit", float(rho.cvar(losses, q) / losses.mean())) for q in keep]
+    return rows

@@ -1,0 +1,177 @@
+"""The exact route: E F(average iterate) by enumerating the tree of choices, with no sampling error.
+
+On n atoms, one step of GSGD, SGD or the k-of-B form has finitely many outcomes. A law says with which probability
+each outcome happens at given losses; `walk` follows all of them for K steps, level by level.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gsgd.selectors import select_top_k
+from theory import noise_laws
+from theory.problems.known import KnownProblem
+from theory.verdict import AssumptionViolated, Verdict, at_most
+
+MAX_LEAVES = 2_000_000
+
+
+@dataclass(frozen=True)
+class Law:
+    """One step's outcomes: the step goes along `weights[c] @ gradients` with probability `probabilities(losses)[c]`.
+
+    Attributes:
+        weights: (c, n), each row the share of every atom in the step's mean gradient.
+        probabilities: losses (m, n) -> (m, c).
+    """
+
+    weights: np.ndarray
+    probabilities: Callable[[np.ndarray], np.ndarray]
+
+    def expected_loss(self, losses: np.ndarray) -> np.ndarray:
+        """The expected mean loss of what a step picks, for losses (m, n): (m,). F^_R, F^_{B,k}, F^_approx, or F."""
+        return np.sum(self.probabilities(losses) * (losses @ self.weights.T), axis=-1)
+
+
+def greedy(n: int, R: int) -> Law:
+    """GSGD: the largest of R i.i.d. draws; equal losses share their probability (ties to the earlier candidate)."""
+    return Law(np.eye(n), lambda losses: greedy_probabilities(losses, R))
+
+
+def greedy_probabilities(losses: Any, R: int) -> np.ndarray:
+    """P(atom i is the first of the largest of R draws) for losses (..., n): (..., n).
+
+    A group of m equal losses, `below` of them smaller, is chosen with probability ((below + m)^R - below^R) / n^R.
+    Candidates are exchangeable, so atoms within a group are equally likely to come first.
+    """
+    losses = np.asarray(losses, float)
+    n = losses.shape[-1]
+    below = np.sum(losses[..., None, :] < losses[..., :, None], axis=-1)
+    group = np.sum(losses[..., None, :] == losses[..., :, None], axis=-1)
+    return (((below + group) / n) ** R - (below / n) ** R) / group
+
+
+def uniform(n: int) -> Law:
+    """SGD: every atom with probability 1 / n."""
+    return Law(np.eye(n), lambda losses: np.full(losses.shape, 1.0 / n))
+
+
+def noisy(n: int, R: int, sigma: float, noise: noise_laws.Law) -> Law:
+    """GSGD on noisy losses (Assumption 5.12): the largest of R values f(w, x) exp(sigma zeta), zeta per candidate."""
+    return Law(np.eye(n), lambda losses: noise_laws.selection_probabilities(losses, R, sigma, noise))
+
+
+def top_k(n: int, B: int, k: int, *, factors: tuple[float, ...] = (1.0,)) -> Law:
+    """SIFT's step: the k largest of B i.i.d. draws, by running `select_top_k` on every possible draw.
+
+    With `factors`, each candidate's loss is multiplied by one of them, all equally likely: a noisy loss whose zeta
+    takes finitely many values. No formula of order statistics enters, so this is a witness for
+    `theory.rho.expected_top_k`.
+    """
+    pairs = np.array(list(itertools.product(range(n * len(factors)), repeat=B)))
+    draws, scales = pairs // len(factors), np.asarray(factors)[pairs % len(factors)]
+    kept_sets = np.array(list(itertools.combinations_with_replacement(range(n), k)))
+    weights = np.stack([np.bincount(kept, minlength=n) / k for kept in kept_sets])
+    powers = n ** np.arange(k)
+    codes = np.sort(kept_sets, axis=1) @ powers
+    order = np.argsort(codes)
+
+    def probabilities(losses: np.ndarray) -> np.ndarray:
+        chosen = select_top_k(losses[:, draws] * scales, k)
+        atoms = np.take_along_axis(np.broadcast_to(draws, (len(losses), *draws.shape)), chosen, axis=-1)
+        outcome = order[np.searchsorted(codes[order], np.sort(atoms, axis=-1) @ powers)]
+        shares = np.zeros((len(losses), len(codes)))
+        np.add.at(shares, (np.arange(len(losses))[:, None], outcome), 1.0 / len(draws))
+        return shares
+
+    return Law(weights, probabilities)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """All paths of K steps.
+
+    Attributes:
+        points, probabilities: per level k = 0..K-1, the reachable w_k (m_k, d) and their probabilities (m_k,).
+        averages: (K,), E F(average of the first k iterates) for k = 1..K.
+        objectives: (K,), E F(w_k) for k = 0..K-1.
+    """
+
+    points: list[np.ndarray]
+    probabilities: list[np.ndarray]
+    averages: np.ndarray
+    objectives: np.ndarray
+
+
+def walk(known: KnownProblem, law: Law, *, eta: float, K: int) -> Tree:
+    """Follow every path of K steps from `known.start`; outcomes of probability 0 are dropped.
+
+    Raises:
+        ValueError: if the tree would have more than MAX_LEAVES leaves.
+    """
+    if len(law.weights) ** (K - 1) > MAX_LEAVES:
+        raise ValueError(f"{len(law.weights)} outcomes over {K} steps exceed {MAX_LEAVES} leaves: take a smaller K")
+    w, probability = known.start[None], np.ones(1)
+    total = w.copy()
+    points, probabilities, averages, objectives = [], [], [], []
+    for step in range(K):
+        points.append(w)
+        probabilities.append(probability)
+        objectives.append(float(probability @ known.problem.objective(w)))
+        averages.append(float(probability @ known.problem.objective(total / (step + 1))))
+        if step == K - 1:
+            break
+        shares = law.probabilities(known.atom_losses(w))
+        steps = law.weights @ known.atom_gradients(w)
+        alive = shares > 0
+        parent = np.nonzero(alive)[0]
+        w = w[parent] - eta * steps[alive]
+        total = total[parent] + w
+        probability = probability[parent] * shares[alive]
+    return Tree(points, probabilities, np.array(averages), np.array(objectives))
+
+
+def rho_over(known: KnownProblem, law: Law, points: list[np.ndarray], Delta: float) -> float:
+    """inf of F^ / F over the visited points off Phi_F, the largest rho with which a bound may be evaluated.
+
+    The convergence proofs hold with rho* replaced by the infimum over any set that contains the iterates. Where an
+    iterate lies in Phi_F they also use rho F* <= Delta, so then Delta / F* caps it.
+
+    Raises:
+        AssumptionViolated: if every point is a minimiser and F* = 0, where rho is 0/0.
+    """
+    w = np.concatenate(points)
+    off = known.minimisers.distance(w) > 1e-12
+    ratios = []
+    if off.any():
+        losses = known.atom_losses(w[off])
+        ratios.append(float(np.min(law.expected_loss(losses) / losses.mean(axis=-1))))
+    if not off.all() and known.F_star > 0:
+        ratios.append(Delta / known.F_star)
+    if not ratios:
+        raise AssumptionViolated("Definition 5.6", f"{known.name} starts at a minimiser with F* = 0: rho is 0/0")
+    rho = min(ratios)
+    # Float64 may leave an infimum of exactly 1 an ulp short of it.
+    return max(rho, 1.0) if rho > 1.0 - 1e-12 else rho
+
+
+def bound_holds(
+    known: KnownProblem, law: Law, bound: Callable[..., Any], *, eta: float, K: int, Delta: float
+) -> Verdict:
+    """Is E F(average of the first k iterates) <= bound(k, eta, L, D0, rho, Delta) for k = 1..K, by enumeration?"""
+    tree = walk(known, law, eta=eta, K=K)
+    k = np.arange(1, K + 1)
+    rho = rho_over(known, law, tree.points, Delta)
+    values = bound(k, eta=eta, L=known.L, D0=known.D0, rho=rho, Delta=Delta)
+    return at_most(tree.averages, values, where={"problem": known.name, "K": k, "eta L": eta * known.L})
+
+
+def affordable_steps(known: KnownProblem, law: Law, *, leaves: int = 4000, most: int = 12) -> int:
+    """The largest K <= most whose tree has at most `leaves` leaves."""
+    outcomes = len(law.weights)
+    return min(most, 1 + int(np.log(leaves) / np.log(outcomes))) if outcomes > 1 else most

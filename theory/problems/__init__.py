@@ -1,0 +1,1 @@
+"""Problems with exactly known constants, and controls that break one assumption each."""

@@ -1,0 +1,74 @@
+"""The paper's statements in the order of the text, each with what it is about: the headings of the table."""
+
+from __future__ import annotations
+
+STATEMENTS: dict[str, str] = {
+    "Section 3": "notation",
+    "Definition 4.1": "the oracle: R candidates with approximate losses, one gradient",
+    "Equation 3": "GSGD picks the largest approximate loss",
+    "Equation 4": "the update",
+    "Section 5": "the minimisers of F are closed and compact",
+    "Assumption 5.1": "continuity",
+    "Assumption 5.2": "convexity",
+    "Assumption 5.3": "L-smoothness",
+    "Assumption 5.4": "every sample's loss has minimum 0",
+    "Assumption 5.5": "approximate losses preserve the argmax",
+    "Definition 5.6": "F^_R, rho_R and Delta_R",
+    "Equation 5": "1 < rho*_R <= Delta_R / F*",
+    "Theorem 5.7": "convergence of GSGD",
+    "Beyond 5.7": "convergence of the mini-batch form: the k largest of B",
+    "Theorem 5.8": "convergence of SGD",
+    "Remark 5.9": "GSGD may be worse than SGD asymptotically",
+    "Corollary 5.10": "up to which iteration GSGD's bound is better",
+    "Remark 5.11": "GSGD reaches a constant factor of F* sooner",
+    "Assumption 5.12": "noisy losses f exp(mu + sigma zeta)",
+    "Definition 5.13": "F^_approx and rho_approx",
+    "Theorem 5.14": "convergence of GSGD with noisy losses",
+    "Beyond 5.14": "the k largest of B noisy losses",
+    "Theorem 5.15": "noise costs at most the factor p(sigma), R = 2",
+    "Beyond 5.15": "sharper: p_sharp(sigma) for every sigma; noise is never worse than random",
+    "Corollary 5.16": "up to which noise level GSGD gains",
+    "Beyond 5.16": "sharper: the noise level from p_sharp",
+    "Equation 6": "the squared loss of a parameterised model",
+    "Assumption 5.17": "the prediction error is Gaussian",
+    "Theorem 5.18": "rho_R under Gaussian prediction errors",
+    "Beyond 5.18": "sharper or wider than Theorem 5.18",
+    "Corollary 5.19": "rho_R grows like log R",
+    "Equation 7": "the deep linear network",
+    "Assumption 6.1": "Gaussian differences of signed samples",
+    "Theorem 6.2": "probability that the early exit preserves the argmax",
+    "Equation 13": "p_j as an integral",
+    "Equation 14": "lower bound of p_j",
+    "Beyond 6.2": "closed form, sharper bound, general R, and the overlap of top halves",
+    "Corollary 6.3": "p_j near beta = 1",
+    "Table 6": "sampling time against training time",
+    "Fact A.1": "|grad g|^2 <= 2 L (g - min g)",
+    "Fact A.2": "Cantelli's inequality",
+    "Fact A.3": "an upper bound of erf",
+    "Fact A.4": "an upper bound of erfc",
+    "Fact A.5": "the half Gaussian integral",
+    **{f"Equation {number}": "proof of Fact A.4 or A.5" for number in (15, 16)},
+    **{f"Equation {number}": "proof of Theorem 5.7" for number in range(17, 27)},
+    **{f"Equation {number}": "proof of Theorem 5.15" for number in range(27, 41)},
+    "Lemma C.1": "the largest value of h(t; sigma)",
+    "Beyond C.1": "the best constant of Lemma C.1",
+    **{f"Equation {number}": "proof of Lemma C.1" for number in range(41, 47)},
+    "Theorem D.1": "Theorem 5.18, restated",
+    **{f"Equation {number}": "proof of Theorem 5.18" for number in range(47, 59)},
+    **{f"Equation {number}": "proof of Theorem 6.2" for number in range(59, 83)},
+}
+
+_PLACE = {statement: place for place, statement in enumerate(STATEMENTS)}
+
+
+def place(statement: str) -> int:
+    """Where `statement` stands in the paper.
+
+    Raises:
+        ValueError: if the paper has no such statement.
+    """
+    if statement not in _PLACE:
+        raise ValueError(
+            f"{statement!r} is no statement of the paper; they are called like {', '.join(list(_PLACE)[:4])}"
+        )
+    return _PLACE[statement]

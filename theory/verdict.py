@@ -1,0 +1,227 @@
+"""What a check is and what it may find: five outcomes, never a bare boolean.
+
+A check is a function `Context -> Verdict`, registered under the statement it is about:
+
+    @check("Fact A.3", "erf(t) <= sqrt(1 - exp(-4 t^2 / pi)) at 4,001 points of [0, 8]", Route.CLOSED_FORM)
+    def erf_bound(context: Context, *, bound=facts.erf_bound) -> Verdict: ...
+
+The formula under test is a keyword argument, so that a test can push it past the truth and see the check fail.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+# Rounding that float64 leaves in a closed form or a sum over a tree, relative to the size of what is compared.
+ROUNDING = 1e-11
+
+
+class Status(StrEnum):
+    """Outcome of a check."""
+
+    PROVED = "proved"
+    """Closed form or exact enumeration leaves no doubt about the claim as worded."""
+    CONSISTENT = "consistent"
+    """Samples do not contradict the claim, at a stated error probability."""
+    REFUTED = "refuted"
+    """The claim is false; the verdict carries a witness that anyone can evaluate again."""
+    ASSUMPTION_VIOLATED = "assumption-violated"
+    """The claim does not apply: the verdict names the hypothesis that is broken."""
+    INCONCLUSIVE = "inconclusive"
+    """Neither; the verdict says why."""
+
+
+class Route(StrEnum):
+    """How a check arrives at its verdict, in order of trust."""
+
+    CLOSED_FORM = "closed-form"
+    EXACT = "exact"
+    QUADRATURE = "quadrature"
+    MONTE_CARLO = "monte-carlo"
+
+
+class AssumptionViolated(ValueError):
+    """A hypothesis of a statement is broken. `assumption` names it, the message gives the value and the rule."""
+
+    def __init__(self, assumption: str, message: str):
+        super().__init__(f"{assumption}: {message}")
+        self.assumption = assumption
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a check found.
+
+    `value` is compared with `bound` at the tightest place seen; `slack >= 0` means that the claim held there.
+    `detectable` is the smallest violation that a Monte Carlo check would have caught with probability 1 - alpha.
+    """
+
+    status: Status
+    value: float | None = None
+    bound: float | None = None
+    slack: float | None = None
+    witness: str | None = None
+    detectable: float | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a check gets from the run: its own generator, and its share of the run's error probability."""
+
+    rng: np.random.Generator
+    alpha: float
+
+
+@dataclass(frozen=True)
+class Check:
+    """A registered check: which statement, what it claims, by which route, and the status that should come out."""
+
+    name: str
+    statement: str
+    claim: str
+    route: Route
+    expected: Status
+    function: Callable[..., Verdict]
+
+    def run(self, *, seed: int, alpha: float, **formulas: Any) -> Verdict:
+        """The verdict at `seed`; `alpha` is this check's own error probability.
+
+        The generator depends on the check's name and the seed alone. `formulas` replace formulas under test.
+        """
+        context = Context(rng=generator(self.name, seed), alpha=alpha)
+        try:
+            return self.function(context, **formulas)
+        except AssumptionViolated as broken:
+            return Verdict(status=Status.ASSUMPTION_VIOLATED, witness=str(broken))
+
+
+def generator(name: str, seed: int) -> np.random.Generator:
+    """A generator for the pair (name, seed); different names give independent streams."""
+    digest = hashlib.sha256(name.encode()).digest()
+    words = [int.from_bytes(digest[i : i + 4], "little") for i in range(0, 16, 4)]
+    return np.random.default_rng(np.random.SeedSequence([seed, *words]))
+
+
+_registry: dict[str, Check] = {}
+
+
+def check(
+    statement: str, claim: str, route: Route, *, expected: Status | None = None
+) -> Callable[[Callable[..., Verdict]], Callable[..., Verdict]]:
+    """Register a check. `expected` is `consistent` for Monte Carlo and `proved` otherwise, unless given."""
+
+    def register(function: Callable[..., Verdict]) -> Callable[..., Verdict]:
+        name = f"{function.__module__.rsplit('.', 1)[-1]}.{function.__name__}"
+        if name in _registry:
+            raise ValueError(f"a check named {name} is already registered")
+        default = Status.CONSISTENT if route is Route.MONTE_CARLO else Status.PROVED
+        _registry[name] = Check(name, statement, claim, route, expected or default, function)
+        return function
+
+    return register
+
+
+def registered() -> dict[str, Check]:
+    """All checks by name, in the order in which they were registered."""
+    return dict(_registry)
+
+
+def at_most(value: Any, bound: Any, *, where: Any = None, rounding: float = ROUNDING) -> Verdict:
+    """Does `value <= bound` hold everywhere? Proved, or refuted with the worst place as witness.
+
+    Args:
+        value, bound: floats or arrays, broadcast together.
+        where: what to print of a place: a mapping from names to arrays that broadcast with `value`, or a string.
+        rounding: what float64 may leave, relative to max(1, |value|, |bound|).
+
+    Returns:
+        `value`, `bound` and `slack = bound - value` at the place with the least slack.
+    """
+    value, bound = np.broadcast_arrays(np.asarray(value, float), np.asarray(bound, float))
+    if value.size == 0:
+        raise ValueError("nothing to compare: the claim was evaluated at no place")
+    bad = ~(np.isfinite(value) & ~np.isnan(bound))
+    if bad.any():
+        place = describe(where, np.unravel_index(int(np.argmax(bad)), bad.shape), bad.shape)
+        return Verdict(status=Status.INCONCLUSIVE, witness=f"not a number{place}")
+    scale = np.maximum(1.0, np.maximum(np.abs(value), np.where(np.isfinite(bound), np.abs(bound), 1.0)))
+    slack = bound - value
+    # The verdict is taken at the worst place relative to rounding; a claim that holds reports its tightest place.
+    index = np.unravel_index(int(np.argmin(slack / scale)), slack.shape)
+    holds = bool(slack[index] >= -rounding * scale[index])
+    return Verdict(
+        status=Status.PROVED if holds else Status.REFUTED,
+        value=float(value[index]),
+        bound=float(bound[index]),
+        slack=float(slack[index]),
+        witness=None if holds else f"{value[index]:.6g} > {bound[index]:.6g}{describe(where, index, slack.shape)}",
+    )
+
+
+def at_least(value: Any, bound: Any, *, where: Any = None, rounding: float = ROUNDING) -> Verdict:
+    """Does `value >= bound` hold everywhere? `slack = value - bound` at the tightest place."""
+    return _mirrored(at_most(-np.asarray(value, float), -np.asarray(bound, float), where=where, rounding=rounding))
+
+
+def _mirrored(verdict: Verdict) -> Verdict:
+    value, bound = verdict.value, verdict.bound
+    if value is None or bound is None:
+        return verdict
+    witness = verdict.witness
+    if verdict.status is Status.REFUTED and witness is not None:
+        place = witness.partition(" at ")[2]
+        witness = f"{-value:.6g} < {-bound:.6g}" + (f" at {place}" if place else "")
+    return Verdict(status=verdict.status, value=-value, bound=-bound, slack=verdict.slack, witness=witness)
+
+
+def equal(value: Any, expected: Any, *, where: Any = None, tolerance: float = 1e-9) -> Verdict:
+    """Are `value` and `expected` equal within `tolerance` (relative to max(1, |expected|)) everywhere?
+
+    `slack` is the tolerance less the largest difference; `value` and `bound` are the two sides at that place.
+    """
+    value, expected = np.broadcast_arrays(np.asarray(value, float), np.asarray(expected, float))
+    if value.size == 0:
+        raise ValueError("nothing to compare: the claim was evaluated at no place")
+    same = value == expected  # infinities, too, whose difference would not be a number
+    difference = np.abs(np.where(same, 0.0, value) - np.where(same, 0.0, expected))
+    difference = difference / np.where(same, 1.0, np.maximum(1.0, np.abs(expected)))
+    index = np.unravel_index(int(np.argmax(np.where(np.isnan(difference), np.inf, difference))), difference.shape)
+    holds = bool(difference[index] <= tolerance)
+    text = f"{value[index]:.10g} differs from {expected[index]:.10g}{describe(where, index, difference.shape)}"
+    return Verdict(
+        status=Status.PROVED if holds else Status.REFUTED,
+        value=float(value[index]),
+        bound=float(expected[index]),
+        slack=float(tolerance - difference[index]),
+        witness=None if holds else text,
+    )
+
+
+def describe(where: Any, index: tuple[Any, ...], shape: tuple[int, ...]) -> str:
+    """' at name = value, ...' for the place `index` of arrays of `shape`."""
+    if where is None:
+        return ""
+    if isinstance(where, str):
+        return f" at {where}"
+    parts = []
+    for name, values in where.items():
+        item = np.broadcast_to(np.asarray(values, dtype=object), shape)[index]
+        parts.append(f"{name} = {item:.6g}" if isinstance(item, (float, np.floating)) else f"{name} = {item}")
+    return " at " + ", ".join(parts)
+
+
+def worst(*verdicts: Verdict) -> Verdict:
+    """One verdict for a claim with several parts: the first that does not hold, else the one with least slack."""
+    if not verdicts:
+        raise ValueError("worst() needs at least one verdict")
+    for status in (Status.REFUTED, Status.ASSUMPTION_VIOLATED, Status.INCONCLUSIVE):
+        for verdict in verdicts:
+            if verdict.status is status:
+                return verdict
+    return min(verdicts, key=lambda v: np.inf if v.slack is None else v.slack)

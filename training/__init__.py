@@ -1,0 +1,1 @@
+"""Training runs with sample selection: models, data, configurations and their results."""
