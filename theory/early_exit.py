@@ -42,6 +42,8 @@ def beta(theta: Any, A: Any, B: Any) -> float:
         raise ValueError(f"theta, A, B have shapes {theta.shape}, {A.shape}, {B.shape}, but need (d,), (d, d), (d, d)")
     if not (np.isfinite(theta).all() and np.isfinite(A).all() and np.isfinite(B).all()):
         raise ValueError("theta, A and B must be finite")
+    # The scale of each cancels in beta, so it is taken out before products over- or underflow.
+    theta, A, B = _scaled(theta), _scaled(A), _scaled(B)
     early = _direction(A.T @ theta, "A' theta")
     final = _direction(A.T @ (B.T @ theta), "A' B' theta")
     return float(np.clip(early @ final, -1.0, 1.0))
@@ -257,11 +259,15 @@ def _quadrants(beta: float, nodes: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     return np.outer(density, density), special.ndtr(u), special.ndtr(v), np.clip(both, 0.0, 1.0)
 
 
+def _scaled(values: np.ndarray) -> np.ndarray:
+    largest = np.abs(values).max()
+    return values / largest if largest > 0 else values
+
+
 def _direction(vector: np.ndarray, name: str) -> np.ndarray:
-    largest = np.abs(vector).max()
-    if not (0 < largest < np.inf):
-        raise ValueError(f"{name} = {vector} must be a finite vector other than 0")
-    vector = vector / largest  # so that no square over- or underflows
+    vector = _scaled(vector)
+    if not vector.any():
+        raise ValueError(f"{name} is 0, so beta is not defined (theta, A or B has no component left)")
     return vector / np.linalg.norm(vector)
 
 
@@ -299,7 +305,7 @@ def _small(tau: Any) -> np.ndarray:
 
 
 def _integer(name: str, value: Any, least: int) -> int:
-    if value != int(value) or value < least:
+    if not float(value).is_integer() or value < least:
         raise ValueError(f"{name} = {value} must be an integer of at least {least}")
     return int(value)
 

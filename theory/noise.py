@@ -177,7 +177,9 @@ def sigma_max_sharp(rho: ArrayLike) -> Any:
 
 def _u_star(sigma: np.ndarray) -> np.ndarray:
     """t* / sigma in (0, sqrt2], sqrt2 at sigma = 0."""
-    safe = np.where(sigma > 0, sigma, 1.0)
+    # t* = sqrt2 sigma (1 - O(sigma)): below 1e-100 nothing but sqrt2 is left, and 1 / sigma would overflow.
+    large = sigma > 1e-100
+    safe = np.where(large, sigma, 1.0)
     # For t >= 1 Equation (41) gives e^t / 2 <= 1 + sigma^2, which keeps e^t in range for large sigma.
     u = np.minimum(np.sqrt(2), np.maximum(1.0, np.log(2.0) + 2 * np.log(np.hypot(1.0, safe))) / safe)
     for _ in range(60):  # quadratic convergence: ten steps are enough from this start
@@ -186,7 +188,7 @@ def _u_star(sigma: np.ndarray) -> np.ndarray:
         u = u - step
         if np.all(np.abs(step) <= 1e-15 * u):
             break
-    return np.where(sigma > 0, np.minimum(u, np.sqrt(2)), np.sqrt(2))
+    return np.where(large, np.minimum(u, np.sqrt(2)), np.sqrt(2))
 
 
 def _at_least_zero(value: ArrayLike, name: str = "sigma", statement: str = "Assumption 5.12") -> np.ndarray:

@@ -106,7 +106,8 @@ def two_point(q: float) -> Discrete:
     """
     if not 0 < q < 1:
         raise ValueError(f"q = {q} must lie in (0, 1)")
-    return Discrete(name=f"two-point({q:g})", atoms=(-np.sqrt(q / (1 - q)), np.sqrt((1 - q) / q)), weights=(1 - q, q))
+    low, high = -float(np.sqrt(q / (1 - q))), float(np.sqrt((1 - q) / q))
+    return Discrete(name=f"two-point({q:g})", atoms=(low, high), weights=(1 - q, q))
 
 
 def _laplace_difference_sf(s: ArrayLike) -> np.ndarray:
@@ -240,7 +241,7 @@ def _checked(losses: ArrayLike, R: int, sigma: float) -> np.ndarray:
     if not np.isfinite(losses).all():
         raise ValueError("losses must be finite")
     if losses.min(initial=0.0) < 0:
-        raise AssumptionViolated("Assumption 5.3", f"loss {losses.min()} is negative; log(f_1 / f_2) needs f >= 0")
+        raise AssumptionViolated("Assumption 5.4", f"loss {losses.min()} is negative; log(f_1 / f_2) needs f >= 0")
     if not float(R).is_integer() or R < 1:
         raise ValueError(f"R = {R} must be an integer of at least 1")
     if not np.isfinite(sigma):

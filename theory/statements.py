@@ -4,6 +4,7 @@ from __future__ import annotations
 
 STATEMENTS: dict[str, str] = {
     "Section 3": "notation",
+    "Equation 2": "erf and erfc",
     "Definition 4.1": "the oracle: R candidates with approximate losses, one gradient",
     "Equation 3": "GSGD picks the largest approximate loss",
     "Equation 4": "the update",
@@ -23,6 +24,7 @@ STATEMENTS: dict[str, str] = {
     "Remark 5.11": "GSGD reaches a constant factor of F* sooner",
     "Assumption 5.12": "noisy losses f exp(mu + sigma zeta)",
     "Definition 5.13": "F^_approx and rho_approx",
+    "Beyond 5.13": "what noise can do at most",
     "Theorem 5.14": "convergence of GSGD with noisy losses",
     "Beyond 5.14": "the k largest of B noisy losses",
     "Theorem 5.15": "noise costs at most the factor p(sigma), R = 2",
@@ -35,17 +37,21 @@ STATEMENTS: dict[str, str] = {
     "Beyond 5.18": "sharper or wider than Theorem 5.18",
     "Corollary 5.19": "rho_R grows like log R",
     "Equation 7": "the deep linear network",
+    **{f"Equation {number}": "early predictions and their losses" for number in (8, 9, 10, 11)},
+    "Equation 12": "p_j, the probability that the argmax is preserved",
     "Assumption 6.1": "Gaussian differences of signed samples",
     "Theorem 6.2": "probability that the early exit preserves the argmax",
     "Equation 13": "p_j as an integral",
     "Equation 14": "lower bound of p_j",
     "Beyond 6.2": "closed form, sharper bound, general R, and the overlap of top halves",
     "Corollary 6.3": "p_j near beta = 1",
+    "Beyond 6.3": "sharper near beta = 1",
     "Table 6": "sampling time against training time",
     "Fact A.1": "|grad g|^2 <= 2 L (g - min g)",
     "Fact A.2": "Cantelli's inequality",
     "Fact A.3": "an upper bound of erf",
     "Fact A.4": "an upper bound of erfc",
+    "Beyond A.4": "sharper: erfc(t) <= e^{-t^2}",
     "Fact A.5": "the half Gaussian integral",
     **{f"Equation {number}": "proof of Fact A.4 or A.5" for number in (15, 16)},
     **{f"Equation {number}": "proof of Theorem 5.7" for number in range(17, 27)},
@@ -69,6 +75,6 @@ def place(statement: str) -> int:
     """
     if statement not in _PLACE:
         raise ValueError(
-            f"{statement!r} is no statement of the paper; they are called like {', '.join(list(_PLACE)[:4])}"
+            f"{statement!r} is no statement of the paper"
         )
     return _PLACE[statement]

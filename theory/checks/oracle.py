@@ -90,6 +90,6 @@ def _matches_tree(context: Context, law: exact.Law, select) -> Verdict:
     "GSGD's expected loss of the pick is F^_R, and never below the mean, 200 loss vectors",
     Route.EXACT,
 )
-def greedy_pick_beats_the_mean(context: Context, *, R: int = 3) -> Verdict:
+def greedy_pick_beats_the_mean(context: Context, *, law=exact.greedy) -> Verdict:
     losses = context.rng.random((200, 5)) ** 3
-    return at_most(losses.mean(axis=-1), exact.greedy(5, R).expected_loss(losses))
+    return at_most(losses.mean(axis=-1), law(5, 3).expected_loss(losses))

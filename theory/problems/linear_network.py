@@ -101,7 +101,7 @@ class DeepLinearNetwork:
         return choice == choice[-1]
 
     def _exit(self, j: int) -> int:
-        if j != int(j) or not 1 <= j <= self.k:
+        if not float(j).is_integer() or not 1 <= j <= self.k:
             raise ValueError(f"j = {j} must be a layer, an integer in [1, {self.k}]")
         return int(j)
 

@@ -1,0 +1,53 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+import theory.checks.facts  # noqa: F401  (registers the checks)
+from theory import facts
+from theory.verdict import registered
+
+CHECKS = {name: check for name, check in registered().items() if name.startswith("facts.")}
+
+# What pushes each claim past the truth; for an expected refutation, the corrected formula.
+MUTANTS: dict[str, dict[str, Any]] = {
+    "facts.erf_definition": {"erf": facts.erf_as_printed},
+    "facts.cantelli_discrete": {"bound": lambda variance, t: 0.99 * facts.cantelli_bound(variance, t)},
+    "facts.cantelli_continuous": {"bound": lambda variance, t: facts.cantelli_bound(variance, 2 * t)},
+    "facts.cantelli_extremal": {"bound": lambda variance, t: 0.999 * facts.cantelli_bound(variance, t)},
+    "facts.cantelli_negative_t": {"t": 1.0},
+    "facts.erf_bound": {"bound": lambda t: np.sqrt(1 - np.exp(-1.01 * t**2))},
+    "facts.erf_bound_negative": {"bound": lambda t: -facts.erf_bound(t)},
+    "facts.erf_bound_at_zero": {"bound": lambda t: 1.0001 * facts.erf_bound(t)},
+    "facts.erf_bound_used": {"bound": lambda t: facts.erf_bound(np.sqrt(2) * t)},
+    "facts.erfc_bound": {"bound": lambda t: 0.49 * facts.erfc_bound(t)},
+    "facts.erfc_bound_any_t": {"t": 1.0},
+    "facts.erf_identity_as_printed": {"probability": facts.erf_as_probability},
+    "facts.erf_identity": {"probability": facts.erf_as_printed},
+    "facts.erfc_tail_as_printed": {"stretch": np.sqrt(2)},
+    "facts.erfc_tail": {"stretch": 1.414},
+    "facts.gaussian_tail": {"factor": 0.499},
+    "facts.gaussian_tail_sharp": {"factor": 0.499},
+    "facts.erfc_bound_sharp": {"bound": lambda t: np.exp(-1.01 * t**2 - 1e-6)},
+    "facts.erfc_bound_sharper": {"bound": lambda t: 2.001 * np.exp(-(t**2) / 2)},
+    "facts.erfc_bound_sharp_negative_t": {"t": 1.0},
+    "facts.half_gaussian": {"formula": lambda t: 1.001 * facts.half_gaussian_integral(t)},
+    "facts.half_gaussian_as_probability": {"formula": lambda t: 1.001 * facts.half_gaussian_integral(t)},
+    "facts.half_gaussian_negative_t": {"t": 1.0},
+}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_every_check_comes_out_as_expected(name):
+    verdict = CHECKS[name].run(seed=0, alpha=1e-8)
+    assert verdict.status is CHECKS[name].expected, verdict
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_every_check_fails_when_pushed_past_the_truth(name):
+    verdict = CHECKS[name].run(seed=0, alpha=1e-8, **MUTANTS[name])
+    assert verdict.status is not CHECKS[name].expected, verdict
+
+
+def test_every_check_has_a_mutant():
+    assert set(MUTANTS) == set(CHECKS)

@@ -1,0 +1,86 @@
+"""Every check of Assumption 5.17 to Corollary 5.19 comes out as expected, and fails once its claim is false."""
+
+import pytest
+
+from gsgd.oracle import standard_normal
+from theory import rho
+from theory.checks import gaussian, gaussian_growth, gaussian_proof
+from theory.verdict import registered
+
+CHECKS = {name: c for name, c in registered().items() if name.startswith("gaussian")}
+
+
+def exact_times(factor):
+    return lambda eps, delta, R: factor * rho.gaussian_rho(eps, delta, R)
+
+
+def bound_times(factor):
+    return lambda eps, delta, R: factor * rho.gaussian_rho_bound(eps, delta, R)
+
+
+def nu_times(factor):
+    return lambda R: factor * rho.nu(R)
+
+
+MUTANTS = {
+    "gaussian.linear_model_is_gaussian": [{"stretch": 1.1}, {"stretch": 0.9}],
+    "gaussian.skewed_features": [{"noise": standard_normal}],
+    "gaussian.no_error_at_the_minimum": [{"away": 1.0}],
+    "gaussian.second_moment": [{"objective": lambda p, w: p.eps(w) ** 2 + 0.999 * p.delta(w) ** 2}],
+    "gaussian.two_draws": [{"gaussian_rho": exact_times(1 + 1e-10)}],
+    "gaussian.few_draws": [{"gaussian_rho": exact_times(1 + 1e-10)}],
+    "gaussian.by_density": [{"gaussian_rho": exact_times(1 + 1e-8)}],
+    "gaussian.by_sampling": [{"gaussian_rho": exact_times(1.05)}, {"gaussian_rho": exact_times(0.95)}],
+    "gaussian.bound_holds": [{"bound": bound_times(1.01)}],
+    "gaussian.bound_holds_in_the_model": [{"bound": bound_times(1.25)}],
+    "gaussian.nu_is_real": [{"first": 8}, {"first": 10}],
+    "gaussian.too_few_draws": [{"R": 9}],
+    "gaussian.first_useful_R": [{"first": 24}, {"first": 26}],
+    "gaussian.sharp_bound_holds": [{"bound": lambda *a: 1.01 * rho.gaussian_rho_bound_sharp(*a)}],
+    "gaussian.sharp_bound_is_sharper": [{"bound": rho.gaussian_rho_bound}],
+    "gaussian.restated": [{"bound": rho.gaussian_rho_bound_sharp}, {"bound": bound_times(1 + 1e-9)}],
+    "gaussian_growth.order_of_growth": [{"constant": 1.21}],
+    "gaussian_growth.order_is_exact": [{"constant": 1.6}],
+    "gaussian_growth.logarithmic_growth": [{"window": (1.25, 1.9)}, {"window": (1.2, 1.8)}],
+    "gaussian_growth.extreme_value_law": [{"slope": 2.02}, {"slope": 1.98}],
+    "gaussian_growth.follows_from_the_bound": [{"constant": 0.35}],
+    "gaussian_growth.one_sided_hypothesis": [{"eps": -1.0}],
+    "gaussian_growth.one_sided_hypothesis_any_constant": [{"eps": -1.0}],
+    "gaussian_proof.distribution_of_the_largest": [{"power": 5.2}, {"power": 4.8}],
+    "gaussian_proof.normal_by_erf": [{"scale": 1.4143}],
+    "gaussian_proof.erf_replaced": [{"rate": 0.63}],
+    "gaussian_proof.root_replaced": [{"half": 0.501}],
+    "gaussian_proof.collected": [{"quarter": 0.2501}],
+    "gaussian_proof.exponential_replaced": [{"quarter": 0.2501}],
+    "gaussian_proof.choice_of_t": [{"nu": nu_times(1.0001)}],
+    "gaussian_proof.event": [{"nu": nu_times(1.2)}],
+    "gaussian_proof.second_moment_bound": [{"nu": nu_times(1.4)}],
+    "gaussian_proof.step_for_negative_level": [{"eps": -1.0}],
+    "gaussian_proof.step_for_positive_level": [{"nu": nu_times(1.4)}],
+    "gaussian_proof.unnormalised": [{"factor": 1.01}],
+}
+
+
+def test_check_modules_are_loaded():
+    names = {gaussian.__name__, gaussian_growth.__name__, gaussian_proof.__name__}
+    assert names == {c.function.__module__ for c in CHECKS.values()}
+
+
+# Each Monte Carlo check calls a true claim refuted with probability at most 1e-8; the seed is fixed.
+@pytest.mark.parametrize("name", CHECKS)
+def test_check_comes_out_as_expected(name):
+    verdict = CHECKS[name].run(seed=0, alpha=1e-8)
+    assert verdict.status is CHECKS[name].expected, verdict
+
+
+def test_every_check_has_a_mutant():
+    assert set(MUTANTS) == set(CHECKS)
+
+
+# A mutant lies beyond what the check detects with probability 1 - 1e-8; the seed is fixed.
+@pytest.mark.parametrize(
+    ("name", "index"), [(name, i) for name, mutants in MUTANTS.items() for i in range(len(mutants))]
+)
+def test_check_fails_on_its_mutant(name, index):
+    verdict = CHECKS[name].run(seed=0, alpha=1e-8, **MUTANTS[name][index])
+    assert verdict.status is not CHECKS[name].expected, verdict

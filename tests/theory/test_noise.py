@@ -1,0 +1,184 @@
+"""The formulas on noisy losses: Theorem 5.15, Lemma C.1, Corollary 5.16."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import optimize
+
+from theory import noise
+from theory.verdict import AssumptionViolated
+
+LIMIT = 1 / (2 * np.sqrt(2))
+levels = st.floats(0, 50)
+inside = st.floats(0, LIMIT)
+rhos = st.floats(1, 2, exclude_min=True)
+
+
+@given(inside)
+def test_theorem_5_15_p_is_the_printed_formula(sigma):
+    assert noise.p(sigma) == pytest.approx(1 - 0.72 * (1 - np.exp(-np.sqrt(2) * sigma)), abs=1e-14)
+
+
+@given(inside)
+def test_theorem_5_15_p_lies_below_p_sharp(sigma):
+    assert 0.716 < noise.p(sigma) <= noise.p_sharp(sigma) <= 1
+
+
+def test_theorem_5_15_p_at_the_ends_of_its_range():
+    assert noise.p(0) == 1.0
+    # 1 - .72 (1 - e^{-1/2})
+    assert noise.p(LIMIT) == pytest.approx(0.7167021, abs=1e-7)
+    assert noise.p(np.sqrt(2) / 4) == noise.p(noise.SIGMA_LIMIT)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 0.36, LIMIT * (1 + 1e-12), np.inf])
+def test_theorem_5_15_p_stops_at_its_limit(sigma):
+    with pytest.raises(AssumptionViolated, match=r"Theorem 5.15: sigma = .* at most 1 / \(2 sqrt 2\)"):
+        noise.p(sigma)
+
+
+@pytest.mark.parametrize("formula", [noise.p, noise.p_sharp, noise.t_star, noise.lemma_c1_ratio])
+def test_assumption_5_12_negative_sigma(formula):
+    with pytest.raises(AssumptionViolated, match=r"Assumption 5\.12: sigma = -0\.1 must be at least 0"):
+        formula(-0.1)
+    with pytest.raises(AssumptionViolated):
+        formula(np.array([0.1, -0.1]))
+
+
+@pytest.mark.parametrize(
+    "formula", [noise.p, noise.p_sharp, noise.t_star, noise.lemma_c1_ratio, noise.sigma_max, noise.sigma_max_sharp]
+)
+def test_nan_is_a_value_error(formula):
+    with pytest.raises(ValueError, match="not a number"):
+        formula(np.nan)
+
+
+@pytest.mark.parametrize(
+    ("formula", "argument"),
+    [
+        (noise.p, 0.2),
+        (noise.p_sharp, 2.0),
+        (noise.t_star, 0.2),
+        (noise.lemma_c1_ratio, 0.2),
+        (noise.nu, 0.2),
+        (noise.sigma_max, 1.5),
+        (noise.sigma_max_sharp, 1.5),
+    ],
+)
+def test_a_float_gives_a_float_and_an_array_an_array(formula, argument):
+    one = formula(argument)
+    many = formula(np.full((2, 3), argument))
+    assert type(one) is float
+    assert many.shape == (2, 3)
+    np.testing.assert_array_equal(many, one)
+
+
+@given(levels)
+def test_p_sharp_decreases_from_1_to_a_half(sigma):
+    assert 0.5 <= noise.p_sharp(sigma) <= 1
+    assert noise.p_sharp(sigma + 0.1) <= noise.p_sharp(sigma)
+    assert noise.p_sharp(sigma) == pytest.approx((1 + np.exp(-np.sqrt(2) * sigma)) / 2)
+
+
+def test_p_sharp_in_the_limit_of_infinite_noise():
+    assert noise.p_sharp(np.inf) == 0.5
+
+
+@given(st.floats(0, 100), st.floats(1e-6, 100))
+def test_lemma_c1_h_is_the_printed_formula(t, sigma):
+    assert noise.h(t, sigma) == pytest.approx(2 * (1 - np.exp(-t)) / (2 + t**2 / sigma**2), abs=1e-12)
+
+
+def test_lemma_c1_h_at_the_ends():
+    np.testing.assert_array_equal(noise.h([0, 1, np.inf, np.inf, 0], [1, 0, 1, 0, 0]), 0)
+    with pytest.raises(AssumptionViolated, match="t = -1"):
+        noise.h(-1, 0.1)
+
+
+@given(st.floats(1e-6, 1e6))
+def test_equation_41_holds_at_t_star(sigma):
+    t = noise.t_star(sigma)
+    assert np.expm1(t) == pytest.approx(sigma**2 / t + t / 2, rel=1e-9)
+
+
+@given(st.floats(1e-300, 1e150))
+def test_equation_43_t_star_is_at_most_sqrt2_sigma(sigma):
+    assert 0 < noise.t_star(sigma) <= np.sqrt(2) * sigma
+
+
+@given(st.floats(1e-6, LIMIT))
+def test_equation_45_t_star_is_at_least_its_share(sigma):
+    assert noise.t_star(sigma) >= noise.t_star_share() * np.sqrt(2) * sigma * (1 - 1e-12)
+    assert noise.t_star_share() == pytest.approx(0.7918361)
+
+
+@given(st.floats(0, 30))
+def test_equation_42_nu_times_t_squared(t):
+    # (41) multiplied by 2t: 2 t (e^t - 1) - t^2 = t^2 nu(t).
+    assert t**2 * noise.nu(t) == pytest.approx(2 * t * (np.exp(t) - 1) - t**2, rel=1e-7, abs=1e-9)
+
+
+def test_equation_44_nu_at_a_half():
+    assert noise.nu(0.5) == pytest.approx(1.5948851, abs=1e-7)
+    assert noise.nu(0.5) == pytest.approx(noise.NU_LIMIT)
+    assert noise.nu(0) == 1
+
+
+@given(st.floats(1e-4, 30))
+def test_lemma_c1_ratio_against_a_maximiser(sigma):
+    found = optimize.minimize_scalar(
+        lambda t: -noise.h(t, sigma), bounds=(0, 2 * sigma), method="bounded", options={"xatol": 1e-9 * sigma}
+    )
+    assert noise.lemma_c1_ratio(sigma) == pytest.approx(-found.fun / -np.expm1(-np.sqrt(2) * sigma), rel=1e-8)
+
+
+@given(st.floats(0, 1e150), st.floats(0, 10))
+def test_lemma_c1_ratio_increases_from_a_half(sigma, more):
+    assert 0.5 - 1e-14 <= noise.lemma_c1_ratio(sigma) <= noise.lemma_c1_ratio(sigma + more) + 1e-14
+    assert noise.lemma_c1_ratio(sigma) <= 1
+
+
+def test_lemma_c1_best_constant():
+    # 40 decimals by bisection: 0.5111455044174591094136...
+    assert noise.lemma_c1_ratio(LIMIT) == pytest.approx(0.5111455044174591, abs=1e-14)
+    assert noise.lemma_c1_ratio(0) == 0.5
+    assert noise.t_star(0) == 0.0
+
+
+def test_lemma_c1_constant_lasts_up_to_3_02():
+    assert noise.lemma_c1_ratio(3.02) < noise.LEMMA_C1 < noise.lemma_c1_ratio(3.03)
+    assert optimize.brentq(lambda sigma: noise.lemma_c1_ratio(sigma) - 0.72, 1, 5) == pytest.approx(3.0201, abs=1e-4)
+
+
+@given(rhos)
+def test_corollary_5_16_sigma_max_solves_the_printed_p(rho):
+    sigma = noise.sigma_max(rho)
+    assert sigma >= 0
+    assert (1 - 0.72 * (1 - np.exp(-np.sqrt(2) * sigma))) * rho == pytest.approx(1)
+
+
+@given(rhos)
+def test_corollary_5_16_sharp_level_solves_p_sharp_and_is_larger(rho):
+    sigma = noise.sigma_max_sharp(rho)
+    assert sigma >= noise.sigma_max(rho) * (1 - 1e-9)
+    assert noise.p_sharp(sigma) * rho == pytest.approx(1)
+
+
+def test_corollary_5_16_values():
+    assert noise.sigma_max(2) == pytest.approx(np.log(36 / 11) / np.sqrt(2))
+    assert noise.sigma_max(1.3952) < LIMIT < noise.sigma_max(1.3953)
+    assert noise.sigma_max_sharp(2) == np.inf
+    assert noise.sigma_max_sharp(1) == 0.0
+
+
+@pytest.mark.parametrize("rho", [1.0, 0.9, 2.0001, -1.0, np.inf])
+def test_corollary_5_16_rho_out_of_range(rho):
+    with pytest.raises(AssumptionViolated, match=r"Definition 5\.6"):
+        noise.sigma_max(rho)
+
+
+@pytest.mark.parametrize("rho", [0.999, 2.0001, -1.0, np.inf])
+def test_corollary_5_16_sharp_rho_out_of_range(rho):
+    with pytest.raises(AssumptionViolated, match=r"Definition 5\.6"):
+        noise.sigma_max_sharp(rho)

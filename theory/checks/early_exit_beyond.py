@@ -1,0 +1,346 @@
+"""Checks of what goes beyond Section 6: sharper bounds, beta < 0, general R, top halves, and weaker assumptions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from theory import early_exit, montecarlo
+from theory.problems.linear_network import (
+    PLANE,
+    RESIDUAL,
+    ROTATIONS,
+    SPACE,
+    DeepLinearNetwork,
+    EvenLabels,
+    count_kept,
+    rotations,
+    verify_gaussian_difference,
+)
+from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
+
+BETAS = np.linspace(0, 1, 2001)
+SIGNED = np.linspace(-1, 1, 2001)
+TAUS = np.concatenate([np.geomspace(1e-14, 1e-2, 400, endpoint=False), np.linspace(1e-2, 1, 600)])
+TRIVIAL_BELOW = math.sqrt(6 / 7)
+SLOPE = math.sqrt(2) / math.pi
+OPPOSED = rotations([0.2, np.pi - 1.1])  # beta_1 = -cos 1.1 = -0.454
+
+
+@check("Beyond 6.2", "p_j >= 1 - sqrt(1 - beta^2)/2 at 2,001 points of [0, 1]", Route.CLOSED_FORM)
+def sharp_bound(context: Context, *, bound=early_exit.agreement_bound_sharp) -> Verdict:
+    return at_most(bound(BETAS), early_exit.agreement(BETAS), where={"beta": BETAS})
+
+
+@check("Beyond 6.2", "1 - sqrt(1 - beta^2)/2 is exact at beta = 0 and 1", Route.CLOSED_FORM)
+def sharp_bound_exact(context: Context, *, bound=early_exit.agreement_bound_sharp) -> Verdict:
+    ends = np.array([0.0, 1.0])
+    return equal(bound(ends), early_exit.agreement(ends), where={"beta": ends})
+
+
+@check(
+    "Beyond 6.2", "1 - sqrt(1 - beta^2)/2 is nowhere below Equation 14, at 2,001 points of [0, 1]", Route.CLOSED_FORM
+)
+def sharp_bound_sharper(context: Context, *, bound=early_exit.agreement_bound_sharp) -> Verdict:
+    return at_least(bound(BETAS), early_exit.agreement_bound(BETAS), where={"beta": BETAS})
+
+
+@check(
+    "Beyond 6.2",
+    "1 - sqrt(1 - beta^2)/2 is (79) with erfc(t) <= exp(-t^2) put in, by quadrature at 100 points of [0, .99]",
+    Route.QUADRATURE,
+)
+def sharp_bound_derived(context: Context, *, bound=early_exit.agreement_bound_sharp) -> Verdict:
+    beta = np.linspace(0, 0.99, 100)[:, None]
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+    y = 7 * (nodes + 1)  # up to 14, beyond which exp(-y^2 / 4) is below 1e-21
+    integral = np.exp(-(y**2) / 4 - beta**2 * y**2 / (4 * (1 - beta**2))) @ (7 * weights)
+    return equal(1 - integral / (2 * np.sqrt(np.pi)), bound(beta[:, 0]), where={"beta": beta[:, 0]}, tolerance=1e-12)
+
+
+@check(
+    "Beyond 6.2",
+    "1 - sqrt(1 - beta^2)/2 asked for at beta = -.5, outside [0, 1]",
+    Route.CLOSED_FORM,
+    expected=Status.ASSUMPTION_VIOLATED,
+)
+def sharp_bound_negative_beta(context: Context, *, beta=-0.5, bound=early_exit.agreement_bound_sharp) -> Verdict:
+    return at_most(bound(beta), early_exit.agreement(beta), where=f"beta = {beta}")
+
+
+@check(
+    "Beyond 6.2", "for beta < 0 it turns round: p_j <= sqrt(1 - beta^2)/2 at 2,001 points of [-1, 0]", Route.CLOSED_FORM
+)
+def sharp_bound_reversed(context: Context, *, factor=0.5) -> Verdict:
+    return at_most(early_exit.agreement(-BETAS), factor * np.sqrt(1 - BETAS**2), where={"beta": -BETAS})
+
+
+@check("Beyond 6.2", "p_j >= 1 - sqrt((1 - beta)/2) at 2,001 points of [-1, 1], exact at both ends", Route.CLOSED_FORM)
+def signed_bound(context: Context, *, bound=early_exit.agreement_bound_signed) -> Verdict:
+    ends = np.array([-1.0, 1.0])
+    return worst(
+        at_most(bound(SIGNED), early_exit.agreement(SIGNED), where={"beta": SIGNED}),
+        equal(bound(ends), early_exit.agreement(ends), where={"beta": ends}),
+    )
+
+
+@check(
+    "Beyond 6.2",
+    "Equation 14 says more than the trivial p_j >= 1/2 exactly where beta > sqrt(6/7) = .9258, at 2,001 points",
+    Route.CLOSED_FORM,
+)
+def trivial_below(context: Context, *, threshold=TRIVIAL_BELOW) -> Verdict:
+    says_more = early_exit.agreement_bound(BETAS) > 0.5
+    return worst(
+        equal(early_exit.agreement_bound(threshold), 0.5, where="the threshold"),
+        at_most(np.count_nonzero(says_more != (threshold < BETAS)), 0, where="points on the wrong side"),
+        at_least(early_exit.agreement(BETAS), 0.5, where={"beta": BETAS}),
+    )
+
+
+@check(
+    "Beyond 6.2", "Equation 13's integral is 1/2 + arcsin(beta)/pi for beta < 0 too, at 2,001 points", Route.QUADRATURE
+)
+def integral_continued(context: Context, *, formula=early_exit.agreement) -> Verdict:
+    integral = early_exit.agreement_integral(-BETAS, continued=True)
+    return equal(integral, formula(-BETAS), where={"beta": -BETAS}, tolerance=1e-12)
+
+
+@check("Beyond 6.2", "measured p_j of a network with beta_1 = -.454 is 1/2 + arcsin(beta)/pi", Route.MONTE_CARLO)
+def opposed_network(context: Context, *, formula=early_exit.agreement) -> Verdict:
+    alpha = context.alpha / 2
+    verify_gaussian_difference(PLANE, context.rng, directions=OPPOSED.directions(), alpha=alpha)
+    n = montecarlo.sample_size(0.01, alpha)
+    kept = count_kept(OPPOSED, PLANE, context.rng, n=n)[0]
+    return montecarlo.probability_equals(kept, n, formula(OPPOSED.beta(1)), alpha)
+
+
+@check(
+    "Beyond 6.3",
+    "p_j >= 1 - sqrt(tau)/2 for beta = 1 - tau >= 0, at 1,000 tau of [1e-14, 1]; exact at tau = 1",
+    Route.CLOSED_FORM,
+)
+def corollary_sharp(context: Context, *, bound=early_exit.corollary_bound_sharp) -> Verdict:
+    return worst(
+        at_most(early_exit.disagreement(TAUS) / (1 - bound(TAUS)), 1.0, where={"tau": TAUS}),
+        equal(bound(1.0), early_exit.agreement(0.0), where="tau = 1"),
+    )
+
+
+@check(
+    "Beyond 6.3",
+    "1 - sqrt(1 - beta)/2 is nowhere below 1 - sqrt(1 - beta^2)/2, at 2,001 points of [0, 1]",
+    Route.CLOSED_FORM,
+)
+def corollary_sharper(context: Context, *, bound=early_exit.corollary_bound_sharp) -> Verdict:
+    return at_least(bound(1 - BETAS), early_exit.agreement_bound_sharp(BETAS), where={"beta": BETAS})
+
+
+@check(
+    "Beyond 6.3",
+    "(1 - p_j)/sqrt(tau) rises from sqrt2/pi to 1/2: 1,000 tau of [1e-14, 1], both ends",
+    Route.CLOSED_FORM,
+)
+def corollary_constants(context: Context, *, low=SLOPE, high=0.5) -> Verdict:
+    ratio = early_exit.disagreement(TAUS) / np.sqrt(TAUS)
+    return worst(
+        at_least(np.diff(ratio), 0, where={"tau": TAUS[1:]}),
+        equal(ratio[0], low, where="tau = 1e-14"),
+        equal(ratio[-1], high, where="tau = 1"),
+    )
+
+
+@check("Beyond 6.2", "general R by quadrature is the closed form at R = 2, at 41 beta of [-1, 1]", Route.QUADRATURE)
+def general_R_at_2(context: Context, *, formula=early_exit.agreement_R) -> Verdict:
+    beta = np.linspace(-1, 1, 41)
+    return equal([formula(b, 2) for b in beta], early_exit.agreement(beta), where={"beta": beta})
+
+
+@check(
+    "Beyond 6.2", "general R is 1/R at beta = 0, 1 at beta = 1 and 0 at beta = -1, for R = 2 .. 10^6", Route.QUADRATURE
+)
+def general_R_at_ends(context: Context, *, formula=early_exit.agreement_R) -> Verdict:
+    R = np.array([2, 3, 5, 16, 100, 1000, 10**6])
+    return worst(
+        equal([formula(0.0, r) * r for r in R], 1.0, where={"R": R}),
+        equal([formula(1.0, r) for r in R], 1.0, where={"R": R}),
+        equal([formula(-1.0, r) for r in R], 0.0, where={"R": R}),
+    )
+
+
+@check(
+    "Beyond 6.2",
+    "for beta >= 0 the argmax of R is kept less often as R grows, and more often as beta does (R <= 64, 11 beta)",
+    Route.QUADRATURE,
+)
+def general_R_monotone(context: Context, *, formula=early_exit.agreement_R) -> Verdict:
+    R, beta = np.array([2, 3, 4, 8, 16, 64]), np.linspace(0, 1, 11)
+    p = np.array([[formula(b, r, nodes=120) for b in beta] for r in R])
+    return worst(
+        at_most(np.diff(p, axis=0), 0, where={"R": R[1:, None], "beta": beta}),
+        at_least(np.diff(p, axis=1), 0, where={"R": R[:, None], "beta": beta[1:]}),
+    )
+
+
+@check(
+    "Beyond 6.2",
+    "measured share of kept argmaxes among R = 4 is the quadrature's at 3 exits of a network",
+    Route.MONTE_CARLO,
+)
+def general_R_of_4(context: Context, *, formula=early_exit.agreement_R) -> Verdict:
+    return _measured_R(context, formula, R=4, detectable=0.01)
+
+
+@check(
+    "Beyond 6.2",
+    "measured share of kept argmaxes among R = 16 is the quadrature's at 3 exits of a network",
+    Route.MONTE_CARLO,
+)
+def general_R_of_16(context: Context, *, formula=early_exit.agreement_R) -> Verdict:
+    return _measured_R(context, formula, R=16, detectable=0.02)
+
+
+def _measured_R(context: Context, formula: Callable[[float, int], float], *, R: int, detectable: float) -> Verdict:
+    alpha = context.alpha / RESIDUAL.k
+    verify_gaussian_difference(SPACE, context.rng, directions=RESIDUAL.directions(), alpha=alpha)
+    n = montecarlo.sample_size(detectable, alpha)
+    kept = count_kept(RESIDUAL, SPACE, context.rng, n=n, R=R)
+    exits = range(1, RESIDUAL.k)
+    return worst(*(montecarlo.probability_equals(kept[j - 1], n, formula(RESIDUAL.beta(j), R), alpha) for j in exits))
+
+
+@check(
+    "Beyond 6.2",
+    "the overlap of the k = 1 largest is general R, R = B: B = 2, 3, 8, 32 at 7 beta of [-1, 1]",
+    Route.QUADRATURE,
+)
+def overlap_of_one(context: Context, *, formula=early_exit.top_k_overlap) -> Verdict:
+    B, beta = np.meshgrid([2, 3, 8, 32], np.linspace(-1, 1, 7))
+    value = [formula(b, n, 1) for b, n in zip(beta.flat, B.flat, strict=True)]
+    expected = [early_exit.agreement_R(b, n) for b, n in zip(beta.flat, B.flat, strict=True)]
+    return equal(value, expected, where={"B": B.ravel(), "beta": beta.ravel()}, tolerance=1e-11)
+
+
+@check(
+    "Beyond 6.2",
+    "the overlap of the k largest of B is k/B at beta = 0 and 1 at beta = 1: all k <= B = 8",
+    Route.QUADRATURE,
+)
+def overlap_at_ends(context: Context, *, formula=early_exit.top_k_overlap) -> Verdict:
+    k = np.arange(1, 9)
+    return worst(
+        equal([formula(0.0, 8, int(j)) for j in k], k / 8, where={"k": k}),
+        equal([formula(1.0, 8, int(j)) for j in k], 1.0, where={"k": k}),
+    )
+
+
+@check(
+    "Beyond 6.2",
+    "the top-half law 1/2 + arcsin(beta)/pi is exact at B = 2, by quadrature at 41 beta of [-1, 1]",
+    Route.QUADRATURE,
+)
+def top_half_of_2(context: Context, *, law=early_exit.top_half_overlap) -> Verdict:
+    beta = np.linspace(-1, 1, 41)
+    return equal([early_exit.top_k_overlap(b, 2, 1) for b in beta], law(beta), where={"beta": beta})
+
+
+@check(
+    "Beyond 6.2",
+    "the top-half law is approached from above, within 1/(4B): B = 4, 8, 16, 32 at beta = 0, .3, .7, .95",
+    Route.QUADRATURE,
+)
+def top_half_limit(context: Context, *, law=early_exit.top_half_overlap) -> Verdict:
+    B, beta = np.meshgrid([4, 8, 16, 32], [0.0, 0.3, 0.7, 0.95])
+    # 64 nodes leave less than 1e-6 at B = 32, where the law is off by 1e-3 and more.
+    value = [early_exit.top_k_overlap(b, n, n // 2, nodes=64) for b, n in zip(beta.flat, B.flat, strict=True)]
+    excess = (law(beta.ravel()) - value) * B.ravel()
+    where = {"B": B.ravel(), "beta": beta.ravel()}
+    return worst(at_least(excess, 0.0, where=where, rounding=1e-5), at_most(excess, 0.25, where=where))
+
+
+@check(
+    "Beyond 6.2",
+    "measured overlap of top halves at B = 8, by a network's losses at beta_1 = .697, is the quadrature's",
+    Route.MONTE_CARLO,
+)
+def top_half_of_8(context: Context, *, formula=early_exit.top_k_overlap) -> Verdict:
+    share = _overlap(context, ROTATIONS, PLANE, B=8, batches=60_000)
+    return montecarlo.mean_equals(share, formula(ROTATIONS.beta(1), 8, 4), context.alpha, cap=1.0)
+
+
+@check(
+    "Beyond 6.2",
+    "measured overlap of top halves at B = 64, by losses, is within 1/(4B) below 1/2 + arcsin(beta)/pi (beta_1 = .697)",
+    Route.MONTE_CARLO,
+)
+def top_half_of_64(context: Context, *, law=early_exit.top_half_overlap) -> Verdict:
+    share = _overlap(context, ROTATIONS, PLANE, B=64, batches=12_000)
+    limit = law(ROTATIONS.beta(1))
+    return worst(
+        montecarlo.mean_at_most(share, limit, context.alpha / 2, cap=1.0),
+        montecarlo.mean_at_least(share, limit - 1 / (4 * 64), context.alpha / 2, cap=1.0),
+    )
+
+
+def _overlap(context: Context, network: DeepLinearNetwork, data: EvenLabels, *, B: int, batches: int) -> np.ndarray:
+    """Per batch, the share of its exact top half (by the last layer's loss) that exit 1's top half contains."""
+    losses = network.losses(*data.draw(context.rng, (batches, B)))[[0, -1]]
+    # Above the median of B is the top half; with continuous data there are no ties.
+    early, final = losses > np.median(losses, axis=-1, keepdims=True)
+    return np.mean(early & final, axis=-1) * 2
+
+
+def _student(degrees: float) -> Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]:
+    """Spherical noise: a Gaussian vector divided by one common chi, so that every direction is Student's t."""
+
+    def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        return rng.standard_normal(shape) / np.sqrt(rng.chisquare(degrees, size=(*shape[:-1], 1)) / degrees)
+
+    return draw
+
+
+@check(
+    "Beyond 6.2",
+    "Gaussianity is not needed: with u spherical about its mean (Student, 3 degrees) p_j is the same formula",
+    Route.MONTE_CARLO,
+)
+def spherical(context: Context, *, formula=early_exit.agreement) -> Verdict:
+    data = EvenLabels(PLANE.mean, PLANE.radius, _student(3.0))
+    alpha = context.alpha / 2
+    n = montecarlo.sample_size(0.01, alpha)
+    kept = count_kept(ROTATIONS, data, context.rng, n=n)
+    return worst(*(montecarlo.probability_equals(kept[j - 1], n, formula(ROTATIONS.beta(j)), alpha) for j in (1, 2)))
+
+
+@check(
+    "Beyond 6.2",
+    "Student data (3 degrees) satisfy Assumption 6.1, along the exits of a network (DKW)",
+    Route.MONTE_CARLO,
+    expected=Status.ASSUMPTION_VIOLATED,
+)
+def spherical_is_not_gaussian(context: Context, *, degrees=3.0) -> Verdict:
+    data = EvenLabels(PLANE.mean, PLANE.radius, _student(degrees))
+    return verify_gaussian_difference(data, context.rng, directions=ROTATIONS.directions(), alpha=context.alpha)
+
+
+@check(
+    "Beyond 6.2",
+    "with u ~ N(m, Sigma), p_j is the formula with A_j Sigma^(1/2) for A_j in beta_j (Sigma = diag(9, .25), 2 exits)",
+    Route.MONTE_CARLO,
+)
+def correlated(context: Context, *, root=((3.0, 0.0), (0.0, 0.5))) -> Verdict:
+    scale = np.array([3.0, 0.5])
+    data = EvenLabels(PLANE.mean, PLANE.radius, lambda rng, shape: scale * rng.standard_normal(shape))
+    alpha = context.alpha / 2
+    n = montecarlo.sample_size(0.01, alpha)
+    kept = count_kept(ROTATIONS, data, context.rng, n=n)
+    # z = Sigma^(1/2) z' with z' ~ N(0, 2 I): A_j Sigma^(1/2) takes the place of A_j, and B_j stays.
+    betas = [early_exit.beta(ROTATIONS.theta, ROTATIONS.A(j) @ root, ROTATIONS.B(j)) for j in (1, 2)]
+    return worst(
+        *(
+            montecarlo.probability_equals(count, n, early_exit.agreement(beta), alpha)
+            for count, beta in zip(kept[:2], betas, strict=True)
+        )
+    )
