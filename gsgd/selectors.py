@@ -1,10 +1,9 @@
 """Which candidates a step trains on: scores -> indices, for NumPy arrays and torch tensors alike.
 
 Every rule has the signature `rule(scores, k, rng) -> indices` (`Selector`). `scores` has shape (..., B), one real
-number
-for each of B candidates, larger = harder; leading axes are independent problems. `indices` has shape (..., k), is int64
-and lies on the scores' device. A rule of one's own is any function with this signature; hyperparameters are fixed
-beforehand:
+number for each of B candidates, larger = harder; leading axes are independent problems. `indices` has shape (..., k),
+is int64 and lies on the scores' device. A rule of one's own is any function with this signature; hyperparameters are
+fixed beforehand:
 
     rule = functools.partial(trim, share=0.05, select=select_online_batch)
 

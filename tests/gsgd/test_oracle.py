@@ -15,7 +15,7 @@ def test_definition_4_1_shows_candidates_with_their_losses_and_one_gradient():
     query = oracle.query(np.array([2.0]), Draws(np.array([0, 2]), None))
     assert query.scores == pytest.approx([2.0, 4.5])  # (2 - 0)^2 / 2, (2 - 5)^2 / 2
     assert query.gradients(select_top_k(query.scores, 1)) == pytest.approx(np.array([[-3.0]]))
-    with pytest.raises(ValueError, match="already returned its gradient: Definition 4.1"):
+    with pytest.raises(ValueError, match=r"already returned its gradient: Definition 4.1"):
         query.gradients(np.array([0]))
 
 
@@ -72,13 +72,13 @@ def test_continuous_samples_are_candidates_too():
 
 @pytest.mark.parametrize("R", [0, -1, 1.5, True])
 def test_the_number_of_candidates_is_checked(R):
-    with pytest.raises(ValueError, match="R = .* whole number >= 1"):
+    with pytest.raises(ValueError, match=r"R = .* whole number >= 1"):
         Oracle(PROBLEM, R)
 
 
 @pytest.mark.parametrize("sigma", [-0.1, float("nan"), float("inf")])
 def test_assumption_5_12_noise_level_is_checked(sigma):
-    with pytest.raises(ValueError, match="sigma = .*Assumption 5.12"):
+    with pytest.raises(ValueError, match=r"sigma = .*Assumption 5.12"):
         Noise(sigma)
 
 

@@ -1,4 +1,4 @@
-"""Scores of `gsgd.scores` against loops in double precision, SciPy, torch's own loss and closed forms for two classes."""
+"""Scores of `gsgd.scores` against loops in double precision, SciPy, torch's loss and closed forms for two classes."""
 
 import math
 

@@ -1,8 +1,8 @@
 """Rules of `gsgd.selectors` against Python loops and exactly enumerated probabilities.
 
-Stochastic checks draw DRAWS independent selections from a fixed seed and refuse at p < ALARM: for a true law that is their
-false-alarm probability (chi-square approximation, every expected count > 50). Their power is shown, not claimed: the same
-draws must refuse a near-miss law, the likeliest slip in the formula.
+Stochastic checks draw DRAWS independent selections from a fixed seed and refuse at p < ALARM: for a true law that is
+their false-alarm probability (chi-square approximation, every expected count > 50). Their power is shown, not claimed:
+the same draws must refuse a near-miss law, the likeliest slip in the formula.
 """
 
 import itertools
@@ -308,7 +308,7 @@ def test_wrong_rng(rule, wrong):
 @needs_torch
 @random_rules
 def test_torch_generator_for_numpy_scores(rule):
-    with pytest.raises(ValueError, match="rng is a torch.Generator"):
+    with pytest.raises(ValueError, match=r"rng is a torch\.Generator"):
         rule(np.zeros(16), 2, torch.Generator())
 
 

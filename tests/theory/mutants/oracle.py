@@ -11,5 +11,7 @@ MUTANTS = {
     "oracle.steps_follow_the_rule": {"rate": 0.401},
     "oracle.simulated_gsgd_matches_the_tree": {"law": lambda n, R: exact.uniform(n)},
     "oracle.simulated_sgd_matches_the_tree": {"law": lambda n: exact.greedy(n, 2)},
-    "oracle.greedy_pick_beats_the_mean": {"law": lambda n, R: exact.Law(np.eye(n), lambda f: 1.0 * (f == f.min(-1, keepdims=True)))},
+    "oracle.greedy_pick_beats_the_mean": {
+        "law": lambda n, R: exact.Law(np.eye(n), lambda f: 1.0 * (f == f.min(-1, keepdims=True)))
+    },
 }
