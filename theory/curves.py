@@ -52,7 +52,7 @@ def gaussian_rho(rng: np.random.Generator, alpha: float) -> Rows:
 
 
 def noise_curves(rng: np.random.Generator, alpha: float) -> Rows:
-    """p, p_sharp, and the worst F^_approx / F^_2 over pairs of losses: exact for three laws, simulated here and there."""
+    """p, p_sharp, and the worst F^_approx / F^_2 over pairs of losses: exact for 3 laws, simulated here and there."""
     sigma = np.linspace(0, 2, 81)
     rows: Rows = [(float(s), "p", noise.p(s), None, None) for s in sigma[sigma <= noise.SIGMA_LIMIT]]
     rows += [(float(s), "p_sharp", float(v), None, None) for s, v in zip(sigma, noise.p_sharp(sigma), strict=True)]

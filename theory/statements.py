@@ -74,7 +74,5 @@ def place(statement: str) -> int:
         ValueError: if the paper has no such statement.
     """
     if statement not in _PLACE:
-        raise ValueError(
-            f"{statement!r} is no statement of the paper"
-        )
+        raise ValueError(f"{statement!r} is no statement of the paper")
     return _PLACE[statement]

@@ -1,4 +1,4 @@
-"""How outcomes read in a terminal: a table grouped by statement, and a summary sentence."""
+"""How outcomes read in a terminal: grouped by statement, then a summary; a table where it fits, else two lines each."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from itertools import groupby
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from theory.statements import STATEMENTS
 from theory.verdict import Check, Route, Status
 from theory.verify import Outcome
+
+TABLE_WIDTH = 120
+"""Columns below which claims would be squeezed into a ribbon; then figures go under the claim."""
 
 _STYLE = {
     Status.PROVED: "green",
@@ -22,44 +26,69 @@ _STYLE = {
     Status.INCONCLUSIVE: "red",
 }
 _SHORT = {Status.ASSUMPTION_VIOLATED: "violated"}
+_STATUS_WIDTH = 12
 
 
 def show(console: Console, outcomes: list[Outcome]) -> None:
-    """The table: status, claim, figure, bound and slack, how it was checked, seconds. Witnesses stand under claims."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("status", no_wrap=True)
-    table.add_column("claim", ratio=1, min_width=26, overflow="fold")
-    for name in ("figure", "bound", "slack"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("how", no_wrap=True)
-    table.add_column("s", justify="right", no_wrap=True)
+    """Status, claim, figure, bound, slack, how it was checked and seconds; the witness stands under the claim."""
+    row = _table_row if console.width >= TABLE_WIDTH else _stacked_rows
+    if console.width >= TABLE_WIDTH:
+        console.print(_grid("status", "claim", "figure", "bound", "slack", "how", "seconds", style="bold dim"))
     for statement, group in groupby(outcomes, key=lambda outcome: outcome.check.statement):
-        title = Text(statement, style="bold")
-        # The heading takes a row of its own; its text may run on into the claim's column only.
-        table.add_row("", Text.assemble(title, f"  {STATEMENTS[statement]}"), style="on default", end_section=False)
+        console.print()
+        console.print(Text.assemble(Text(statement, style="bold"), f"  {STATEMENTS[statement]}"))
         for outcome in group:
-            table.add_row(*_row(outcome))
-    console.print(table)
+            console.print(row(outcome))
 
 
-def _row(outcome: Outcome) -> list[Text]:
-    verdict, check = outcome.verdict, outcome.check
-    status = Text(_SHORT.get(verdict.status, str(verdict.status)), style=_STYLE[verdict.status])
-    claim = Text(check.claim)
+def _grid(*cells: Text | str, style: str = "") -> Table:
+    # One grid a row, all of the same fixed widths: headings may then run over the whole line.
+    grid = Table.grid(padding=(0, 1), expand=True)
+    grid.add_column(width=_STATUS_WIDTH)
+    grid.add_column(ratio=1)
+    for _ in range(3):
+        grid.add_column(width=10, justify="right")
+    grid.add_column(width=11)
+    grid.add_column(width=7, justify="right")
+    grid.add_row(*cells, style=style)
+    return grid
+
+
+def _table_row(outcome: Outcome) -> Table:
+    verdict = outcome.verdict
+    figures = (_number(item) for item in (verdict.value, verdict.bound, verdict.slack))
+    seconds = f"{outcome.seconds:.2f}"
+    return _grid(_status(outcome), _claim(outcome), *figures, str(outcome.check.route), seconds)
+
+
+def _stacked_rows(outcome: Outcome) -> Table:
+    verdict = outcome.verdict
+    named = {"figure": verdict.value, "bound": verdict.bound, "slack": verdict.slack}
+    figures = [f"{name} {_number(value)}" for name, value in named.items() if value is not None]
+    claim = _claim(outcome)
+    claim.append("\n" + ", ".join([*figures, str(outcome.check.route), f"{outcome.seconds:.2f} s"]), style="dim")
+    grid = Table.grid(padding=(0, 1), expand=True)
+    grid.add_column(width=_STATUS_WIDTH)
+    grid.add_column(ratio=1)
+    grid.add_row(_status(outcome), claim)
+    return grid
+
+
+def _status(outcome: Outcome) -> Text:
+    status = outcome.verdict.status
+    style = _STYLE[status] if outcome.as_expected else "bold reverse red"
+    return Text(_SHORT.get(status, str(status)), style=style)
+
+
+def _claim(outcome: Outcome) -> Text:
+    claim = Text(outcome.check.claim)
     if not outcome.as_expected:
-        status.stylize("bold reverse red")
-        claim.append(f"\nEXPECTED {check.expected}", style="bold red")
-    if verdict.witness is not None:
-        claim.append(f"\n{verdict.witness}", style="dim")
-    if verdict.detectable is not None:
-        claim.append(f"\nwould have caught a violation of {verdict.detectable:.2g}", style="dim")
-    return [
-        status,
-        claim,
-        *(Text(_number(item)) for item in (verdict.value, verdict.bound, verdict.slack)),
-        Text(str(check.route)),
-        Text(f"{outcome.seconds:.2f}", style="dim"),
-    ]
+        claim.append(f"\nEXPECTED: {outcome.check.expected}", style="bold red")
+    if outcome.verdict.witness is not None:
+        claim.append(f"\n{outcome.verdict.witness}", style="dim")
+    if outcome.verdict.detectable is not None:
+        claim.append(f"\nwould have caught a violation of {outcome.verdict.detectable:.2g}", style="dim")
+    return claim
 
 
 def _number(value: float | None) -> str:
@@ -67,46 +96,50 @@ def _number(value: float | None) -> str:
 
 
 def show_summary(console: Console, outcomes: list[Outcome], *, alpha: float, seconds: float) -> None:
-    """How many, in which time, with which error; then the sentences of the print that are wrong, and surprises."""
-    counts = Counter(outcome.verdict.status for outcome in outcomes)
-    parts = [f"{counts[status]} {status}" for status in Status if counts[status]]
+    """Counts by status and by route, the error probability, the sentences of the print that are wrong, surprises."""
+    console.print()
+    counts = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, show_footer=True)
+    routes = [route for route in Route if any(outcome.check.route is route for outcome in outcomes)]
+    by_both = Counter((outcome.verdict.status, outcome.check.route) for outcome in outcomes)
+    by_route = Counter(outcome.check.route for outcome in outcomes)
+    counts.add_column("", footer="all")
+    for route in routes:
+        counts.add_column(str(route), justify="right", footer=str(by_route[route]))
+    counts.add_column("all", justify="right", footer=str(len(outcomes)))
+    for status in Status:
+        numbers = [by_both[status, route] for route in routes]
+        if sum(numbers):
+            cells = (str(number or "") for number in numbers)
+            counts.add_row(Text(str(status), style=_STYLE[status]), *cells, str(sum(numbers)))
+    console.print(counts)
     statements = len({outcome.check.statement for outcome in outcomes})
-    console.print(
-        f"\n{len(outcomes)} checks of {statements} statements in {seconds:.1f} s: {', '.join(parts)}.",
-        style="bold",
-        highlight=False,
-    )
-    if any(outcome.check.route is Route.MONTE_CARLO for outcome in outcomes):
-        console.print(
-            f"All Monte Carlo checks of a run together err with probability at most {alpha:g}.", highlight=False
-        )
-    wrong = [o for o in outcomes if o.check.expected is Status.REFUTED and o.as_expected]
+    sentences = [f"{len(outcomes)} checks of {statements} statements took {seconds:.1f} s."]
+    if Route.MONTE_CARLO in routes:
+        sentences.append(f"All Monte Carlo checks of a run together err with probability at most {alpha:g}.")
+    wrong = [o for o in outcomes if o.as_expected and o.check.claim.startswith("as printed")]
     if wrong:
-        names = list(dict.fromkeys(outcome.check.statement for outcome in wrong))
-        console.print(
-            f"{len(wrong)} sentences were shown to be false, as expected, with a witness each, in: {', '.join(names)}. "
-            "The mended or sharper sentences are checks of their own.",
-            highlight=False,
+        names = ", ".join(dict.fromkeys(outcome.check.statement for outcome in wrong))
+        sentences.append(
+            f"{len(wrong)} sentences of the print were refuted, as expected, with a witness each: {names}. "
+            "What holds instead is a check of its own."
         )
+    console.print(Padding(" ".join(sentences), (1, 0)), highlight=False)
     surprises = [outcome for outcome in outcomes if not outcome.as_expected]
-    if surprises:
-        console.print(f"{len(surprises)} outcomes are NOT as expected:", style="bold red", highlight=False)
-        for o in surprises:
-            console.print(
-                f"  {o.check.name}: {o.verdict.status}, expected {o.check.expected}. {o.verdict.witness or ''}",
-                style="red",
-                highlight=False,
-                markup=False,
-            )
-    else:
+    if not surprises:
         console.print("Every status is the expected one.", style="bold green")
+        return
+    console.print(f"{len(surprises)} outcomes are NOT as expected:", style="bold red", highlight=False)
+    for o in surprises:
+        text = f"  {o.check.statement}, {o.check.name}: {o.verdict.status}, expected {o.check.expected}. "
+        console.print(Text(text + (o.verdict.witness or ""), style="red"))
 
 
 def show_list(console: Console, checks: list[Check]) -> None:
     """Statements and claims, without checking them."""
     for statement, group in groupby(checks, key=lambda check: check.statement):
-        console.print(Text.assemble(Text(statement, style="bold"), f"  {STATEMENTS[statement]}"))
+        console.print(Text.assemble(Text(statement, style="bold"), f"  {STATEMENTS[statement]}"), soft_wrap=True)
         for check in group:
             expected = "" if check.expected in (Status.PROVED, Status.CONSISTENT) else f", expected {check.expected}"
             console.print(Text(f"  {check.claim}  [{check.route}{expected}]"), soft_wrap=True)
-    console.print(f"{len(checks)} checks of {len({check.statement for check in checks})} statements", style="bold")
+    statements = len({check.statement for check in checks})
+    console.print(f"{len(checks)} checks of {statements} statements", style="bold", highlight=False)

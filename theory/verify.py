@@ -41,8 +41,9 @@ class Outcome:
 
 
 def all_checks() -> list[Check]:
-    """Every registered check, in the order of the paper."""
-    return sorted(load().values(), key=lambda item: place(item.statement))
+    """Every registered check, in the order of the paper; what holds first, then what is false, then the controls."""
+    rank = list(Status)
+    return sorted(load().values(), key=lambda item: (place(item.statement), rank.index(item.expected)))
 
 
 def alpha_per_check(alpha: float) -> float:

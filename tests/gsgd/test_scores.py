@@ -328,6 +328,7 @@ def test_read_only_numpy_inputs_suffice(score):
     assert score(logits, labels).tolist() == expected
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(torch is None or not torch.cuda.is_available(), reason="needs a CUDA device")
 @all_scores
 def test_scores_lie_on_the_device_of_the_logits(score):

@@ -173,6 +173,7 @@ def test_scores_that_carry_a_gradient_are_welcome(rule):
     assert rule(scores.clone().requires_grad_(), 2, rng()).tolist() == rule(scores, 2, rng()).tolist()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(torch is None or not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("rule", ALL_RULES.values(), ids=ALL_RULES.keys())
 def test_indices_lie_on_the_device_of_the_scores(rule):

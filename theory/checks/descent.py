@@ -158,7 +158,12 @@ def _one_step(s: _Step, coefficient: float) -> np.ndarray:
     return s.before - contraction + 2 * s.eta * s.known.Delta(R)
 
 
-@check("Equation 21", "as printed: an equality (w^2/2 and (w-2)^2/2, w = 3)", Route.EXACT, expected=Status.REFUTED)
+@check(
+    "Equation 21",
+    "as printed: an equality, on what GSGD reaches from w = 3 with w^2/2 and (w-2)^2/2",
+    Route.EXACT,
+    expected=Status.REFUTED,
+)
 def one_step_equality(context: Context, *, right_side=_one_step) -> Verdict:
     return worst(*(equal(s.after, right_side(s, 2.0), where=s.where) for s in _steps([convex.witness_quadratics()])))
 

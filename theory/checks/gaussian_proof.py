@@ -121,7 +121,7 @@ def second_moment_bound(context: Context, *, nu=rho.nu) -> Verdict:
 
 @check(
     "Equation 56",
-    "as printed: the step before it, read as E (max Z_i)^2 >= a^2 (1 - 1/R), holds for a = eps + nu delta < 0",
+    "its unprinted middle step E (max Z_i)^2 >= a^2 (1 - 1/R) holds for a = eps + nu delta < 0, too",
     Route.QUADRATURE,
     expected=Status.REFUTED,
 )

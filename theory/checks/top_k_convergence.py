@@ -25,7 +25,9 @@ def Delta_top_k(known: KnownProblem, B: int, k: int) -> float:
 
 
 @check(
-    "Beyond 5.7", "k of B: E F(average) <= bound with rho_{B,k}, Delta_{B,k}: 9 problems, 3 shapes, 3 rates", Route.EXACT
+    "Beyond 5.7",
+    "k of B: E F(average) <= bound with rho_{B,k}, Delta_{B,k}: 9 problems, 3 shapes, 3 rates",
+    Route.EXACT,
 )
 def by_enumeration(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
     verdicts = []
@@ -39,9 +41,7 @@ def by_enumeration(context: Context, *, bound=convergence.gsgd_bound) -> Verdict
     return worst(*verdicts)
 
 
-@check(
-    "Beyond 5.7", "k of B by simulation: bound at K = 10, 100 on least squares, n = 40, B = 8, k = 4", Route.MONTE_CARLO
-)
+@check("Beyond 5.7", "k of B simulated: bound at K = 10, 100 on least squares, n = 40, B = 8, k = 4", Route.MONTE_CARLO)
 def by_simulation(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
     known = convex.random_least_squares(np.random.default_rng(84), n=40, d=5)
     B, k, eta, marks = 8, 4, 0.25 / known.L, (10, 100)

@@ -1,0 +1,210 @@
+"""`gsgd verify` driven as a user would, and the runner behind it."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from theory import verify
+from theory.statements import STATEMENTS, place
+from theory.verdict import Check, Route, Status, Verdict
+
+FIELDS = {
+    "name": str,
+    "statement": str,
+    "claim": str,
+    "route": str,
+    "status": str,
+    "expected": str,
+    "value": (float, int, str, type(None)),
+    "bound": (float, int, str, type(None)),
+    "slack": (float, int, str, type(None)),
+    "witness": (str, type(None)),
+    "detectable": (float, int, type(None)),
+    "seconds": (float, int),
+}
+
+
+def gsgd_verify(folder, *arguments, columns=100):
+    environment = os.environ | {"COLUMNS": str(columns)}
+    command = [sys.executable, "-m", "gsgd", "verify", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, gsgd_verify(folder, "--jobs", "2", "--json", "copy.json")
+
+
+def test_a_whole_run_exits_0_and_shows_every_statement(whole_run):
+    _, result = whole_run
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr
+    assert "Every status is the expected one." in result.stdout
+    for check in verify.all_checks():
+        assert f"\n{check.statement}  {STATEMENTS[check.statement]}" in result.stdout
+
+
+def test_a_whole_run_writes_json_with_every_field(whole_run):
+    folder, _ = whole_run
+    content = json.loads((folder / "results" / "theory" / "verify.json").read_text(), parse_constant=pytest.fail)
+    assert set(content) == {"header", "checks"}
+    assert set(content["header"]) >= {"versions", "seed", "alpha", "date", "commit"}
+    assert [c["name"] for c in content["checks"]] == [c.name for c in verify.all_checks()]
+    for check in content["checks"]:
+        assert set(check) == set(FIELDS)
+        for field, kinds in FIELDS.items():
+            assert isinstance(check[field], kinds), (check["name"], field)
+        assert check["status"] == check["expected"] in {str(status) for status in Status}
+        assert check["route"] in {str(route) for route in Route}
+    assert json.loads((folder / "copy.json").read_text()) == content
+
+
+def test_a_whole_run_writes_tables_for_the_figures(whole_run):
+    folder, _ = whole_run
+    tables = sorted(path.name for path in (folder / "results" / "theory").glob("*.csv"))
+    assert tables == ["agreement.csv", "gaussian_rho.csv", "lemma_c1.csv", "noise.csv", "top_k.csv", "trajectories.csv"]
+    for name in tables:
+        with open(folder / "results" / "theory" / name, newline="") as file:
+            assert len(list(csv.DictReader(file))) > 50
+
+
+def test_progress_and_results_stay_out_of_each_others_way(whole_run):
+    _, result = whole_run
+    assert "checking" not in result.stdout
+    assert "Written: results/theory/verify.json" in result.stdout
+
+
+def test_outcomes_depend_on_the_seed_but_not_on_jobs(tmp_path):
+    def outcomes(*arguments):
+        path = tmp_path / "x.json"
+        result = gsgd_verify(tmp_path, "--only", "Definition 4.1", "Fact A.1", "--json", str(path), *arguments)
+        assert result.returncode == 0
+        return [{k: v for k, v in c.items() if k != "seconds"} for c in json.loads(path.read_text())["checks"]]
+
+    one = outcomes("--jobs", "1", "--no-results")
+    assert one == outcomes("--jobs", "2", "--no-results")
+    assert one != outcomes("--jobs", "2", "--seed", "1", "--no-results")
+
+
+def test_only_runs_the_statements_asked_for_and_keeps_the_record_of_whole_runs(tmp_path):
+    (tmp_path / "results" / "theory").mkdir(parents=True)
+    record = tmp_path / "results" / "theory" / "verify.json"
+    record.write_text("a whole run")
+    result = gsgd_verify(tmp_path, "--only", "theorem 5.8", "Remark 5.9", columns=140)
+    assert result.returncode == 0
+    assert "Theorem 5.8  convergence of SGD" in result.stdout
+    assert "Remark 5.9" in result.stdout
+    assert "Theorem 5.7" not in result.stdout
+    assert record.read_text() == "a whole run"
+
+
+def test_no_results_writes_nothing(tmp_path):
+    assert gsgd_verify(tmp_path, "--only", "Theorem 5.8", "--no-results").returncode == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_list_names_claims_without_checking(tmp_path):
+    result = gsgd_verify(tmp_path, "--list")
+    assert result.returncode == 0
+    for check in verify.all_checks():
+        assert f"  {check.claim}  [{check.route}" in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--only", "Theorem 5.77"), "did you mean"),
+        (("--only", "Equation 23"), "nothing checks it"),
+        (("--alpha", "2"), "must lie in (0, 0.1]"),
+        (("--alpha", "x"), "must be a number"),
+        (("--seed", "-1"), "at least 0"),
+        (("--jobs", "0"), "at least 1"),
+        (("--frobnicate",), "unrecognized"),
+    ],
+)
+def test_bad_usage_exits_with_2_and_says_why(tmp_path, arguments, message):
+    result = gsgd_verify(tmp_path, *arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = gsgd_verify(tmp_path, "--only", "Fact A.5", "--results", "file/below")
+    assert result.returncode == 2
+    assert "cannot write to" in result.stderr
+
+
+def _registered(monkeypatch, *checks):
+    entries = {check.name: check for check in checks}
+    monkeypatch.setattr(verify, "load", lambda: entries)
+    return list(checks)
+
+
+def _check(function, expected=Status.PROVED):
+    return Check("x.check", "Fact A.1", "a claim", Route.EXACT, expected, function)
+
+
+def test_a_check_that_cannot_be_carried_out_is_inconclusive_not_fatal(monkeypatch):
+    def broken(context):
+        raise ZeroDivisionError("by hand")
+
+    checks = _registered(
+        monkeypatch,
+        _check(broken),
+        Check(
+            "x.mc",
+            "Fact A.1",
+            "another",
+            Route.MONTE_CARLO,
+            Status.CONSISTENT,
+            lambda c: Verdict(status=Status.CONSISTENT),
+        ),
+    )
+    first, second = verify.run_checks(checks, seed=0, alpha=1e-6, jobs=1)
+    assert first.verdict.status is Status.INCONCLUSIVE
+    assert "ZeroDivisionError: by hand" in first.verdict.witness
+    assert not first.as_expected
+    assert second.as_expected
+
+
+def test_alpha_is_split_over_the_monte_carlo_checks(monkeypatch):
+    seen = []
+
+    def record(context):
+        seen.append(context.alpha)
+        return Verdict(status=Status.CONSISTENT)
+
+    checks = [
+        Check(f"x.{number}", "Fact A.1", "a claim", Route.MONTE_CARLO, Status.CONSISTENT, record) for number in range(4)
+    ]
+    _registered(monkeypatch, *checks)
+    verify.run_checks(checks[:2], seed=0, alpha=1e-4, jobs=1)
+    assert seen == [2.5e-5, 2.5e-5]
+
+
+def test_an_unexpected_status_exits_with_1(monkeypatch, capsys, tmp_path):
+    from theory import cli
+
+    surprise = _check(lambda context: Verdict(status=Status.REFUTED, witness="two is odd"))
+    monkeypatch.setattr(cli, "all_checks", lambda: [surprise])
+    monkeypatch.setattr(
+        cli, "run_checks", lambda checks, **_: [verify.Outcome(surprise, surprise.run(seed=0, alpha=1), 0.1)]
+    )
+    assert cli.main(["--no-results", "--json", str(tmp_path / "x.json")]) == 1
+    output = capsys.readouterr().out
+    assert "NOT as expected" in output
+    assert "two is odd" in output
+
+
+def test_statements_have_places_and_others_are_refused():
+    assert place("Assumption 5.1") < place("Theorem 5.7") < place("Equation 17") < place("Lemma C.1")
+    with pytest.raises(ValueError, match=r"'Theorem 9\.9' is no statement"):
+        place("Theorem 9.9")
