@@ -26,7 +26,7 @@ def Delta_top_k(known: KnownProblem, B: int, k: int) -> float:
 
 @check(
     "Beyond 5.7",
-    "k of B: E F(average) <= bound with rho_{B,k}, Delta_{B,k}: 9 problems, 3 shapes, 3 rates",
+    "k of B: E F(average) <= bound with rho_{B,k}, Delta_{B,k}: 9 problems, 3 (B, k), 3 eta",
     Route.EXACT,
 )
 def by_enumeration(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
