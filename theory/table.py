@@ -113,14 +113,14 @@ def show_summary(console: Console, outcomes: list[Outcome], *, alpha: float, sec
             counts.add_row(Text(str(status), style=_STYLE[status]), *cells, str(sum(numbers)))
     console.print(counts)
     statements = len({outcome.check.statement for outcome in outcomes})
-    sentences = [f"{len(outcomes)} checks of {statements} statements took {seconds:.1f} s."]
+    sentences = [f"{_count(len(outcomes), 'check')} of {_count(statements, 'statement')} took {seconds:.1f} s."]
     if Route.MONTE_CARLO in routes:
         sentences.append(f"All Monte Carlo checks of a run together err with probability at most {alpha:g}.")
     wrong = [o for o in outcomes if o.as_expected and o.check.claim.startswith("as printed")]
     if wrong:
         names = ", ".join(dict.fromkeys(outcome.check.statement for outcome in wrong))
         sentences.append(
-            f"{len(wrong)} sentences of the print were refuted, as expected, with a witness each: {names}. "
+            f"Refuted as expected, with a witness each: {_count(len(wrong), 'sentence')} of the print ({names}). "
             "What holds instead is a check of its own."
         )
     console.print(Padding(" ".join(sentences), (1, 0)), highlight=False)
@@ -128,7 +128,7 @@ def show_summary(console: Console, outcomes: list[Outcome], *, alpha: float, sec
     if not surprises:
         console.print("Every status is the expected one.", style="bold green")
         return
-    console.print(f"{len(surprises)} outcomes are NOT as expected:", style="bold red", highlight=False)
+    console.print(f"NOT as expected: {_count(len(surprises), 'outcome')}:", style="bold red", highlight=False)
     for o in surprises:
         text = f"  {o.check.statement}, {o.check.name}: {o.verdict.status}, expected {o.check.expected}. "
         console.print(Text(text + (o.verdict.witness or ""), style="red"))
@@ -142,4 +142,9 @@ def show_list(console: Console, checks: list[Check]) -> None:
             expected = "" if check.expected in (Status.PROVED, Status.CONSISTENT) else f", expected {check.expected}"
             console.print(Text(f"  {check.claim}  [{check.route}{expected}]"), soft_wrap=True)
     statements = len({check.statement for check in checks})
-    console.print(f"{len(checks)} checks of {statements} statements", style="bold", highlight=False)
+    text = f"{_count(len(checks), 'check')} of {_count(statements, 'statement')}"
+    console.print(text, style="bold", highlight=False)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
