@@ -1,0 +1,274 @@
+"""SIFT: score a gross batch by an early prediction, train on the hardest rows (Section 6, Section 7).
+
+sift = Sift(model, exit_layer=1, keep=0.5, score="loss")
+for batch in loader:
+    loss = sift(**batch).loss
+    loss.backward(); optimizer.step(); optimizer.zero_grad()
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gsgd.selectors import Selector, select_random, select_top_k
+from gsgd.sift import scoring
+from gsgd.sift.batch import batch_size, take_rows
+from gsgd.sift.exchange import Ranks, exchange_rows
+from gsgd.sift.exits import check_exit_layer, count_exits, unwrap
+from gsgd.sift.meters import Stopwatch, Totals
+from gsgd.sift.schedule import Schedule
+
+logger = logging.getLogger(__name__)
+
+BAD_SCORES = ("raise", "drop", "keep-all")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What happened at the last training step.
+
+    Attributes:
+        step: the step, counted from 0.
+        selected: whether the step selected; else the whole batch was trained on.
+        indices: (k,), kept rows of this rank's gross batch in ascending order. With `scope="global"` a rank may train
+            on rows of others; then these are the rows of the ranks' batches laid end to end.
+        scores: (B,) of this rank, or None where nothing was scored.
+        gross, kept: numbers of rows on this rank.
+    """
+
+    step: int
+    selected: bool
+    indices: Tensor
+    scores: Tensor | None
+    gross: int
+    kept: int
+    _watch: Stopwatch | None = None
+
+    @property
+    def selection_s(self) -> float:
+        """Seconds that scoring and selecting took; on a GPU, reading it waits for them to end."""
+        return 0.0 if self._watch is None else self._watch.seconds
+
+
+class Sift:
+    """Selects before the forward pass of a model that trains; otherwise it is the model.
+
+    In eval mode, before `start_step`, from `end_step` on, and on steps that `interrupt` skips, a call is the model's
+    own. Whether a step selects depends on the step alone, so all ranks agree. The model's state dict stays as it is:
+    `Sift` is no module, and its own state has `state_dict` and `load_state_dict`.
+
+    Args:
+        model: any Hugging Face model with a stack of layers, or one that implements `EarlyExit`; possibly wrapped by
+            DistributedDataParallel, torch.compile or PEFT. It is called with the kept rows; scoring runs on what is
+            inside the wrappers.
+        exit_layer: 1..layers; the last is exact-loss selection (OHEM, ordered SGD).
+        keep: share of rows to train on, in (0, 1]; max(1, round(keep * B)) rows are kept.
+        score: "loss" or "entropy" of the early prediction, "random" (the control: nothing is scored), or a callable
+            `(logits, labels) -> (B,)`; larger is harder. `gsgd.scores` has more.
+        select: a rule of `gsgd.selectors`, or any function `(scores, k, rng) -> (k,) indices`.
+        start_step, end_step, interrupt: see `Schedule`. The paper starts at 20,000.
+        accumulation_steps: micro-batches per optimizer step, if the loop accumulates: the step counts those.
+        scoring_mode: "train" (the paper's naive double pass, dropout on), "eval", or "frozen-batchnorm" (train, but
+            BatchNorm normalises by its running statistics). None of them updates these statistics.
+        scope: "rank" selects on each rank by itself (the paper: 64 -> 32 per GPU), "global" over the batches of all
+            ranks, then deals the rows out so that every rank trains on the same number.
+        labelled_head: of masked language models, run the head on labelled positions in the training pass, too: the
+            same loss and gradients for less work and memory. The output's logits then cover those positions only.
+        on_bad_scores: what a NaN or infinite score does: "raise", "drop" the row, or "keep-all", train on the whole
+            batch; the latter two warn and count (`totals.bad_score_rows`).
+        score_batch_size: score at most so many rows at a time, which bounds memory; None for all at once.
+        seed: for rules that draw; ranks draw differently.
+
+    Raises:
+        ValueError: for arguments out of range, naming them.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        exit_layer: int = 1,
+        keep: float = 0.5,
+        score: str | scoring.Score = "loss",
+        select: Selector = select_top_k,
+        start_step: int = 0,
+        end_step: int | None = None,
+        interrupt: Callable[[int], bool] | int | None = None,
+        accumulation_steps: int = 1,
+        scoring_mode: str = "train",
+        scope: str = "rank",
+        labelled_head: bool = False,
+        on_bad_scores: str = "raise",
+        score_batch_size: int | None = None,
+        seed: int = 0,
+    ):
+        if isinstance(score, str) and score not in (*scoring.BY_NAME, "random"):
+            raise ValueError(f'score = {score!r} must be "loss", "entropy", "random" or a callable (logits, labels)')
+        if isinstance(keep, bool) or not isinstance(keep, (int, float)) or not 0 < keep <= 1:
+            raise ValueError(f"keep = {keep!r} must lie in (0, 1]")
+        _one_of("scoring_mode", scoring_mode, scoring.MODES)
+        _one_of("scope", scope, ("rank", "global"))
+        _one_of("on_bad_scores", on_bad_scores, BAD_SCORES)
+        for name, value in (("accumulation_steps", accumulation_steps), ("score_batch_size", score_batch_size)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} = {value!r} must be a whole number of at least 1")
+        self.model = model
+        self.keep = keep
+        self.exit_layer = exit_layer if score == "random" else check_exit_layer(exit_layer, count_exits(unwrap(model)))
+        self.score = scoring.BY_NAME.get(score) if isinstance(score, str) else score
+        self.select = select_random if score == "random" else select
+        self.schedule = Schedule(start_step, end_step, interrupt)
+        self.accumulation_steps = accumulation_steps
+        self.scoring_mode = scoring_mode
+        self.labelled_head = labelled_head
+        self.on_bad_scores = on_bad_scores
+        self.score_batch_size = score_batch_size
+        self.causal = is_causal(unwrap(model))
+        if labelled_head and self.causal:
+            raise ValueError("labelled_head=True is for masked language models; a causal model labels every position")
+        self.ranks = Ranks.here(scope)
+        self.calls = 0
+        self.totals = Totals()
+        self.last: Selection | None = None
+        # Ranks that select together must draw alike, others must not.
+        self.generator = torch.Generator().manual_seed(seed if self.ranks.together else seed + self.ranks.rank)
+
+    @property
+    def step(self) -> int:
+        """The optimizer step of the next training call, counted from 0. Set it where a trainer counts by itself."""
+        return self.calls // self.accumulation_steps
+
+    @step.setter
+    def step(self, value: int) -> None:
+        self.calls = value * self.accumulation_steps
+
+    def __call__(self, **batch: Any) -> Any:
+        """The model's output on the kept rows; in eval mode, on all."""
+        if not self.model.training:
+            return self.model(**batch)
+        return self.forward_kept(self.choose(batch))
+
+    def choose(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The rows to train on at this step, as a batch; counts the step and sets `last`.
+
+        Raises:
+            ValueError: for a batch without rows or with tensors of different lengths, without labels, or (by
+                `on_bad_scores="raise"`) with a score that is not finite.
+        """
+        step, size = self.step, batch_size(batch)
+        self.calls += 1
+        self.totals.gross_samples += size
+        kept = max(1, round(self.keep * size))
+        if not self.schedule.selects(step) or (kept == size and not self.ranks.together):
+            everything = torch.arange(size)
+            self.last = Selection(step, False, everything, None, size, size)
+            self.totals.backprop_samples += size
+            return dict(batch)
+        device = next(value.device for value in batch.values() if isinstance(value, Tensor))
+        with torch.no_grad(), Stopwatch(device) as watch:
+            scores = None if self.score is None else self._score(batch, size)
+            chosen = self._choose(scores, kept, size, device)
+            rows = exchange_rows(batch, chosen, self.ranks) if self.ranks.together else take_rows(batch, chosen)
+        number = batch_size(rows)
+        self.last = Selection(step, True, chosen, scores, size, number, watch)
+        self.totals.backprop_samples += number
+        self.totals.selected_steps += 1
+        return rows
+
+    def forward_kept(self, rows: Mapping[str, Any]) -> Any:
+        """The model's output on rows that `choose` returned."""
+        labels = rows.get("labels")
+        if not self.labelled_head or not isinstance(labels, Tensor) or labels.dim() < 2:
+            return self.model(**rows)
+        where = torch.nonzero(labels != scoring.IGNORED, as_tuple=True)
+        if len(where[0]) == 0:
+            return self.model(**rows)
+        with scoring.positions_only(unwrap(self.model), *where):
+            return self.model(**{**rows, "labels": labels[where].unsqueeze(0)})
+
+    def _score(self, batch: Mapping[str, Any], size: int) -> Tensor:
+        assert self.score is not None
+        step = self.score_batch_size or size
+        parts = [torch.arange(start, min(start + step, size)) for start in range(0, size, step)]
+        score = functools.partial(
+            scoring.score_rows,
+            unwrap(self.model),
+            exit_layer=self.exit_layer,
+            score=self.score,
+            mode=self.scoring_mode,
+            causal=self.causal,
+        )
+        if len(parts) == 1:
+            return score(batch)
+        return torch.cat([score(take_rows(batch, part)) for part in parts])
+
+    def _choose(self, scores: Tensor | None, kept: int, size: int, device: torch.device) -> Tensor:
+        """Kept rows in ascending order; of all ranks' batches laid end to end if they select together."""
+        if self.ranks.together:
+            scores, kept, size = self.ranks.pool(scores, kept, size, device)
+        if scores is None:
+            chosen = self.select(size, kept, self.generator)
+            return torch.sort(chosen.to(device)).values
+        bad = ~torch.isfinite(scores)
+        if not bool(bad.any()):
+            return torch.sort(self.select(scores, kept, self.generator)).values
+        first = int(torch.nonzero(bad)[0])
+        text = f"scores[{first}] is {float(scores[first])} at step {self.step - 1}: scores must be finite"
+        if self.on_bad_scores == "raise":
+            raise ValueError(f'{text}; on_bad_scores="drop" or "keep-all" trains on')
+        self.totals.bad_score_rows += int(bad.sum())
+        logger.warning("%s (%d rows)", text, int(bad.sum()))
+        good = torch.nonzero(~bad).squeeze(1)
+        kept = self.ranks.even(min(kept, len(good)))
+        if self.on_bad_scores == "keep-all" or kept == 0:
+            return torch.arange(size, device=device)
+        return torch.sort(good[self.select(scores[good], kept, self.generator)]).values
+
+    def state_dict(self) -> dict[str, Any]:
+        """Step, generator and totals: what a resumed run needs to select as the run would have. Per rank."""
+        return {
+            "calls": self.calls,
+            "generator": self.generator.get_state(),
+            "totals": dataclasses.asdict(self.totals),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`.
+
+        Raises:
+            ValueError: if `state` lacks an entry, naming it.
+        """
+        missing = {"calls", "generator", "totals"} - set(state)
+        if missing:
+            raise ValueError(f"the state lacks {', '.join(sorted(missing))}: it is not of a Sift")
+        self.calls = int(state["calls"])
+        self.generator.set_state(state["generator"].cpu())
+        self.totals = Totals(**state["totals"])
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Whether position t of the model predicts label t + 1: a Hugging Face causal language model."""
+    if getattr(model, "config", None) is None:
+        return False
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    # Its values name classes, a few of them several.
+    names = {
+        name
+        for entry in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        for name in ([entry] if isinstance(entry, str) else entry)
+    }
+    return type(model).__name__ in names
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} = {value!r} must be one of: {', '.join(allowed)}")

@@ -1,0 +1,45 @@
+"""When a step selects: a function of the step alone, so that all ranks agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Selection from `start_step` on, up to but without `end_step`, except on steps that `interrupt` skips.
+
+    Args:
+        start_step: steps before it train on the whole batch (the paper: 20,000); >= 0.
+        end_step: steps from it on train on the whole batch again; None for never. At least `start_step`.
+        interrupt: `step -> bool`, True skips selection at that step; or a whole number n >= 2, which skips every n-th
+            step (n - 1, 2n - 1, ...). It may depend on nothing but the step.
+
+    Raises:
+        ValueError: for values out of range.
+    """
+
+    start_step: int = 0
+    end_step: int | None = None
+    interrupt: Callable[[int], bool] | int | None = None
+
+    def __post_init__(self) -> None:
+        _check_step("start_step", self.start_step, 0)
+        if self.end_step is not None:
+            _check_step("end_step", self.end_step, self.start_step)
+        if self.interrupt is not None and not callable(self.interrupt):
+            _check_step("interrupt", self.interrupt, 2)
+
+    def selects(self, step: int) -> bool:
+        """Whether step `step` (counted from 0) selects."""
+        if step < self.start_step or (self.end_step is not None and step >= self.end_step):
+            return False
+        if callable(self.interrupt):
+            return not self.interrupt(step)
+        return self.interrupt is None or (step + 1) % self.interrupt != 0
+
+
+def _check_step(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} = {value!r} must be a whole number of at least {least}")

@@ -1,0 +1,165 @@
+"""Scores of a gross batch from an early prediction, without gradients and without touching the model's state."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gsgd import scores
+from gsgd.sift.exits import EarlyExit, exit_view
+
+Score = Callable[[Tensor, Tensor], Tensor]
+IGNORED = -100
+"""The label that Hugging Face's losses skip."""
+LABELS = ("labels", "next_sentence_label")
+"""What a scoring pass leaves out of the batch, so that the model computes no loss of its own."""
+MODES = ("train", "eval", "frozen-batchnorm")
+
+BY_NAME: dict[str, Score] = {"loss": scores.cross_entropy, "entropy": scores.entropy}
+_POSITIONWISE = (scores.cross_entropy, scores.entropy, scores.margin, scores.gradient_norm_bound)
+"""Scores that are a mean over labelled positions, so that the head need not run on the others."""
+
+
+@torch.no_grad()
+def score_rows(
+    model: nn.Module, batch: Mapping[str, Any], *, exit_layer: int, score: Score, mode: str, causal: bool
+) -> Tensor:
+    """One score per row of the gross batch, by the early prediction at `exit_layer`.
+
+    For language models the labels of a row are (T,), and its score is the mean over its labelled positions (of a
+    causal model: over the positions whose next token is labelled); a row without any gets the least finite number,
+    so that it ranks last. The vocabulary head then runs on labelled positions only.
+
+    Args:
+        model: unwrapped.
+        batch: with `labels` (B,) or (B, T), and the model's inputs.
+        score: `(logits, labels) -> (B,)`.
+        mode: "train", "eval", or "frozen-batchnorm"; in each of them the running statistics of BatchNorm stay.
+        causal: whether position t predicts label t + 1.
+
+    Returns:
+        (B,), float32 or float64, on the logits' device.
+
+    Raises:
+        ValueError: if the batch has no labels, or `score` returns another shape.
+    """
+    labels = batch.get("labels")
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"scoring needs `labels` in the batch, which holds: {', '.join(batch) or 'nothing'}")
+    inputs = {name: value for name, value in batch.items() if name not in LABELS}
+    if causal:
+        # The last position predicts nothing.
+        labels = torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORED)], dim=1)
+    with _scoring_mode(model, mode), _no_autocast_cache(labels.device):
+        if isinstance(model, EarlyExit):
+            return _checked(score(model.early_logits(exit_layer, **inputs), labels), len(labels))
+        view = exit_view(model, exit_layer)
+        if labels.dim() > 1 and score in _POSITIONWISE:
+            return _score_labelled_positions(view, inputs, labels, score)
+        return _checked(score(_logits(_run(view, inputs)), labels), len(labels))
+
+
+def _score_labelled_positions(view: nn.Module, inputs: dict[str, Any], labels: Tensor, score: Score) -> Tensor:
+    rows, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
+    least = torch.finfo(torch.float32).min
+    if len(rows) == 0:
+        return torch.full((len(labels),), least, device=labels.device)
+    with positions_only(view, rows, columns):
+        logits = _logits(_run(view, inputs))[0]
+    if len(logits) != len(rows):
+        raise ValueError(
+            f"the head of {type(view).__name__} returned {len(logits)} predictions for {len(rows)} positions"
+        )
+    values = score(logits, labels[rows, columns])
+    total = values.new_zeros(len(labels)).index_add_(0, rows, values)
+    count = torch.bincount(rows, minlength=len(labels))
+    return torch.where(count > 0, total / count.clamp(min=1), torch.finfo(values.dtype).min)
+
+
+@contextlib.contextmanager
+def positions_only(model: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[None]:
+    """Within the block the model's head sees the positions (rows, columns) (N,) only, as one row of N tokens.
+
+    The base model runs in full; its last hidden state (B, T, H) is cut to (1, N, H) on its way to the head.
+    """
+
+    def cut(module: nn.Module, arguments: Any, output: Any) -> Any:
+        hidden = output[0]
+        chosen = hidden[rows.to(hidden.device), columns.to(hidden.device)].unsqueeze(0)
+        if isinstance(output, tuple):
+            return (chosen, *output[1:])
+        output["last_hidden_state"] = chosen
+        return output
+
+    base = getattr(model, "base_model", None)
+    if not isinstance(base, nn.Module) or base is model:
+        raise ValueError(f"{type(model).__name__} has no base model below its head to take positions from")
+    hook = base.register_forward_hook(cut)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _run(view: nn.Module, inputs: dict[str, Any]) -> Any:
+    # Keys and values of a decoder serve generation; here they would only take memory.
+    caches = getattr(getattr(view, "config", None), "use_cache", False)
+    return view(**inputs, use_cache=False) if caches else view(**inputs)
+
+
+def _logits(output: Any) -> Tensor:
+    for name in ("logits", "prediction_logits"):
+        if getattr(output, name, None) is not None:
+            return getattr(output, name)
+    if isinstance(output, Tensor):
+        return output
+    raise ValueError(f"the early prediction is a {type(output).__name__} without `logits` or `prediction_logits`")
+
+
+def _checked(values: Any, rows: int) -> Tensor:
+    if not isinstance(values, Tensor) or values.shape != (rows,):
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(f"the score has shape {shape}, but must be one number per row, ({rows},)")
+    return values
+
+
+@contextlib.contextmanager
+def _scoring_mode(model: nn.Module, mode: str) -> Iterator[None]:
+    """Set modes for scoring, and put everything back as it was."""
+    changed: list[tuple[nn.Module, str, Any]] = []
+
+    def change(module: nn.Module, name: str, value: Any) -> None:
+        changed.append((module, name, getattr(module, name)))
+        setattr(module, name, value)
+
+    try:
+        for module in model.modules():
+            batchnorm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+            if mode == "eval" or (mode == "frozen-batchnorm" and batchnorm):
+                change(module, "training", False)
+            elif batchnorm and module.track_running_stats:
+                # Normalises by the batch, and updates nothing.
+                change(module, "track_running_stats", False)
+            if getattr(module, "gradient_checkpointing", False):
+                # There is no backward pass to recompute for.
+                change(module, "gradient_checkpointing", False)
+        yield
+    finally:
+        for module, name, value in reversed(changed):
+            setattr(module, name, value)
+
+
+def _no_autocast_cache(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """The caller's autocast, without its cache of cast weights.
+
+    A weight that was cast here, without gradients, would be taken from the cache by the training pass of the same
+    autocast block, and get no gradient there (pytorch #112583).
+    """
+    kind = device.type
+    if not torch.is_autocast_enabled(kind):
+        return contextlib.nullcontext()
+    return torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), cache_enabled=False)
