@@ -60,14 +60,16 @@ def crossover(*, eta: Any, D0: Any, rho: Any, Delta: Any, F_star: Any) -> Any:
         K >= 0, a real number; infinity where Delta = rho F* and rho > 1, and 0 where rho = 1 and Delta > F*.
 
     Raises:
-        ValueError: if Delta < rho F* (impossible by Eq. 5), or rho = 1 and Delta = F*, where the two bounds
-            coincide for every K.
+        ValueError: if Delta < rho F* (impossible by Eq. 5), or if Delta = rho F* and rho = 1 or D0 = 0, where the two
+            bounds coincide for every K.
     """
     eta, D0, rho, Delta, F_star = _arrays(eta=eta, D0=D0, rho=rho, Delta=Delta, F_star=F_star)
     _positive("eta", eta)
     _at_least("D0", D0, 0.0)
     _crossing_exists(rho, Delta, F_star)
     gain, price = D0**2 * (rho - 1), 2 * eta * (Delta - rho * F_star)
+    if ((price <= 0) & (D0 == 0)).any():
+        raise ValueError("D0 = 0 and Delta = rho F*: the two bounds coincide for every K, so they do not cross")
     return _plain(np.where(price > 0, gain / np.where(price > 0, price, 1.0), np.inf))
 
 
@@ -78,6 +80,7 @@ def crossover_value(*, eta: Any, L: float, rho: Any, Delta: Any, F_star: Any) ->
         ValueError: as `crossover`, if `eta` breaks `0 < eta < 1 / L`, or if rho = 1, where they cross at K = 0.
     """
     eta, rho, Delta, F_star = _arrays(eta=eta, rho=rho, Delta=Delta, F_star=F_star)
+    _positive("L", np.asarray(L, float))
     verify_step_size(eta, L)
     _crossing_exists(rho, Delta, F_star)
     if (rho == 1).any():
@@ -89,7 +92,8 @@ def _crossing_exists(rho: np.ndarray, Delta: np.ndarray, F_star: np.ndarray) -> 
     _at_least("rho", rho, 1.0)
     _at_least("Delta", Delta, 0.0)
     _at_least("F_star", F_star, 0.0)
-    short = Delta < rho * F_star
+    # A caller may pass rho = Delta / F*, whose product with F* float64 may put an ulp above Delta.
+    short = Delta < rho * F_star * (1 - 1e-15)
     if short.any():
         broken = [float(np.broadcast_to(item, short.shape)[short].flat[0]) for item in (Delta, rho, F_star)]
         raise AssumptionViolated(

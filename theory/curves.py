@@ -22,7 +22,11 @@ RATIOS = np.concatenate([[0.0], np.geomspace(1e-6, 1.0, 600)])
 
 
 def write_all(folder: Path, *, seed: int, alpha: float) -> list[Path]:
-    """Write every table to `folder`; simulated values carry intervals that hold together with probability 1 - alpha."""
+    """Write every table to `folder`.
+
+    Intervals of simulated values hold together with probability 1 - alpha, save those of `trajectories`, which are
+    standard errors.
+    """
     tables: dict[str, tuple[tuple[str, ...], Callable[..., Rows]]] = {
         "gaussian_rho": (("R", "eps_over_delta", "quantity", "value"), gaussian_rho),
         "noise": (("sigma", "quantity", "value", "low", "high"), noise_curves),

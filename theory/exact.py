@@ -112,8 +112,10 @@ def walk(known: KnownProblem, law: Law, *, eta: float, K: int) -> Tree:
     """Follow every path of K steps from `known.start`; outcomes of probability 0 are dropped.
 
     Raises:
-        ValueError: if the tree would have more than MAX_LEAVES leaves.
+        ValueError: unless K >= 1, or if the tree would have more than MAX_LEAVES leaves.
     """
+    if K < 1:
+        raise ValueError(f"K = {K} must be at least 1: an average needs an iterate")
     if len(law.weights) ** (K - 1) > MAX_LEAVES:
         raise ValueError(f"{len(law.weights)} outcomes over {K} steps exceed {MAX_LEAVES} leaves: take a smaller K")
     w, probability = known.start[None], np.ones(1)
@@ -173,5 +175,4 @@ def bound_holds(
 
 def affordable_steps(known: KnownProblem, law: Law, *, leaves: int = 4000, most: int = 12) -> int:
     """The largest K <= most whose tree has at most `leaves` leaves."""
-    outcomes = len(law.weights)
-    return min(most, 1 + int(np.log(leaves) / np.log(outcomes))) if outcomes > 1 else most
+    return next((K for K in range(1, most) if len(law.weights) ** K > leaves), most)

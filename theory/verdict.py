@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -59,7 +59,7 @@ class Verdict:
     """What a check found.
 
     `value` is compared with `bound` at the tightest place seen; `slack >= 0` means that the claim held there.
-    `detectable` is the smallest violation that a Monte Carlo check would have caught with probability 1 - alpha.
+    `detectable` is the power of a Monte Carlo check: a larger violation is caught with probability 1 - alpha.
     """
 
     status: Status
@@ -188,10 +188,15 @@ def equal(value: Any, expected: Any, *, where: Any = None, tolerance: float = 1e
     value, expected = np.broadcast_arrays(np.asarray(value, float), np.asarray(expected, float))
     if value.size == 0:
         raise ValueError("nothing to compare: the claim was evaluated at no place")
+    bad = np.isnan(value) | np.isnan(expected)
+    if bad.any():
+        place = describe(where, np.unravel_index(int(np.argmax(bad)), bad.shape), bad.shape)
+        return Verdict(status=Status.INCONCLUSIVE, witness=f"not a number{place}")
     same = value == expected  # infinities, too, whose difference would not be a number
     difference = np.abs(np.where(same, 0.0, value) - np.where(same, 0.0, expected))
-    difference = difference / np.where(same, 1.0, np.maximum(1.0, np.abs(expected)))
-    index = np.unravel_index(int(np.argmax(np.where(np.isnan(difference), np.inf, difference))), difference.shape)
+    scale = np.where(np.isfinite(expected), np.maximum(1.0, np.abs(expected)), 1.0)
+    difference = difference / scale
+    index = np.unravel_index(int(np.argmax(difference)), difference.shape)
     holds = bool(difference[index] <= tolerance)
     text = f"{value[index]:.10g} differs from {expected[index]:.10g}{describe(where, index, difference.shape)}"
     return Verdict(
@@ -217,11 +222,16 @@ def describe(where: Any, index: tuple[Any, ...], shape: tuple[int, ...]) -> str:
 
 
 def worst(*verdicts: Verdict) -> Verdict:
-    """One verdict for a claim with several parts: the first that does not hold, else the one with least slack."""
+    """One verdict for a claim with several parts: the first that does not hold, else the one with least slack.
+
+    A claim with a sampled part is consistent, not proved, and is as weak as its weakest part: the largest `detectable`.
+    """
     if not verdicts:
         raise ValueError("worst() needs at least one verdict")
     for status in (Status.REFUTED, Status.ASSUMPTION_VIOLATED, Status.INCONCLUSIVE):
         for verdict in verdicts:
             if verdict.status is status:
                 return verdict
-    return min(verdicts, key=lambda v: np.inf if v.slack is None else v.slack)
+    sampled = [verdict for verdict in verdicts if verdict.status is Status.CONSISTENT]
+    least = min(sampled or verdicts, key=lambda v: np.inf if v.slack is None else v.slack)
+    return replace(least, detectable=max((v.detectable for v in verdicts if v.detectable is not None), default=None))

@@ -1,7 +1,7 @@
 """Negative controls: problems that break one assumption, so that a check is seen to fail where it should.
 
 A convex function is continuous on R^d, so nothing can break continuity (Assumption 5.1) alone: the jump below breaks
-convexity and smoothness with it. Every other control breaks exactly the assumption it is named for.
+convexity and smoothness with it, and no more. Every other control breaks exactly the assumption it is named for.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def _pair(name: str, loss: ScalarLoss, L: float) -> KnownProblem:
 def jump() -> KnownProblem:
     """Breaks 5.1: phi(z) = z^2 / 2 + [z > 1/2]."""
     loss = ScalarLoss("jump", lambda z, c: z * z / 2 + (np.asarray(z) > 0.5), lambda z, c: z, 1.0, 1.0)
-    return _pair("quadratic with a jump", loss, 1.0)
+    # Offset 0, as below: at the offsets of `_pair` the stated minimiser would be wrong, too.
+    problem = LinearProblem(_FEATURES, np.zeros(2), loss)
+    return KnownProblem("quadratic with a jump", problem, 1.0, point([0.0]), np.zeros((2, 1)), np.array([2.0]))
 
 
 def non_convex() -> KnownProblem:

@@ -62,8 +62,11 @@ def mean_estimation(atoms: Any, *, start: Any, c: float = 2.0) -> KnownProblem:
 def _linear(name: str, features: Any, offsets: Any, loss: ScalarLoss, minimisers: Any, start: Any) -> KnownProblem:
     problem = LinearProblem(np.asarray(features, float), np.asarray(offsets, float), loss)
     assert loss.zero is not None
+    squares = np.sum(problem.features**2, axis=1)
+    if not squares.all():
+        raise ValueError(f"features of atom {int(np.argmin(squares))} are all 0: its loss is constant")
     # The point of {<x_i, w> - y_i = zero} nearest to the origin.
-    scale = (problem.offsets + loss.zero) / np.sum(problem.features**2, axis=1)
+    scale = (problem.offsets + loss.zero) / squares
     return KnownProblem(
         f"{name}, n = {problem.n}, d = {problem.dim}",
         problem,

@@ -49,9 +49,11 @@ def point(p: Any) -> MinimiserSet:
 
 
 def segment(a: Any, b: Any) -> MinimiserSet:
-    """Phi_F = the segment from a to b."""
+    """Phi_F = the segment from a to b, which must differ."""
     a, b = np.atleast_1d(np.asarray(a, float)), np.atleast_1d(np.asarray(b, float))
     along = b - a
+    if not along.any():
+        raise ValueError("the ends of the segment coincide: that is a point")
 
     def project(w: np.ndarray) -> np.ndarray:
         share = np.clip((w - a) @ along / (along @ along), 0.0, 1.0)
