@@ -20,7 +20,9 @@ SMALL_RATE = 0.02
 """eta L where GSGD's limit must stand out from SGD's noise floor eta L F* / (1 - eta L)."""
 
 
-@check("Theorem 5.7", "E F(average) <= bound for all K: 9 problems, R = 2 and 3, eta L = .1, .5, .9", Route.EXACT)
+@check(
+    "Theorem 5.7", "E F(average) <= bound, K = 1 up to 6..12: 9 instances, R = 2, 3, eta L = .1, .5, .9", Route.EXACT
+)
 def gsgd_by_enumeration(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
     return worst(*_gsgd_instances(context, convex.compact_problems(), bound, compact=True))
 
@@ -44,31 +46,33 @@ def _gsgd_instances(context: Context, problems: list[KnownProblem], bound, *, co
 
 
 @check(
-    "Theorem 5.7", "E F(average) <= bound at K = 10, 50, 200 on least squares, n = 40, d = 5, R = 8", Route.MONTE_CARLO
+    "Theorem 5.7",
+    "mean over k of E F^_R(w_k), which is rho times the mean of F, <= rho bound: least squares, K = 10, 50, 200",
+    Route.MONTE_CARLO,
 )
 def gsgd_by_simulation(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
+    # rho* is an infimum over the iterates, which a sample overestimates; F^_R itself needs none, and F <= F^_R / rho*.
     known = convex.random_least_squares(np.random.default_rng(57), n=40, d=5)
-    R, runs, eta, marks = 8, 400, 0.25 / known.L, (10, 50, 200)
+    assumptions.verify_section_5(known, context.rng)
+    R, runs, eta, marks = 8, 2000, 0.25 / known.L, (10, 50, 200)
     oracle = Oracle(known.problem, R)
     w = np.tile(known.start, (runs, 1))
-    total, rho, verdicts = np.zeros_like(w), np.inf, []
+    total, verdicts = np.zeros(runs), []
     for step in range(1, max(marks) + 1):
-        total += w
-        losses = known.atom_losses(w)
-        rho = min(rho, float(np.min(expected_max(losses, R) / losses.mean(axis=-1))))
+        total += expected_max(known.atom_losses(w), R)
         query = oracle.query(w, oracle.draw(context.rng, (runs,)))
         w = w - eta * query.gradients(select_top_k(query.scores, 1))[:, 0]
         if step in marks:
-            limit = bound(step, eta=eta, L=known.L, D0=known.D0, rho=rho, Delta=known.Delta(R))
-            values = known.problem.objective(total / step)
-            verdicts.append(montecarlo.mean_at_most(values, limit, context.alpha / len(marks), cap=4 * limit))
+            limit = bound(step, eta=eta, L=known.L, D0=known.D0, rho=1.0, Delta=known.Delta(R))
+            verdicts.append(montecarlo.mean_at_most(total / step, limit, context.alpha / len(marks), cap=2 * limit))
     return worst(*verdicts)
 
 
-@check("Theorem 5.8", "E F(average) <= bound for all K: 12 problems, eta L = .1, .5, .9", Route.EXACT)
+@check("Theorem 5.8", "E F(average) <= bound, K = 1 up to 6..12: 12 instances, eta L = .1, .5, .9", Route.EXACT)
 def sgd_by_enumeration(context: Context, *, bound=convergence.sgd_bound) -> Verdict:
     verdicts = []
     for known in convex.compact_problems() + convex.interpolating_problems():
+        assumptions.verify_section_5(known, context.rng, compact=known.minimisers.compact)
         law = exact.uniform(known.problem.n)
         K = exact.affordable_steps(known, law)
         k = np.arange(1, K + 1)
@@ -88,7 +92,7 @@ def sgd_by_simulation(context: Context, *, bound=convergence.sgd_bound) -> Verdi
         known.start,
         eta=eta,
         K=max(marks),
-        runs=400,
+        runs=2000,
         rng=context.rng,
         select=select_random,
         record=marks,
@@ -97,7 +101,7 @@ def sgd_by_simulation(context: Context, *, bound=convergence.sgd_bound) -> Verdi
     for row, k in enumerate(marks):
         limit = bound(k, eta=eta, L=known.L, D0=known.D0, F_star=known.F_star)
         values = result.objective_of_average[row]
-        verdicts.append(montecarlo.mean_at_most(values, limit, context.alpha / len(marks), cap=4 * limit))
+        verdicts.append(montecarlo.mean_at_most(values, limit, context.alpha / len(marks), cap=2 * limit))
     return worst(*verdicts)
 
 
@@ -168,14 +172,17 @@ def gsgd_worse_in_the_end(context: Context, *, bound=convergence.sgd_bound) -> V
     result = sgd.run(Oracle(known.problem, 2), known.start, eta=eta, K=K, runs=1000, rng=context.rng, record=[K])
     limit = bound(K, eta=eta, L=known.L, D0=known.D0, F_star=known.F_star)
     values = result.objective_of_average[0]
-    low = montecarlo.mean_lower(values, context.alpha, cap=0.5)
+    low = montecarlo.mean_lower(values, context.alpha / 2, cap=0.5)
+    high = montecarlo.mean_upper(np.minimum(values, 0.5), context.alpha / 2, cap=0.5)
+    # Shown only if the lower bound clears the limit; "not shown" is no refutation.
+    status = Status.CONSISTENT if low > limit else Status.REFUTED if high < limit else Status.INCONCLUSIVE
     return Verdict(
-        status=Status.CONSISTENT if low > limit else Status.REFUTED,
+        status=status,
         value=float(values.mean()),
         bound=limit,
         slack=low - limit,
-        witness=None if low > limit else f"mean F >= {low:.6g} only, SGD's bound is {limit:.6g}",
-        detectable=float(values.mean()) - low,
+        witness=None if low > limit else f"mean F in [{low:.6g}, {high:.6g}], SGD's bound is {limit:.6g}",
+        detectable=high - low,
     )
 
 
@@ -219,7 +226,7 @@ def bounds_cross(context: Context, *, crossover=convergence.crossover, value=con
 
 @check(
     "Corollary 5.10",
-    "GSGD's bound is the lower one exactly for K below the crossing, 2,000 parameter sets",
+    "GSGD's bound is lower at .9 of the crossing and higher at 1.1 of it, 2,000 parameter sets",
     Route.CLOSED_FORM,
 )
 def bounds_ordered(context: Context, *, crossover=convergence.crossover) -> Verdict:
@@ -251,14 +258,15 @@ def control_impossible_delta(context: Context, *, Delta: float = 2.0) -> Verdict
 
 
 @check(
-    "Remark 5.11", "GSGD's bound reaches every level above the crossing value in fewer iterations", Route.CLOSED_FORM
+    "Remark 5.11",
+    "GSGD's bound reaches 1.01, 1.1, 2 and 10 times the crossing value in fewer iterations",
+    Route.CLOSED_FORM,
 )
-def fewer_iterations_by_the_bounds(context: Context, *, margin: float = 1.01) -> Verdict:
+def fewer_iterations_by_the_bounds(context: Context, *, margins=(1.01, 1.1, 2.0, 10.0)) -> Verdict:
     q = _random_parameters(context.rng, 2000)
     rate = 1 - 2.0 * q["eta"]
-    level = margin * convergence.crossover_value(
-        eta=q["eta"], L=2.0, rho=q["rho"], Delta=q["Delta"], F_star=q["F_star"]
-    )
+    crossing = convergence.crossover_value(eta=q["eta"], L=2.0, rho=q["rho"], Delta=q["Delta"], F_star=q["F_star"])
+    level = np.multiply.outer(margins, crossing)
     # Each bound is a / K + b; it reaches the level at K = a / (level - b).
     gsgd = q["D0"] ** 2 / (2 * q["rho"] * q["eta"] * rate) / (level - q["Delta"] / (q["rho"] * rate))
     plain = q["D0"] ** 2 / (2 * q["eta"] * rate) / (level - q["F_star"] / rate)

@@ -7,8 +7,6 @@ convexity and smoothness with it, and no more. Every other control breaks exactl
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
-
 import numpy as np
 
 from gsgd.linear import LinearProblem, ScalarLoss, squared
@@ -71,8 +69,3 @@ def positive_minimum() -> KnownProblem:
 def wrong_minimiser() -> KnownProblem:
     """States a Phi_F that does not minimise F."""
     return replace(_pair("quadratic with a wrong minimiser", squared(), 1.0), minimisers=point([0.25]))
-
-
-def biased_noise(rng: np.random.Generator, size: Any) -> np.ndarray:
-    """Breaks 5.12: zeta ~ N(1, 1), its mean is not 0."""
-    return 1.0 + rng.standard_normal(size)

@@ -29,7 +29,7 @@ MUTANTS = {
             "separable",
         )
     },
-    "assumptions.monotone_losses": {"transform": np.sin},
+    "assumptions.monotone_losses": {"transforms": (np.log, np.sin)},
     "assumptions.control_noisy_losses": {"sigma": 0.0},
     "assumptions.control_step_size": {"eta_L": 0.999},
     "assumptions.gradient_bound": {"factor": 1.999},

@@ -20,8 +20,8 @@ MUTANTS = {
     "convergence.gsgd_by_enumeration": {"bound": without_delta},
     "convergence.gsgd_interpolating": {"bound": small(0.3)},
     "convergence.gsgd_by_simulation": {"bound": small(0.1)},
-    "convergence.sgd_by_enumeration": {"bound": small_sgd(0.5)},
-    "convergence.sgd_by_simulation": {"bound": small_sgd(0.1)},
+    "convergence.sgd_by_enumeration": {"bound": small_sgd(0.88)},
+    "convergence.sgd_by_simulation": {"bound": small_sgd(0.4)},
     "convergence.printed_step_size": {"step_size": lambda K, L: 1 / (L * np.sqrt(K))},
     "convergence.corrected_step_size": {"bound": small_sgd(0.999)},
     "convergence.control_first_step": {"K": 2},
@@ -33,6 +33,6 @@ MUTANTS = {
     "convergence.bounds_ordered": {"crossover": lambda **q: 1.2 * convergence.crossover(**q)},
     "convergence.crossing_edges": {"crossover": lambda **q: np.array([np.inf, 1.0])},
     "convergence.control_impossible_delta": {"Delta": 3.5},
-    "convergence.fewer_iterations_by_the_bounds": {"margin": 0.99},
+    "convergence.fewer_iterations_by_the_bounds": {"margins": (1.01, 0.99)},
     "convergence.fewer_iterations_measured": {"laws": (lambda n, R: exact.uniform(n), exact.uniform)},
 }

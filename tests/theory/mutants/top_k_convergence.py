@@ -7,7 +7,7 @@ def without_delta(K, *, eta, L, D0, rho, Delta):
 
 MUTANTS = {
     "top_k_convergence.by_enumeration": {"bound": without_delta},
-    "top_k_convergence.by_simulation": {"bound": lambda *a, **q: 0.1 * convergence.gsgd_bound(*a, **q)},
+    "top_k_convergence.by_simulation": {"bound": lambda *a, **q: 0.15 * convergence.gsgd_bound(*a, **q)},
     "top_k_convergence.mean_gradient_bound": {"factor": 1.9},
     "top_k_convergence.convexity_step": {"share": 0.99},
 }
