@@ -7,6 +7,7 @@ convexity and smoothness with it, and no more. Every other control breaks exactl
 from __future__ import annotations
 
 from dataclasses import replace
+
 import numpy as np
 
 from gsgd.linear import LinearProblem, ScalarLoss, squared
