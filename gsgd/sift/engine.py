@@ -22,7 +22,7 @@ from gsgd.selectors import Selector, select_random, select_top_k
 from gsgd.sift import scoring
 from gsgd.sift.batch import batch_size, take_rows
 from gsgd.sift.exchange import Ranks, exchange_rows
-from gsgd.sift.exits import check_exit_layer, count_exits, unwrap
+from gsgd.sift.exits import check_exit_layer, count_exits, innermost, is_sharded, unwrap
 from gsgd.sift.meters import Stopwatch, Totals
 from gsgd.sift.schedule import Schedule
 
@@ -67,8 +67,8 @@ class Sift:
 
     Args:
         model: any Hugging Face model with a stack of layers, or one that implements `EarlyExit`; possibly wrapped by
-            DistributedDataParallel, torch.compile or PEFT. It is called with the kept rows; scoring runs on what is
-            inside the wrappers.
+            DistributedDataParallel, FSDP (`fully_shard` or the older FullyShardedDataParallel), torch.compile or PEFT.
+            It is called with the kept rows; scoring runs on what is inside the wrappers, on FSDP as every rank does.
         exit_layer: 1..layers; the last is exact-loss selection (OHEM, ordered SGD).
         keep: share of rows to train on, in (0, 1]; max(1, round(keep * B)) rows are kept.
         score: "loss" or "entropy" of the early prediction, "random" (the control: nothing is scored), or a callable
@@ -79,11 +79,14 @@ class Sift:
         scoring_mode: "train" (the paper's naive double pass, dropout on), "eval", or "frozen-batchnorm" (train, but
             BatchNorm normalises by its running statistics). None of them updates these statistics.
         scope: "rank" selects on each rank by itself (the paper: 64 -> 32 per GPU), "global" over the batches of all
-            ranks, then deals the rows out so that every rank trains on the same number.
+            ranks, then deals the rows out so that every rank trains on the same number. It needs batches of one shape
+            on all ranks, and exchanges whole batches. Gradients are averaged over ranks as in any loop.
         labelled_head: of masked language models, run the head on labelled positions in the training pass, too: the
             same loss and gradients for less work and memory. The output's logits then cover those positions only.
         on_bad_scores: what a NaN or infinite score does: "raise", "drop" the row, or "keep-all", train on the whole
-            batch; the latter two warn and count (`totals.bad_score_rows`).
+            batch; the latter two warn and count (`totals.bad_score_rows`; over all ranks if they select together).
+            Raising on one of several ranks ends the job, as any exception does: the others wait for it in their
+            backward pass until the launcher ends them, so do not catch it there.
         score_batch_size: score at most so many rows at a time, which bounds memory; None for all at once.
         seed: for rules that draw; ranks draw differently.
 
@@ -110,6 +113,8 @@ class Sift:
         score_batch_size: int | None = None,
         seed: int = 0,
     ):
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model is a {type(model).__name__} but must be a torch.nn.Module")
         if isinstance(score, str) and score not in (*scoring.BY_NAME, "random"):
             raise ValueError(f'score = {score!r} must be "loss", "entropy", "random" or a callable (logits, labels)')
         if isinstance(keep, bool) or not isinstance(keep, (int, float)) or not 0 < keep <= 1:
@@ -163,11 +168,18 @@ class Sift:
             ValueError: for a batch without rows or with tensors of different lengths, without labels, or (by
                 `on_bad_scores="raise"`) with a score that is not finite.
         """
-        step, size = self.step, batch_size(batch)
+        step = self.step
+        selects = self.schedule.selects(step)
+        if selects and self.ranks.together:
+            self.ranks.check_alike(batch)
+        size = batch_size(batch)
         self.calls += 1
         self.totals.gross_samples += size
         kept = max(1, round(self.keep * size))
-        if not self.schedule.selects(step) or (kept == size and not self.ranks.together):
+        sharded = self.ranks.size > 1 and is_sharded(self.model)
+        # Where ranks must run the model together, what a single one could leave out may not depend on its batch.
+        trivial = kept == size and not self.ranks.together and not (sharded and self.keep < 1)
+        if not selects or trivial:
             everything = torch.arange(size)
             self.last = Selection(step, False, everything, None, size, size)
             self.totals.backprop_samples += size
@@ -206,6 +218,8 @@ class Sift:
             mode=self.scoring_mode,
             causal=self.causal,
         )
+        if self.score_batch_size is not None and self.ranks.size > 1 and is_sharded(self.model):
+            self.ranks.check_passes(len(parts))
         if len(parts) == 1:
             return score(batch)
         return torch.cat([score(take_rows(batch, part)) for part in parts])
@@ -213,15 +227,16 @@ class Sift:
     def _choose(self, scores: Tensor | None, kept: int, size: int, device: torch.device) -> Tensor:
         """Kept rows in ascending order; of all ranks' batches laid end to end if they select together."""
         if self.ranks.together:
-            scores, kept, size = self.ranks.pool(scores, kept, size, device)
+            scores, kept, size = self.ranks.pool(scores, kept, size)
         if scores is None:
-            chosen = self.select(size, kept, self.generator)
+            chosen = self._apply_rule(size, kept)
             return torch.sort(chosen.to(device)).values
         bad = ~torch.isfinite(scores)
         if not bool(bad.any()):
-            return torch.sort(self.select(scores, kept, self.generator)).values
+            return torch.sort(self._apply_rule(scores, kept)).values
         first = int(torch.nonzero(bad)[0])
-        text = f"scores[{first}] is {float(scores[first])} at step {self.step - 1}: scores must be finite"
+        step = (self.calls - 1) // self.accumulation_steps
+        text = f"scores[{first}] is {float(scores[first])} at step {step}: scores must be finite"
         if self.on_bad_scores == "raise":
             raise ValueError(f'{text}; on_bad_scores="drop" or "keep-all" trains on')
         self.totals.bad_score_rows += int(bad.sum())
@@ -230,7 +245,15 @@ class Sift:
         kept = self.ranks.even(min(kept, len(good)))
         if self.on_bad_scores == "keep-all" or kept == 0:
             return torch.arange(size, device=device)
-        return torch.sort(good[self.select(scores[good], kept, self.generator)]).values
+        return torch.sort(good[self._apply_rule(scores[good], kept)]).values
+
+    def _apply_rule(self, scores: Tensor | int, kept: int) -> Tensor:
+        """What `select` returns, once its form is found good: a user's own rule may return anything."""
+        chosen: Any = self.select(scores, kept, self.generator)
+        if not isinstance(chosen, Tensor) or chosen.dtype != torch.int64 or chosen.shape != (kept,):
+            found = f"{chosen.dtype} {tuple(chosen.shape)}" if isinstance(chosen, Tensor) else type(chosen).__name__
+            raise ValueError(f"select returned {found}, but must return a tensor of k indices, torch.int64 ({kept},)")
+        return chosen
 
     def state_dict(self) -> dict[str, Any]:
         """Step, generator and totals: what a resumed run needs to select as the run would have. Per rank."""
@@ -256,6 +279,7 @@ class Sift:
 
 def is_causal(model: nn.Module) -> bool:
     """Whether position t of the model predicts label t + 1: a Hugging Face causal language model."""
+    kinds = type(innermost(model)).__mro__  # FSDP2 makes a class of its own, FSDPGPT2LMHeadModel
     if getattr(model, "config", None) is None:
         return False
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -266,7 +290,7 @@ def is_causal(model: nn.Module) -> bool:
         for entry in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         for name in ([entry] if isinstance(entry, str) else entry)
     }
-    return type(model).__name__ in names
+    return any(kind.__name__ in names for kind in kinds)
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:

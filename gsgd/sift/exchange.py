@@ -7,6 +7,7 @@ r-th of them, so the gradients that DistributedDataParallel averages weigh every
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,19 +33,46 @@ class Ranks:
             return cls(0, 1, False)
         return cls(dist.get_rank(), dist.get_world_size(), scope == "global" and dist.get_world_size() > 1)
 
-    def pool(self, scores: Tensor | None, kept: int, rows: int, device: torch.device) -> tuple[Tensor | None, int, int]:
-        """(scores of all ranks end to end, kept rows of all, rows of all).
+    def check_alike(self, batch: Mapping[str, Any]) -> None:
+        """Whether the batches of all ranks have tensors of the same names, shapes and types.
+
+        Every other collective relies on it: with different shapes, or a rank that fails on its own, they would hang.
 
         Raises:
-            ValueError: on every rank, if their batches differ in length.
+            ValueError: on every rank, if they do not.
         """
-        sizes = self._gather(torch.tensor([rows], device=device)).tolist()
-        if len(set(sizes)) > 1:
+        tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor) and value.dim() > 0}
+        layout = ", ".join(f"{name} {tuple(v.shape)} {v.dtype}" for name, v in sorted(tensors.items()))
+        digest = int.from_bytes(hashlib.blake2b(layout.encode(), digest_size=8).digest(), "little", signed=True)
+        device = next((value.device for value in tensors.values()), None)
+        if len(set(self._gather(torch.tensor([digest], device=device)).tolist())) > 1:
+            layouts: list[Any] = [None] * self.size
+            dist.all_gather_object(layouts, layout)
+            listed = "; ".join(f"rank {rank} has {text or 'no tensors'}" for rank, text in enumerate(layouts))
             raise ValueError(
-                f'scope="global" needs batches of the same length on all ranks, but they have {sizes} rows'
+                f'scope="global" exchanges rows, so all ranks must have the same number of them, and of one shape: '
+                f"{listed}. Pad to a common length, and drop the last batch if it is smaller"
             )
-        pooled = None if scores is None else self._gather(scores)
+
+    def pool(self, scores: Tensor | None, kept: int, rows: int) -> tuple[Tensor | None, int, int]:
+        """(scores of all ranks end to end, kept rows of all, rows of all); `check_alike` comes first."""
+        # A rank without any labelled position scores in float32 whatever the model's type.
+        pooled = None if scores is None else self._gather(scores.double())
         return pooled, kept * self.size, rows * self.size
+
+    def check_passes(self, passes: int) -> None:
+        """Whether all ranks run a sharded model equally often.
+
+        Raises:
+            ValueError: on every rank, if they do not.
+        """
+        counts: list[Any] = [None] * self.size
+        dist.all_gather_object(counts, passes)
+        if len(set(counts)) > 1:
+            raise ValueError(
+                f"with FSDP score_batch_size must give all ranks the same number of scoring passes, but they have "
+                f"{counts}: drop the last batch if it is smaller"
+            )
 
     def even(self, kept: int) -> int:
         """The largest number of rows up to `kept` that can be dealt out evenly."""
@@ -59,20 +87,11 @@ class Ranks:
 def exchange_rows(batch: Mapping[str, Any], chosen: Tensor, ranks: Ranks) -> dict[str, Any]:
     """This rank's share of the rows `chosen` (k,) of all ranks' batches laid end to end; k is a multiple of the ranks.
 
-    Raises:
-        ValueError: on every rank, if a tensor's rows have different shapes on different ranks.
+    `Ranks.check_alike` comes first. What has no rows is passed on as it is.
     """
-    gathered = {}
-    for name, value in batch.items():
-        if not (isinstance(value, Tensor) and value.dim() > 0):
-            gathered[name] = value
-            continue
-        shapes = ranks._gather(torch.tensor([list(value.shape)], device=value.device)).tolist()
-        if any(shape != shapes[0] for shape in shapes):
-            raise ValueError(
-                f'scope="global" exchanges rows, so {name} must have one shape on all ranks, but has {shapes}: '
-                "pad to a common length"
-            )
-        gathered[name] = ranks._gather(value)
+    gathered = {
+        name: ranks._gather(value) if isinstance(value, Tensor) and value.dim() > 0 else value
+        for name, value in sorted(batch.items())
+    }
     share = len(chosen) // ranks.size
     return take_rows(gathered, chosen[ranks.rank * share : (ranks.rank + 1) * share])

@@ -8,6 +8,9 @@ out right. `exit_view` builds that shorter model out of the same modules; it own
 from __future__ import annotations
 
 import copy
+import functools
+import sys
+import types
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -26,20 +29,50 @@ class EarlyExit(Protocol):
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel, torch.compile, and PEFT.
+    """The model inside DistributedDataParallel, torch.compile, and PEFT; not inside FSDP, which gathers its weights.
 
     Scoring runs on it: a wrapper broadcasts buffers, waits for other ranks, or compiles anew.
     """
-    inner: Any = model
-    while True:
-        if isinstance(inner, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            inner = inner.module
-        elif hasattr(inner, "_orig_mod"):
-            inner = inner._orig_mod
-        elif hasattr(inner, "get_base_model"):
-            inner = inner.get_base_model()
-        else:
-            return inner
+    while not _is_fsdp(model) and (inner := _one_inside(model)) is not None:
+        model = inner
+    return model
+
+
+def innermost(model: nn.Module) -> nn.Module:
+    """The model inside every wrapper, FSDP too: for what class it is. Its weights may be sharded: do not call it."""
+    while (inner := _one_inside(model)) is not None:
+        model = inner
+    return model
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether FSDP shards some of the model: then every rank must run it as often as the others."""
+    return any(_is_fsdp(module) for module in model.modules())
+
+
+def _one_inside(model: Any) -> nn.Module | None:
+    if _is_fsdp1(model) or isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        return model.module
+    if "_orig_mod" in model._modules:
+        return model._orig_mod
+    if not hasattr(model, "get_base_model"):
+        return None
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        raise ValueError(
+            f"{type(model).__name__} learns a prompt, which PEFT adds outside of the model, where no early exit sees "
+            "it: use adapters within the layers, such as LoRA"
+        )
+    return model.get_base_model()
+
+
+def _is_fsdp(module: nn.Module) -> bool:
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # if nobody imported it, nobody used it
+    return fsdp is not None and isinstance(module, (fsdp.FSDPModule, fsdp.FullyShardedDataParallel))
+
+
+def _is_fsdp1(module: nn.Module) -> bool:
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and isinstance(module, fsdp.FullyShardedDataParallel)
 
 
 def count_exits(model: nn.Module) -> int:
@@ -48,7 +81,8 @@ def count_exits(model: nn.Module) -> int:
     Raises:
         ValueError: as `find_layers`.
     """
-    return model.exit_layers if isinstance(model, EarlyExit) else len(find_layers(model)[1])
+    inner = innermost(model)
+    return inner.exit_layers if isinstance(inner, EarlyExit) else len(find_layers(model)[1])
 
 
 def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -88,14 +122,29 @@ def exit_view(model: nn.Module, exit_layer: int) -> nn.Module:
 
     Only the modules on the path from the root to the stack are copied, and those copies hold the very parameter and
     buffer dictionaries of the originals. Build one per use: it follows the model's mode and wrappers as they are now.
+    Of a model that implements `EarlyExit` the view's forward is `early_logits`. In both cases it is called as the
+    model is, hooks and all: FSDP gathers its weights there.
 
     Args:
-        model: an unwrapped model.
+        model: an unwrapped model; FSDP, either version, may be around it.
         exit_layer: 1..number of layers; the last one gives the full model.
 
     Raises:
         ValueError: if the stack is not found, or `exit_layer` is out of range.
     """
+    if _is_fsdp1(model):
+        # FSDP sets itself up at the first call of the whole model, and must not take this view for it.
+        model.check_is_root()  # type: ignore[operator]
+    inner = innermost(model)
+    if isinstance(inner, EarlyExit):
+        check_exit_layer(exit_layer, inner.exit_layers)
+        root = owner = _shell(model)
+        while _is_fsdp1(owner):
+            wrapped = _shell(owner.module)
+            owner._modules["_fsdp_wrapped_module"] = wrapped
+            owner = wrapped
+        owner.__dict__["forward"] = functools.partial(inner.early_logits, exit_layer)
+        return root
     name, layers = find_layers(model)
     check_exit_layer(exit_layer, len(layers))
     *path, last = name.split(".")
@@ -110,12 +159,23 @@ def exit_view(model: nn.Module, exit_layer: int) -> nn.Module:
 
 def _shell(module: Any) -> nn.Module:
     """A copy of one module that shares all it holds, with child and hook tables of its own."""
-    shell = copy.copy(module)
+    if "_orig_mod" in module._modules:
+        raise ValueError(
+            "FSDP around torch.compile has no early exit, because compiled code runs the whole model: "
+            "compile the sharded model, or its layers one by one"
+        )
+    shell = object.__new__(type(module))  # not copy.copy: it would go through FSDPModule.__new__, which builds a model
     state = shell.__dict__
+    state.update(module.__dict__)
     state["_modules"] = dict(module._modules)
     state["_forward_hooks"] = copy.copy(module._forward_hooks)
-    # accelerate puts `forward` on the instance, bound to the original, and Module.compile a compiled call: both would
-    # run the whole model instead of this one.
-    state.pop("forward", None)
+    # accelerate puts `forward` (with its autocast) on the instance, bound to the original, and Module.compile a
+    # compiled call: both would run the whole model instead of this one. A method can be bound anew.
+    forward = state.pop("forward", None)
+    if isinstance(forward, types.MethodType) and forward.__self__ is module:
+        state["forward"] = types.MethodType(forward.__func__, shell)
     state["_compiled_call_impl"] = None
+    # transformers hooks every layer when hidden states are first asked for. Asked of a view it would hook the shared
+    # layers, and asked of the model hook them again: every state would then come twice.
+    state["_output_capturing_hooks_installed"] = True
     return shell

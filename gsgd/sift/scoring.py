@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gsgd import scores
-from gsgd.sift.exits import EarlyExit, exit_view
+from gsgd.sift.exits import EarlyExit, exit_view, innermost, is_sharded
 
 Score = Callable[[Tensor, Tensor], Tensor]
 IGNORED = -100
@@ -31,11 +31,11 @@ def score_rows(
     """One score per row of the gross batch, by the early prediction at `exit_layer`.
 
     For language models the labels of a row are (T,), and its score is the mean over its labelled positions (of a
-    causal model: over the positions whose next token is labelled); a row without any gets the least finite number,
+    causal model: over the positions whose next token is labelled); a row without any gets float32's least number,
     so that it ranks last. The vocabulary head then runs on labelled positions only.
 
     Args:
-        model: unwrapped.
+        model: unwrapped. If FSDP shards it, every rank must call this, as often as the others.
         batch: with `labels` (B,) or (B, T), and the model's inputs.
         score: `(logits, labels) -> (B,)`.
         mode: "train", "eval", or "frozen-batchnorm"; in each of them the running statistics of BatchNorm stay.
@@ -50,14 +50,19 @@ def score_rows(
     labels = batch.get("labels")
     if not isinstance(labels, Tensor):
         raise ValueError(f"scoring needs `labels` in the batch, which holds: {', '.join(batch) or 'nothing'}")
+    if labels.is_floating_point() and score in _POSITIONWISE:
+        raise ValueError(
+            f"labels has dtype {labels.dtype}, but the scores of gsgd need classes (integers): "
+            "for another task pass a callable, score=(logits, labels) -> (B,)"
+        )
     inputs = {name: value for name, value in batch.items() if name not in LABELS}
     if causal:
         # The last position predicts nothing.
         labels = torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORED)], dim=1)
     with _scoring_mode(model, mode), _no_autocast_cache(labels.device):
-        if isinstance(model, EarlyExit):
-            return _checked(score(model.early_logits(exit_layer, **inputs), labels), len(labels))
         view = exit_view(model, exit_layer)
+        if isinstance(innermost(model), EarlyExit):
+            return _checked(score(view(**inputs), labels), len(labels))
         if labels.dim() > 1 and score in _POSITIONWISE:
             return _score_labelled_positions(view, inputs, labels, score)
         return _checked(score(_logits(_run(view, inputs)), labels), len(labels))
@@ -65,8 +70,13 @@ def score_rows(
 
 def _score_labelled_positions(view: nn.Module, inputs: dict[str, Any], labels: Tensor, score: Score) -> Tensor:
     rows, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
-    least = torch.finfo(torch.float32).min
+    least = torch.finfo(torch.float32).min  # of float64, too, so that parts of a batch and ranks give the same
     if len(rows) == 0:
+        if is_sharded(view):
+            # The other ranks score, and gather weights from this one.
+            first = torch.zeros(1, dtype=torch.int64, device=labels.device)
+            with positions_only(view, first, first):
+                _run(view, inputs)
         return torch.full((len(labels),), least, device=labels.device)
     with positions_only(view, rows, columns):
         logits = _logits(_run(view, inputs))[0]
@@ -77,7 +87,7 @@ def _score_labelled_positions(view: nn.Module, inputs: dict[str, Any], labels: T
     values = score(logits, labels[rows, columns])
     total = values.new_zeros(len(labels)).index_add_(0, rows, values)
     count = torch.bincount(rows, minlength=len(labels))
-    return torch.where(count > 0, total / count.clamp(min=1), torch.finfo(values.dtype).min)
+    return torch.where(count > 0, total / count.clamp(min=1), least)
 
 
 @contextlib.contextmanager
@@ -95,9 +105,10 @@ def positions_only(model: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[
         output["last_hidden_state"] = chosen
         return output
 
-    base = getattr(model, "base_model", None)
-    if not isinstance(base, nn.Module) or base is model:
-        raise ValueError(f"{type(model).__name__} has no base model below its head to take positions from")
+    owner = innermost(model)  # PEFT has a `base_model` of its own
+    base = getattr(owner, "base_model", None)
+    if not isinstance(base, nn.Module) or base is owner:
+        raise ValueError(f"{type(owner).__name__} has no base model below its head to take positions from")
     hook = base.register_forward_hook(cut)
     try:
         yield
@@ -108,7 +119,7 @@ def positions_only(model: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[
 def _run(view: nn.Module, inputs: dict[str, Any]) -> Any:
     # Keys and values of a decoder serve generation; here they would only take memory.
     caches = getattr(getattr(view, "config", None), "use_cache", False)
-    return view(**inputs, use_cache=False) if caches else view(**inputs)
+    return view(**{**inputs, "use_cache": False}) if caches else view(**inputs)
 
 
 def _logits(output: Any) -> Tensor:
@@ -117,7 +128,10 @@ def _logits(output: Any) -> Tensor:
             return getattr(output, name)
     if isinstance(output, Tensor):
         return output
-    raise ValueError(f"the early prediction is a {type(output).__name__} without `logits` or `prediction_logits`")
+    raise ValueError(
+        f"the early prediction is a {type(output).__name__} without `logits` or `prediction_logits`: "
+        "the model must have a head, and return_dict=True"
+    )
 
 
 def _checked(values: Any, rows: int) -> Tensor:

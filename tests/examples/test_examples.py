@@ -1,0 +1,56 @@
+"""Each example as a user runs it, in its own process: the loss it prints falls, and it trains on half the rows."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
+OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+
+
+def run(*command):
+    """(the losses printed, rows trained on, rows that came in)."""
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=120, env=OFFLINE)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = re.search(r"trained on (\d+) of (\d+) rows", done.stdout)
+    return [float(loss) for loss in re.findall(r" loss .*?([\d.]+)$", done.stdout, re.M)], int(rows[1]), int(rows[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "needs", "steps", "rows", "more"),
+    [
+        ("loop", "torch", 100, 64, []),
+        ("accelerate_loop", "accelerate", 20, 4 * 32, []),
+        ("accelerate_loop", "accelerate", 20, 4 * 32, ["--mixed-precision", "bf16"]),
+        ("peft_lora", "peft", 75, 64, []),
+        ("gradient_checkpointing", "torch", 40, 64, []),
+    ],
+)
+def test_loss_falls(name, needs, steps, rows, more):
+    pytest.importorskip(needs)
+    losses, trained, gross = run(str(EXAMPLES / f"{name}.py"), "--steps", str(steps), "--seed", "1", *more)
+    assert losses[-1] < 0.85 * losses[0]
+    assert gross == steps * rows
+    assert trained == gross // 2
+
+
+@pytest.mark.slow
+def test_accelerate_example_in_two_processes():
+    pytest.importorskip("accelerate")
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    losses, trained, gross = run(*launch, str(EXAMPLES / "accelerate_loop.py"), "--steps", "20")
+    assert losses[-1] < 0.85 * losses[0]
+    assert (trained, gross) == (20 * 4 * 16, 20 * 4 * 32)
+
+
+def test_examples_are_short():
+    for path in EXAMPLES.glob("*.py"):
+        assert len(path.read_text().splitlines()) < 80, path.name

@@ -1,0 +1,607 @@
+"""One of two ranks of test_distributed.py: runs the scenarios that it reads from standard input, by name.
+
+python distributed_worker.py RANK RENDEZVOUS_FILE      one line "ok", or the traceback as JSON, per scenario
+torchrun distributed_worker.py                         a DDP loop in which rank 1 meets a NaN score
+
+Every scenario runs on both ranks and checks itself against one process, written out plainly: batches are functions of
+the rank, so each rank can compute what all of them should do together.
+"""
+
+import contextlib
+import datetime
+import functools
+import json
+import os
+import sys
+import traceback
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
+
+from gsgd.sift import Sift
+
+RANKS = 2
+CLASSES = 5
+SMALL = {
+    "vocab_size": 100,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 16,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+
+
+# ---- models, batches, and the plain reference ----
+
+
+def classifier(dtype=torch.float64):
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(**SMALL, num_labels=CLASSES, classifier_dropout=0.0))
+    return model.to(dtype).train()
+
+
+def masked_lm(dtype=torch.float64):
+    torch.manual_seed(0)
+    return BertForMaskedLM(BertConfig(**SMALL)).to(dtype).train()
+
+
+def causal_lm():
+    torch.manual_seed(0)
+    none = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=100, n_embd=32, n_layer=4, n_head=2, n_positions=16, **none)).double()
+
+
+def rows_of(rank, step=0, rows=8, width=10):
+    """Rows to classify, with a boolean attention mask: a type of its own to exchange."""
+    draw = torch.Generator().manual_seed(100 * step + rank)
+    return {
+        "input_ids": torch.randint(100, (rows, width), generator=draw),
+        "attention_mask": torch.ones(rows, width, dtype=torch.bool),
+        "labels": torch.randint(CLASSES, (rows,), generator=draw),
+    }
+
+
+def text_of(rank, step=0, rows=8):
+    """Rows of text, each with a number of labelled positions of its own."""
+    draw = torch.Generator().manual_seed(100 * step + rank)
+    ids = torch.randint(100, (rows, 10), generator=draw)
+    labelled = torch.rand(rows, 10, generator=draw) < 0.4
+    labelled[:, 1] = True
+    return {"input_ids": ids, "labels": torch.where(labelled, ids, -100)}
+
+
+def cut(model):
+    """A model of one layer with the weights of `model`: what the early prediction at layer 1 is."""
+    config = type(model.config).from_dict({**model.config.to_dict(), "num_hidden_layers": 1})
+    short = type(model)(config).to(next(model.parameters()).dtype).train()
+    keys = short.state_dict().keys()
+    short.load_state_dict({name: value for name, value in model.state_dict().items() if name in keys})
+    return short
+
+
+@torch.no_grad()
+def plain_scores(model, batch, causal=False):
+    logits = cut(model)(**{name: value for name, value in batch.items() if name != "labels"}).logits
+    labels = batch["labels"]
+    if labels.dim() == 1:
+        return cross_entropy(logits, labels, reduction="none")
+    if causal:
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    losses = cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+    return losses.sum(1) / (labels != -100).sum(1)
+
+
+def plain_choice(model, batch, k, causal=False):
+    return sorted(plain_scores(model, batch, causal).topk(k).indices.tolist())
+
+
+def take(batch, rows):
+    return {name: value[rows] for name, value in batch.items()}
+
+
+def joined(batches):
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def gradients(model):
+    """By the names of the model inside the wrappers."""
+    return {
+        name.replace("module.", "").replace("_orig_mod.", ""): p.grad
+        for name, p in model.named_parameters()
+        if p.grad is not None
+    }
+
+
+def assert_same_gradients(model, reference, tolerance=1e-10):
+    got, wanted = gradients(model), gradients(reference)
+    assert got.keys() == wanted.keys()
+    assert any(float(value.abs().max()) > 1e-3 for value in wanted.values()), "nothing to compare"
+    for name, value in wanted.items():
+        torch.testing.assert_close(got[name], value, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def raises(error, action):
+    """The text of the error that `action` raises."""
+    try:
+        action()
+    except error as caught:
+        return str(caught)
+    raise AssertionError(f"no {error.__name__}")
+
+
+def everywhere(value):
+    """`value` of all ranks."""
+    values = [None] * RANKS
+    dist.all_gather_object(values, value)
+    return values
+
+
+# ---- selection per rank ----
+
+
+def rank_scope_gradients_are_those_of_the_union(rank):
+    model, reference = DistributedDataParallel(classifier()), classifier()
+    sift = Sift(model, exit_layer=1, keep=0.5)
+    batches = [rows_of(r) for r in range(RANKS)]
+    kept = [plain_choice(reference, batch, 4) for batch in batches]
+    sift(**batches[rank]).loss.backward()
+    assert sift.last.indices.tolist() == kept[rank]
+    union = joined([take(batch, rows) for batch, rows in zip(batches, kept, strict=True)])
+    cross_entropy(reference(union["input_ids"], union["attention_mask"]).logits, union["labels"]).backward()
+    assert_same_gradients(model, reference)
+
+
+def rank_scope_masked_lm_averages_the_ranks_losses(rank):
+    """Ranks label different numbers of positions, and DDP averages means: as in any DDP loop, not the union's mean."""
+    for labelled_head in (False, True):
+        model, reference = DistributedDataParallel(masked_lm()), masked_lm()
+        sift = Sift(model, exit_layer=1, keep=0.5, labelled_head=labelled_head)
+        batches = [text_of(r) for r in range(RANKS)]
+        sift(**batches[rank]).loss.backward()
+        for batch in batches:
+            rows = take(batch, plain_choice(reference, batch, 4))
+            (reference(**rows).loss / RANKS).backward()
+        assert_same_gradients(model, reference)
+
+
+def ranks_agree_on_the_schedule(rank):
+    model = DistributedDataParallel(classifier(torch.float32))
+    sift = Sift(model, start_step=2, end_step=8, interrupt=3)
+    selected = []
+    for step in range(10):
+        sift(**rows_of(rank, step)).loss.backward()
+        selected.append(sift.last.selected)
+    # From 2 up to 8, without every third step: 2, 5, 8.
+    assert [step for step in range(10) if selected[step]] == [3, 4, 6, 7]
+    assert sift.totals.backprop_samples == 6 * 8 + 4 * 4
+
+
+def accumulation_with_no_sync(rank):
+    model, reference = DistributedDataParallel(classifier(torch.float32)), classifier(torch.float32)
+    sift = Sift(model, keep=0.5, accumulation_steps=4, start_step=1)
+    for micro in range(8):
+        batch = rows_of(rank, micro)
+        if micro % 4 < 3:
+            with model.no_sync():
+                (sift(**batch).loss / 4).backward()
+        else:
+            (sift(**batch).loss / 4).backward()
+        assert sift.last.step == micro // 4
+        assert sift.last.selected == (micro >= 4)
+    for micro in range(8):
+        for batch in [rows_of(r, micro) for r in range(RANKS)]:
+            rows = batch if micro < 4 else take(batch, plain_choice(reference, batch, 4))
+            logits = reference(rows["input_ids"], rows["attention_mask"]).logits
+            (cross_entropy(logits, rows["labels"]) / (4 * RANKS)).backward()
+    assert_same_gradients(model, reference, tolerance=1e-5)
+
+
+def state_is_per_rank(rank):
+    for scope in ("rank", "global"):
+        model = classifier(torch.float32)
+        sift = Sift(model, score="random", scope=scope, seed=3)
+        for step in range(3):
+            sift.choose(rows_of(rank, step))
+        state = sift.state_dict()
+        states = everywhere(state["generator"].tolist())
+        assert (states[0] == states[1]) == (scope == "global")
+        later = [(sift.choose(rows_of(rank, step)), sift.last.indices.tolist())[1] for step in (3, 4)]
+        resumed = Sift(model, score="random", scope=scope, seed=99)
+        resumed.load_state_dict(state)
+        assert resumed.step == 3
+        assert later == [(resumed.choose(rows_of(rank, step)), resumed.last.indices.tolist())[1] for step in (3, 4)]
+
+
+# ---- selection over all ranks ----
+
+
+def global_scope_is_one_selection_over_all_batches(rank):
+    model, reference = DistributedDataParallel(classifier()), classifier()
+    sift = Sift(model, exit_layer=1, keep=0.5, scope="global")
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (model, reference)]
+    shares = []
+    for step in range(3):
+        everything = joined([rows_of(r, step) for r in range(RANKS)])
+        kept = plain_choice(reference, everything, 8)
+        shares.append(sum(row < 8 for row in kept))
+        output = sift(**rows_of(rank, step))
+        output.loss.backward()
+        assert sift.last.indices.tolist() == kept
+        assert (sift.last.kept, sift.last.gross, len(output.logits)) == (4, 8, 4)
+        torch.testing.assert_close(sift.last.scores, plain_scores(reference, rows_of(rank, step)))
+        rows = take(everything, kept)
+        logits = reference(rows["input_ids"], rows["attention_mask"]).logits
+        torch.testing.assert_close(output.logits, logits[4 * rank : 4 * rank + 4])
+        cross_entropy(logits, rows["labels"]).backward()
+        assert_same_gradients(model, reference)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    assert set(shares) != {4}, "every step kept as many rows of each rank: dealing out was not tried"
+
+
+def random_rule_agrees_over_all_ranks_only_if_they_select_together(rank):
+    for scope in ("rank", "global"):
+        sift = Sift(classifier(torch.float32), score="random", scope=scope, keep=0.25, seed=5)
+        drawn = []
+        for step in range(6):
+            rows = sift.choose(rows_of(rank, step))
+            drawn.append(sift.last.indices.tolist())
+            if scope == "global":
+                everything = joined([rows_of(r, step) for r in range(RANKS)])
+                assert len(drawn[-1]) == 4
+                torch.testing.assert_close(rows, take(everything, drawn[-1][2 * rank : 2 * rank + 2]))
+        assert len({str(draw) for draw in drawn}) > 1
+        of_all = everywhere(drawn)
+        assert (of_all[0] == of_all[1]) == (scope == "global")
+
+
+def unlike_batches_raise_on_every_rank(rank):
+    good = rows_of(rank)
+    other = {
+        "rows": rows_of(rank, rows=8 if rank == 0 else 6),
+        "width": rows_of(rank, width=10 if rank == 0 else 12),
+        "type": {**good, "attention_mask": good["attention_mask"].to(torch.bool if rank == 0 else torch.int64)},
+        "names": {name: value for name, value in good.items() if rank == 0 or name != "attention_mask"},
+        "axes": {**good, "attention_mask": good["attention_mask"] if rank == 0 else torch.ones(8, 10, 10)},
+        "rank 1 broken": good if rank == 0 else {**good, "labels": good["labels"][:3]},
+        "rank 1 empty": good if rank == 0 else {},
+    }
+    sift = Sift(classifier(torch.float32), scope="global")
+    for what, batch in other.items():
+        text = raises(ValueError, functools.partial(sift.choose, batch))
+        assert "rank 0 has" in text, (what, text)
+        assert "rank 1 has" in text, (what, text)
+    assert sift.step == 0, "a refused batch is no step"
+    # The ranks are still in step with each other.
+    sift.choose(good)
+    assert len(set(map(tuple, everywhere(sift.last.indices.tolist())))) == 1
+
+
+def a_rank_without_labels_ranks_last(rank):
+    sift = Sift(masked_lm(), scope="global")
+    batch = text_of(rank)
+    if rank == 1:
+        batch["labels"] = torch.full_like(batch["labels"], -100)
+    rows = sift.choose(batch)
+    assert sift.last.indices.tolist() == list(range(8))
+    torch.testing.assert_close(rows, take(text_of(0), range(4 * rank, 4 * rank + 4)))
+
+
+# ---- bad scores ----
+
+
+def nan_where_class_3(logits, labels):
+    return torch.where(labels == 3, torch.nan, cross_entropy(logits, labels, reduction="none"))
+
+
+def with_bad_rows(rank, bad):
+    """Rows of which on rank 1 those in `bad` score NaN, on rank 0 none."""
+    batch = rows_of(rank)
+    batch["labels"][batch["labels"] == 3] = 2
+    if rank == 1:
+        batch["labels"][bad] = 3
+    return batch
+
+
+def bad_scores_on_one_rank(rank):
+    reference = classifier()
+    for keep, bad in ((0.5, [1]), (0.5, [0, 1, 2, 4, 5, 6]), (0.75, [0, 1, 2, 4, 5]), (0.5, list(range(8)))):
+        batches = [with_bad_rows(r, bad) for r in range(RANKS)]
+        for scope in ("rank", "global"):
+            for policy in ("drop", "keep-all"):
+                model = DistributedDataParallel(classifier())
+                sift = Sift(model, keep=keep, score=nan_where_class_3, scope=scope, on_bad_scores=policy)
+                sift(**batches[rank]).loss.backward()  # would hang if a rank did not come
+                pool = joined(batches) if scope == "global" else batches[rank]
+                scores = plain_scores(reference, pool)
+                good = [row for row in range(len(scores)) if pool["labels"][row] != 3]
+                size = len(scores)
+                wanted = min(int(keep * size), len(good))
+                if scope == "global":
+                    wanted -= wanted % RANKS  # the ranks train on equally many: 10 of 11 good rows
+                if (policy == "keep-all" and len(good) < size) or wanted == 0:
+                    expected = list(range(size))
+                else:
+                    expected = sorted(good[i] for i in scores[good].topk(wanted).indices.tolist())
+                assert sift.last.indices.tolist() == expected, (bad, scope, policy)
+                if scope == "global":
+                    assert everywhere(sift.last.kept) == [len(expected) // 2] * 2
+                assert sift.totals.bad_score_rows == size - len(good)
+
+
+def raising_over_all_ranks_raises_on_every_rank(rank):
+    sift = Sift(DistributedDataParallel(classifier()), score=nan_where_class_3, scope="global")
+    assert "scores[9] is nan" in raises(ValueError, lambda: sift(**with_bad_rows(rank, [1])))
+    sift(**with_bad_rows(rank, [])).loss.backward()
+
+
+def raising_per_rank_raises_where_the_score_is(rank):
+    sift = Sift(classifier(), score=nan_where_class_3, scope="rank")
+    if rank == 1:
+        assert "scores[1] is nan" in raises(ValueError, lambda: sift.choose(with_bad_rows(rank, [1])))
+    else:
+        sift.choose(with_bad_rows(rank, [1]))
+
+
+# ---- wrappers ----
+
+
+def compiled(model):
+    # Not the default backend, which needs a C++ compiler and minutes.
+    return torch.compile(model, backend="aot_eager")
+
+
+def compile_and_ddp_in_either_order(rank):
+    for wrap in (lambda m: DistributedDataParallel(compiled(m)), lambda m: compiled(DistributedDataParallel(m))):
+        model, reference = wrap(classifier()), classifier()
+        sift = Sift(model, exit_layer=1)
+        batches = [rows_of(r) for r in range(RANKS)]
+        kept = [plain_choice(reference, batch, 4) for batch in batches]
+        sift(**batches[rank]).loss.backward()
+        assert sift.last.indices.tolist() == kept[rank]
+        union = joined([take(batch, rows) for batch, rows in zip(batches, kept, strict=True)])
+        cross_entropy(reference(union["input_ids"], union["attention_mask"]).logits, union["labels"]).backward()
+        assert_same_gradients(model, reference)
+
+
+def accelerate_bf16(rank):
+    """Prepared by accelerate for 2 processes: DDP around a forward with autocast, which scoring must have, too.
+
+    Also within an autocast block of the loop: a weight cast for scoring must not cost the training pass its gradient.
+    """
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    assert accelerator.num_processes == RANKS
+    model = accelerator.prepare(masked_lm(torch.float32))
+    sift, seen = Sift(model), []
+    model.module.bert.encoder.layer[0].attention.self.query.register_forward_hook(
+        lambda module, inputs, output: seen.append(output.dtype)
+    )
+    for block in (contextlib.nullcontext(), accelerator.autocast()):
+        model.zero_grad()
+        seen.clear()
+        with block:
+            loss = sift(**text_of(rank)).loss
+        accelerator.backward(loss)
+        assert seen == [torch.bfloat16] * 2  # scoring and training
+        reference = masked_lm(torch.float32)
+        for batch in everywhere((text_of(rank), sift.last.indices.tolist())):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = reference(**take(*batch)).loss / RANKS
+            loss.backward()
+        assert_same_gradients(model, reference, tolerance=1e-5)
+
+
+# ---- FSDP ----
+
+
+def fsdp2(model, layers):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (RANKS,))
+    for layer in layers:
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def fsdp1(model, layers, use_orig_params=True):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+
+    return FullyShardedDataParallel(
+        model,
+        auto_wrap_policy=ModuleWrapPolicy({type(layer) for layer in layers}),
+        device_id=torch.device("cpu"),
+        use_orig_params=use_orig_params,
+    )
+
+
+def weights(model):
+    """All weights, unsharded, by the names of the model without its wrappers."""
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+
+    if isinstance(model, FSDPModule):
+        return {name: p.full_tensor() for name, p in model.named_parameters()}
+    with FullyShardedDataParallel.summon_full_params(model, writeback=False):
+        return {name.replace("_fsdp_wrapped_module.", ""): p.clone() for name, p in model.named_parameters()}
+
+
+def follow_unsharded(shard, build, layers_of, batch_of, causal=False, **options):
+    """Three steps of SGD on a sharded model; its weights must stay those of one process on the same rows."""
+    rank = dist.get_rank()
+    model, reference = build(), build()
+    model = shard(model, layers_of(model))
+    sift = Sift(model, exit_layer=1, **options)
+    assert sift.causal == causal
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (model, reference)]
+    for step in range(3):
+        batches = [batch_of(r, step) for r in range(RANKS)]
+        kept = [plain_choice(reference, batch, 4, causal) for batch in batches]
+        sift(**batches[rank]).loss.backward()
+        assert sift.last.indices.tolist() == kept[rank]
+        for batch, rows in zip(batches, kept, strict=True):
+            (reference(**take(batch, rows)).loss / RANKS).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    wanted = dict(reference.named_parameters())
+    got = weights(model)
+    assert got.keys() == wanted.keys()
+    torch.testing.assert_close(got, {n: p.detach() for n, p in wanted.items()}, rtol=1e-10, atol=1e-10)
+    before = dict(build().named_parameters())
+    assert all(not torch.equal(got[name], before[name]) for name in got if "pooler" not in name), "nothing was trained"
+
+
+def bert_layers(model):
+    return model.bert.encoder.layer
+
+
+def fsdp2_equals_one_process(rank):
+    follow_unsharded(fsdp2, masked_lm, bert_layers, text_of)
+    follow_unsharded(fsdp2, classifier, bert_layers, rows_of, score_batch_size=3)
+    follow_unsharded(fsdp2, causal_lm, lambda m: m.transformer.h, text_of, causal=True)
+    follow_unsharded(fsdp2, masked_lm, bert_layers, text_of, labelled_head=True)
+
+
+def fsdp1_equals_one_process(rank):
+    follow_unsharded(fsdp1, masked_lm, bert_layers, text_of)
+    follow_unsharded(functools.partial(fsdp1, use_orig_params=False), classifier, bert_layers, rows_of)
+    follow_unsharded(fsdp1, causal_lm, lambda m: m.transformer.h, text_of, causal=True)
+
+
+def fsdp_ranks_score_equally_often(rank):
+    """Batches by which one rank alone could leave out its scoring pass, while the other waits for its weights."""
+    for shard in (fsdp1, fsdp2):
+        model = masked_lm()
+        sift = Sift(shard(model, bert_layers(model)))
+        batch = text_of(rank)
+        if rank == 1:
+            batch["labels"] = torch.full_like(batch["labels"], -100)
+        sift.choose(batch)
+        sift.choose(text_of(rank, rows=1 if rank == 1 else 8))  # a single row is kept anyway
+        assert sift.last.kept == (4, 1)[rank]
+        sift.score_batch_size = 4
+        text = raises(ValueError, lambda s=sift: s.choose(text_of(rank, rows=(8, 4)[rank])))
+        assert "[2, 1]" in text
+        sift.choose(text_of(rank))
+
+
+class Tower(nn.Module):
+    """A model that implements `EarlyExit` itself."""
+
+    exit_layers = 2
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, CLASSES)
+
+    def forward(self, x, labels=None):
+        return cross_entropy(self.head(self.second(self.first(x).relu()).relu()), labels)
+
+    def early_logits(self, exit_layer, x):
+        hidden = self.first(x).relu()
+        return self.head(hidden if exit_layer == 1 else self.second(hidden).relu())
+
+
+def fsdp_and_the_exit_protocol(rank):
+    draw = torch.Generator().manual_seed(rank)
+    batch = {"x": torch.randn(8, 6, generator=draw), "labels": torch.randint(CLASSES, (8,), generator=draw)}
+    for shard in (fsdp1, fsdp2):
+        torch.manual_seed(0)
+        model = Tower()
+        with torch.no_grad():
+            hidden = (batch["x"] @ model.first.weight.T + model.first.bias).clamp(min=0)
+            logits = hidden @ model.head.weight.T + model.head.bias
+            expected = logits.logsumexp(1) - logits.gather(1, batch["labels"][:, None])[:, 0]
+        sift = Sift(shard(model, [model.second]), exit_layer=1)
+        sift(**batch).backward()
+        torch.testing.assert_close(sift.last.scores, expected, rtol=1e-5, atol=1e-6)
+
+
+def fsdp_and_peft(rank):
+    """Adapters within the sharded model; skipped without peft."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        return
+    for shard in (fsdp1, fsdp2):
+        reference = masked_lm()
+        model = get_peft_model(masked_lm(), LoraConfig(target_modules=["query", "value"]))
+        layers = bert_layers(model.get_base_model())
+        sift = Sift(shard(model, layers))
+        sift(**text_of(rank)).loss.backward()
+        # Adapters start as the identity.
+        assert sift.last.indices.tolist() == plain_choice(reference, text_of(rank), 4)
+
+
+def fsdp_around_compile_is_refused(rank):
+    for shard in (fsdp1, fsdp2):
+        model = masked_lm()
+        layers = bert_layers(model)
+        sift = Sift(shard(compiled(model), layers))
+        assert "compile the sharded model" in raises(ValueError, lambda s=sift: s.choose(text_of(rank)))
+
+
+def compile_around_fsdp(rank):
+    for shard in (fsdp1, fsdp2):
+        model = masked_lm()
+        sift = Sift(torch.compile(shard(model, bert_layers(model)), backend="eager"))
+        sift.choose(text_of(rank))
+        assert sift.last.indices.tolist() == plain_choice(masked_lm(), text_of(rank), 4)
+
+
+# ---- the process ----
+
+
+def answer(rank, rendezvous):
+    # What libraries print must not be taken for an answer.
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{rendezvous}",
+        rank=rank,
+        world_size=RANKS,
+        timeout=datetime.timedelta(seconds=60),
+    )
+    for line in sys.stdin:
+        try:
+            globals()[line.strip()](rank)
+            dist.barrier()
+            replies.write('"ok"\n')
+        except Exception:
+            replies.write(json.dumps(traceback.format_exc()) + "\n")
+
+
+def loop_with_a_nan():
+    """Rank 1 raises at step 1 and ends; rank 0 waits for its gradients."""
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+    rank = dist.get_rank()
+    sift = Sift(DistributedDataParallel(classifier()), score=nan_where_class_3)
+    for bad in ([], [1], [], []):
+        sift(**with_bad_rows(rank, bad)).loss.backward()
+        print(f"rank {rank} trained", flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if len(sys.argv) == 1:
+        loop_with_a_nan()
+    else:
+        answer(int(sys.argv[1]), sys.argv[2])
