@@ -1,0 +1,615 @@
+"""SIFT in the Hugging Face Trainer: selection, loss scale, meters, and checkpoints that a killed run resumes from.
+
+trainer = SiftTrainer(model=model, args=training_arguments, train_dataset=data, sift=SiftArguments(exit_layer=1))
+trainer.train(resume_from_checkpoint=True)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import random
+import shutil
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import rotate_checkpoints
+
+from gsgd.selectors import Selector, select_top_k
+from gsgd.sift import scoring
+from gsgd.sift.batch import batch_size, take_rows
+from gsgd.sift.collator import MaskingCollator, WatchedCollator, own_generator, warn_not_resumable
+from gsgd.sift.engine import Selection, Sift
+from gsgd.sift.exits import EarlyExit, exit_view, innermost, unwrap
+from gsgd.sift.meters import Stopwatch
+
+logger = logging.getLogger(__name__)
+
+STAGING = "tmp-checkpoint-"
+"""Prefix of the folder a checkpoint is written to before it gets its name; no tool takes it for a checkpoint."""
+MANIFEST = "files.json"
+"""In every checkpoint: its files and their sizes in bytes."""
+QUANTILES = (0.1, 0.5, 0.9)
+
+
+@dataclass
+class SiftArguments:
+    """The options of `Sift`, under the same names and with the same defaults.
+
+    Only `accumulation_steps` is not among them: the Trainer's `gradient_accumulation_steps` says it.
+
+    Raises:
+        ValueError: as `Sift`; that the model has an exit `exit_layer` is for `SiftTrainer` to see.
+    """
+
+    exit_layer: int = 1
+    keep: float = 0.5
+    score: str | scoring.Score = "loss"
+    select: Selector = select_top_k
+    start_step: int = 0
+    end_step: int | None = None
+    interrupt: Callable[[int], bool] | int | None = None
+    scoring_mode: str = "train"
+    scope: str = "rank"
+    labelled_head: bool = False
+    on_bad_scores: str = "raise"
+    score_batch_size: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        Sift(_AnyModel(), **self.options())
+
+    def options(self) -> dict[str, Any]:
+        """As keyword arguments of `Sift`."""
+        return {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+
+
+class SiftTrainer(Trainer):
+    """A `Trainer` that scores every training batch by an early prediction and trains on the kept rows.
+
+    Evaluation and prediction are the Trainer's own. Differences in training:
+
+    - All micro-batches of an optimizer step are selected before the first of them is trained on, since the loss of
+      each is divided by what all of them keep. Whether a step selects depends on `state.global_step` alone.
+    - The loss of a step is the mean over all its kept label positions for models that take `num_items_in_batch`
+      (GPT-2, Llama), and the mean of the micro-batches' losses for those that do not. A model that takes it and does
+      nothing with it (BERT) is recognised by its behaviour; the plain Trainer makes its gradients
+      `gradient_accumulation_steps` times too large.
+    - Logs have `selection_s`, `forward_s`, `backward_s` and `step_s` (seconds per optimizer step since the last log,
+      on the device's clock, mean over ranks; `step_s` includes loading data and the optimizer, and none of them
+      evaluation, checkpoints or logging), `gross_samples` and `kept_samples` (since the start of training, all
+      ranks), the same `_per_s`, `bad_score_rows`, and quantiles of the gross scores.
+    - Evaluation leaves the global generators as they were, and masks as in epoch 0 if a `MaskingCollator` masks.
+    - A checkpoint gets its name only when it is complete, and `resume_from_checkpoint=True` passes over incomplete
+      ones. It has one `sift_<rank>.pt` per rank, and `training_args.json` in place of a pickle.
+
+    Not tested: DeepSpeed, tensor parallelism, DataParallel on several GPUs of one process, TPUs.
+
+    Args:
+        sift: the selection's options; None for the defaults.
+        *args, **kwargs: as `Trainer`.
+
+    Raises:
+        ValueError: for options that the model does not admit.
+    """
+
+    def __init__(self, *args: Any, sift: SiftArguments | None = None, **kwargs: Any):
+        if not isinstance(sift, (SiftArguments, type(None))):
+            raise ValueError(f"sift is a {type(sift).__name__} but must be SiftArguments")
+        super().__init__(*args, **kwargs)
+        self.sift_arguments = SiftArguments() if sift is None else sift
+        if self.sift_arguments.labelled_head and (self.compute_loss_func is not None or self.label_smoother):
+            raise ValueError("labelled_head=True needs the model's own loss: no compute_loss_func, no label smoothing")
+        self.sift = self._build_sift()
+        self._window: list[Any] = []
+        self._kept: deque[tuple[Any, dict[str, Any], Selection]] = deque()
+        self._num_items: Any = None
+        self._probed = False
+        self._warned = False
+        self._staging: str | None = None
+        self._pushes: list[str] = []
+        self._meters = _Meters(self.args.device)
+        self.add_callback(_Hooks(self))
+
+    # ---- Training ----
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.train`; True resumes from the last complete checkpoint in `args.output_dir`.
+
+        Raises:
+            ValueError: if there is none, or the one named is not complete.
+        """
+        if resume_from_checkpoint is True:
+            folder = str(self.args.output_dir)
+            resume_from_checkpoint = last_complete_checkpoint(folder)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"there is no complete checkpoint in {folder} to resume from")
+        elif resume_from_checkpoint and (problem := what_is_missing(resume_from_checkpoint)):
+            raise ValueError(f"the checkpoint {resume_from_checkpoint} is not complete: {problem}")
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _inner_training_loop(
+        self,
+        batch_size: int | None = None,
+        args: Any = None,
+        resume_from_checkpoint: str | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
+        # Here, because `model_init` and the search for a batch size begin anew, and nothing has been trained yet.
+        self.sift = self._build_sift()
+        self._meters = _Meters(self.args.device)
+        self._probed = False
+        if resume_from_checkpoint is not None:
+            self._load_sift(resume_from_checkpoint)
+        if self.args.should_save:
+            for leftover in Path(self._get_output_dir(trial)).glob(f"{STAGING}*"):
+                shutil.rmtree(leftover)
+        return super()._inner_training_loop(
+            batch_size=batch_size,
+            args=args,
+            resume_from_checkpoint=resume_from_checkpoint,
+            trial=trial,
+            ignore_keys_for_eval=ignore_keys_for_eval,
+        )
+
+    def _build_sift(self) -> Sift:
+        model: Any = self.model
+        return Sift(model, accumulation_steps=self.args.gradient_accumulation_steps, **self.sift_arguments.options())
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Any]:
+        self._meters.begin_step()
+        batches, num_items = super().get_batch_samples(*args, **kwargs)
+        # Not selected here: the generators are restored from a checkpoint only after the first batches were fetched.
+        self._window = list(batches)
+        self._kept.clear()
+        return batches, num_items
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """The loss of one micro-batch's kept rows, after its backward pass."""
+        model.train()
+        if not self._kept or self._kept[0][0] is not inputs:
+            in_window = any(batch is inputs for batch in self._window)
+            self._select(model, self._window if in_window else [inputs], num_items_in_batch)
+            self._window = []
+        _, rows, self.sift.last = self._kept.popleft()
+        with Stopwatch(self.args.device) as watch:
+            loss = super().training_step(model, rows, self._num_items)
+        self._meters.micro_batch(self.sift.last, watch)
+        return loss
+
+    def _select(self, model: nn.Module, batches: list[Any], num_items: Any) -> None:
+        prepared = [self._prepare_inputs(batch) for batch in batches]
+        probed = self._probed or self._probe_loss_scale(model, prepared)
+        self.sift.model = model
+        self.sift.step = self.state.global_step
+        self._kept.clear()
+        for batch, inputs in zip(batches, prepared, strict=True):
+            # Autocast lives on the prepared model's forward, which scoring goes around.
+            with self.accelerator.autocast():
+                rows = self.sift.choose(inputs)
+            assert self.sift.last is not None
+            self._kept.append((batch, rows, self.sift.last))
+        changed = any(chosen.selected for _, _, chosen in self._kept) or probed != self._probed
+        self._probed = probed
+        self._num_items = (
+            self._get_num_items_in_batch([rows for _, rows, _ in self._kept], self.args.device)
+            if changed
+            else num_items
+        )
+
+    def _probe_loss_scale(self, model: nn.Module, batches: list[Any]) -> bool:
+        """Find out whether the model's loss heeds `num_items_in_batch`; False if these batches cannot tell.
+
+        transformers tells by the signature: whatever takes **kwargs is expected to divide by it. Only what a model
+        says of itself (`accepts_loss_kwargs`) needs no test.
+        """
+        inner = innermost(model)
+        if not self.model_accepts_loss_kwargs or hasattr(inner, "accepts_loss_kwargs"):
+            return True
+        rows = [row for batch in batches if (row := _most_labelled_row(batch)) is not None]
+        if not rows:
+            return False
+        row = max(rows, key=lambda row: int((row["labels"] != scoring.IGNORED).sum()))
+        callee = unwrap(model)
+        with torch.no_grad(), _generators_kept(), scoring._scoring_mode(callee, "eval"), self.accelerator.autocast():
+            few, many = (
+                float(_loss(callee(**row, num_items_in_batch=torch.tensor(count, device=self.args.device))))
+                for count in (1, 1000)
+            )
+        # Dividing by it makes a factor of 1000; what else is in a loss (of routing, say) dilutes that.
+        known = bool(np.isfinite([few, many]).all()) and few != 0
+        heeds = torch.tensor([int(known), int(known and abs(few - many) > 0.01 * abs(few))], device=self.args.device)
+        if self.accelerator.num_processes > 1:
+            # A rank without any label has no answer, and all must go by the same one.
+            heeds = self.accelerator.gather(heeds[None]).amax(dim=0)
+        if not heeds[0]:
+            return False
+        self.model_accepts_loss_kwargs = bool(heeds[1])
+        if not heeds[1]:
+            logger.info("%s ignores num_items_in_batch: losses are averaged over micro-batches", type(inner).__name__)
+        return True
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if not model.training:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        with Stopwatch(self.args.device) as watch:
+            if self.sift.labelled_head:
+                # The Trainer does nothing with the model here but call it.
+                call: Any = lambda **rows: self.sift.forward_kept(rows)  # noqa: E731
+                result = super().compute_loss(call, inputs, *args, **kwargs)
+            else:
+                result = super().compute_loss(model, inputs, *args, **kwargs)
+        self._meters.forward(watch)
+        return result
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Of the last micro-batch: training on its kept rows, and scoring the gross ones."""
+        flops = super().floating_point_ops(inputs)
+        last = self.sift.last
+        if last is None or not last.selected or not flops:
+            return flops
+        trained = flops * last.kept // last.gross
+        model = unwrap(self.sift.model)
+        if self.sift.score is None or isinstance(innermost(model), EarlyExit):
+            return trained
+        # transformers counts 2 operations per weight and token forward, 4 backward.
+        view: Any = exit_view(model, self.sift.exit_layer)
+        weights = [part.num_parameters(exclude_embeddings=True) for part in (view, innermost(model))]
+        return trained + flops * weights[0] // (3 * weights[1])
+
+    # ---- Data and evaluation ----
+
+    def get_train_dataloader(self) -> Any:
+        source = own_generator(self.data_collator)
+        if source is None:
+            with self._collating(WatchedCollator(self.data_collator)):
+                return super().get_train_dataloader()
+        if not self._warned:
+            warn_not_resumable(self.data_collator, source)
+            self._warned = True
+        return super().get_train_dataloader()
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        with self._collating(_for_evaluation(self.data_collator)):
+            return super().get_eval_dataloader(*args, **kwargs)
+
+    def get_test_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        with self._collating(_for_evaluation(self.data_collator)):
+            return super().get_test_dataloader(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _collating(self, collator: Any) -> Iterator[None]:
+        own, self.data_collator = self.data_collator, collator
+        try:
+            yield
+        finally:
+            self.data_collator = own
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        # Iterating over any loader draws a seed. A run resumed from a checkpoint after which it was evaluated would
+        # not draw it, and go another way.
+        with _generators_kept():
+            return super().evaluate(*args, **kwargs)
+
+    # ---- Logs ----
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs or "train_runtime" in logs:
+            logs.update(self._meters.report(self.accelerator, self.sift, whole_run="train_runtime" in logs))
+        super().log(logs, *args, **kwargs)
+
+    # ---- Checkpoints ----
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._staging is None else self._staging
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # Written beside its place and then renamed: whenever the process is killed, what has the name is complete.
+        run_dir = super()._get_output_dir(trial)
+        name = f"checkpoint-{self.state.global_step}"
+        staging = os.path.join(run_dir, f"{STAGING}{self.state.global_step}")
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+            os.makedirs(staging)
+        self.accelerator.wait_for_everyone()
+        written, final = os.path.join(staging, name), os.path.join(run_dir, name)
+        self._staging = staging
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._staging = None
+        if not self.args.save_only_model:
+            os.makedirs(written, exist_ok=True)
+            torch.save(self.sift.state_dict(), os.path.join(written, _sift_file(self.args.process_index)))
+        if self.state.best_model_checkpoint == written:
+            self.state.best_model_checkpoint = final
+            if self.args.should_save:
+                self.state.save_to_json(os.path.join(written, "trainer_state.json"))
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            publish(written, final)
+        self.accelerator.wait_for_everyone()
+        # A node with a disk of its own has the files of its ranks still there.
+        if self.is_local_process_zero() and os.path.isdir(written):
+            publish(written, final)
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=run_dir,
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+        if self._pushes:
+            self._pushes.clear()
+            super()._push_from_checkpoint(final)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self._staging is None:
+            super()._push_from_checkpoint(checkpoint_folder)
+        else:
+            # Uploads run in the background, and would lose their files to the renaming.
+            self._pushes.append(checkpoint_folder)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict=state_dict)
+        folder = Path(str(self.args.output_dir) if output_dir is None else output_dir)
+        pickled = folder / "training_args.bin"
+        if self.args.should_save and pickled.exists():
+            # Nobody reads it to resume, and reading it would run whatever code it holds.
+            pickled.unlink()
+            (folder / "training_args.json").write_text(self.args.to_json_string() + "\n", encoding="utf-8")
+
+    def _load_sift(self, checkpoint: str) -> None:
+        path = os.path.join(checkpoint, _sift_file(self.args.process_index))
+        if os.path.isfile(path):
+            self.sift.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        else:
+            logger.warning(
+                "%s does not exist: selection goes on from the checkpoint's step, but with new counters and a new "
+                "generator",
+                path,
+            )
+
+
+def last_complete_checkpoint(folder: str) -> str | None:
+    """The complete `checkpoint-<step>` of the highest step in `folder`, or None; incomplete ones are logged."""
+    found = [path for path in Path(folder).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    for path in sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
+        problem = what_is_missing(str(path))
+        if problem is None:
+            return str(path)
+        logger.warning("passing over the checkpoint %s: %s", path, problem)
+    return None
+
+
+def what_is_missing(checkpoint: str) -> str | None:
+    """Why a checkpoint is not complete, in words; None if it is.
+
+    A plain Trainer's has no list of files; of it is only known that it writes `trainer_state.json` last.
+    """
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        return "there is no such folder"
+    if folder.name.startswith(STAGING) or folder.parent.name.startswith(STAGING):
+        return "it was still being written"
+    for name in (MANIFEST, "trainer_state.json"):
+        path = folder / name
+        if name == MANIFEST and not path.exists():
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            return f"{name} cannot be read ({error})"
+        for file, size in content.items() if name == MANIFEST else ():
+            if not (folder / file).is_file():
+                return f"{file} is missing"
+            if (folder / file).stat().st_size != size:
+                return f"{file} has {(folder / file).stat().st_size} bytes instead of {size}"
+    return None
+
+
+def publish(written: str, final: str) -> None:
+    """Give the folder `written` its name `final`, in one step, once all it holds is on the disk.
+
+    The folder that `written` lies in is removed; what was at `final` before, too.
+    """
+    files = [path for path in sorted(Path(written).rglob("*")) if path.is_file()]
+    sizes = {path.relative_to(written).as_posix(): path.stat().st_size for path in files}
+    manifest = Path(written, MANIFEST)
+    manifest.write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
+    for path in [*files, manifest]:
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+    if os.path.isdir(final):
+        os.rename(final, os.path.join(os.path.dirname(written), "replaced"))
+    os.rename(written, final)
+    shutil.rmtree(os.path.dirname(written))
+
+
+class _Hooks(TrainerCallback):
+    """What the Trainer tells only callbacks."""
+
+    def __init__(self, trainer: SiftTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # After a resumption in mid-epoch `state.epoch` is a fraction.
+        if hasattr(self.trainer.data_collator, "set_epoch"):
+            self.trainer.data_collator.set_epoch(int(state.epoch or 0))
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer._meters.end_step()
+
+
+@dataclass
+class _Step:
+    """The stopwatches of one optimizer step."""
+
+    whole: Stopwatch
+    selections: list[Selection] = field(default_factory=list)
+    passes: list[Stopwatch] = field(default_factory=list)
+    forwards: list[Stopwatch] = field(default_factory=list)
+
+
+@dataclass
+class _Sums:
+    """Seconds and rows of a number of optimizer steps, on this rank."""
+
+    steps: float = 0
+    selection_s: float = 0
+    forward_s: float = 0
+    backward_s: float = 0
+    step_s: float = 0
+    gross: float = 0
+    kept: float = 0
+
+    def add(self, step: _Step) -> None:
+        forward = sum(watch.seconds for watch in step.forwards)
+        self.steps += 1
+        self.selection_s += sum(chosen.selection_s for chosen in step.selections)
+        self.forward_s += forward
+        self.backward_s += sum(watch.seconds for watch in step.passes) - forward
+        self.step_s += step.whole.seconds
+        self.gross += sum(chosen.gross for chosen in step.selections)
+        self.kept += sum(chosen.kept for chosen in step.selections)
+
+
+class _Meters:
+    """Measures optimizer steps, and reports means since the last report."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.open: _Step | None = None
+        self.running = contextlib.ExitStack()
+        # Reading a stopwatch waits for a GPU, so it is left until a log asks, or the step is long past.
+        self.pending: deque[_Step] = deque()
+        self.scores: deque[Tensor] = deque(maxlen=1000)
+        self.since_log = _Sums()
+        self.whole_run = _Sums()
+
+    def begin_step(self) -> None:
+        self.running = contextlib.ExitStack()
+        self.open = _Step(self.running.enter_context(Stopwatch(self.device)))
+
+    def micro_batch(self, selection: Selection, watch: Stopwatch) -> None:
+        if self.open is not None:
+            self.open.selections.append(selection)
+            self.open.passes.append(watch)
+        if selection.scores is not None:
+            self.scores.append(selection.scores)
+
+    def forward(self, watch: Stopwatch) -> None:
+        if self.open is not None:
+            self.open.forwards.append(watch)
+
+    def end_step(self) -> None:
+        if self.open is None:
+            return
+        self.running.close()
+        self.pending.append(self.open)
+        self.open = None
+        while len(self.pending) > 64:
+            self._count(self.pending.popleft())
+
+    def _count(self, step: _Step) -> None:
+        self.since_log.add(step)
+        self.whole_run.add(step)
+
+    def report(self, accelerator: Any, sift: Sift, whole_run: bool) -> dict[str, float]:
+        """Log entries, the same on every rank, which all must call this."""
+        while self.pending:
+            self._count(self.pending.popleft())
+        sums = self.whole_run if whole_run else self.since_log
+        totals = sift.totals
+        values = [*dataclasses.astuple(sums), totals.gross_samples, totals.backprop_samples, totals.bad_score_rows]
+        if accelerator.num_processes > 1:
+            values = accelerator.reduce(torch.tensor(values, dtype=torch.float64, device=self.device), "sum").tolist()
+        steps, selection, forward, backward, step, gross, kept, all_gross, all_kept, bad = values
+        entries: dict[str, float] = {"gross_samples": all_gross, "kept_samples": all_kept, "bad_score_rows": bad}
+        if steps:
+            # Sums of seconds and of steps are both over ranks, those of rows over what they do at the same time.
+            entries |= {
+                "selection_s": selection / steps,
+                "forward_s": forward / steps,
+                "backward_s": backward / steps,
+                "step_s": step / steps,
+                "gross_samples_per_s": gross / step * accelerator.num_processes,
+                "kept_samples_per_s": kept / step * accelerator.num_processes,
+            }
+        if whole_run:
+            return {f"train_{name}": value for name, value in entries.items()}
+        entries |= self._quantiles(accelerator)
+        self.since_log = _Sums()
+        return entries
+
+    def _quantiles(self, accelerator: Any) -> dict[str, float]:
+        if not self.scores:
+            return {}
+        scores = torch.cat([part.float() for part in self.scores])
+        self.scores.clear()
+        if accelerator.num_processes > 1:
+            scores = accelerator.gather(accelerator.pad_across_processes(scores, pad_index=float("nan")))
+        # A row without labels has the least number as its score, and a bad one none.
+        scores = scores[torch.isfinite(scores) & (scores > torch.finfo(torch.float32).min)]
+        if len(scores) == 0:
+            return {}
+        values = np.quantile(scores.cpu().numpy(), QUANTILES)
+        return {f"score_q{100 * share:.0f}": float(value) for share, value in zip(QUANTILES, values, strict=True)}
+
+
+class _AnyModel(nn.Module):
+    """Has every exit, so that options can be checked before there is a model."""
+
+    exit_layers = sys.maxsize
+
+    def early_logits(self, exit_layer: int, **inputs: Any) -> Tensor:
+        raise NotImplementedError
+
+
+@contextlib.contextmanager
+def _generators_kept() -> Iterator[None]:
+    """Puts the global generators back as they were."""
+    python = random.getstate()
+    numpy = np.random.get_state()  # noqa: NPY002 (the legacy generator is the one that is global)
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+def _most_labelled_row(batch: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The row of the batch with the most labels, as a batch of one; None if the batch has no labels."""
+    labels = batch.get("labels")
+    if not isinstance(labels, Tensor) or labels.dim() == 0:
+        return None
+    count = (labels != scoring.IGNORED).reshape(batch_size(batch), -1).sum(dim=1)
+    return take_rows(batch, count.argmax().reshape(1))
+
+
+def _loss(output: Any) -> Any:
+    return output["loss"] if isinstance(output, Mapping) else output[0]
+
+
+def _for_evaluation(collator: Any) -> Any:
+    return collator.at_epoch(0) if isinstance(collator, MaskingCollator) else collator
+
+
+def _sift_file(rank: int) -> str:
+    return f"sift_{rank}.pt"

@@ -1,0 +1,352 @@
+"""A run that is killed and resumed is the run that was not killed, bit for bit; what is half written is passed over.
+
+The runs are processes, killed by SIGKILL. This file run as a script imports the libraries once and forks one process
+per run, before torch has computed anything.
+"""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from gsgd.selectors import select_online_batch  # noqa: E402
+from gsgd.sift.collator import MaskingCollator  # noqa: E402
+from gsgd.sift.trainer import (  # noqa: E402
+    SiftArguments,
+    SiftTrainer,
+    last_complete_checkpoint,
+    publish,
+    what_is_missing,
+)
+
+STEPS, PER_EPOCH, SAVED_EVERY = 9, 4, 2
+
+KILLED = {
+    "between steps": {"step": 5},
+    "at the end of an epoch": {"step": 4, "on": "epoch"},
+    "in a step": {"step": 5, "on": "micro-batch"},
+    "before the weights": {"step": 6, "on": "weights"},
+    "in a half-written file": {"step": 6, "on": "file"},
+    "before the state of the generators": {"step": 6, "on": "generators"},
+    "before the name is given": {"step": 6, "on": "rename"},
+    "once the name is given": {"step": 6, "on": "renamed"},
+    "at the first save": {"step": 2, "on": "file"},
+}
+"""When a run is killed; `step` counts finished optimizer steps."""
+COMPLETE = dict.fromkeys(KILLED, 4) | {"once the name is given": 6, "at the first save": 0}
+"""The last step with a complete checkpoint then."""
+
+
+def kill_now():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Killed(SiftTrainer):
+    """Notes what each micro-batch kept and lost, and dies where it is told to."""
+
+    def __init__(self, *args, step=None, on="step", **kwargs):
+        super().__init__(*args, **kwargs)
+        self.at, self.on, self.notes = step, on, []
+        self.add_callback(Dies(self))
+
+    def maybe(self, on):
+        if self.on == on and self.state.global_step == self.at:
+            kill_now()
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        last = self.sift.last
+        scores = None if last.scores is None else last.scores.tolist()
+        self.notes.append([self.state.global_step, loss.item().hex(), last.indices.tolist(), scores])
+        self.maybe("micro-batch")
+        return loss
+
+    def save_model(self, *args, **kwargs):
+        self.maybe("weights")
+        super().save_model(*args, **kwargs)
+
+    def _save_rng_state(self, *args, **kwargs):
+        self.maybe("generators")
+        super()._save_rng_state(*args, **kwargs)
+
+    def _save_checkpoint(self, *args, **kwargs):
+        save, rename = torch.save, os.rename
+
+        def half(value, path, *rest, **options):
+            save(value, path, *rest, **options)
+            if self.on == "file" and self.state.global_step == self.at and "optimizer" in str(path):
+                os.truncate(path, os.path.getsize(path) // 2)
+                kill_now()
+
+        def renaming(source, target):
+            self.maybe("rename")
+            rename(source, target)
+            self.maybe("renamed")
+
+        torch.save, os.rename = half, renaming
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        finally:
+            torch.save, os.rename = save, rename
+
+
+class Dies(transformers.TrainerCallback):
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer.maybe("step")
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.trainer.maybe("epoch")
+
+
+def make(folder, options=None, **kill):
+    """A run with everything that has a state: dropout, masking, a rule that draws, momentum, a schedule."""
+    config = transformers.BertConfig(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64, vocab_size=100
+    )
+    torch.manual_seed(0)
+    model = transformers.BertForMaskedLM(config)
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.randint(6, 20, (60,), generator=generator).tolist()  # the last of 4 x 16 rows is short
+    rows = [{"input_ids": torch.randint(5, 100, (length,), generator=generator).tolist()} for length in lengths]
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder),
+        **(
+            {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "max_steps": STEPS}
+            | {"save_steps": SAVED_EVERY, "eval_strategy": "epoch", "learning_rate": 1e-2, "logging_steps": 1}
+            | {"use_cpu": True, "report_to": [], "disable_tqdm": True, "dataloader_pin_memory": False}
+            | (options or {})
+        ),
+    )
+    return Killed(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        eval_dataset=rows[:8],
+        data_collator=MaskingCollator(mask_token_id=4, vocab_size=100, special_token_ids=range(5), mask_share=0.3),
+        sift=SiftArguments(select=select_online_batch, start_step=1, interrupt=5),
+        **kill,
+    )
+
+
+def run(folder, resume, **kill):
+    """Trains, and leaves the notes and the weights in `folder`."""
+    torch.set_num_threads(1)
+    trainer = make(folder, **kill)
+    trainer.notes = []
+    trainer.train(resume_from_checkpoint=resume or None)
+    weights = {name: value.flatten().tolist() for name, value in trainer.model.state_dict().items()}
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    Path(folder, "result.json").write_text(
+        json.dumps({"notes": trainer.notes, "weights": weights, "logged": logged, "totals": vars(trainer.sift.totals)})
+    )
+
+
+def fork(*args, **kwargs):
+    """The exit code of `run(...)` in a process of its own, negative for the signal that ended it."""
+    process = os.fork()
+    if process == 0:
+        code = 1
+        try:
+            run(*args, **kwargs)
+            code = 0
+        except Exception:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def main(base):
+    codes = {"whole": fork(base / "whole", False)}
+    for name, kill in KILLED.items():
+        folder = base / name
+        codes[name] = fork(folder, False, **kill)
+        shutil.copytree(folder, base / f"{name}, dead") if folder.exists() else None
+        codes[f"{name}, resumed"] = fork(folder, COMPLETE[name] > 0)
+    (base / "codes.json").write_text(json.dumps(codes))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    if not hasattr(os, "fork"):
+        pytest.skip("needs os.fork and SIGKILL")
+    base = tmp_path_factory.mktemp("runs")
+    done = subprocess.run([sys.executable, __file__, str(base)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    codes = json.loads((base / "codes.json").read_text())
+    assert codes["whole"] == 0, done.stderr[-3000:]
+    return base, codes, done.stderr
+
+
+def result(base, name):
+    return json.loads((base / name / "result.json").read_text())
+
+
+@pytest.mark.parametrize("name", KILLED)
+def test_a_killed_run_resumes_bit_for_bit(name, runs):
+    base, codes, errors = runs
+    assert codes[name] == -signal.SIGKILL
+    assert codes[f"{name}, resumed"] == 0, errors[-3000:]
+    whole, resumed = result(base, "whole"), result(base, name)
+    rest = [note for note in whole["notes"] if note[0] >= COMPLETE[name]]
+    assert 0 < len(rest) <= len(whole["notes"])
+    assert resumed["notes"] == rest
+    assert resumed["weights"] == whole["weights"]
+    assert resumed["totals"] == whole["totals"]
+    assert resumed["logged"] == whole["logged"]
+
+
+def test_the_uninterrupted_run_is_worth_comparing_with(runs):
+    """It passes epochs, selects in some steps only, and its losses differ."""
+    whole = result(runs[0], "whole")
+    assert len(whole["notes"]) == STEPS * 2
+    assert PER_EPOCH < STEPS
+    assert len({loss for _, loss, _, _ in whole["notes"]}) == STEPS * 2
+    sizes = [len(kept) for _, _, kept, _ in whole["notes"]]
+    assert set(sizes) > {4, 8}
+    assert len({tuple(kept) for _, _, kept, _ in whole["notes"]}) > STEPS
+
+
+@pytest.mark.parametrize("name", KILLED)
+def test_only_complete_checkpoints_have_the_name(name, runs):
+    dead = runs[0] / f"{name}, dead"
+    found = sorted(int(path.name.split("-")[1]) for path in dead.glob("checkpoint-*"))
+    assert found == list(range(SAVED_EVERY, COMPLETE[name] + 1, SAVED_EVERY))
+    assert [what_is_missing(str(path)) for path in dead.glob("checkpoint-*")] == [None] * len(found)
+    expected = str(dead / f"checkpoint-{found[-1]}") if found else None
+    assert last_complete_checkpoint(str(dead)) == expected
+    # Of transformers' own search, too, that knows nothing of ours.
+    assert transformers.trainer_utils.get_last_checkpoint(str(dead)) == expected
+
+
+def test_what_was_half_written_is_removed_by_the_next_run(runs):
+    dead, resumed = (runs[0] / f"in a half-written file{end}" for end in (", dead", ""))
+    assert [path.name for path in dead.glob("tmp-*")] == ["tmp-checkpoint-6"]
+    assert not list(resumed.glob("tmp-*"))
+    assert sorted(path.name for path in resumed.glob("checkpoint-*"))[-1] == "checkpoint-9"
+
+
+def test_a_checkpoint_holds_safetensors_and_what_loads_without_code(runs):
+    folder = runs[0] / "whole" / "checkpoint-4"
+    names = {path.name for path in folder.iterdir()}
+    assert {"model.safetensors", "optimizer.pt", "rng_state.pth", "sift_0.pt", "training_args.json"} <= names
+    assert not {"training_args.bin", "pytorch_model.bin"} & names
+    state = torch.load(folder / "sift_0.pt", weights_only=True)
+    assert state["calls"] == 8
+    assert state["totals"]["gross_samples"] == 60
+    from transformers.trainer_pt_utils import safe_globals  # what NumPy's state of a generator is made of
+
+    loaded = 0
+    for path in folder.iterdir():
+        if path.suffix in (".pt", ".pth", ".bin"):
+            with safe_globals():
+                torch.load(path, weights_only=True)
+            loaded += 1
+    assert loaded >= 4
+    assert json.loads((folder / "training_args.json").read_text())["gradient_accumulation_steps"] == 2
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    """A folder with the complete checkpoints 9 and 10; of a number 9 is the smaller, of a word the larger."""
+    for step in (9, 10):
+        written = tmp_path / f"tmp-checkpoint-{step}" / f"checkpoint-{step}"
+        written.mkdir(parents=True)
+        (written / "optimizer.pt").write_bytes(b"12345678")
+        (written / "trainer_state.json").write_text("{}")
+        publish(str(written), str(tmp_path / f"checkpoint-{step}"))
+    return tmp_path
+
+
+def test_the_last_is_that_of_the_highest_step(checkpoints):
+    assert last_complete_checkpoint(str(checkpoints)) == str(checkpoints / "checkpoint-10")
+    (checkpoints / "checkpoint-best").mkdir()
+    (checkpoints / "checkpoint-11").write_text("no folder")
+    assert last_complete_checkpoint(str(checkpoints)) == str(checkpoints / "checkpoint-10")
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda folder: (folder / "optimizer.pt").unlink(), "optimizer.pt is missing"),
+        (lambda folder: os.truncate(folder / "optimizer.pt", 5), "optimizer.pt has 5 bytes instead of 8"),
+        (lambda folder: (folder / "trainer_state.json").unlink(), "trainer_state.json is missing"),
+        (lambda folder: (folder / "files.json").write_text("{"), "files.json cannot be read"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_and_named(damage, problem, checkpoints, caplog):
+    damage(checkpoints / "checkpoint-10")
+    with caplog.at_level(logging.WARNING, "gsgd"):
+        assert last_complete_checkpoint(str(checkpoints)) == str(checkpoints / "checkpoint-9")
+    assert "checkpoint-10" in caplog.text
+    assert problem in caplog.text
+
+
+def test_of_a_plain_trainers_checkpoint_the_state_must_be_there(checkpoints):
+    (checkpoints / "checkpoint-10" / "files.json").unlink()
+    assert what_is_missing(str(checkpoints / "checkpoint-10")) is None
+    (checkpoints / "checkpoint-10" / "trainer_state.json").write_text('{"epoch": 0.')
+    assert "trainer_state.json cannot be read" in what_is_missing(str(checkpoints / "checkpoint-10"))
+
+
+def test_publishing_replaces_what_has_the_name(checkpoints):
+    written = checkpoints / "tmp-checkpoint-10" / "checkpoint-10"
+    written.mkdir(parents=True)
+    (written / "new").write_text("")
+    publish(str(written), str(checkpoints / "checkpoint-10"))
+    assert {path.name for path in (checkpoints / "checkpoint-10").iterdir()} == {"new", "files.json"}
+    assert not list(checkpoints.glob("tmp-*"))
+
+
+@pytest.mark.parametrize("resume", [True, "tmp-checkpoint-6/checkpoint-6", "checkpoint-3"])
+def test_resuming_from_nothing_complete_is_an_error(resume, runs, tmp_path):
+    shutil.copytree(runs[0] / "in a half-written file, dead" / "tmp-checkpoint-6", tmp_path / "tmp-checkpoint-6")
+    path = resume if resume is True else str(tmp_path / resume)
+    with pytest.raises(ValueError, match=r"no complete checkpoint in|is not complete: "):
+        make(tmp_path).train(resume_from_checkpoint=path)
+
+
+def test_a_plain_trainers_checkpoint_is_resumed_with_a_warning(runs, tmp_path, caplog):
+    """The paper's first 20,000 steps may come from a run without selection."""
+    folder = tmp_path / "checkpoint-4"
+    shutil.copytree(runs[0] / "whole" / "checkpoint-4", folder)
+    for name in ("sift_0.pt", "files.json"):
+        (folder / name).unlink()
+    trainer = make(tmp_path)
+    with caplog.at_level(logging.WARNING, "gsgd"):
+        trainer.train(resume_from_checkpoint=True)
+    assert "sift_0.pt does not exist" in caplog.text
+    assert [note[0] for note in trainer.notes] == [step for step in range(4, STEPS) for _ in range(2)]
+
+
+def test_the_limit_on_checkpoints_and_the_best_one_survive_the_renaming(tmp_path):
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": False}
+    trainer = make(tmp_path, best | {"save_total_limit": 2, "eval_strategy": "steps", "eval_steps": 2})
+    trainer.train()
+    names = sorted(path.name for path in tmp_path.glob("*checkpoint-*"))
+    assert len(names) == 2
+    best = Path(trainer.state.best_model_checkpoint)
+    assert best.is_dir()
+    assert best.parent == tmp_path
+    assert best.name in names
+    for name in names:
+        assert what_is_missing(str(tmp_path / name)) is None
+        state = json.loads((tmp_path / name / "trainer_state.json").read_text())
+        assert "tmp-" not in state["best_model_checkpoint"]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

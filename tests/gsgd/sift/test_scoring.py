@@ -1,0 +1,297 @@
+"""Scores of a gross batch against a loop over rows and positions, on every architecture and at every exit."""
+
+import copy
+import functools
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from torch import nn  # noqa: E402
+
+from gsgd import scores as score_functions  # noqa: E402
+from gsgd.sift.engine import is_causal  # noqa: E402
+from gsgd.sift.scoring import BY_NAME, positions_only, score_rows  # noqa: E402
+
+CAUSAL = ("gpt2", "llama")
+MASKED = ("bert-mlm", "bert-pretraining", "roberta", "distilbert", "modernbert")
+LEAST = torch.finfo(torch.float32).min
+
+
+def score(model, batch, name, *, exit_layer=2, kind="loss", mode="eval"):
+    function = BY_NAME.get(kind, kind)
+    return score_rows(model, batch, exit_layer=exit_layer, score=function, mode=mode, causal=name in CAUSAL)
+
+
+@torch.no_grad()
+def full_logits(model, batch):
+    inputs = {key: value for key, value in batch.items() if key not in ("labels", "next_sentence_label")}
+    return model(**inputs)[0]  # of BertForPreTraining, too, the first are the vocabulary's
+
+
+def with_least(values):
+    return torch.tensor([LEAST if value == float("-inf") else value for value in values], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kind", ["loss", "entropy"])
+def test_scores_equal_a_loop_over_rows_and_positions(kind, name, build, make_batch, stack_of, truncated, row_scores):
+    """Row 2 has no label (of language models), row 1 is padded; the reference runs the head on every position."""
+    model, batch = build(name, dropout=0.1, dtype="float64"), make_batch(name, dtype="float64")
+    for j in (1, 2, 3, 4):
+        logits = full_logits(truncated(model, stack_of(name), j).eval(), batch)
+        expected = row_scores(logits, batch["labels"], kind, name in CAUSAL)
+        found = score(model, batch, name, exit_layer=j, kind=kind)
+        assert found.dtype == torch.float64
+        labelled = [row for row, value in enumerate(expected) if value != float("-inf")]
+        torch.testing.assert_close(found[labelled], torch.tensor(expected).double()[labelled], rtol=1e-6, atol=1e-9)
+        assert len(set(found.tolist())) == 8  # all rows apart, so the comparison says something
+        if name not in ("vit", "bert-classifier"):
+            assert labelled == [0, 1, 3, 4, 5, 6, 7]
+            assert found[2] == LEAST
+
+
+@pytest.mark.parametrize("kind", ["loss", "entropy"])
+@pytest.mark.parametrize("masked", MASKED)
+def test_the_vocabulary_head_runs_on_labelled_positions_only(masked, kind, build, make_batch):
+    """Counted at its last matrix; the scores are those of the full head, which a partial() of the score runs."""
+    model, batch = build(masked, dtype="float64"), make_batch(masked)
+    widths = []
+    head = model.get_output_embeddings() or model.cls.predictions.decoder
+    hook = head.register_forward_hook(lambda module, inputs, output: widths.append(output.shape[:-1].numel()))
+    on_labelled = score(model, batch, masked, kind=kind)
+    on_all = score(model, batch, masked, kind=functools.partial(BY_NAME[kind]))
+    hook.remove()
+    assert widths == [int((batch["labels"] != -100).sum()), batch["labels"].numel()]
+    rows = [0, 1, 3, 4, 5, 6, 7]
+    torch.testing.assert_close(on_labelled[rows], on_all[rows], rtol=1e-12, atol=1e-12)
+
+
+def test_pretraining_is_scored_by_its_masked_words_alone(build, make_batch):
+    model, batch = build("bert-pretraining", dtype="float64"), make_batch("bert-pretraining")
+    plain = build("bert-mlm", dtype="float64")
+    shared = {key: value for key, value in model.state_dict().items() if key in plain.state_dict()}
+    assert set(plain.state_dict()) <= set(shared)
+    plain.load_state_dict(shared)
+    without = {key: value for key, value in batch.items() if key != "next_sentence_label"}
+    expected = score(plain, without, "bert-mlm")
+    assert torch.equal(score(model, batch, "bert-pretraining"), expected)
+    flipped = batch | {"next_sentence_label": 1 - batch["next_sentence_label"]}
+    assert torch.equal(score(model, flipped, "bert-pretraining"), expected)
+
+
+@pytest.mark.parametrize("causal", CAUSAL)
+def test_a_causal_score_is_the_models_own_loss_of_the_row(causal, build, make_batch):
+    """At the last layer the score of a row is the loss that Hugging Face gives for that row alone."""
+    model, batch = build(causal, dtype="float64"), make_batch(causal)
+    found = score(model, batch, causal, exit_layer=4)
+    model.eval()
+    for row in (0, 1, 3, 4, 5, 6, 7):
+        alone = {key: value[row : row + 1] for key, value in batch.items()}
+        # transformers computes this loss in float32, whatever the model.
+        assert float(found[row]) == pytest.approx(model(**alone).loss.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("causal", CAUSAL)
+def test_the_first_label_of_a_causal_row_counts_for_nothing(causal, build, make_batch):
+    model, batch = build(causal), make_batch(causal)
+    only_first = torch.full_like(batch["labels"], -100)
+    only_first[:, 0] = 7
+    assert torch.equal(score(model, batch | {"labels": only_first}, causal), torch.full((8,), LEAST))
+
+
+@pytest.mark.parametrize("kind", ["loss", "entropy"])
+def test_a_batch_without_any_label_scores_all_rows_alike(kind, build, make_batch):
+    for name in ("bert-mlm", "gpt2", "bert-pretraining"):
+        model, batch = build(name), make_batch(name)
+        batch["labels"] = torch.full_like(batch["labels"], -100)
+        assert torch.equal(score(model, batch, name, kind=kind), torch.full((8,), LEAST))
+
+
+@pytest.mark.parametrize("function", [score_functions.margin, score_functions.gradient_norm_bound])
+def test_scores_of_gsgd_equal_themselves_on_each_row(function, build, make_batch, stack_of, truncated):
+    model, batch = build("bert-mlm", dtype="float64"), make_batch("bert-mlm")
+    logits = full_logits(truncated(model, stack_of("bert-mlm"), 2).eval(), batch)
+    found = score(model, batch, "bert-mlm", kind=function)
+    for row in (0, 1, 3, 4, 5, 6, 7):
+        labelled = batch["labels"][row] != -100
+        expected = function(logits[row][labelled], batch["labels"][row][labelled]).mean()
+        assert float(found[row]) == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_a_callable_sees_the_full_logits_and_shifted_labels(build, make_batch, stack_of, truncated):
+    seen = []
+
+    def own(logits, labels):
+        seen.append((logits, labels))
+        return logits.mean(dim=(1, 2))
+
+    for name in ("bert-mlm", "gpt2"):
+        model, batch = build(name), make_batch(name)
+        found = score(model, batch, name, kind=own)
+        logits, labels = seen.pop()
+        expected = full_logits(truncated(model, stack_of(name), 2).eval(), batch)
+        assert torch.equal(logits, expected)
+        assert torch.equal(found, expected.mean(dim=(1, 2)))
+        if name == "gpt2":
+            assert torch.equal(labels[:, :-1], batch["labels"][:, 1:])
+            assert (labels[:, -1] == -100).all()
+        else:
+            assert torch.equal(labels, batch["labels"])
+        assert not logits.requires_grad
+
+
+class TestStateStays:
+    """Scoring leaves the model as it was, whatever the mode, also when it fails."""
+
+    class Net(nn.Module):
+        exit_layers = 1
+
+        def __init__(self, fails=False):
+            super().__init__()
+            self.conv = nn.Conv1d(2, 3, 1)
+            self.norm, self.frozen, self.plain = nn.BatchNorm1d(3), nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+            self.untracked = nn.BatchNorm1d(3, track_running_stats=False)
+            self.dropout, self.fails, self.modes = nn.Dropout(0.5), fails, []
+
+        def early_logits(self, exit_layer, x):
+            self.modes.append((self.training, self.norm.training, self.dropout.training))
+            if self.fails:
+                raise RuntimeError("out of memory")
+            return self.dropout(self.untracked(self.plain(self.frozen(self.norm(self.conv(x)))))).mean(dim=2)
+
+    @staticmethod
+    def describe(model):
+        flags = [(m.training, getattr(m, "track_running_stats", None)) for m in model.modules()]
+        return flags, {key: value.clone() for key, value in model.state_dict().items()}
+
+    @pytest.mark.parametrize(
+        ("mode", "modes"),
+        [
+            ("train", (True, True, True)),
+            ("eval", (False, False, False)),
+            ("frozen-batchnorm", (True, False, True)),
+        ],
+    )
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_modes_and_running_statistics(self, mode, modes, fails):
+        torch.manual_seed(0)
+        model = self.Net(fails).train()
+        model.frozen.eval()  # the user's own choice
+        before = self.describe(model)
+        batch = {"x": 5 + torch.randn(4, 2, 6), "labels": torch.tensor([0, 1, 2, 0])}
+        arguments = {"exit_layer": 1, "score": BY_NAME["loss"], "mode": mode, "causal": False}
+        if fails:
+            with pytest.raises(RuntimeError, match="out of memory"):
+                score_rows(model, batch, **arguments)
+        else:
+            score_rows(model, batch, **arguments)
+        assert model.modes == [modes]
+        after = self.describe(model)
+        assert before[0] == after[0]
+        assert all(torch.equal(before[1][key], after[1][key]) for key in before[1])
+
+    def test_train_mode_normalises_by_the_batch_and_frozen_by_the_running_statistics(self):
+        torch.manual_seed(0)
+        model = self.Net().train()
+        model.dropout.p = 0.0
+        with torch.no_grad():
+            model.norm.running_mean += 3.0
+        batch = {"x": 5 + torch.randn(4, 2, 6), "labels": torch.tensor([0, 1, 2, 0])}
+        own, by_mode = (lambda logits, labels: logits[:, 0]), {}
+        for mode in ("train", "eval", "frozen-batchnorm"):
+            by_mode[mode] = score_rows(model, batch, exit_layer=1, score=own, mode=mode, causal=False)
+        reference = copy.deepcopy(model)
+        assert torch.equal(by_mode["train"], reference.early_logits(1, batch["x"])[:, 0])
+        reference = copy.deepcopy(model).eval()
+        assert torch.equal(by_mode["eval"], reference.early_logits(1, batch["x"])[:, 0])
+        assert torch.equal(by_mode["frozen-batchnorm"], by_mode["eval"])
+        assert not torch.allclose(by_mode["train"], by_mode["eval"])
+
+    def test_no_hook_is_left_behind(self, build, make_batch):
+        model, batch = build("bert-mlm"), make_batch("bert-mlm")
+        score(model, batch, "bert-mlm")
+        with pytest.raises(ValueError, match="labels"):
+            score(model, batch | {"labels": batch["labels"].clamp(min=500)}, "bert-mlm")
+        assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("causal", CAUSAL)
+@pytest.mark.parametrize("asked", [{}, {"use_cache": True}, {"use_cache": False}])
+def test_scoring_keeps_no_keys_and_values(asked, causal, build, make_batch):
+    model, batch, caches = build(causal), make_batch(causal), []
+    assert model.config.use_cache
+    model.base_model.register_forward_hook(lambda module, inputs, output: caches.append(output.past_key_values))
+    score(model, batch | asked, causal)
+    assert caches == [None]
+
+
+def test_train_mode_keeps_dropout_and_eval_mode_drops_it(build, make_batch):
+    model, batch = build("bert-mlm", dropout=0.3), make_batch("bert-mlm")
+    assert not torch.equal(score(model, batch, "bert-mlm", mode="train"), score(model, batch, "bert-mlm", mode="train"))
+    assert torch.equal(score(model, batch, "bert-mlm", mode="eval"), score(model, batch, "bert-mlm", mode="eval"))
+
+
+class TestErrors:
+    def test_labels_are_missing(self, build, make_batch):
+        batch = make_batch("bert-mlm")
+        del batch["labels"]
+        with pytest.raises(ValueError, match="scoring needs `labels` in the batch, which holds: input_ids, att"):
+            score(build("bert-mlm"), batch, "bert-mlm")
+
+    @pytest.mark.parametrize("returned", [torch.zeros(8, 1), torch.zeros(7), torch.tensor(1.0), 0.5, None])
+    def test_a_callable_returns_another_shape(self, returned, build, make_batch):
+        with pytest.raises(ValueError, match=r"must be one number per row, \(8,\)"):
+            score(build("vit"), make_batch("vit"), "vit", kind=lambda logits, labels: returned)
+
+    @pytest.mark.parametrize("labels", [torch.rand(8), torch.rand(8, 5)])
+    def test_labels_of_a_regression_name_the_remedy(self, labels, build, make_batch):
+        batch = make_batch("bert-classifier") | {"labels": labels}
+        with pytest.raises(ValueError, match=r"labels has dtype torch.float32.*pass a callable"):
+            score(build("bert-classifier"), batch, "bert-classifier")
+
+    def test_a_regression_with_its_own_score(self, build, make_batch):
+        batch = make_batch("bert-classifier") | {"labels": torch.rand(8, 5)}
+        found = score(build("bert-classifier"), batch, "bert-classifier", kind=lambda z, y: ((z - y) ** 2).mean(dim=1))
+        assert found.shape == (8,)
+
+    def test_a_tuple_output_names_the_remedy(self, build, make_batch):
+        batch = make_batch("vit") | {"return_dict": False}
+        with pytest.raises(ValueError, match="return_dict=True"):
+            score(build("vit"), batch, "vit")
+
+    def test_a_model_without_a_head(self, build, make_batch):
+        with pytest.raises(ValueError, match="must have a head"):
+            score(build("vit").vit, make_batch("vit"), "vit")
+
+    def test_a_label_out_of_range_is_named(self, build, make_batch):
+        batch = make_batch("vit")
+        batch["labels"][3] = 9
+        with pytest.raises(ValueError, match=r"labels\[3\] is 9 but must be in 0\.\.4"):
+            score(build("vit"), batch, "vit")
+
+    def test_positions_need_a_base_model(self):
+        with (
+            pytest.raises(ValueError, match="Linear has no base model below its head"),
+            positions_only(nn.Linear(1, 1), torch.tensor([0]), torch.tensor([0])),
+        ):
+            pass
+
+
+class TestCausal:
+    def test_architectures(self, name, build):
+        assert is_causal(build(name)) == (name in CAUSAL)
+
+    def test_a_subclass_predicts_as_its_parent(self):
+        class Mine(transformers.GPT2LMHeadModel):
+            pass
+
+        config = transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=9, bos_token_id=1, eos_token_id=1)
+        assert is_causal(Mine(config))
+
+    def test_a_classifier_on_a_causal_base_is_none(self):
+        config = transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=9, bos_token_id=1, eos_token_id=1)
+        assert not is_causal(transformers.GPT2ForSequenceClassification(config))
+
+    def test_a_model_without_a_config_is_none(self):
+        assert not is_causal(nn.Linear(1, 1))
