@@ -325,9 +325,11 @@ def test_a_plain_trainers_checkpoint_is_resumed_with_a_warning(runs, tmp_path, c
     shutil.copytree(runs[0] / "whole" / "checkpoint-4", folder)
     for name in ("sift_0.pt", "files.json"):
         (folder / name).unlink()
+    (tmp_path / "tmp-checkpoint-99").mkdir()  # of a run that was killed, and at a step that this one never saves
     trainer = make(tmp_path)
     with caplog.at_level(logging.WARNING, "gsgd"):
         trainer.train(resume_from_checkpoint=True)
+    assert not (tmp_path / "tmp-checkpoint-99").exists()
     assert "sift_0.pt does not exist" in caplog.text
     assert [note[0] for note in trainer.notes] == [step for step in range(4, STEPS) for _ in range(2)]
 

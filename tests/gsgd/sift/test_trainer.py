@@ -184,9 +184,9 @@ def test_equals_a_plain_loop(name, accumulation, start_step, build, train, row_s
     losses, chosen = plain_loop(reference, name, windows, row_scores, start_step=start_step)
 
     assert [last.indices.tolist() for _, _, last in trainer.notes] == chosen
-    assert [last.selected for _, _, last in trainer.notes] == [
-        step >= start_step for step, window in enumerate(windows) for _ in window
-    ]
+    steps = [step for step, window in enumerate(windows) for _ in window]
+    assert [last.step for _, _, last in trainer.notes] == steps
+    assert [last.selected for _, _, last in trainer.notes] == [step >= start_step for step in steps]
     logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert np.allclose(logged, losses, rtol=0, atol=1e-5)
     assert_same_weights(model, reference)
@@ -317,6 +317,41 @@ def test_scores_under_bf16_are_the_prepared_models(build, train, row_scores):
     assert max(abs(found[row] - half[row]) for row in labelled) < 1e-5
     assert max(abs(found[row] - single[row]) for row in labelled) > 1e-3
     assert loss == pytest.approx(expected, abs=1e-5)
+
+
+class Protocol(torch.nn.Module):
+    """Says itself how it exits early, so that scoring does not pass through the prepared model's forward."""
+
+    exit_layers = 2
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = torch.nn.Linear(9, 9), torch.nn.Linear(9, 100)
+
+    def early_logits(self, exit_layer, input_ids, attention_mask):
+        return self.head(input_ids.float() / 100)
+
+    def forward(self, input_ids, attention_mask, labels=None):
+        logits = self.head(self.body(input_ids.float() / 100))
+        return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+
+def test_scores_of_a_model_with_its_own_exits_are_under_bf16_too(train):
+    def classes(features):
+        batch = stack(features)
+        return batch | {"labels": batch["input_ids"][:, 0]}
+
+    trainer = train(Protocol(), "bert-mlm", batches=1, bf16=True, learning_rate=0.0, data_collator=classes)
+    inputs, _, last = trainer.notes[0]
+    reference = Protocol()
+    expected = {}
+    for half in (False, True):
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            logits = reference.head(inputs["input_ids"].float() / 100)
+        expected[half] = F.cross_entropy(logits.float(), inputs["labels"], reduction="none")
+    assert torch.allclose(last.scores, expected[True], rtol=0, atol=1e-6)
+    assert (last.scores - expected[False]).abs().max() > 1e-4
 
 
 def test_bf16_trains_every_weight(build, train):
