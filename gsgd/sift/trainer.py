@@ -267,8 +267,8 @@ class SiftTrainer(Trainer):
         if self.sift.score is None or isinstance(innermost(model), EarlyExit):
             return trained
         # transformers counts 2 operations per weight and token forward, 4 backward.
-        view: Any = exit_view(model, self.sift.exit_layer)
-        weights = [part.num_parameters(exclude_embeddings=True) for part in (view, innermost(model))]
+        parts: list[Any] = [exit_view(model, self.sift.exit_layer), innermost(model)]
+        weights = [part.num_parameters(exclude_embeddings=True) for part in parts]
         return trained + flops * weights[0] // (3 * weights[1])
 
     # ---- Data and evaluation ----

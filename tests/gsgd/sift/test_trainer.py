@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import itertools
 import json
 import logging
 import math
@@ -252,26 +253,24 @@ def test_the_gradient_has_one_scale_however_the_model_counts(name, build, train,
     assert_same_weights(*models)
 
 
-def test_what_a_model_says_of_its_loss_is_believed(build, train):
-    model = build("gpt2")
-    model.accepts_loss_kwargs = False
-    trainer = train(model, "gpt2", batches=1)
-    assert trainer.model_accepts_loss_kwargs is False
+@pytest.mark.parametrize(("name", "said"), [("gpt2", False), ("bert-mlm", True)])
+def test_what_a_model_says_of_its_loss_is_believed(name, said, build, train):
+    model = build(name)
+    model.accepts_loss_kwargs = said
+    assert train(model, name, batches=1).model_accepts_loss_kwargs is said
 
 
-def test_a_step_without_labels_decides_nothing(build, train):
-    """The first batch has no labels at all: whether the loss is divided is found out at the second."""
-
-    def first_unlabelled(features):
-        batch = stack(features)
-        if not made:
-            batch["labels"] = torch.full_like(batch["labels"], -100)
-        made.append(batch)
-        return batch
-
-    made = []
-    trainer = train(build("bert-mlm"), "bert-mlm", data_collator=first_unlabelled, learning_rate=0.0, max_steps=2)
-    assert trainer.model_accepts_loss_kwargs is False
+@pytest.mark.parametrize("name", ["bert-mlm", "gpt2"])
+def test_batches_without_labels_decide_nothing(name, build, train, make_batch):
+    model, batch = build(name), make_batch(name)
+    trainer = train(model, name, max_steps=0, num_train_epochs=0)
+    trainer.model_accepts_loss_kwargs = True
+    unlabelled = batch | {"labels": torch.full_like(batch["labels"], -100)}
+    assert trainer._probe_loss_scale(model, [unlabelled]) is False
+    assert trainer.model_accepts_loss_kwargs is True
+    assert trainer._probe_loss_scale(model, [unlabelled, batch]) is True
+    assert trainer.model_accepts_loss_kwargs is HEEDS[name]
+    assert model.training
 
 
 def test_evaluation_is_the_trainers_own(build, train, make_batch):
@@ -365,12 +364,21 @@ def test_bf16_trains_every_weight(build, train):
 
 def test_the_head_on_labelled_positions_trains_the_same(build, train):
     models = {labelled: build("bert-mlm") for labelled in (False, True)}
-    losses = {}
+    losses, seen = {}, {False: [], True: []}
     for labelled, model in models.items():
+        model.bert.encoder.layer[3].register_forward_hook(lambda *_, to=seen[labelled]: to.append("all"))
+        model.cls.register_forward_hook(
+            lambda module, given, output, to=seen[labelled]: to.append(given[0].shape[:2]) if to else None
+        )
         trainer = train(
             model, "bert-mlm", SiftArguments(labelled_head=labelled), batches=4, gradient_accumulation_steps=2
         )
         losses[labelled] = [loss for _, loss, _ in trainer.notes]
+    # What the head was given in each training pass, which alone comes after the last layer.
+    shapes = {key: [after for before, after in itertools.pairwise(one) if before == "all"] for key, one in seen.items()}
+    labelled = [int((inputs["labels"][last.indices] != -100).sum()) for inputs, _, last in trainer.notes]
+    assert shapes[False][-4:] == [(4, 9)] * 4
+    assert shapes[True][-4:] == [(1, number) for number in labelled]
     assert losses[True] == pytest.approx(losses[False], abs=1e-6)
     assert_same_weights(*models.values())
 
@@ -514,6 +522,7 @@ def test_a_resumed_or_repeated_run_begins_with_fresh_counters(build, train):
     trainer.train()
     assert trainer.sift.totals.gross_samples == 16
     assert [last.step for _, _, last in trainer.notes] == [0, 1, 0, 1]
+    assert trainer._meters.whole_run.steps == 2
     assert len(trainer.notes) == 4
 
 
