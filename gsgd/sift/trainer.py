@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import random
@@ -16,7 +15,7 @@ import shutil
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +28,14 @@ from transformers.trainer_utils import rotate_checkpoints
 from gsgd.selectors import Selector, select_top_k
 from gsgd.sift import scoring
 from gsgd.sift.batch import batch_size, take_rows
+from gsgd.sift.checkpoints import STAGING, last_complete_checkpoint, publish, what_is_missing
 from gsgd.sift.collator import MaskingCollator, WatchedCollator, own_generator, warn_not_resumable
 from gsgd.sift.engine import Selection, Sift
 from gsgd.sift.exits import EarlyExit, exit_view, innermost, unwrap
 from gsgd.sift.meters import Stopwatch
+from gsgd.sift.step_meters import StepMeters
 
 logger = logging.getLogger(__name__)
-
-STAGING = "tmp-checkpoint-"
-"""Prefix of the folder a checkpoint is written to before it gets its name; no tool takes it for a checkpoint."""
-MANIFEST = "files.json"
-"""In every checkpoint: its files and their sizes in bytes."""
-QUANTILES = (0.1, 0.5, 0.9)
 
 
 @dataclass
@@ -119,7 +114,7 @@ class SiftTrainer(Trainer):
         self._warned = False
         self._staging: str | None = None
         self._pushes: list[str] = []
-        self._meters = _Meters(self.args.device)
+        self._meters = StepMeters(self.args.device)
         self.add_callback(_Hooks(self))
 
     # ---- Training ----
@@ -149,7 +144,7 @@ class SiftTrainer(Trainer):
     ) -> Any:
         # Here, because `model_init` and the search for a batch size begin anew, and nothing has been trained yet.
         self.sift = self._build_sift()
-        self._meters = _Meters(self.args.device)
+        self._meters = StepMeters(self.args.device)
         self._probed = False
         if resume_from_checkpoint is not None:
             self._load_sift(resume_from_checkpoint)
@@ -385,61 +380,6 @@ class SiftTrainer(Trainer):
             )
 
 
-def last_complete_checkpoint(folder: str) -> str | None:
-    """The complete `checkpoint-<step>` of the highest step in `folder`, or None; incomplete ones are logged."""
-    found = [path for path in Path(folder).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
-    for path in sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
-        problem = what_is_missing(str(path))
-        if problem is None:
-            return str(path)
-        logger.warning("passing over the checkpoint %s: %s", path, problem)
-    return None
-
-
-def what_is_missing(checkpoint: str) -> str | None:
-    """Why a checkpoint is not complete, in words; None if it is.
-
-    A plain Trainer's has no list of files; of it is only known that it writes `trainer_state.json` last.
-    """
-    folder = Path(checkpoint)
-    if not folder.is_dir():
-        return "there is no such folder"
-    if folder.name.startswith(STAGING) or folder.parent.name.startswith(STAGING):
-        return "it was still being written"
-    for name in (MANIFEST, "trainer_state.json"):
-        path = folder / name
-        if name == MANIFEST and not path.exists():
-            continue
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            return f"{name} cannot be read ({error})"
-        for file, size in content.items() if name == MANIFEST else ():
-            if not (folder / file).is_file():
-                return f"{file} is missing"
-            if (folder / file).stat().st_size != size:
-                return f"{file} has {(folder / file).stat().st_size} bytes instead of {size}"
-    return None
-
-
-def publish(written: str, final: str) -> None:
-    """Give the folder `written` its name `final`, in one step, once all it holds is on the disk.
-
-    The folder that `written` lies in is removed; what was at `final` before, too.
-    """
-    files = [path for path in sorted(Path(written).rglob("*")) if path.is_file()]
-    sizes = {path.relative_to(written).as_posix(): path.stat().st_size for path in files}
-    manifest = Path(written, MANIFEST)
-    manifest.write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
-    for path in [*files, manifest]:
-        with open(path, "rb+") as file:
-            os.fsync(file.fileno())
-    if os.path.isdir(final):
-        os.rename(final, os.path.join(os.path.dirname(written), "replaced"))
-    os.rename(written, final)
-    shutil.rmtree(os.path.dirname(written))
-
-
 class _Hooks(TrainerCallback):
     """What the Trainer tells only callbacks."""
 
@@ -453,122 +393,6 @@ class _Hooks(TrainerCallback):
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer._meters.end_step()
-
-
-@dataclass
-class _Step:
-    """The stopwatches of one optimizer step."""
-
-    whole: Stopwatch
-    selections: list[Selection] = field(default_factory=list)
-    passes: list[Stopwatch] = field(default_factory=list)
-    forwards: list[Stopwatch] = field(default_factory=list)
-
-
-@dataclass
-class _Sums:
-    """Seconds and rows of a number of optimizer steps, on this rank."""
-
-    steps: float = 0
-    selection_s: float = 0
-    forward_s: float = 0
-    backward_s: float = 0
-    step_s: float = 0
-    gross: float = 0
-    kept: float = 0
-
-    def add(self, step: _Step) -> None:
-        forward = sum(watch.seconds for watch in step.forwards)
-        self.steps += 1
-        self.selection_s += sum(chosen.selection_s for chosen in step.selections)
-        self.forward_s += forward
-        self.backward_s += sum(watch.seconds for watch in step.passes) - forward
-        self.step_s += step.whole.seconds
-        self.gross += sum(chosen.gross for chosen in step.selections)
-        self.kept += sum(chosen.kept for chosen in step.selections)
-
-
-class _Meters:
-    """Measures optimizer steps, and reports means since the last report."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.open: _Step | None = None
-        self.running = contextlib.ExitStack()
-        # Reading a stopwatch waits for a GPU, so it is left until a log asks, or the step is long past.
-        self.pending: deque[_Step] = deque()
-        self.scores: deque[Tensor] = deque(maxlen=1000)
-        self.since_log = _Sums()
-        self.whole_run = _Sums()
-
-    def begin_step(self) -> None:
-        self.running = contextlib.ExitStack()
-        self.open = _Step(self.running.enter_context(Stopwatch(self.device)))
-
-    def micro_batch(self, selection: Selection, watch: Stopwatch) -> None:
-        if self.open is not None:
-            self.open.selections.append(selection)
-            self.open.passes.append(watch)
-        if selection.scores is not None:
-            self.scores.append(selection.scores)
-
-    def forward(self, watch: Stopwatch) -> None:
-        if self.open is not None:
-            self.open.forwards.append(watch)
-
-    def end_step(self) -> None:
-        if self.open is None:
-            return
-        self.running.close()
-        self.pending.append(self.open)
-        self.open = None
-        while len(self.pending) > 64:
-            self._count(self.pending.popleft())
-
-    def _count(self, step: _Step) -> None:
-        self.since_log.add(step)
-        self.whole_run.add(step)
-
-    def report(self, accelerator: Any, sift: Sift, whole_run: bool) -> dict[str, float]:
-        """Log entries, the same on every rank, which all must call this."""
-        while self.pending:
-            self._count(self.pending.popleft())
-        sums = self.whole_run if whole_run else self.since_log
-        totals = sift.totals
-        values = [*dataclasses.astuple(sums), totals.gross_samples, totals.backprop_samples, totals.bad_score_rows]
-        if accelerator.num_processes > 1:
-            values = accelerator.reduce(torch.tensor(values, dtype=torch.float64, device=self.device), "sum").tolist()
-        steps, selection, forward, backward, step, gross, kept, all_gross, all_kept, bad = values
-        entries: dict[str, float] = {"gross_samples": all_gross, "kept_samples": all_kept, "bad_score_rows": bad}
-        if steps:
-            # Sums of seconds and of steps are both over ranks, those of rows over what they do at the same time.
-            entries |= {
-                "selection_s": selection / steps,
-                "forward_s": forward / steps,
-                "backward_s": backward / steps,
-                "step_s": step / steps,
-                "gross_samples_per_s": gross / step * accelerator.num_processes,
-                "kept_samples_per_s": kept / step * accelerator.num_processes,
-            }
-        if whole_run:
-            return {f"train_{name}": value for name, value in entries.items()}
-        entries |= self._quantiles(accelerator)
-        self.since_log = _Sums()
-        return entries
-
-    def _quantiles(self, accelerator: Any) -> dict[str, float]:
-        if not self.scores:
-            return {}
-        scores = torch.cat([part.float() for part in self.scores])
-        self.scores.clear()
-        if accelerator.num_processes > 1:
-            scores = accelerator.gather(accelerator.pad_across_processes(scores, pad_index=float("nan")))
-        # A row without labels has the least number as its score, and a bad one none.
-        scores = scores[torch.isfinite(scores) & (scores > torch.finfo(torch.float32).min)]
-        if len(scores) == 0:
-            return {}
-        values = np.quantile(scores.cpu().numpy(), QUANTILES)
-        return {f"score_q{100 * share:.0f}": float(value) for share, value in zip(QUANTILES, values, strict=True)}
 
 
 class _AnyModel(nn.Module):
