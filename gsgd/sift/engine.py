@@ -84,7 +84,8 @@ class Sift:
         labelled_head: of masked language models, run the head on labelled positions in the training pass, too: the
             same loss and gradients for less work and memory. The output's logits then cover those positions only.
         on_bad_scores: what a NaN or infinite score does: "raise", "drop" the row, or "keep-all", train on the whole
-            batch; the latter two warn and count (`totals.bad_score_rows`; over all ranks if they select together).
+            batch (as "drop" does if no row is left); the latter two warn and count (`totals.bad_score_rows`; over all
+            ranks if they select together).
             Raising on one of several ranks ends the job, as any exception does: the others wait for it in their
             backward pass until the launcher ends them, so do not catch it there.
         score_batch_size: score at most so many rows at a time, which bounds memory; None for all at once.

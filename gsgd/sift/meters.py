@@ -58,6 +58,6 @@ class Totals:
     backprop_samples: int = 0
     """Rows that were trained on."""
     selected_steps: int = 0
-    """Steps that selected."""
+    """Calls that selected; under gradient accumulation a step has several."""
     bad_score_rows: int = 0
     """Rows whose score was NaN or infinite."""
