@@ -31,7 +31,7 @@ def usage() -> str:
             *lines,
             "",
             "examples:",
-            "  gsgd verify                           all statements, about a minute on two cores",
+            "  gsgd verify                           all statements, about twenty seconds on two cores",
             '  gsgd verify --only "Theorem 5.7"      one statement',
             "  gsgd verify --list                    what would be checked",
             "  gsgd bench simulation                 simulation speed against plain NumPy",
