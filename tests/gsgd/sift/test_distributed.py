@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ if not torch.distributed.is_available():
     pytest.skip("torch is built without torch.distributed", allow_module_level=True)
 
 WORKER = pathlib.Path(__file__).with_name("distributed_worker.py")
-START_S, SCENARIO_S, SECOND_RANK_S = 90, 60, 5
+START_S, SCENARIO_S, SECOND_RANK_S = 90, 60, 30
 
 
 def environment(**more):
@@ -141,4 +142,5 @@ def test_a_rank_that_raises_ends_the_job():
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment())
     assert done.returncode != 0
     assert "ValueError: scores[1] is nan at step 1: scores must be finite" in done.stderr
-    assert sorted(done.stdout.split("\n")) == ["", "rank 0 trained", "rank 1 trained"]  # step 0, and no other
+    # Of step 0, and no other. The two processes may write their line ends in any order.
+    assert sorted(re.findall(r"rank \d trained", done.stdout)) == ["rank 0 trained", "rank 1 trained"]
