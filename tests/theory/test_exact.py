@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from theory import exact, noise_laws
@@ -162,7 +162,6 @@ def test_tree_of_sgd_agrees_with_the_variance_of_an_autoregression():
 # --- Laws -------------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=4), st.integers(1, 4))
 def test_greedy_probabilities_are_shares_of_all_tuples(losses, R):
     # Ties are common among integers 0..3; the largest atoms of equal loss are equally likely.
