@@ -22,6 +22,7 @@ examples:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """`gsgd bench`: returns the exit code, 0; argparse exits with 2 for bad usage."""
     parser = argparse.ArgumentParser(
         prog="gsgd bench", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__
     )

@@ -39,6 +39,7 @@ exit code: 0 if every status is the expected one, 1 if not, 2 for bad usage
 
 
 def parser() -> argparse.ArgumentParser:
+    """The options of `gsgd verify`."""
     result = argparse.ArgumentParser(
         prog="gsgd verify",
         description="Check every statement of the paper by independent routes, and print what holds and how tightly.",
@@ -61,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """`gsgd verify`: returns 0 if every status is the expected one, 1 if not, 2 for bad usage."""
     options = parser().parse_args(arguments)
     checks = all_checks()
     if options.only:
