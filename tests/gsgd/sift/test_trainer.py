@@ -759,10 +759,14 @@ def test_two_processes_write_a_state_each_and_log_for_both(label, ranks, build, 
 
 
 if __name__ == "__main__":
+    code = 0
     try:
         worker(Path(sys.argv[1]))
+        # An interpreter that ends while gloo's threads still run is sometimes aborted.
+        torch.distributed.destroy_process_group()
     except Exception:
         traceback.print_exc()
-        # Without waiting for the other rank.
-        sys.stderr.flush()
-        os._exit(1)
+        code = 1
+    # After an error without waiting for the other rank.
+    sys.stderr.flush()
+    os._exit(code)
