@@ -13,6 +13,8 @@ from gsgd import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("theory.cli", "check every statement of the paper and print what holds, and how tightly"),
+    "train": ("training.cli", "train BERT or ResNet, with or without selection, by a configuration"),
+    "compare": ("training.cli_compare", "train several methods on one budget and report with intervals"),
     "bench": ("gsgd.bench", "measure what a simulation step costs against the alternatives"),
 }
 """Command -> (module with `main(arguments) -> exit code`, one line of help)."""
@@ -35,6 +37,8 @@ def usage() -> str:
             "  gsgd verify                           all statements, about twenty seconds on two cores",
             '  gsgd verify --only "Theorem 5.7"      one statement',
             "  gsgd verify --list                    what would be checked",
+            "  gsgd train bert-tiny                  a small BERT on what comes with the package, two minutes",
+            "  gsgd compare resnet-tiny --methods baseline,random,loss@1 --budget 60s",
             "  gsgd bench simulation                 simulation speed against plain NumPy",
             "",
             "`gsgd COMMAND --help` explains a command. `gsgd --version` prints the version.",

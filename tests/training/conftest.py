@@ -1,0 +1,56 @@
+"""The tiny task as one more kind of task, and configurations of it."""
+
+import importlib.util
+import pathlib
+import sys
+
+import pytest
+
+if any(importlib.util.find_spec(package) is None for package in ("torch", "transformers", "accelerate")):
+    collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture(scope="session")
+def tiny_module():
+    path = pathlib.Path(__file__).with_name("tiny.py")
+    spec = importlib.util.spec_from_file_location("gsgd_tests_tiny", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def tiny(tiny_module, monkeypatch):
+    """`tiny(key=value, ...)`: a configuration of the tiny task, four steps an epoch with selection of half."""
+    from training.config import TASKS, build
+
+    monkeypatch.setitem(TASKS, "tiny", tiny_module.TINY)
+
+    def make(**values):
+        small = {"task": "tiny", "batch_size": 8, "budget": "24steps", "evaluations": 4, "tensorboard": False}
+        return build("tiny", {**small, **values})
+
+    return make
+
+
+@pytest.fixture
+def make_accelerator():
+    """`make(**options)`: on the CPU; accelerate's state is the process's and goes with the test."""
+    import torch
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    # Threads cost more than they bring at this size, on shared cores most of all.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield lambda **options: Accelerator(cpu=True, **options)
+    torch.set_num_threads(threads)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def accelerator(make_accelerator):
+    """On the CPU, in float32."""
+    return make_accelerator()

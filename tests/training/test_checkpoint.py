@@ -1,0 +1,45 @@
+"""Checkpoints are whole or not there."""
+
+import pytest
+import torch
+
+from training import checkpoint
+
+STATE = {"step": 3, "model": {"w": torch.arange(4.0)}, "ranks": [{"torch": torch.get_rng_state(), "cuda": None}]}
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    folder = tmp_path / "new" / "run"
+    assert checkpoint.load(folder) is None
+    checkpoint.save(folder, STATE)
+    found = checkpoint.load(folder)
+    assert found["step"] == 3
+    assert torch.equal(found["model"]["w"], STATE["model"]["w"])
+    assert torch.equal(found["ranks"][0]["torch"], STATE["ranks"][0]["torch"])
+    assert [path.name for path in folder.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_failed_write_leaves_the_one_before(tmp_path):
+    checkpoint.save(tmp_path, STATE)
+    with pytest.raises(Exception, match="pickle|local"):
+        checkpoint.save(tmp_path, {"step": 4, "bad": lambda: None})
+    assert checkpoint.load(tmp_path)["step"] == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"not a checkpoint"])
+def test_a_corrupt_one_says_what_to_do(tmp_path, damage):
+    checkpoint.save(tmp_path, STATE)
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read .*remove it to start the run anew"):
+        checkpoint.load(tmp_path)
+
+
+def test_removed_with_what_killed_processes_left(tmp_path):
+    checkpoint.save(tmp_path, STATE)
+    (tmp_path / ".checkpoint.pt.123.tmp").write_bytes(b"half")
+    (tmp_path / "header.json").write_text("{}")
+    checkpoint.remove(tmp_path)
+    checkpoint.remove(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["header.json"]

@@ -1,0 +1,161 @@
+"""What a run's settings may be, and the sizes that follow from them."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gsgd.selectors import select_top_k
+from training.settings import Method, TrainingSettings, parse_method
+
+
+@pytest.mark.parametrize(
+    ("text", "method"),
+    [
+        ("baseline", Method(None, None)),
+        ("random", Method("random", None)),
+        ("loss@1", Method("loss", 1)),
+        ("entropy@12", Method("entropy", 12)),
+        ("margin@last", Method("margin", None)),
+    ],
+)
+def test_methods(text, method):
+    assert parse_method(text) == method
+
+
+@pytest.mark.parametrize("text", ["", "loss", "loss@", "loss@0", "loss@-1", "loss@one", "loss@²", "gradient@1", "random@1"])
+def test_what_is_no_method(text):
+    with pytest.raises(ValueError, match=r"method = .* must be baseline, random, or SCORE@LAYER.*such as loss@1"):
+        TrainingSettings(method=text)
+
+
+OUT_OF_RANGE = {
+    "budget": ["3", "0steps"],
+    "select": ["topk"],
+    "scoring_mode": ["training"],
+    "scope": ["node"],
+    "schedule": ["cosine"],
+    "precision": ["fp8"],
+    "keep": [0.0, -0.5, 1.01, float("nan")],
+    "trim": [-0.1, 1.0, float("nan")],
+    "batch_size": [0],
+    "accumulation_steps": [0],
+    "evaluations": [0],
+    "evaluation_batch_size": [0],
+    "start_step": [-1],
+    "end_step": [-1],
+    "score_batch_size": [-1],
+    "seed": [-1],
+    "quality_batches": [-1],
+    "weight_decay": [-0.1, float("nan")],
+    "clip_norm": [-1.0, float("nan")],
+    "max_lr": [0.0, -1.0, float("nan")],
+    "eps": [0.0],
+    "checkpoint_every_s": [0.0],
+    "beta1": [-0.1, 1.0],
+    "beta2": [1.0],
+    "start_share": [-0.1, 1.1],
+    "end_share": [-0.1, 1.1, float("nan")],
+    "warmup_share": [1.1, -0.1],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in OUT_OF_RANGE.items() for value in values])
+def test_out_of_range_names_the_key(key, value):
+    with pytest.raises(ValueError, match=f"^{key} = "):
+        TrainingSettings(**{key: value})
+
+
+def test_every_number_and_choice_has_a_range():
+    """A key that is added later is to be tested, too."""
+    free = {"method", "cycle_momentum", "decay_all", "channels_last", "compile", "labelled_head", "tensorboard", "test"}
+    free |= {"save_model", "label"}
+    assert {field.name for field in dataclasses.fields(TrainingSettings)} == set(OUT_OF_RANGE) | free
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"start_step": 5, "start_share": 0.5}, ("start_step = 5", "start_share = 0.5")),
+        ({"end_step": 5, "end_share": 0.5}, ("end_step = 5", "end_share = 0.5")),
+        ({"start_step": 9, "end_step": 5}, ("start_step = 9", "end_step = 5")),
+        ({"start_share": 0.6, "end_share": 0.5}, ("start_share = 0.6", "end_share = 0.5")),
+        ({"method": "loss@1", "trim": 0.6, "keep": 0.5}, ("trim = 0.6", "keep = 0.5")),
+    ],
+)
+def test_impossible_combinations_name_the_keys(values, named):
+    with pytest.raises(ValueError, match=r"=") as caught:
+        TrainingSettings(**values)
+    assert all(name in str(caught.value) for name in named)
+
+
+@given(st.integers(1, 2048), st.floats(0.01, 1))
+def test_a_gross_batch_gives_back_the_batch(batch_size, keep):
+    """By Sift's own rule: max(1, round(keep B)) rows of B."""
+    settings = TrainingSettings(method="loss@1", batch_size=batch_size, keep=keep)
+    assert max(1, round(keep * settings.gross_size)) == batch_size
+
+
+def test_gross_batches_of_the_paper():
+    """Section 7.1: 64 for 32; Appendix G: 250 for 125."""
+    assert TrainingSettings(method="loss@1", batch_size=32).gross_size == 64
+    assert TrainingSettings(method="random", batch_size=125).gross_size == 250
+    assert TrainingSettings(method="baseline", batch_size=125).gross_size == 125
+
+
+@given(st.integers(1, 60), st.floats(0.1, 0.9), st.floats(0, 0.9))
+def test_what_is_accepted_can_be_trimmed(batch_size, keep, trim):
+    """The rule runs on every accepted combination, and only on those."""
+    try:
+        settings = TrainingSettings(method="loss@1", batch_size=batch_size, keep=keep, trim=trim)
+    except ValueError as error:
+        assert "trim" in str(error)
+        settings = TrainingSettings(method="loss@1", batch_size=batch_size, keep=keep)
+        settings = dataclasses.replace(settings, method="baseline", trim=trim)
+        scores = torch.arange(float(round(batch_size / keep)))
+        with pytest.raises(ValueError, match="trim"):
+            settings.rule()(scores, batch_size, torch.Generator())
+        return
+    scores = torch.arange(float(settings.gross_size))
+    assert len(settings.rule()(scores, batch_size, torch.Generator())) == batch_size
+
+
+def test_the_rule_without_trim_is_the_selector_itself():
+    assert TrainingSettings().rule() is select_top_k
+
+
+def test_the_rule_with_trim_leaves_the_largest_out():
+    rule = TrainingSettings(method="loss@1", trim=0.25, keep=0.5).rule()
+    assert sorted(rule(torch.tensor([5.0, 9.0, 8.0, 1.0, 2.0, 3.0, 4.0, 0.0]), 4, None).tolist()) == [0, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("values", "total", "expected"),
+    [
+        ({}, 100, (0, 100)),
+        ({"start_step": 20}, 100, (20, 100)),
+        ({"start_step": 20, "end_step": 60}, 100, (20, 60)),
+        ({"start_share": 0.25, "end_share": 0.75}, 100, (25, 75)),
+        ({"end_share": 0.0}, 100, (0, 0)),
+        ({"end_share": 0.5}, 7, (0, 4)),
+        # Longer than the run.
+        ({"start_step": 200}, 100, (100, 100)),
+        ({"start_step": 20, "end_step": 600}, 100, (20, 100)),
+        ({"start_step": 200, "end_step": 600}, 100, (100, 100)),
+    ],
+)
+def test_first_and_last(values, total, expected):
+    settings = TrainingSettings(method="loss@1", **values)
+    assert settings.first_and_last(total) == expected
+    assert settings.selecting_steps(total) == expected[1] - expected[0]
+
+
+def test_the_baseline_never_selects():
+    settings = TrainingSettings(start_step=3)
+    assert settings.first_and_last(10) == (10, 10)
+    assert not settings.selects
+    assert not settings.scores_rows
+    assert TrainingSettings(method="random").selects
+    assert not TrainingSettings(method="random").scores_rows

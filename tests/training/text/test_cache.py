@@ -1,0 +1,79 @@
+"""Cached folders appear whole, once, and are found again by what they were made from."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from training.text import cache
+from training.text.cache import cached_folder, default_cache
+
+
+def write_two(folder):
+    (folder / "a").write_text("first")
+    time.sleep(0.05)
+    (folder / "b").write_text("second")
+
+
+def race(root, build, callers=6):
+    ready = threading.Barrier(callers)
+
+    def ask(_):
+        ready.wait()
+        return cached_folder(root, "thing", {"x": 1}, build)
+
+    with ThreadPoolExecutor(callers) as pool:
+        return set(pool.map(ask, range(callers)))
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_callers_that_race_get_one_whole_folder(tmp_path, monkeypatch, locks):
+    if not locks:
+        monkeypatch.setattr(cache, "fcntl", None)
+    elif cache.fcntl is None:
+        pytest.skip("this system has no file locks")
+    built = []
+
+    def build(folder):
+        built.append(folder)
+        write_two(folder)
+
+    (folder,) = race(tmp_path, build)
+    assert {path.name: path.read_text() for path in folder.iterdir() if path.suffix == ""} == {
+        "a": "first",
+        "b": "second",
+    }
+    assert len(built) == 1 if locks else len(built) > 1
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [folder.name]
+
+
+def test_equal_inputs_are_found_and_others_are_not(tmp_path):
+    built = []
+
+    def ask(kind, inputs):
+        return cached_folder(tmp_path, kind, inputs, lambda folder: built.append(folder))
+
+    first = ask("a", {"x": 1, "y": [2]})
+    assert ask("a", {"y": [2], "x": 1}) == first
+    assert len(built) == 1
+    assert len({first, ask("a", {"x": 2, "y": [2]}), ask("b", {"x": 1, "y": [2]})}) == len(built) == 3
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path):
+    def fail(folder):
+        (folder / "half").write_text("x")
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        cached_folder(tmp_path, "thing", {}, fail)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert (cached_folder(tmp_path, "thing", {}, write_two) / "b").exists()
+
+
+def test_default_cache_follows_xdg(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache() == tmp_path / "gsgd"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_cache() == tmp_path / ".cache" / "gsgd"

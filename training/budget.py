@@ -1,0 +1,106 @@
+"""How long a run is: in steps, samples, epochs, or seconds that every method is charged at its own measured price."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+UNITS = {
+    "steps": "optimizer steps",
+    "samples": "backpropagated samples",
+    "epochs": "passes over the training set, counted in backpropagated samples",
+    "s": "seconds of reference time",
+    "baseline-epochs": "the reference time in which the baseline trains so many epochs",
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """So much of a unit: "800000steps", "20000samples", "100epochs", "600s" or "100baseline-epochs".
+
+    Reference time: each kind of step costs its median, measured in interleaved steps before the run, whatever the
+    clock shows later. Scoring is charged.
+    """
+
+    amount: float
+    unit: str
+
+    @property
+    def is_time(self) -> bool:
+        return self.unit in ("s", "baseline-epochs")
+
+    def __str__(self) -> str:
+        return f"{self.amount:.15g}{self.unit}"
+
+
+@dataclass(frozen=True)
+class StepCosts:
+    """Median seconds of an optimizer step without selection, and with it."""
+
+    plain_s: float
+    selecting_s: float
+
+
+def parse_budget(text: str) -> Budget:
+    """The budget that `text` names.
+
+    Raises:
+        ValueError: if it is not a number above 0 with one of UNITS behind it.
+    """
+    match = re.fullmatch(r"\s*([0-9]+\.?[0-9]*(?:e[+-]?[0-9]+)?|\.[0-9]+)\s*([a-z-]+)\s*", text.lower())
+    if not match or match[2] not in UNITS or not 0 < float(match[1]) < math.inf:
+        units = "; ".join(f"{unit} ({meaning})" for unit, meaning in UNITS.items())
+        raise ValueError(f"budget = {text!r} must be a number above 0 and a unit: {units}")
+    return Budget(float(match[1]), match[2])
+
+
+def steps_within(
+    budget: Budget,
+    *,
+    samples_per_step: int,
+    train_size: int,
+    costs: StepCosts | None,
+    selecting_steps: Callable[[int], int],
+) -> int:
+    """The number of optimizer steps that the budget pays for.
+
+    Args:
+        samples_per_step: backpropagated samples of all ranks in a step.
+        train_size: samples of an epoch.
+        costs: needed for a budget of time only.
+        selecting_steps: total steps -> how many of them select. If it now and then decreases, as the rounding of two
+            shares makes it, up to 2 (selecting_s / plain_s - 1) steps of what time pays for may be missed.
+
+    Returns:
+        At least 1. Samples are rounded to the nearest step; of time, no more is spent than there is.
+
+    Raises:
+        ValueError: if a budget of time comes without costs, or pays for no step.
+    """
+    if budget.unit == "steps":
+        return max(1, round(budget.amount))
+    if budget.unit in ("samples", "epochs"):
+        samples = budget.amount * (train_size if budget.unit == "epochs" else 1)
+        return max(1, round(samples / samples_per_step))
+    if costs is None:
+        raise ValueError(f"budget = {budget} is a time: it needs the measured costs of a step")
+    seconds = budget.amount
+    if budget.unit == "baseline-epochs":
+        seconds = max(1, round(budget.amount * train_size / samples_per_step)) * costs.plain_s
+    low, high = 0, int(seconds / min(costs.plain_s, costs.selecting_s)) + 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if seconds_of(middle, costs, selecting_steps(middle)) <= seconds * (1 + 1e-9):
+            low = middle
+        else:
+            high = middle - 1
+    if low == 0:
+        raise ValueError(f"budget = {budget} is {seconds:.3g} s, but a single step takes {costs.selecting_s:.3g} s")
+    return low
+
+
+def seconds_of(steps: int, costs: StepCosts, selecting: int) -> float:
+    """Reference time of `steps` steps, `selecting` of which select."""
+    return (steps - selecting) * costs.plain_s + selecting * costs.selecting_s

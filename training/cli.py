@@ -1,0 +1,152 @@
+"""`gsgd train`: one run, by its configuration."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+EXAMPLES = """\
+examples:
+  gsgd train bert-tiny                                a small BERT on a book that comes with the package, two minutes
+  gsgd train resnet-tiny --method loss@1 --seed 3     a preset with other values
+  gsgd train my.toml --data train.parquet --budget 600s
+  gsgd train --list                                   the presets: the small ones, and every run of the paper
+  gsgd train --keys resnet                            every key, its type and default
+
+  torchrun --nproc-per-node 8 -m gsgd train bert-base/loss-1                        one machine with 8 GPUs
+  torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
+      -m gsgd train bert-base/loss-1                                                 two of them, on each
+  accelerate launch --num_processes 8 -m gsgd train bert-base/loss-1                 the same by accelerate
+
+A configuration is a flat TOML file, which may name another one as its `base`; each of its keys is an option, too.
+Results go to results/NAME/: header.json (configuration, commit, versions, device), evaluations.csv, events for
+TensorBoard (tensorboard --logdir results), and the trained model. A run that was interrupted goes on when the same
+command is given again.
+
+exit code: 0 when the run is finished, 1 if it diverged, 2 for bad usage, 130 if it was interrupted
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`gsgd train`: returns 0 when finished, 1 if the run diverged, 2 for bad usage, 130 if interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="gsgd train",
+        usage="gsgd train CONFIG [--KEY VALUE ...] [--name NAME] [--results DIR] [--overwrite]",
+        description="Train BERT or ResNet, with or without selection, on your data or what comes with the package.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # --seed is a key, not short for --seeds
+    )
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="a TOML file, or a preset's name")
+    parser.add_argument("--KEY", metavar="VALUE", help="another value of any key of the configuration")
+    parser.add_argument("--name", help="folder under the results (default: CONFIG-METHOD-seedN)")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    parser.add_argument("--overwrite", action="store_true", help="begin anew, whatever is there")
+    parser.add_argument("--list", action="store_true", help="list the presets")
+    parser.add_argument("--keys", metavar="TASK", help="list the keys of a task: bert or resnet")
+    options, rest = parser.parse_known_args(arguments)
+    try:
+        return _train(options, rest)
+    except (ValueError, ModuleNotFoundError) as error:
+        return _refuse(error)
+
+
+def _train(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from training import config as configs
+
+    if options.list:
+        return _list_presets(configs.presets())
+    if options.keys:
+        return _list_keys(options.keys)
+    if options.config is None:
+        raise ValueError("which CONFIG? A TOML file or a preset's name; --list shows the presets")
+    config = configs.load(options.config, parse_values(rest))
+
+    from training.display import Display
+    from training.run import DIVERGED, FINISHED, make_accelerator, train
+
+    accelerator = make_accelerator(config)
+    console = Console(stderr=True)
+    display = Display(console) if accelerator.is_main_process else Display.silent()
+    settings = config.training
+    name = options.name or f"{config.name.replace('/', '-')}-{settings.method}-seed{settings.seed}"
+    folder = options.results / name
+    try:
+        outcome = train(config, folder, accelerator=accelerator, overwrite=options.overwrite, display=display)
+    finally:
+        accelerator.end_training()
+    if accelerator.is_main_process:
+        last = outcome.evaluations[-1] if outcome.evaluations else None
+        if last is not None:
+            print(
+                f"{config.name} {settings.method}: validation accuracy {last.val_accuracy:.4f}, loss "
+                f"{last.val_loss:.4f} after {last.step} steps, {last.backprop_samples} backpropagated samples, "
+                f"{last.wall_clock_s:.0f} s of training ({100 * last.selection_s / last.wall_clock_s:.1f}% selection)"
+            )
+        if "test_accuracy" in outcome.header:
+            print(f"test accuracy {outcome.header['test_accuracy']:.4f}")
+        print(f"{outcome.status}; results in {folder}")
+        if outcome.status not in (FINISHED, DIVERGED):
+            print("the same command goes on from here")
+        if outcome.status == DIVERGED:
+            print("the loss is not finite any more: try a lower lr, or clip_norm = 1", file=sys.stderr)
+    return {FINISHED: 0, DIVERGED: 1}.get(outcome.status, 130)
+
+
+def parse_values(rest: Sequence[str]) -> dict[str, str]:
+    """`--key value` and `--key=value` pairs; dashes in a key count as underscores.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    values: dict[str, str] = {}
+    words = list(rest)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--") or len(word) < 3:
+            raise ValueError(f"{word!r} is not expected here: values are given as --key value")
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            if not words or words[0].startswith("--"):
+                raise ValueError(f"{word} needs a value: {word} VALUE")
+            value = words.pop(0)
+        values[key.replace("-", "_")] = value
+    return values
+
+
+def _list_presets(presets: dict[str, Path]) -> int:
+    for name, path in presets.items():
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        print(f"{name:45} {first.removeprefix('#').strip()}")
+    return 0
+
+
+def _list_keys(task: str) -> int:
+    import dataclasses
+
+    from training.config import TASKS
+    from training.settings import TrainingSettings
+
+    if task not in TASKS:
+        raise ValueError(f"--keys {task!r}: the tasks are {', '.join(TASKS)}")
+    for kind in (TrainingSettings, TASKS[task][0]):
+        print(f"{(kind.__doc__ or '').strip()}\n")
+        for field in dataclasses.fields(kind):
+            default: Any = field.default
+            print(f"  {field.name} = {list(default) if isinstance(default, tuple) else default!r}")
+        print()
+    return 0
+
+
+def _refuse(error: Exception) -> int:
+    # Of several processes one speaks.
+    if os.environ.get("RANK", "0") == "0":
+        hint = " (pip install 'gsgd[train]')" if isinstance(error, ModuleNotFoundError) else ""
+        print(f"gsgd train: {error}{hint}", file=sys.stderr)
+    return 2

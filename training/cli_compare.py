@@ -1,0 +1,174 @@
+"""`gsgd compare`: train several methods on one budget, and say what came out."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from training.compare import Comparison
+    from training.summary import Interval, MethodSummary
+
+EXAMPLES = """\
+examples:
+  gsgd compare resnet-tiny --methods baseline,random,loss@1 --seeds 3 --budget 60s
+  gsgd compare bert-tiny --methods baseline,random,loss@1,entropy@1 --budget 20000samples
+  gsgd compare my.toml --methods baseline,loss@1,loss@1:start_share=0.5,loss@1:keep=0.7 --budget 600s
+  gsgd compare my.toml --methods baseline,loss@last --sweep max_lr=5e-2,1e-2,5e-3,1e-3
+
+  torchrun --nproc-per-node 8 -m gsgd compare bert-base/baseline --methods baseline,random,entropy@6
+
+budgets:
+  600s               reference time: every method pays its own median cost of a step, measured in turn before the runs
+  20000samples       backpropagated samples; also 10epochs, 5000steps
+  100baseline-epochs the reference time in which the baseline trains 100 epochs
+
+Every run's learning rate is decayed to its own end. A random-half control belongs into every comparison. Results go to
+results/NAME/; a comparison that was interrupted goes on when the same command is given again.
+
+exit code: 0 when finished, 2 for bad usage, 130 if it was interrupted
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`gsgd compare`: returns 0 when finished, 2 for bad usage, 130 if interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="gsgd compare",
+        usage="gsgd compare CONFIG --methods METHOD,METHOD,... [--seeds N] [--budget BUDGET] [--KEY VALUE ...]",
+        description="Train several methods on the same budget, several seeds each, and report with 95% intervals.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # --seed is a key, not short for --seeds
+    )
+    parser.add_argument("config", metavar="CONFIG", help="a TOML file, or a preset's name")
+    parser.add_argument(
+        "--methods",
+        required=True,
+        metavar="METHODS",
+        help="comma-separated: baseline, random, loss@1, entropy@6, loss@last, ...; with other values behind colons: "
+        "loss@1:keep=0.7:start_share=0.5",
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each method (default 3)")
+    parser.add_argument("--budget", help="of every run (default: the configuration's)")
+    parser.add_argument("--sweep", metavar="KEY=V,V,...", help="tune a key for each method first, by validation")
+    parser.add_argument("--target", type=float, help="accuracy to time (default: the baseline's mean final accuracy)")
+    parser.add_argument("--name", help="folder under the results (default: compare-CONFIG-BUDGET)")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    parser.add_argument("--KEY", metavar="VALUE", help="another value of any key of the configuration, for all methods")
+    options, rest = parser.parse_known_args(arguments)
+    try:
+        return _compare(options, rest)
+    except (ValueError, ModuleNotFoundError) as error:
+        # Of several processes one speaks.
+        if os.environ.get("RANK", "0") == "0":
+            hint = " (pip install 'gsgd[train]')" if isinstance(error, ModuleNotFoundError) else ""
+            print(f"gsgd compare: {error}{hint}", file=sys.stderr)
+        return 2
+
+
+def _compare(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from training import config as configs
+    from training.cli import parse_values
+    from training.compare import compare, parse_contender, parse_sweep
+    from training.display import Display
+    from training.run import make_accelerator
+
+    if options.seeds < 1:
+        raise ValueError(f"--seeds {options.seeds} must be at least 1")
+    if options.target is not None and not 0 < options.target <= 1:
+        raise ValueError(f"--target {options.target} must lie in (0, 1]")
+    values = parse_values(rest)
+    if options.budget:
+        values["budget"] = options.budget
+    config = configs.load(options.config, values)
+    contenders = [parse_contender(text.strip()) for text in options.methods.split(",") if text.strip()]
+    if not contenders:
+        raise ValueError("--methods names no method")
+    name = options.name or f"compare-{config.name.replace('/', '-')}-{config.training.budget}"
+    accelerator = make_accelerator(config)
+    display = Display(Console(stderr=True)) if accelerator.is_main_process else Display.silent()
+    try:
+        found = compare(
+            config,
+            contenders,
+            options.results / name,
+            seeds=options.seeds,
+            accelerator=accelerator,
+            sweep=parse_sweep(options.sweep) if options.sweep else None,
+            target=options.target,
+            display=display,
+        )
+    finally:
+        accelerator.end_training()
+    if accelerator.is_main_process:
+        show(Console(), found)
+    return 0 if found.status == "finished" else 130
+
+
+def show(console: Console, found: Comparison) -> None:
+    """The summary as a table, and what it says in words."""
+    if found.status != "finished":
+        console.print(f"interrupted; the same command goes on from here ({found.folder})")
+        return
+    table = Table(box=None, header_style="bold", padding=(0, 1))
+    tested = any(summary.test_accuracy is not None for summary in found.summaries)
+    headings = ["method", "runs", "validation", *(["test"] if tested else []), "over baseline", "over random"]
+    headings += ["steps", "scoring", f"s to {found.target:.3f}", "samples to it"]
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number == 0 else "right", no_wrap=True)
+    for summary in found.summaries:
+        cells = [summary.method, str(summary.runs), _accuracy(summary)]
+        cells += [_text(summary.test_accuracy)] if tested else []
+        cells += [_signed(summary.over_baseline), _signed(summary.over_random), f"{summary.steps:.0f}"]
+        cells += [f"{100 * summary.scoring_share:.1f}%", *_target(summary)]
+        table.add_row(*cells)
+    console.print(table)
+    for label, value in found.tuned.items():
+        console.print(f"{label}: tuned to {value}", highlight=False)
+    for summary in found.summaries:
+        if (line := verdict(summary)) is not None:
+            console.print(line, highlight=False)
+    console.print(f"results in {found.folder}", highlight=False)
+
+
+def verdict(summary: MethodSummary) -> str | None:
+    """What the difference to the baseline says, in words; None for the baseline."""
+    difference = summary.over_baseline
+    if difference is None:
+        return None
+    if math.isnan(difference.half_width):
+        return f"{summary.method}: one seed shows no difference from the baseline that could be told from luck"
+    if not difference.excludes_zero:
+        return f"{summary.method}: no difference from the baseline shown ({_signed(difference)}, 95%)"
+    word = "above" if difference.mean > 0 else "below"
+    return f"{summary.method}: {word} the baseline by {abs(difference.mean):.4f} ±{difference.half_width:.4f} (95%)"
+
+
+def _accuracy(summary: MethodSummary) -> str:
+    return f"- ({summary.diverged} diverged)" if summary.diverged else _text(summary.val_accuracy)
+
+
+def _text(interval: Interval | None) -> str:
+    return "-" if interval is None else str(interval)
+
+
+def _signed(interval: Interval | None) -> str:
+    if interval is None:
+        return "-"
+    half = "" if math.isnan(interval.half_width) else f" ±{interval.half_width:.4f}"
+    return f"{interval.mean:+.4f}{half}"
+
+
+def _target(summary: MethodSummary) -> tuple[str, str]:
+    if summary.seconds_to_target is None or summary.samples_to_target is None:
+        reached = f"{summary.reached}/{summary.runs} reached"
+        return reached, reached
+    return f"{summary.seconds_to_target.mean:.0f}", f"{summary.samples_to_target.mean:.0f}"

@@ -1,0 +1,299 @@
+"""The fair comparison: one budget for all, schedules that end with it, a random control, seeds, measured prices.
+
+What it guards against (Kaddour et al., "No Train No Gain", 2023): a baseline whose learning rate is still high when its
+time is up, scoring that nobody charges for, and one lucky seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from gsgd.results import command_line, provenance, write_json, write_table
+from training.budget import StepCosts, parse_budget, seconds_of, steps_within
+from training.config import Config
+from training.costs import measure_costs
+from training.display import Display
+from training.records import COLUMNS, Evaluation, read_json
+from training.run import DIVERGED, FINISHED, Outcome, train
+from training.settings import parse_method
+from training.summary import INTERVALS, MethodSummary, RunResult, default_target, summarise
+from training.task import Task
+
+COMPARE = "compare.json"
+TUNING_SEED = 1_000_000
+"""Of the runs that tune: none of them is reported, so what is reported was not chosen for its luck."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A method with what it changes of the configuration, such as "loss@1:keep=0.7:start_share=0.5"."""
+
+    label: str
+    values: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A key and the values to tune it over, for each method by itself."""
+
+    key: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison found.
+
+    Attributes:
+        status: "finished", or "interrupted": then there is no summary.
+        target: validation accuracy that times and samples to the target are about.
+        tuned: label -> the value that its sweep chose.
+    """
+
+    status: str
+    folder: Path
+    target: float
+    summaries: list[MethodSummary]
+    results: list[RunResult]
+    costs: dict[str, StepCosts]
+    tuned: dict[str, str]
+
+
+def parse_contender(text: str) -> Contender:
+    """The method that `text` names, and the values behind its colons.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    method, *changes = text.split(":")
+    parse_method(method)
+    values = {"method": method}
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals or not key or not value:
+            raise ValueError(f"{change!r} in the method {text!r} must be key=value, as in loss@1:keep=0.7")
+        values[key.replace("-", "_")] = value
+    return Contender(text, values)
+
+
+def parse_sweep(text: str) -> Sweep:
+    """The sweep that `text`, such as "max_lr=1e-2,1e-3", names.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    key, _, values = text.partition("=")
+    found = tuple(value for value in values.split(",") if value)
+    if not key or len(found) < 2:
+        raise ValueError(f"--sweep {text!r} must be key=value,value,... with at least two values")
+    return Sweep(key.replace("-", "_"), found)
+
+
+def compare(
+    config: Config,
+    contenders: Sequence[Contender],
+    folder: Path,
+    *,
+    seeds: int,
+    accelerator: Accelerator,
+    sweep: Sweep | None = None,
+    target: float | None = None,
+    display: Display | None = None,
+) -> Comparison:
+    """Train every contender on every seed within the configuration's budget, and summarise.
+
+    Results are written to `folder`: one folder a run, `compare.json`, `evaluations.csv` (all runs) and `summary.csv`.
+    What is finished there already is not trained again, and an interrupted run goes on.
+
+    Args:
+        seeds: runs of each method, with the configuration's seed and those after it.
+        sweep: tune a key for each method first: one run a value, on a seed apart; the best final validation accuracy
+            wins, and only the winner is trained on the reported seeds. Paper: the best test accuracy is picked; here:
+            the test split is judged once, after the choice, because a maximum over test results flatters.
+        target: accuracy whose cost is reported; None takes the baseline's mean final one.
+
+    Raises:
+        ValueError: for contenders that do not fit the configuration, or a folder of another comparison.
+    """
+    display = display or Display.silent()
+    if len({contender.label for contender in contenders}) < len(contenders):
+        raise ValueError("a method is named twice")
+    quiet = {"save_model": False, "tensorboard": False}
+    planned = {
+        contender.label: config.with_values({**quiet, **contender.values, "label": contender.label})
+        for contender in contenders
+    }
+    with accelerator.local_main_process_first():
+        task = config.build_task()
+    header = _header(config, contenders, seeds, sweep)
+    costs = _prices(folder, header, planned, task, accelerator, display)
+    if accelerator.is_main_process:
+        write_json(folder / COMPARE, header)
+    plan = _Plan(planned, costs, folder, accelerator, task, display)
+    display.say(plan.forecast(seeds, sweep))
+    tuned: dict[str, str] = {}
+    if sweep is not None:
+        for label in planned:
+            best = plan.tune(label, sweep)
+            if best is None:
+                return Comparison("interrupted", folder, float("nan"), [], [], costs, tuned)
+            tuned[label] = best
+            planned[label] = planned[label].with_values({sweep.key: best})
+    results: list[RunResult] = []
+    for seed in range(config.training.seed, config.training.seed + seeds):
+        # Seed by seed: an interrupted comparison has all methods on the seeds it got to.
+        for label in planned:
+            outcome = plan.run(
+                label, {"seed": seed, "test": "test" in task.splits}, _folder_name(f"{label}-seed{seed}")
+            )
+            if outcome.status not in (FINISHED, DIVERGED):
+                return Comparison("interrupted", folder, float("nan"), [], results, costs, tuned)
+            results.append(
+                RunResult(label, seed, outcome.status, outcome.evaluations, outcome.header.get("test_accuracy"))
+            )
+    target = default_target(results) if target is None else target
+    summaries = summarise(results, target)
+    if accelerator.is_main_process:
+        _write(folder, header, summaries, results, target, tuned)
+    return Comparison(FINISHED, folder, target, summaries, results, costs, tuned)
+
+
+class _Plan:
+    """The runs of a comparison, on one task and at fixed prices."""
+
+    def __init__(
+        self,
+        planned: dict[str, Config],
+        costs: dict[str, StepCosts],
+        folder: Path,
+        accelerator: Accelerator,
+        task: Task,
+        display: Display,
+    ):
+        self.planned, self.costs, self.folder = planned, costs, folder
+        self.accelerator, self.task, self.display = accelerator, task, display
+        self.done, self.total = 0, 0
+
+    def forecast(self, seeds: int, sweep: Sweep | None) -> str:
+        """How many runs, and how long they take at the measured prices, evaluation aside."""
+        per_method = seeds + (len(sweep.values) if sweep else 0)
+        self.total = per_method * len(self.planned)
+        seconds = 0.0
+        for label, config in self.planned.items():
+            steps = self.steps(label)
+            seconds += per_method * seconds_of(steps, self.costs[label], config.training.selecting_steps(steps))
+        return f"{self.total} runs, about {seconds / 60:.0f} minutes of training"
+
+    def steps(self, label: str) -> int:
+        """Optimizer steps that the budget pays for."""
+        settings = self.planned[label].training
+        ranks = self.accelerator.num_processes
+        return steps_within(
+            parse_budget(settings.budget),
+            samples_per_step=settings.batch_size * settings.accumulation_steps * ranks,
+            train_size=self.task.train_size,
+            costs=self.costs[label],
+            selecting_steps=settings.selecting_steps,
+        )
+
+    def run(self, label: str, values: dict[str, Any], name: str) -> Outcome:
+        """Train one run, or take it from the folder."""
+        self.done += 1
+        config = self.planned[label].with_values(values)
+        self.display.title = f"[{self.done}/{self.total}] {name}"
+        self.display.say(self.display.title)
+        return train(
+            config,
+            self.folder / name,
+            accelerator=self.accelerator,
+            costs=self.costs[label],
+            display=self.display,
+        )
+
+    def tune(self, label: str, sweep: Sweep) -> str | None:
+        """The value of the best final validation accuracy; None if interrupted."""
+        found: dict[str, float] = {}
+        for value in sweep.values:
+            name = f"tuning/{_folder_name(f'{label}-{sweep.key}{value}')}"
+            outcome = self.run(label, {sweep.key: value, "seed": TUNING_SEED, "test": False}, name)
+            if outcome.status not in (FINISHED, DIVERGED):
+                return None
+            finished = outcome.status == FINISHED
+            found[value] = outcome.evaluations[-1].val_accuracy if finished else float("-inf")
+        return max(found, key=lambda value: found[value])
+
+
+def _prices(
+    folder: Path,
+    header: dict[str, Any],
+    planned: dict[str, Config],
+    task: Task,
+    accelerator: Accelerator,
+    display: Display,
+) -> dict[str, StepCosts]:
+    """Measured before the first run; later those that the first runs were planned with. Sets header["step_costs"]."""
+    recorded = read_json(folder / COMPARE) if (folder / COMPARE).exists() else None
+    if recorded is not None:
+        same = ("config", "methods", "seeds", "sweep")
+        if changed := [name for name in same if recorded.get(name) != header[name]]:
+            raise ValueError(
+                f"{folder} has another comparison: its {', '.join(changed)} differ. Choose another --name, or remove it"
+            )
+        header["step_costs"] = recorded["step_costs"]
+    else:
+        with display.measuring() as progress:
+            found = measure_costs(list(planned.values()), task, accelerator, progress=progress)
+        header["step_costs"] = {label: asdict(costs) for label, costs in zip(planned, found, strict=True)}
+    return {label: StepCosts(**costs) for label, costs in header["step_costs"].items()}
+
+
+def _header(config: Config, contenders: Sequence[Contender], seeds: int, sweep: Sweep | None) -> dict[str, Any]:
+    return {
+        **provenance(),
+        "command": command_line(),
+        "name": config.name,
+        "config": {key: list(value) if isinstance(value, tuple) else value for key, value in config.values().items()},
+        "methods": [contender.label for contender in contenders],
+        "seeds": seeds,
+        "sweep": None if sweep is None else {"key": sweep.key, "values": list(sweep.values)},
+    }
+
+
+def _write(
+    folder: Path,
+    header: dict[str, Any],
+    summaries: Sequence[MethodSummary],
+    results: Sequence[RunResult],
+    target: float,
+    tuned: dict[str, str],
+) -> None:
+    rows: list[Evaluation] = [evaluation for result in results for evaluation in result.evaluations]
+    write_table(folder / "evaluations.csv", COLUMNS, map(astuple, rows))
+    names = [field.name for field in dataclasses.fields(MethodSummary)]
+    columns = [column for name in names for column in ((name, f"{name}_half_width") if name in INTERVALS else (name,))]
+    cells = [[cell for name in names for cell in _cells(name, getattr(summary, name))] for summary in summaries]
+    write_table(folder / "summary.csv", columns, cells)
+    header |= {"target": target, "tuned": tuned, "summary": [asdict(summary) for summary in summaries]}
+    write_json(folder / COMPARE, header)
+
+
+def _cells(name: str, value: Any) -> list[Any]:
+    """An interval takes two columns, its mean and its half-width."""
+    if name not in INTERVALS:
+        return [value]
+    if value is None:
+        return [None, None]
+    return [value.mean, None if math.isnan(value.half_width) else value.half_width]
+
+
+def _folder_name(text: str) -> str:
+    """Safe as a folder's name, and still readable."""
+    return re.sub(r"[^A-Za-z0-9@._=+-]", "-", text)

@@ -1,0 +1,151 @@
+"""Configurations: flat TOML files that hold differences only, and the options that override them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from training.images.task import ImageSettings, ImageTask
+from training.settings import TrainingSettings
+from training.task import Task
+from training.text.settings import TextSettings
+from training.text.task import TextTask
+
+TASKS: dict[str, tuple[type, type]] = {"bert": (TextSettings, TextTask), "resnet": (ImageSettings, ImageTask)}
+"""Value of the key `task` -> (its settings, the task itself)."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run that can be trained: what is trained, on what, and how."""
+
+    name: str
+    task: str
+    data: Any
+    training: TrainingSettings
+
+    def build_task(self) -> Task:
+        """The task, its data read (and prepared, the first time)."""
+        return TASKS[self.task][1](self.data, self.training.seed)
+
+    def with_values(self, values: Mapping[str, Any]) -> Config:
+        """A copy with other values of some keys; strings are read as on the command line.
+
+        Raises:
+            ValueError: as `load`.
+        """
+        return build(self.name, {**self.values(), **values})
+
+    def values(self) -> dict[str, Any]:
+        """Every key's value, `task` first."""
+        return {"task": self.task, **dataclasses.asdict(self.training), **dataclasses.asdict(self.data)}
+
+
+def load(source: str, values: Mapping[str, Any] | None = None) -> Config:
+    """The configuration in the file, or of the preset's name, `source`, with `values` over it.
+
+    A file's key `base` names another one (a file beside it, or a preset) whose values it changes.
+
+    Raises:
+        ValueError: if there is no such file or preset, it is not TOML, a key is unknown, a value is not of the key's
+            type or out of range.
+    """
+    path = _find(source, Path())
+    name = next((preset for preset, where in presets().items() if where == path), path.stem)
+    return build(name, {**_read(path, ()), **(values or {})}, str(source))
+
+
+def build(name: str, values: Mapping[str, Any], source: str = "the configuration") -> Config:
+    """The configuration of these values.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    task = values.get("task")
+    if task not in TASKS:
+        raise ValueError(f"{source}: task = {task!r} must be one of: {', '.join(TASKS)}")
+    kinds = (TrainingSettings, TASKS[task][0])
+    types = [get_type_hints(kind) for kind in kinds]
+    unknown = [key for key in values if key != "task" and not any(key in known for known in types)]
+    if unknown:
+        known_keys = sorted(key for known in types for key in known)
+        close = difflib.get_close_matches(unknown[0], known_keys, n=1)
+        hint = f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(known_keys)}"
+        raise ValueError(f"{source}: no key {unknown[0]!r} for task = {task}{hint}")
+    training, data = (
+        kind(**{key: _convert(key, value, known[key]) for key, value in values.items() if key in known})
+        for kind, known in zip(kinds, types, strict=True)
+    )
+    return Config(name, str(task), data, training)
+
+
+def presets() -> dict[str, Path]:
+    """Name -> file of the configurations that are installed with the package."""
+    root = Path(str(files("training") / "configs"))
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.toml"))}
+
+
+def _find(source: str, folder: Path) -> Path:
+    path = folder / source
+    if path.suffix == ".toml" and path.is_file():
+        return path
+    known = presets()
+    if source in known:
+        return known[source]
+    close = difflib.get_close_matches(source, known, n=3) or list(known)
+    raise ValueError(
+        f"there is no configuration {source!r}: neither a .toml file nor a preset; presets: {', '.join(close[:20])}"
+    )
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path in seen:
+        raise ValueError(f"{path} is, through its base, based on itself")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    base = content.pop("base", None)
+    if base is None:
+        return content
+    return {**_read(_find(str(base), path.parent), (*seen, path)), **content}
+
+
+def _convert(key: str, value: Any, kind: Any) -> Any:
+    """`value` as the key's type; strings from the command line are parsed."""
+    if kind is bool:
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        if isinstance(value, bool):
+            return value
+        raise ValueError(f"{key} = {value!r} must be true or false")
+    if kind in (int, float):
+        if isinstance(value, bool):
+            raise ValueError(f"{key} = {value!r} must be a number")
+        try:
+            number = float(value)
+            if kind is float:
+                return number
+            # 1e5 is a whole number, too, but 10.5 is none.
+            whole = int(value) if isinstance(value, (int, str)) and "e" not in str(value).lower() else int(number)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{key} = {value!r} must be a {'whole ' if kind is int else ''}number") from error
+        if float(whole) != number:
+            raise ValueError(f"{key} = {value!r} must be a whole number")
+        return whole
+    if kind is str:
+        if isinstance(value, str):
+            return value
+        raise ValueError(f"{key} = {value!r} must be a string")
+    # tuple[str, ...] and tuple[int, ...]
+    inner = kind.__args__[0]
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)):
+        raise ValueError(f"{key} = {value!r} must be a list")
+    return tuple(_convert(key, part.strip() if isinstance(part, str) else part, inner) for part in parts if part != "")

@@ -1,0 +1,94 @@
+"""What a step of each method costs, measured in turn on one machine, before anything is trained.
+
+Clocks on shared machines drift by more than methods differ, so a budget of time is spent in reference time: every step
+at its method's median price (the idea of NoTrainNoGain, Kaddour et al. 2023). The real clock is recorded beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from training.budget import StepCosts
+from training.config import Config
+from training.task import Task
+from training.training import Training
+
+ROUNDS = 12
+"""Timed steps of each method."""
+
+
+def price(settings: object) -> tuple:
+    """What the cost of a selecting step depends on: methods of one price are measured once."""
+    names = (
+        "method",
+        "keep",
+        "select",
+        "trim",
+        "scoring_mode",
+        "scope",
+        "score_batch_size",
+        "labelled_head",
+        "batch_size",
+        "accumulation_steps",
+        "precision",
+        "channels_last",
+        "compile",
+        "clip_norm",
+    )
+    return tuple(getattr(settings, name) for name in names)
+
+
+def measure_costs(
+    configs: Sequence[Config],
+    task: Task,
+    accelerator: Accelerator,
+    *,
+    rounds: int = ROUNDS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[StepCosts]:
+    """Median seconds of the steps of each configuration, in interleaved rounds on models of their own.
+
+    The first two rounds warm up. With several ranks all of them step together, and the slowest counts.
+
+    Args:
+        configs: they may differ in what is selected, not in the task.
+        rounds: timed steps of each.
+        progress: told (rounds done, all rounds).
+
+    Returns:
+        One for each of `configs`, in their order.
+    """
+    plain = configs[0].with_values({"method": "baseline"})
+    kinds = {price(plain.training): plain}
+    for config in configs:
+        always = dataclasses.replace(config.training, start_step=0, start_share=0.0, end_step=0, end_share=1.0)
+        kinds.setdefault(price(config.training), dataclasses.replace(config, training=always))
+    steps = rounds + 2
+    trainings = {kind: Training(config, task, accelerator, steps) for kind, config in kinds.items()}
+    seconds: dict[tuple, list[float]] = {kind: [] for kind in kinds}
+    for number in range(steps):
+        for kind, training in trainings.items():
+            _wait(accelerator)
+            begin = time.perf_counter()
+            training.train_step()
+            _wait(accelerator)
+            if number >= 2:
+                seconds[kind].append(time.perf_counter() - begin)
+        progress(number + 1, steps)
+    medians = torch.tensor([float(np.median(times)) for times in seconds.values()], dtype=torch.float64)
+    if accelerator.num_processes > 1:
+        medians = accelerator.gather(medians.to(accelerator.device)[None]).amax(dim=0).cpu()
+    found = dict(zip(seconds, medians.tolist(), strict=True))
+    accelerator.free_memory()
+    return [StepCosts(found[price(plain.training)], found[price(config.training)]) for config in configs]
+
+
+def _wait(accelerator: Accelerator) -> None:
+    if accelerator.device.type == "cuda":
+        torch.cuda.synchronize(accelerator.device)

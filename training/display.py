@@ -1,0 +1,107 @@
+"""What a user sees of a run: a line that moves, with the running loss and accuracy, and one line an evaluation."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from training.records import Evaluation
+
+
+class Display:
+    """Shows runs on the console of standard error; on a terminal as a moving bar, elsewhere as lines.
+
+    Args:
+        console: where to; None shows nothing.
+        title: what stands before the bar; None takes the configuration's name.
+    """
+
+    def __init__(self, console: Console | None, title: str | None = None):
+        self.console = console
+        self.title = title
+        self._progress: Progress | None = None
+        self._bar: Any = None
+        self._loss = float("nan")
+        self._accuracy: float | None = None
+
+    @classmethod
+    def silent(cls) -> Display:
+        """Shows nothing."""
+        return cls(None)
+
+    def say(self, text: str) -> None:
+        """One line."""
+        if self.console is not None:
+            self.console.print(text, highlight=False)
+
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[Callable[[int, int], None]]:
+        """While the costs of steps are measured; yields the progress to report."""
+        if self.console is None:
+            yield lambda done, total: None
+            return
+        with self._bars() as progress:
+            bar = progress.add_task("measuring the cost of a step", note="")
+            yield lambda done, total: progress.update(bar, completed=done, total=total)
+
+    @contextlib.contextmanager
+    def training(self, config: Any, training: Any) -> Iterator[None]:
+        """While a run trains."""
+        if self.console is None:
+            yield
+            return
+        settings = config.training
+        if training.step:
+            self.say(f"{config.name}: going on from step {training.step} of {training.total_steps}")
+        title = self.title or f"{config.name} {settings.label or settings.method}, seed {settings.seed}"
+        with self._bars() as progress:
+            self._progress = progress
+            self._bar = progress.add_task(title, total=training.total_steps, completed=training.step, note="")
+            try:
+                yield
+            finally:
+                self._progress = None
+
+    def step(self, done: int) -> None:
+        """Move the bar."""
+        if self._progress is not None:
+            self._progress.update(self._bar, completed=done)
+
+    def log(self, loss: float) -> None:
+        """The running loss."""
+        self._loss = loss
+        self._describe()
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """One line an evaluation."""
+        self._accuracy = evaluation.val_accuracy
+        self._describe()
+        overlap = "" if evaluation.overlap is None else f"  overlap {evaluation.overlap:.3f}"
+        self.say(
+            f"  step {evaluation.step:>7}  {evaluation.backprop_samples:>9} samples  {evaluation.wall_clock_s:8.1f} s  "
+            f"accuracy {evaluation.val_accuracy:.4f}  loss {evaluation.val_loss:.4f}{overlap}"
+        )
+
+    def _describe(self) -> None:
+        if self._progress is not None:
+            accuracy = "" if self._accuracy is None else f"  accuracy {self._accuracy:.3f}"
+            self._progress.update(self._bar, note=f"loss {self._loss:.3f}{accuracy}")
+
+    def _bars(self) -> Progress:
+        assert self.console is not None
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )

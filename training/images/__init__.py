@@ -1,0 +1,1 @@
+"""Image classification with the modified ResNet (Section 7.2, Appendix G): where images come from, and the task."""

@@ -1,0 +1,234 @@
+"""Images decoded once into memory-mapped arrays, in a cache folder named by what they were made from."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gsgd.results import write_json
+from training.images.sources import ImageSource
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+"""Of the cache's layout and of how images are decoded: changing either makes old folders be passed over."""
+CHUNK = 512
+GREY_MODES = ("1", "L", "LA")
+# Others have more than 8 bits a channel, which Pillow clips rather than scales.
+COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
+
+
+@dataclass(frozen=True)
+class ImageArrays:
+    """One split, memory-mapped.
+
+    Attributes:
+        images: (N, size, size, C) uint8; C is 1 if all images of all splits are grey, else 3.
+        labels: (N,) int64.
+        moments: (N, 2C) int64, per image the sums over pixels of each channel's values and of their squares.
+        content: digest of images and labels, the same on any machine that decodes alike.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    moments: np.ndarray
+    content: str
+
+    def mean_and_std(self, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation (C,) over these rows' pixels, scaled to [0, 1]; a constant channel's std is 1."""
+        _, height, width, channels = self.images.shape
+        means = self.moments[rows].sum(axis=0) / (len(rows) * height * width)
+        first, second = means[:channels] / 255, means[channels:] / 255**2
+        variance = np.maximum(second - first**2, 0)
+        return tuple(map(float, first)), tuple(float(v) ** 0.5 if v > 1e-12 else 1.0 for v in variance)
+
+
+def default_cache_dir() -> Path:
+    """$XDG_CACHE_HOME/gsgd, or ~/.cache/gsgd."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gsgd"
+
+
+def cached_arrays(
+    source: ImageSource, size: int, cache_dir: str | Path = ""
+) -> tuple[dict[str, ImageArrays], tuple[str, ...]]:
+    """(split -> its arrays, names of the classes) of a source, decoded and resized unless the cache has them.
+
+    Each image's shorter side is resized to `size` (bicubic) and its middle square kept. The cache folder's name is a
+    digest of the source's identity and the size, so that a change of the inputs makes a new one; the old one stays
+    until somebody deletes it. Processes that start together decode once where the file system has locks, and
+    otherwise once each, with the same result.
+
+    Args:
+        size: height and width of the cached images, in pixels.
+        cache_dir: empty for `default_cache_dir()`.
+
+    Raises:
+        ValueError: if an image cannot be read, naming its file or row, or the cache cannot be written or is too large
+            for the disk.
+    """
+    made_from = {"version": VERSION, "size": size, **source.identity()}
+    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:20]
+    root = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+    folder = root / "images" / digest
+    if not folder.exists():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.with_suffix(".lock").touch()
+        except OSError as error:
+            raise ValueError(f"cache_dir = {str(root)!r} cannot be written: {error}; name another one") from error
+        with open(folder.with_suffix(".lock"), "w") as lock:
+            _wait_for(lock)
+            if not folder.exists():
+                _build(source, size, folder, made_from)
+    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    arrays = {
+        split: ImageArrays(
+            np.load(folder / f"{split}-images.npy", mmap_mode="r"),
+            np.load(folder / f"{split}-labels.npy"),
+            np.load(folder / f"{split}-moments.npy", mmap_mode="r"),
+            content,
+        )
+        for split, content in about["content"].items()
+    }
+    return arrays, tuple(about["class_names"])
+
+
+def decode(encoded: bytes, where: str, size: int, channels: int) -> np.ndarray:
+    """The image, (size, size, channels) uint8: the middle square of its upright view, resized.
+
+    Raises:
+        ValueError: if it cannot be read, naming `where` it stands.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            if image.mode not in GREY_MODES + COLOUR_MODES:
+                raise ValueError(f"its mode {image.mode} has not 8 bits a channel")
+            upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+        square = ImageOps.fit(upright, (size, size), method=Image.Resampling.BICUBIC)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        # Pillow's decoders raise all of these on broken files.
+        raise ValueError(f"{where}: the image cannot be read: {error}") from error
+    return np.asarray(square).reshape(size, size, channels)
+
+
+def _build(source: ImageSource, size: int, folder: Path, made_from: dict[str, Any]) -> None:
+    labels = {split: source.labels(split) for split in source.splits()}
+    if empty := [split for split, of_split in labels.items() if not len(of_split)]:
+        raise ValueError(f"the split {empty[0]} has no images")
+    total = sum(map(len, labels.values()))
+    channels = 1 if _all_grey(source) else 3
+    needed, free = total * size * size * channels, shutil.disk_usage(folder.parent).free
+    if needed > free:
+        raise ValueError(
+            f"the decoded images take {needed / 1e9:.1f} GB, but {folder.parent} has {free / 1e9:.1f} GB left: "
+            "name another folder by cache_dir, or lower image_size"
+        )
+    logger.info("decoding %d images to %dx%dx%d into %s", total, size, size, channels, folder)
+    temporary = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        content = {}
+        with _progress() as progress:
+            task = progress.add_task("decoding images", total=total)
+            for split, of_split in labels.items():
+                shape = (len(of_split), size, size, channels)
+                content[split] = _write_split(
+                    temporary, split, of_split, shape, source.images(split), lambda n: progress.advance(task, n)
+                )
+        about = {"content": content, "class_names": source.class_names(), "made_from": made_from}
+        write_json(temporary / "about.json", about)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+            logger.info("another process has written %s meanwhile", folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_split(
+    folder: Path,
+    split: str,
+    labels: np.ndarray,
+    shape: tuple[int, int, int, int],
+    images: Iterator[tuple[str, bytes]],
+    advance: Any,
+) -> str:
+    """Writes the split's arrays; returns their digest."""
+    count, size, _, channels = shape
+    path = folder / f"{split}-images.npy"
+    mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    moments = np.empty((count, 2 * channels), dtype=np.int64)
+    digest = hashlib.sha256(repr(shape).encode())
+    row = 0
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        # A chunk at a time: the pool's own map would take the whole data set into memory.
+        while chunk := list(itertools.islice(images, CHUNK)):
+            decoded = np.stack(list(pool.map(lambda item: decode(item[1], item[0], size, channels), chunk)))
+            if row + len(decoded) > count:
+                raise ValueError(f"{split} has more images than its {count} labels")
+            mapped[row : row + len(decoded)] = decoded
+            values = decoded.reshape(len(decoded), -1, channels).astype(np.int64)
+            moments[row : row + len(decoded)] = np.concatenate([values.sum(axis=1), (values**2).sum(axis=1)], axis=1)
+            digest.update(decoded.tobytes())
+            row += len(decoded)
+            advance(len(decoded))
+    if row < count:
+        raise ValueError(f"{split} has {row} images but {count} labels")
+    mapped.flush()
+    del mapped
+    np.save(folder / f"{split}-labels.npy", labels)
+    np.save(folder / f"{split}-moments.npy", moments)
+    for name in ("images", "labels", "moments"):
+        with open(folder / f"{split}-{name}.npy", "rb+") as file:
+            os.fsync(file.fileno())
+    digest.update(labels.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _all_grey(source: ImageSource) -> bool:
+    """Whether all images of all splits are; ends at the first that is not, and reads headers only."""
+    for split in source.splits():
+        for where, encoded in source.images(split):
+            try:
+                with Image.open(io.BytesIO(encoded)) as image:
+                    if image.mode not in GREY_MODES:
+                        return False
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                raise ValueError(f"{where}: the image cannot be read: {error}") from error
+    return True
+
+
+def _wait_for(lock: IO[str]) -> None:
+    """Lock a file until it is closed, where there are locks: that saves work only, what is written is whole anyway."""
+    try:
+        import fcntl
+    except ImportError:  # not POSIX
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        logger.info("%s cannot be locked (%s): processes that start together decode once each", lock.name, error)
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -1,0 +1,139 @@
+"""What a run leaves behind: `header.json`, what it was, and `evaluations.csv`, one row an evaluation."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from gsgd.results import write_json, write_table
+
+HEADER = "header.json"
+EVALUATIONS = "evaluations.csv"
+NOT_PART_OF_THE_RUN = ("cache_dir", "tensorboard", "checkpoint_every_s", "save_model", "label")
+"""Keys that change nothing that is trained."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Where a run stood when it was evaluated. Samples and seconds are since its start.
+
+    Attributes:
+        step: optimizer steps done.
+        method, score, exit_layer, seed: which run it is; score and exit_layer are None where nothing is scored.
+        backprop_samples, gross_samples: trained on, and drawn; all ranks.
+        wall_clock_s: of training steps, without evaluation and checkpoints.
+        selection_s, forward_s, backward_s: parts of it, on the device's clock, of rank 0.
+        val_accuracy, val_loss: on the validation split.
+        train_loss: mean since the evaluation before.
+        reference_s: what the steps cost at the prices measured before the run; None without measured prices.
+        overlap, rank_correlation: of the scores with exact losses: the share of the kept rows that exact losses would
+            have kept, and Spearman's correlation; None where not measured.
+    """
+
+    step: int
+    method: str
+    score: str | None
+    exit_layer: int | None
+    seed: int
+    backprop_samples: int
+    gross_samples: int
+    wall_clock_s: float
+    selection_s: float
+    forward_s: float
+    backward_s: float
+    val_accuracy: float
+    val_loss: float
+    train_loss: float | None = None
+    reference_s: float | None = None
+    overlap: float | None = None
+    rank_correlation: float | None = None
+
+
+COLUMNS = tuple(field.name for field in fields(Evaluation))
+
+
+class Records:
+    """The results of one run, in its folder. Every file is written whole or not at all."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.evaluations: list[Evaluation] = []
+        self.header: dict[str, Any] = {}
+
+    def add(self, evaluation: Evaluation) -> None:
+        """Append and write."""
+        self.evaluations.append(evaluation)
+        write_table(self.folder / EVALUATIONS, COLUMNS, map(astuple, self.evaluations))
+
+    def update(self, **entries: Any) -> None:
+        """Set entries of the header and write it."""
+        self.header.update(entries)
+        write_json(self.folder / HEADER, self.header)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        ValueError: if it cannot be read, or is no object, naming the file.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__} but must hold an object")
+    return content
+
+
+def read_header(folder: Path) -> dict[str, Any] | None:
+    """The header of the run recorded in `folder`; None if there is none.
+
+    Raises:
+        ValueError: if it cannot be read, naming the file.
+    """
+    path = folder / HEADER
+    if not path.exists():
+        return None
+    content = read_json(path)
+    if missing := {"config", "status", "total_steps", "step_costs"} - set(content):
+        raise ValueError(f"{path} is not the header of a run: it lacks {', '.join(sorted(missing))}")
+    return content
+
+
+def read_evaluations(folder: Path) -> list[Evaluation]:
+    """The evaluations recorded in `folder`, in their order; none if there is no table.
+
+    Raises:
+        ValueError: if the table cannot be read, naming the file and the row.
+    """
+    path = folder / EVALUATIONS
+    if not path.exists():
+        return []
+    whole = {"step", "exit_layer", "seed", "backprop_samples", "gross_samples"}
+    found = []
+    with open(path, encoding="utf-8", newline="") as file:
+        for number, row in enumerate(csv.DictReader(file), start=2):
+            try:
+                cells: dict[str, Any] = {
+                    name: None
+                    if row[name] == ""
+                    else row[name]
+                    if name in ("method", "score")
+                    else (int if name in whole else float)(row[name])
+                    for name in COLUMNS
+                }
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{path}, line {number}: not an evaluation ({error!r})") from error
+            found.append(Evaluation(**cells))
+    return found
+
+
+def differences(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
+    """Keys whose values make two configurations different runs."""
+    names = [name for name in {**one, **two} if name not in NOT_PART_OF_THE_RUN]
+    plain = json.loads(json.dumps([one, two]))
+    return [name for name in names if plain[0].get(name) != plain[1].get(name)]

@@ -1,0 +1,216 @@
+"""The settings of a training run that do not depend on what is trained."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+from gsgd.selectors import (
+    Selector,
+    select_online_batch,
+    select_selective_backprop,
+    select_top_k,
+    trim,
+)
+from training.budget import parse_budget
+
+SCORES = ("loss", "entropy", "margin")
+SELECTORS: dict[str, Selector] = {
+    "top-k": select_top_k,
+    "online-batch": select_online_batch,
+    "selective-backprop": select_selective_backprop,
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """What decides which rows are trained on: "baseline", "random", "loss@1", "entropy@6", "loss@last"."""
+
+    score: str | None
+    exit_layer: int | None
+    """None for the last layer, and where nothing is scored."""
+
+
+def parse_method(text: str) -> Method:
+    """The method that `text` names.
+
+    Raises:
+        ValueError: if it names none.
+    """
+    if text == "baseline":
+        return Method(None, None)
+    if text == "random":
+        return Method("random", None)
+    score, _, layer = text.partition("@")
+    if score in SCORES and (layer == "last" or (layer.isascii() and layer.isdigit() and int(layer) >= 1)):
+        return Method(score, None if layer == "last" else int(layer))
+    raise ValueError(
+        f"method = {text!r} must be baseline, random, or SCORE@LAYER with a score of {', '.join(SCORES)} "
+        'and an exit layer of 1, 2, ... or "last", such as loss@1'
+    )
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Selection, optimizer, length and habits of a run.
+
+    Args:
+        method: see `parse_method`.
+        keep: share of a gross batch that is trained on, in (0, 1]. The baseline ignores it.
+        select: rule that turns scores into rows: "top-k" (SIFT), "online-batch" or "selective-backprop" (peers').
+        trim: share of the largest scores to leave out first, in [0, 1).
+        start_step, end_step: selection from the one to the other; end_step = 0 is never. Or as shares of the run:
+        start_share, end_share: in [0, 1].
+        scoring_mode, scope, score_batch_size, labelled_head: as of `gsgd.sift.Sift`; 0 scores all rows at once.
+        batch_size: rows trained on, per device and step. With selection, round(batch_size / keep) are drawn.
+        accumulation_steps: micro-batches of `batch_size` in one optimizer step.
+        budget: how long the run is; see `training.budget`.
+        max_lr, weight_decay, beta1, beta2, eps: of AdamW; max_lr is the largest learning rate of the schedule.
+        decay_all: weight decay on all parameters; otherwise on matrices only, not on biases and norms.
+        schedule: "one-cycle" (Smith & Topin, torch's defaults), "linear" (warmup, then linear decay) or "constant"
+            (after the same warmup); both reach their end with the run.
+        warmup_share: of the run, for "linear" and "constant".
+        cycle_momentum: whether one-cycle moves beta1 between 0.85 and 0.95, as torch does by default.
+        clip_norm: largest norm of the gradient; 0 for no limit.
+        precision: "no", "bf16" or "fp16" (autocast).
+        channels_last: lay images and convolutions out with the channels last: faster on most machines.
+        compile: torch.compile the model.
+        seed: initial weights, order of the data, augmentation, masking, dropout and rules that draw.
+        evaluations: times to evaluate, evenly over the run; the last at its end.
+        evaluation_batch_size: rows at a time in evaluation.
+        checkpoint_every_s: a checkpoint is written at evaluations and on Ctrl-C, and when this many seconds went by.
+        quality_batches: gross batches on which the scores are compared with exact losses at every evaluation, in eval
+            mode; 0 for none. It is not charged to the run.
+        tensorboard: write events for TensorBoard.
+        test: evaluate on the test split, too, once, when the run has ended.
+        save_model: write the trained model beside the results.
+        label: what tables and figures call the method; empty for its own name.
+
+    Raises:
+        ValueError: for a value out of range or a combination that cannot be, naming the keys.
+    """
+
+    method: str = "baseline"
+    keep: float = 0.5
+    select: str = "top-k"
+    trim: float = 0.0
+    start_step: int = 0
+    end_step: int = 0
+    start_share: float = 0.0
+    end_share: float = 1.0
+    scoring_mode: str = "train"
+    scope: str = "rank"
+    score_batch_size: int = 0
+    labelled_head: bool = False
+    batch_size: int = 32
+    accumulation_steps: int = 1
+    budget: str = "1epochs"
+    max_lr: float = 1e-3
+    weight_decay: float = 0.01
+    decay_all: bool = False
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    schedule: str = "linear"
+    warmup_share: float = 0.0
+    cycle_momentum: bool = True
+    clip_norm: float = 0.0
+    precision: str = "no"
+    channels_last: bool = False
+    compile: bool = False
+    seed: int = 0
+    evaluations: int = 10
+    evaluation_batch_size: int = 256
+    checkpoint_every_s: float = 600.0
+    quality_batches: int = 0
+    tensorboard: bool = True
+    test: bool = False
+    save_model: bool = True
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        parse_method(self.method)
+        parse_budget(self.budget)
+        _one_of("select", self.select, tuple(SELECTORS))
+        _one_of("scoring_mode", self.scoring_mode, ("train", "eval", "frozen-batchnorm"))
+        _one_of("scope", self.scope, ("rank", "global"))
+        _one_of("schedule", self.schedule, ("one-cycle", "linear", "constant"))
+        _one_of("precision", self.precision, ("no", "bf16", "fp16"))
+        for name in ("batch_size", "accumulation_steps", "evaluations", "evaluation_batch_size"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("start_step", "end_step", "score_batch_size", "seed", "quality_batches"):
+            _at_least(name, getattr(self, name), 0)
+        for name in ("weight_decay", "clip_norm"):
+            _at_least(name, getattr(self, name), 0.0)
+        for name in ("max_lr", "eps", "checkpoint_every_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} = {getattr(self, name)!r} must be above 0")
+        for name in ("beta1", "beta2", "trim"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)!r} must lie in [0, 1)")
+        for name in ("start_share", "end_share", "warmup_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} = {getattr(self, name)!r} must lie in [0, 1]")
+        if not 0 < self.keep <= 1:
+            raise ValueError(f"keep = {self.keep!r} must lie in (0, 1]")
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        if self.start_step and self.start_share:
+            raise ValueError(f"start_step = {self.start_step} and start_share = {self.start_share:g}: give one of them")
+        if self.end_step and self.end_share < 1:
+            raise ValueError(f"end_step = {self.end_step} and end_share = {self.end_share:g}: give one of them")
+        if self.end_step and self.end_step < self.start_step:
+            raise ValueError(f"end_step = {self.end_step} must be at least start_step = {self.start_step}")
+        if self.end_share < self.start_share:
+            raise ValueError(f"end_share = {self.end_share:g} must be at least start_share = {self.start_share:g}")
+        if self.trim and self.scores_rows and self.gross_size - int(self.trim * self.gross_size) < self.batch_size:
+            raise ValueError(
+                f"trim = {self.trim:g} and keep = {self.keep:g}: together they may not be more than 1, "
+                "since what is trimmed cannot be kept"
+            )
+
+    @property
+    def selects(self) -> bool:
+        """Whether any step may select."""
+        return self.method != "baseline"
+
+    @property
+    def scores_rows(self) -> bool:
+        """Whether there are scores."""
+        return self.method not in ("baseline", "random")
+
+    @property
+    def gross_size(self) -> int:
+        """Rows of a gross batch, per device and micro-batch."""
+        return round(self.batch_size / self.keep) if self.selects else self.batch_size
+
+    def first_and_last(self, total_steps: int) -> tuple[int, int]:
+        """(first step that selects, first that does not any more) of a run of so many steps."""
+        if not self.selects:
+            return total_steps, total_steps
+        start = self.start_step or round(self.start_share * total_steps)
+        end = self.end_step or round(self.end_share * total_steps)
+        return min(start, total_steps), max(min(end, total_steps), min(start, total_steps))
+
+    def selecting_steps(self, total_steps: int) -> int:
+        """How many of `total_steps` steps select."""
+        first, last = self.first_and_last(total_steps)
+        return last - first
+
+    def rule(self) -> Selector:
+        """The selector: `select` on what `trim` leaves."""
+        if not self.trim:
+            return SELECTORS[self.select]
+        return functools.partial(trim, share=self.trim, select=SELECTORS[self.select])
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} = {value!r} must be one of: {', '.join(allowed)}")
+
+
+def _at_least(name: str, value: Any, least: float) -> None:
+    if not value >= least:
+        raise ValueError(f"{name} = {value!r} must be at least {least}")

@@ -1,0 +1,52 @@
+"""What a run trains: a model, its data and how it is judged. `training.text` and `training.images` implement it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+SPLITS = ("validation", "test")
+
+
+class Task(Protocol):
+    """Data and model of one experiment.
+
+    Attributes:
+        train_size: rows of the training set.
+        splits: which of SPLITS there are to judge on; "validation" always is.
+        description: what was read, for the header of the results: sources, fingerprint, sizes of the splits.
+    """
+
+    train_size: int
+    splits: tuple[str, ...]
+    description: dict[str, Any]
+
+    def build_model(self) -> nn.Module:
+        """A new model, initialised from torch's global generator, on torch's default device."""
+        ...
+
+    def training_batch(self, rows: np.ndarray, epoch: int) -> dict[str, Tensor]:
+        """The rows (B,) of the training set as the model's keyword arguments, on the CPU.
+
+        A function of the rows, the epoch and the task's seed: augmentation and masking draw from nothing else, so a
+        resumed run sees what it would have seen.
+        """
+        ...
+
+    def held_out(self, split: str, batch_size: int) -> Iterator[dict[str, Tensor]]:
+        """The batches of "validation" or "test", the same ones in the same order whenever asked for.
+
+        Raises:
+            ValueError: if there is no such split, or it is empty.
+        """
+        ...
+
+    def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """(correct predictions, loss summed over predictions, predictions) of one held-out batch, as scalar tensors.
+
+        The model is in eval mode, and `output` is what it returned on `batch`.
+        """
+        ...

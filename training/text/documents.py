@@ -1,0 +1,239 @@
+"""Where documents come from: the embedded text, local files, or the hub; and how they are cut into sentences.
+
+A source is written as one string:
+
+    embedded                        the text shipped with the package
+    PATH                            a .parquet, .txt or .txt.gz file, or a folder with such files
+    NAME, NAME:CONFIG               a dataset of the hub, its split "train"; `@REVISION` may follow
+    ...:sentences, ...:documents    any of these, and how its rows are to be read, see `layouts.Layout`
+
+"bookcorpus" and "wikimedia/wikipedia:20231101.en" are the paper's two. What exists as a path is taken as one.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import itertools
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from training.text.layouts import PEEK, Layout, prose, runs, settle, table_documents
+
+EMBEDDED = Path(__file__).parent / "embedded" / "documents.parquet"
+SUFFIXES = (".parquet", ".txt", ".txt.gz")
+_HUB_NAME = re.compile(r"(?P<dataset>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
+# Its own revision is a script, which `datasets` no longer runs; the hub's converted copy has the same rows.
+_HUB_ALIASES = dict.fromkeys(("bookcorpus", "bookcorpus/bookcorpus"), ("bookcorpus/bookcorpus", "refs/convert/parquet"))
+
+
+class Source(Protocol):
+    """Documents of one origin, in a fixed order."""
+
+    @property
+    def name(self) -> str:
+        """As the user wrote it."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """JSON that differs whenever the documents may."""
+        ...
+
+    def size(self) -> int | None:
+        """About how many characters there are, for a progress bar; None if unknown."""
+        ...
+
+    def documents(self) -> Iterator[list[str]]:
+        """Each document as its sentences, at least one."""
+        ...
+
+
+def parse_source(name: str) -> Source:
+    """The source that a string means, see the module.
+
+    Raises:
+        ValueError: if a path does not exist or holds no text, or the string is neither a path nor a hub's name.
+    """
+    stem, layout = name, Layout.GUESS
+    for explicit in (Layout.DOCUMENTS, Layout.SENTENCES):
+        if name.endswith(f":{explicit.value}"):
+            stem, layout = name.removesuffix(f":{explicit.value}"), explicit
+    if stem == "embedded":
+        return Embedded(name)
+    path = Path(stem).expanduser()
+    if stem and path.exists():
+        return LocalFiles(name, _text_files(path), layout)
+    hub = _HUB_NAME.fullmatch(stem)
+    if hub is None or stem.startswith((".", "~")) or stem.endswith(SUFFIXES):
+        raise ValueError(
+            f"data source {name!r} does not exist: give 'embedded', a file ({', '.join(SUFFIXES)}), a folder of such "
+            "files, or a dataset of the hub as NAME or NAME:CONFIG"
+        )
+    dataset, revision = _HUB_ALIASES.get(hub["dataset"], (hub["dataset"], "main"))
+    return HubDataset(name, dataset, hub["config"], hub["revision"] or revision, layout)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The text shipped with the package: the chapters of Moby Dick, and State of the Union addresses since 1980."""
+
+    name: str = "embedded"
+
+    def identity(self) -> dict[str, Any]:
+        return {"embedded": hashlib.sha256(EMBEDDED.read_bytes()).hexdigest()}
+
+    def size(self) -> int | None:
+        return _parquet_size(EMBEDDED)
+
+    def documents(self) -> Iterator[list[str]]:
+        return _parquet_documents(EMBEDDED, Layout.DOCUMENTS)
+
+
+@dataclass(frozen=True)
+class LocalFiles:
+    """Files in the order of their paths; a file's end ends a document."""
+
+    name: str
+    files: tuple[Path, ...]
+    layout: Layout = Layout.GUESS
+
+    def identity(self) -> dict[str, Any]:
+        stats = [(path.resolve(), path.stat()) for path in self.files]
+        return {
+            "files": [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats],
+            "layout": self.layout.value,
+        }
+
+    def size(self) -> int | None:
+        if any(path.suffix == ".gz" for path in self.files):
+            return None
+        return sum(_parquet_size(p) if p.suffix == ".parquet" else p.stat().st_size for p in self.files)
+
+    def documents(self) -> Iterator[list[str]]:
+        for path in self.files:
+            if path.suffix == ".parquet":
+                yield from _parquet_documents(path, self.layout)
+            elif self.layout is Layout.SENTENCES:
+                yield from runs(_lines(path))
+            else:
+                yield from prose(_lines(path))
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A dataset of the hub, streamed by `datasets`: split "train", column `text`.
+
+    Its identity is the revision as given, by default "main", so that what is cached serves without a connection:
+    name a commit to be sure of the rows.
+    """
+
+    name: str
+    dataset: str
+    config: str | None
+    revision: str
+    layout: Layout = Layout.GUESS
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "hub": self.dataset,
+            "config": self.config,
+            "revision": self.revision,
+            "layout": self.layout.value,
+        }
+
+    def size(self) -> int | None:
+        return None
+
+    def documents(self) -> Iterator[list[str]]:
+        """Each document as its sentences.
+
+        Raises:
+            ValueError: if `datasets` is missing, the hub cannot be reached or has no such dataset, or it has no column
+                `text`.
+        """
+        try:
+            import datasets
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"data source {self.name!r} is on the hub, which needs the package `datasets`: install it, or give "
+                "parquet files of the same layout by their path"
+            ) from error
+        try:
+            rows = datasets.load_dataset(
+                self.dataset, self.config, revision=self.revision, split="train", streaming=True
+            )
+            first = list(itertools.islice(rows, PEEK))
+        except Exception as error:  # whatever went wrong on the way to the hub, the remedy is the same
+            raise ValueError(
+                f"data source {self.name!r} is no path, and as a dataset of the hub ({self.dataset}, configuration "
+                f"{self.config}, revision {self.revision}) it could not be opened: {type(error).__name__}: {error}. "
+                "Check the name and the connection (HF_HUB_OFFLINE is to be unset), or give parquet files by their path"
+            ) from error
+        columns = list(first[0]) if first else []
+        if first and "text" not in columns:
+            raise ValueError(f"data source {self.name!r} has no column `text`, but: {', '.join(columns)}")
+        # Peeked rows are read again rather than kept, so that nothing but the stream's own order counts.
+        layout = settle(self.layout, columns, [row["text"] for row in first], self.name)
+        return table_documents((row["text"] for row in rows), layout)
+
+
+def _text_files(path: Path) -> tuple[Path, ...]:
+    if path.is_file():
+        if not path.name.endswith(SUFFIXES):
+            raise ValueError(f"data source {str(path)!r} must end in one of {', '.join(SUFFIXES)}")
+        return (path,)
+    files = tuple(sorted(p for p in path.rglob("*") if p.name.endswith(SUFFIXES) and p.is_file()))
+    if not files:
+        raise ValueError(f"data source {str(path)!r} is a folder without any {', '.join(SUFFIXES)} file")
+    return files
+
+
+def _parquet(path: Path) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path} is no parquet file: {error}") from error
+    schema = file.schema_arrow
+    if "text" not in schema.names:
+        raise ValueError(f"{path} must have a column `text`, but it has: {', '.join(schema.names) or 'none'}")
+    kind = schema.field("text").type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise ValueError(f"{path}: the column `text` must hold strings, not {kind}")
+    return file
+
+
+def _parquet_size(path: Path) -> int:
+    with _parquet(path) as file:
+        column, groups = file.schema_arrow.names.index("text"), file.metadata
+        return sum(groups.row_group(g).column(column).total_uncompressed_size for g in range(groups.num_row_groups))
+
+
+def _parquet_documents(path: Path, layout: Layout) -> Iterator[list[str]]:
+    with _parquet(path) as file:
+        first = next(file.iter_batches(PEEK, columns=["text"]), None)
+        texts = [] if first is None else first.column(0).to_pylist()
+        layout = settle(layout, file.schema_arrow.names, texts, str(path))
+        batches = file.iter_batches(PEEK, columns=["text"])
+        yield from table_documents((text for batch in batches for text in batch.column(0).to_pylist()), layout)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    def opened() -> TextIO:
+        if path.suffix == ".gz":
+            return gzip.open(path, "rt", encoding="utf-8-sig")
+        return open(path, encoding="utf-8-sig")
+
+    try:
+        with opened() as file:
+            yield from file
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8 text: {error}") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is no whole gzip file: {error}") from error

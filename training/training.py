@@ -1,0 +1,333 @@
+"""One training run in progress: the step that everything else is about, and the state it changes."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
+
+from gsgd import scores
+from gsgd.sift import Selection, Sift
+from gsgd.sift.exits import count_exits, innermost, unwrap
+from gsgd.sift.meters import Stopwatch
+from gsgd.sift.quality import selection_quality
+from gsgd.sift.scoring import IGNORED, positions_only
+from training.config import Config
+from training.order import Order
+from training.settings import TrainingSettings, parse_method
+from training.task import Task
+
+
+class Training:
+    """Model, optimizer, schedule, order of the data, selection and counters of one run.
+
+    Args:
+        config: what is trained and how.
+        task: of the config.
+        accelerator: of this process; several ranks train on shares of each batch.
+        total_steps: length of the run; the learning rate's schedule and the shares of selection end with it.
+
+    Raises:
+        ValueError: if the model has no such exit, or a step takes more rows than there are.
+    """
+
+    def __init__(self, config: Config, task: Task, accelerator: Accelerator, total_steps: int):
+        settings = config.training
+        self.settings, self.task, self.accelerator, self.total_steps = settings, task, accelerator, total_steps
+        ranks, rank = accelerator.num_processes, accelerator.process_index
+        if settings.gross_size * ranks > task.train_size:
+            raise ValueError(
+                f"a gross batch has {settings.gross_size * ranks} rows, but the training set {task.train_size}: "
+                "lower batch_size or raise keep"
+            )
+        torch.manual_seed(settings.seed)
+        model: Any = task.build_model()
+        # All ranks begin with the same weights, and draw dropout masks of their own.
+        torch.manual_seed(settings.seed + 1_000_003 * (rank + 1))
+        self.optimizer: Any = torch.optim.AdamW(
+            parameter_groups(model, settings),
+            lr=settings.max_lr,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.eps,
+        )
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        if settings.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        if settings.compile:
+            model.compile()
+        model, self.optimizer = accelerator.prepare(model, self.optimizer)
+        # On the optimizer itself: a prepared scheduler would step once per rank.
+        self.scheduler = build_scheduler(getattr(self.optimizer, "optimizer", self.optimizer), settings, total_steps)
+        self.model: nn.Module = model.train()
+        self.sift = build_sift(model, settings, total_steps)
+        self.order = Order(task.train_size, settings.seed)
+        self.step = 0
+        self.wall_clock_s = 0.0
+        self.seconds = {"selection_s": 0.0, "forward_s": 0.0, "backward_s": 0.0}
+        self._watches: list[tuple[Selection, Stopwatch, Stopwatch]] = []
+        self._losses: list[Tensor] = []
+        self._loss_sum, self._loss_count = 0.0, 0
+        self._begun: float | None = None
+
+    # ---- A step ----
+
+    def train_step(self) -> None:
+        """One optimizer step: draw a gross batch, select, train on the kept rows."""
+        settings = self.settings
+        # Paper: does not say which batch a step without selection trains on; here: as many rows as any other step.
+        rows = settings.gross_size if self.sift.schedule.selects(self.step) else settings.batch_size
+        for micro in range(settings.accumulation_steps):
+            last = micro + 1 == settings.accumulation_steps
+            batch = self.next_batch(rows)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss = self._forward_and_backward(batch)
+            self._losses.append(loss.detach())
+        if settings.clip_norm:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+
+    def _forward_and_backward(self, batch: dict[str, Tensor]) -> Tensor:
+        device = self.accelerator.device
+        # Autocast lives on the prepared model's forward, which scoring goes around.
+        with self.accelerator.autocast():
+            kept = self.sift.choose(batch)
+        with Stopwatch(device) as forward:
+            loss = self.sift.forward_kept(kept).loss
+        with Stopwatch(device) as backward:
+            self.accelerator.backward(loss / self.settings.accumulation_steps)
+        assert self.sift.last is not None
+        self._watches.append((self.sift.last, forward, backward))
+        return loss
+
+    def next_batch(self, rows: int) -> dict[str, Tensor]:
+        """The next `rows` rows of this rank, on its device."""
+        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
+        taken, epoch = self.order.take(rows * ranks)
+        batch = self.task.training_batch(taken[rank * rows : (rank + 1) * rows], epoch)
+        return self._placed(batch)
+
+    def _placed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        placed = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
+        if not self.settings.channels_last:
+            return placed
+        last = torch.channels_last
+        return {name: value.to(memory_format=last) if value.dim() == 4 else value for name, value in placed.items()}
+
+    # ---- The clock ----
+
+    def start_clock(self) -> None:
+        """From here on the time counts."""
+        self._wait()
+        self._begun = time.perf_counter()
+
+    def stop_clock(self) -> None:
+        """Add the time since `start_clock`, and read the stopwatches."""
+        if self._begun is None:
+            return
+        self._wait()
+        self.wall_clock_s += time.perf_counter() - self._begun
+        self._begun = None
+        for selection, forward, backward in self._watches:
+            self.seconds["selection_s"] += selection.selection_s
+            self.seconds["forward_s"] += forward.seconds
+            self.seconds["backward_s"] += backward.seconds
+        self._watches.clear()
+
+    def _wait(self) -> None:
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.synchronize(self.accelerator.device)
+
+    def mean_loss(self) -> float:
+        """Mean training loss since it was last asked for, over ranks; NaN if there was no step."""
+        if not self._losses:
+            return float("nan")
+        # In float64 the sum of float32 losses does not depend on how they are grouped: an interrupted run, which logs at
+        # other steps, records the same mean.
+        total = float(self.accelerator.reduce(torch.stack(self._losses).double().sum(), "mean"))
+        count = len(self._losses)
+        self._loss_sum += total
+        self._loss_count += count
+        self._losses = []
+        return total / count
+
+    def loss_since_evaluation(self) -> float | None:
+        """Mean of what `mean_loss` returned since this was last asked for."""
+        total, count, self._loss_sum, self._loss_count = self._loss_sum, self._loss_count, 0.0, 0
+        return total / count if count else None
+
+    # ---- Evaluation ----
+
+    @torch.no_grad()
+    def evaluate(self, split: str) -> tuple[float, float]:
+        """(accuracy, mean loss) on "validation" or "test"; every rank judges its share of the batches."""
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
+        sums = torch.zeros(3, dtype=torch.float64, device=self.accelerator.device)
+        model.eval()
+        try:
+            for number, batch in enumerate(self.task.held_out(split, self.settings.evaluation_batch_size)):
+                if number % ranks != rank:
+                    continue
+                batch = self._placed(batch)
+                with self.accelerator.autocast():
+                    output, batch = _labelled_only(model, batch)
+                sums += torch.stack([value.double() for value in self.task.judge(output, batch)])
+        finally:
+            self.model.train()
+        correct, loss, predictions = self.accelerator.reduce(sums, "sum").tolist()
+        return correct / predictions, loss / predictions
+
+    def quality(self) -> tuple[float, float] | tuple[None, None]:
+        """(overlap with the exact top rows, rank correlation), means over `quality_batches` gross batches.
+
+        The batches are the same at every evaluation; neither the run's generators nor its data order move.
+        """
+        settings = self.settings
+        if not settings.quality_batches or not settings.scores_rows:
+            return None, None
+        order = Order(self.task.train_size, settings.seed + 1)
+        found = []
+        devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), self.accelerator.autocast():
+            torch.manual_seed(settings.seed)
+            for _ in range(settings.quality_batches):
+                batch = self.task.training_batch(*order.take(settings.gross_size))
+                found.append(selection_quality(self.sift, self._placed(batch)))
+        overlap, correlation = torch.tensor(found, dtype=torch.float64).mean(dim=0).tolist()
+        return overlap, correlation
+
+    # ---- State ----
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs to go on as this one would have; every rank must call it."""
+        cuda = self.accelerator.device.type == "cuda"
+        own = {
+            "sift": self.sift.state_dict(),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self.accelerator.device) if cuda else None,
+        }
+        scaler = self.accelerator.scaler
+        return {
+            "step": self.step,
+            "model": self.accelerator.unwrap_model(self.model, keep_torch_compile=False).state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "order": self.order.state_dict(),
+            "wall_clock_s": self.wall_clock_s,
+            "seconds": dict(self.seconds),
+            "losses": [float(loss) for loss in self._losses],
+            "loss_since_evaluation": [self._loss_sum, self._loss_count],
+            "ranks": self._gathered(own),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`.
+
+        Raises:
+            ValueError: if it was written by another number of ranks.
+        """
+        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
+        if len(state["ranks"]) != ranks:
+            raise ValueError(
+                f"the checkpoint is of {len(state['ranks'])} processes, but there are {ranks}: "
+                "resume with as many, or begin anew with --overwrite"
+            )
+        self.step = state["step"]
+        self.accelerator.unwrap_model(self.model, keep_torch_compile=False).load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.order.load_state_dict(state["order"])
+        self.wall_clock_s = state["wall_clock_s"]
+        self.seconds = dict(state["seconds"])
+        self._losses = [torch.tensor(loss, device=self.accelerator.device) for loss in state["losses"]]
+        self._loss_sum, self._loss_count = state["loss_since_evaluation"]
+        own = state["ranks"][rank]
+        self.sift.load_state_dict(own["sift"])
+        torch.set_rng_state(own["torch"])
+        if own["cuda"] is not None:
+            torch.cuda.set_rng_state(own["cuda"], self.accelerator.device)
+
+    def _gathered(self, own: Any) -> list[Any]:
+        if self.accelerator.num_processes == 1:
+            return [own]
+        found: list[Any] = [None] * self.accelerator.num_processes
+        torch.distributed.all_gather_object(found, own)
+        return found
+
+
+def _labelled_only(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
+    """The model's output, of a language model at labelled positions only, and the batch that it belongs to.
+
+    All positions' logits would be 4 GB for 64 rows of 512 tokens with BERT's vocabulary.
+    """
+    labels = batch["labels"]
+    if labels.dim() < 2:
+        return model(**batch), batch
+    rows, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
+    batch = {**batch, "labels": labels[rows, columns].unsqueeze(0)}
+    with positions_only(model, rows, columns):
+        return model(**batch), batch
+
+
+def build_sift(model: nn.Module, settings: TrainingSettings, total_steps: int) -> Sift:
+    """The engine of a run; for the baseline one that never selects."""
+    method = parse_method(settings.method)
+    first, last = settings.first_and_last(total_steps)
+    score: Any = {"margin": scores.margin}.get(str(method.score), method.score)
+    return Sift(
+        model,
+        exit_layer=method.exit_layer or count_exits(unwrap(model)),
+        keep=settings.keep,
+        score="random" if score is None else score,
+        select=settings.rule(),
+        start_step=first,
+        end_step=last,
+        accumulation_steps=settings.accumulation_steps,
+        scoring_mode=settings.scoring_mode,
+        scope=settings.scope,
+        labelled_head=settings.labelled_head,
+        # Scores that are not finite are a run that diverges, which shows in its loss.
+        on_bad_scores="keep-all",
+        score_batch_size=settings.score_batch_size or None,
+        seed=settings.seed,
+    )
+
+
+def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """Parameters with and without weight decay."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if settings.decay_all or parameter.dim() > 1]
+    others = [parameter for parameter in trained if not settings.decay_all and parameter.dim() <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def build_scheduler(optimizer: Any, settings: TrainingSettings, total_steps: int) -> Any:
+    """The learning rate's schedule, which ends with the run."""
+    if settings.schedule == "one-cycle":
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=settings.max_lr, total_steps=total_steps, cycle_momentum=settings.cycle_momentum
+        )
+    warmup = round(settings.warmup_share * total_steps)
+    if settings.schedule == "constant":
+        return get_constant_schedule_with_warmup(optimizer, warmup)
+    return get_linear_schedule_with_warmup(optimizer, warmup, total_steps)
+
+
+def saved_model(training: Training) -> nn.Module:
+    """The model without what distributes or compiles it."""
+    return innermost(training.accelerator.unwrap_model(training.model, keep_torch_compile=False))
