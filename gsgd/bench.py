@@ -1,4 +1,4 @@
-"""`gsgd bench`: ratios measured in one run against the alternative, with the arithmetic floor beside them."""
+"""`gsgd bench simulation`: ratios measured in one run against the alternative, beside the arithmetic floor."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ examples:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`gsgd bench`: returns the exit code, 0; argparse exits with 2 for bad usage."""
+    """`gsgd bench simulation`: returns the exit code, 0; argparse exits with 2 for bad usage."""
     parser = argparse.ArgumentParser(
-        prog="gsgd bench", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__
+        prog="gsgd bench simulation",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__,
     )
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    simulation = kinds.add_parser("simulation", help="GSGD over many runs: compiled kernel against batched NumPy")
-    simulation.add_argument("--runs", type=_positive, default=1000)
-    simulation.add_argument("--steps", type=_positive, default=1000)
-    simulation.add_argument("--repeats", type=_positive, default=5, help="interleaved timings of each (default 5)")
-    simulation.add_argument("--json", type=Path, metavar="PATH")
+    parser.add_argument("--runs", type=_positive, default=1000)
+    parser.add_argument("--steps", type=_positive, default=1000)
+    parser.add_argument("--repeats", type=_positive, default=5, help="interleaved timings of each (default 5)")
+    parser.add_argument("--json", type=Path, metavar="PATH")
     options = parser.parse_args(arguments)
     figures = measure_simulation(runs=options.runs, steps=options.steps, repeats=options.repeats)
     print(

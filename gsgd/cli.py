@@ -15,7 +15,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("theory.cli", "check every statement of the paper and print what holds, and how tightly"),
     "train": ("training.cli", "train BERT or ResNet, with or without selection, by a configuration"),
     "compare": ("training.cli_compare", "train several methods on one budget and report with intervals"),
-    "bench": ("gsgd.bench", "measure what a simulation step costs against the alternatives"),
+    "bench step": ("training.bench", "measure what selection adds to a training step, beside its arithmetic"),
+    "bench simulation": ("gsgd.bench", "measure simulation speed against the alternatives"),
 }
 """Command -> (module with `main(arguments) -> exit code`, one line of help)."""
 
@@ -39,6 +40,7 @@ def usage() -> str:
             "  gsgd verify --list                    what would be checked",
             "  gsgd train bert-tiny                  a small BERT on what comes with the package, two minutes",
             "  gsgd compare resnet-tiny --methods baseline,random,loss@1 --budget 60s",
+            "  gsgd bench step                       what selection costs a step of BERT-base",
             "  gsgd bench simulation                 simulation speed against plain NumPy",
             "",
             "`gsgd COMMAND --help` explains a command. `gsgd --version` prints the version.",
@@ -55,12 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"gsgd {__version__}")
         return 0
-    if arguments[0] not in COMMANDS:
-        print(f"gsgd: no command {arguments[0]!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
+    words = 2 if any(command.startswith(f"{arguments[0]} ") for command in COMMANDS) else 1
+    command = " ".join(arguments[:words])
+    if command not in COMMANDS:
+        print(f"gsgd: no command {command!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    room = importlib.import_module(COMMANDS[arguments[0]][0])
+    room = importlib.import_module(COMMANDS[command][0])
     try:
-        return room.main(arguments[1:])
+        return room.main(arguments[words:])
     except KeyboardInterrupt:
         print("gsgd: interrupted", file=sys.stderr)
         return 130

@@ -51,6 +51,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--list", action="store_true", help="list the presets")
     parser.add_argument("--keys", metavar="TASK", help="list the keys of a task: bert or resnet")
     options, rest = parser.parse_known_args(arguments)
+    if options.KEY is not None:  # it stands for others in the help, and is none itself
+        rest = ["--KEY", options.KEY, *rest]
     try:
         return _train(options, rest)
     except (ValueError, ModuleNotFoundError) as error:
@@ -95,7 +97,7 @@ def _train(options: argparse.Namespace, rest: Sequence[str]) -> int:
         if outcome.status not in (FINISHED, DIVERGED):
             print("the same command goes on from here")
         if outcome.status == DIVERGED:
-            print("the loss is not finite any more: try a lower lr, or clip_norm = 1", file=sys.stderr)
+            print("the loss is not finite any more: try a lower max_lr, or clip_norm = 1", file=sys.stderr)
     return {FINISHED: 0, DIVERGED: 1}.get(outcome.status, 130)
 
 

@@ -64,6 +64,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     parser.add_argument("--KEY", metavar="VALUE", help="another value of any key of the configuration, for all methods")
     options, rest = parser.parse_known_args(arguments)
+    if options.KEY is not None:  # it stands for others in the help, and is none itself
+        rest = ["--KEY", options.KEY, *rest]
     try:
         return _compare(options, rest)
     except (ValueError, ModuleNotFoundError) as error:
@@ -86,6 +88,8 @@ def _compare(options: argparse.Namespace, rest: Sequence[str]) -> int:
     if options.target is not None and not 0 < options.target <= 1:
         raise ValueError(f"--target {options.target} must lie in (0, 1]")
     values = parse_values(rest)
+    if "method" in values:
+        raise ValueError(f"--method {values['method']}: methods are compared, so name them in --methods")
     if options.budget:
         values["budget"] = options.budget
     config = configs.load(options.config, values)
@@ -118,25 +122,46 @@ def show(console: Console, found: Comparison) -> None:
     if found.status != "finished":
         console.print(f"interrupted; the same command goes on from here ({found.folder})")
         return
-    table = Table(box=None, header_style="bold", padding=(0, 1))
     tested = any(summary.test_accuracy is not None for summary in found.summaries)
+    # Two narrow tables: a terminal of 80 columns shows them whole.
     headings = ["method", "runs", "validation", *(["test"] if tested else []), "over baseline", "over random"]
-    headings += ["steps", "scoring", f"s to {found.target:.3f}", "samples to it"]
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if number == 0 else "right", no_wrap=True)
-    for summary in found.summaries:
-        cells = [summary.method, str(summary.runs), _accuracy(summary)]
-        cells += [_text(summary.test_accuracy)] if tested else []
-        cells += [_signed(summary.over_baseline), _signed(summary.over_random), f"{summary.steps:.0f}"]
-        cells += [f"{100 * summary.scoring_share:.1f}%", *_target(summary)]
-        table.add_row(*cells)
-    console.print(table)
+    accuracies = [
+        [summary.method, str(summary.runs), _accuracy(summary)]
+        + ([_text(summary.test_accuracy)] if tested else [])
+        + [_signed(summary.over_baseline), _signed(summary.over_random)]
+        for summary in found.summaries
+    ]
+    _print_table(console, headings, accuracies)
+    console.print()
+    headings = ["method", "steps", "samples", "scoring", f"s to {found.target:.4f}", f"samples to {found.target:.4f}"]
+    costs = [
+        [
+            summary.method,
+            f"{summary.steps:.0f}",
+            f"{summary.backprop_samples:.0f}",
+            f"{100 * summary.scoring_share:.1f}%",
+            *_target(summary),
+        ]
+        for summary in found.summaries
+    ]
+    _print_table(console, headings, costs)
+    console.print()
     for label, value in found.tuned.items():
         console.print(f"{label}: tuned to {value}", highlight=False)
     for summary in found.summaries:
         if (line := verdict(summary)) is not None:
             console.print(line, highlight=False)
     console.print(f"results in {found.folder}", highlight=False)
+
+
+def _print_table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for number, heading in enumerate(headings):
+        # What does not fit is folded, never cut off.
+        table.add_column(heading, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 def verdict(summary: MethodSummary) -> str | None:
@@ -169,6 +194,5 @@ def _signed(interval: Interval | None) -> str:
 
 def _target(summary: MethodSummary) -> tuple[str, str]:
     if summary.seconds_to_target is None or summary.samples_to_target is None:
-        reached = f"{summary.reached}/{summary.runs} reached"
-        return reached, reached
+        return f"{summary.reached} of {summary.runs} runs", "-"
     return f"{summary.seconds_to_target.mean:.0f}", f"{summary.samples_to_target.mean:.0f}"

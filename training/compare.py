@@ -126,18 +126,33 @@ def compare(
     display = display or Display.silent()
     if len({contender.label for contender in contenders}) < len(contenders):
         raise ValueError("a method is named twice")
+    for contender in contenders:
+        _check_shared(f"the method {contender.label!r}", contender.values)
+    if sweep is not None:
+        _check_shared("--sweep", {sweep.key: ""})
     quiet = {"save_model": False, "tensorboard": False}
     planned = {
         contender.label: config.with_values({**quiet, **contender.values, "label": contender.label})
         for contender in contenders
     }
-    with accelerator.local_main_process_first():
-        task = config.build_task()
+    swept: dict[str, Config] = {}
+    if sweep is not None:
+        swept = {
+            _swept(label, sweep, value): method.with_values({sweep.key: value})
+            for label, method in planned.items()
+            for value in sweep.values
+        }
+    # What a method changes may be of the task (the exit's stage, say), and change its price.
+    tasks: dict[Any, Task] = {}
+    for each in (*planned.values(), *swept.values()):
+        if each.data not in tasks:
+            with accelerator.local_main_process_first():
+                tasks[each.data] = each.build_task()
     header = _header(config, contenders, seeds, sweep)
-    costs = _prices(folder, header, planned, task, accelerator, display)
+    costs = _prices(folder, header, {**planned, **swept}, tasks, accelerator, display)
     if accelerator.is_main_process:
         write_json(folder / COMPARE, header)
-    plan = _Plan(planned, costs, folder, accelerator, task, display)
+    plan = _Plan(planned, costs, folder, accelerator, tasks, display)
     display.say(plan.forecast(seeds, sweep))
     tuned: dict[str, str] = {}
     if sweep is not None:
@@ -147,13 +162,13 @@ def compare(
                 return Comparison("interrupted", folder, float("nan"), [], [], costs, tuned)
             tuned[label] = best
             planned[label] = planned[label].with_values({sweep.key: best})
+            costs[label] = costs[_swept(label, sweep, best)]
     results: list[RunResult] = []
     for seed in range(config.training.seed, config.training.seed + seeds):
         # Seed by seed: an interrupted comparison has all methods on the seeds it got to.
         for label in planned:
-            outcome = plan.run(
-                label, {"seed": seed, "test": "test" in task.splits}, _folder_name(f"{label}-seed{seed}")
-            )
+            values = {"seed": seed, "test": "test" in tasks[planned[label].data].splits}
+            outcome = plan.run(label, values, _folder_name(f"{label}-seed{seed}"), costs[label])
             if outcome.status not in (FINISHED, DIVERGED):
                 return Comparison("interrupted", folder, float("nan"), [], results, costs, tuned)
             results.append(
@@ -167,7 +182,7 @@ def compare(
 
 
 class _Plan:
-    """The runs of a comparison, on one task and at fixed prices."""
+    """The runs of a comparison, at fixed prices."""
 
     def __init__(
         self,
@@ -175,11 +190,12 @@ class _Plan:
         costs: dict[str, StepCosts],
         folder: Path,
         accelerator: Accelerator,
-        task: Task,
+        tasks: dict[Any, Task],
         display: Display,
     ):
         self.planned, self.costs, self.folder = planned, costs, folder
-        self.accelerator, self.task, self.display = accelerator, task, display
+        self.accelerator, self.display = accelerator, display
+        self.train_sizes = {data: task.train_size for data, task in tasks.items()}
         self.done, self.total = 0, 0
 
     def forecast(self, seeds: int, sweep: Sweep | None) -> str:
@@ -199,12 +215,12 @@ class _Plan:
         return steps_within(
             parse_budget(settings.budget),
             samples_per_step=settings.batch_size * settings.accumulation_steps * ranks,
-            train_size=self.task.train_size,
+            train_size=self.train_sizes[self.planned[label].data],
             costs=self.costs[label],
             selecting_steps=settings.selecting_steps,
         )
 
-    def run(self, label: str, values: dict[str, Any], name: str) -> Outcome:
+    def run(self, label: str, values: dict[str, Any], name: str, costs: StepCosts) -> Outcome:
         """Train one run, or take it from the folder."""
         self.done += 1
         config = self.planned[label].with_values(values)
@@ -214,7 +230,7 @@ class _Plan:
             config,
             self.folder / name,
             accelerator=self.accelerator,
-            costs=self.costs[label],
+            costs=costs,
             display=self.display,
         )
 
@@ -223,7 +239,8 @@ class _Plan:
         found: dict[str, float] = {}
         for value in sweep.values:
             name = f"tuning/{_folder_name(f'{label}-{sweep.key}{value}')}"
-            outcome = self.run(label, {sweep.key: value, "seed": TUNING_SEED, "test": False}, name)
+            values = {sweep.key: value, "seed": TUNING_SEED, "test": False}
+            outcome = self.run(label, values, name, self.costs[_swept(label, sweep, value)])
             if outcome.status not in (FINISHED, DIVERGED):
                 return None
             finished = outcome.status == FINISHED
@@ -231,11 +248,22 @@ class _Plan:
         return max(found, key=lambda value: found[value])
 
 
+def _check_shared(where: str, values: dict[str, str]) -> None:
+    for key in ("task", "budget", "seed", "test", "label"):
+        if key in values:
+            raise ValueError(f"{where} sets {key}, but that is the comparison's: all methods share it")
+
+
+def _swept(label: str, sweep: Sweep, value: str) -> str:
+    """What a method's price is recorded under while it is tuned."""
+    return f"{label} {sweep.key}={value}"
+
+
 def _prices(
     folder: Path,
     header: dict[str, Any],
-    planned: dict[str, Config],
-    task: Task,
+    priced: dict[str, Config],
+    tasks: dict[Any, Task],
     accelerator: Accelerator,
     display: Display,
 ) -> dict[str, StepCosts]:
@@ -250,8 +278,9 @@ def _prices(
         header["step_costs"] = recorded["step_costs"]
     else:
         with display.measuring() as progress:
-            found = measure_costs(list(planned.values()), task, accelerator, progress=progress)
-        header["step_costs"] = {label: asdict(costs) for label, costs in zip(planned, found, strict=True)}
+            configs = list(priced.values())
+            found = measure_costs(configs, [tasks[each.data] for each in configs], accelerator, progress=progress)
+        header["step_costs"] = {label: asdict(costs) for label, costs in zip(priced, found, strict=True)}
     return {label: StepCosts(**costs) for label, costs in header["step_costs"].items()}
 
 

@@ -23,30 +23,19 @@ ROUNDS = 12
 """Timed steps of each method."""
 
 
-def price(settings: object) -> tuple:
+ALWAYS = ("batch_size", "accumulation_steps", "precision", "channels_last", "compile", "clip_norm", "labelled_head")
+SELECTING = ("method", "keep", "select", "trim", "scoring_mode", "scope", "score_batch_size", "reuse", "batchnorm")
+
+
+def price(config: Config) -> tuple:
     """What the cost of a selecting step depends on: methods of one price are measured once."""
-    names = (
-        "method",
-        "keep",
-        "select",
-        "trim",
-        "scoring_mode",
-        "scope",
-        "score_batch_size",
-        "labelled_head",
-        "batch_size",
-        "accumulation_steps",
-        "precision",
-        "channels_last",
-        "compile",
-        "clip_norm",
-    )
-    return tuple(getattr(settings, name) for name in names)
+    names = ALWAYS + SELECTING if config.training.selects else ALWAYS
+    return config.data, *(getattr(config.training, name) for name in names)
 
 
 def measure_costs(
     configs: Sequence[Config],
-    task: Task,
+    tasks: Sequence[Task],
     accelerator: Accelerator,
     *,
     rounds: int = ROUNDS,
@@ -57,20 +46,24 @@ def measure_costs(
     The first two rounds warm up. With several ranks all of them step together, and the slowest counts.
 
     Args:
-        configs: they may differ in what is selected, not in the task.
+        configs: each is measured with selection and without.
+        tasks: of the configs, in their order.
         rounds: timed steps of each.
         progress: told (rounds done, all rounds).
 
     Returns:
         One for each of `configs`, in their order.
     """
-    plain = configs[0].with_values({"method": "baseline"})
-    kinds = {price(plain.training): plain}
-    for config in configs:
+    kinds: dict[tuple, tuple[Config, Task]] = {}
+    pairs = []
+    for config, task in zip(configs, tasks, strict=True):
+        plain = dataclasses.replace(config, training=dataclasses.replace(config.training, method="baseline"))
         always = dataclasses.replace(config.training, start_step=0, start_share=0.0, end_step=0, end_share=1.0)
-        kinds.setdefault(price(config.training), dataclasses.replace(config, training=always))
+        pairs.append((price(plain), price(config)))
+        kinds.setdefault(price(plain), (plain, task))
+        kinds.setdefault(price(config), (dataclasses.replace(config, training=always), task))
     steps = rounds + 2
-    trainings = {kind: Training(config, task, accelerator, steps) for kind, config in kinds.items()}
+    trainings = {kind: Training(config, task, accelerator, steps) for kind, (config, task) in kinds.items()}
     seconds: dict[tuple, list[float]] = {kind: [] for kind in kinds}
     for number in range(steps):
         for kind, training in trainings.items():
@@ -86,7 +79,7 @@ def measure_costs(
         medians = accelerator.gather(medians.to(accelerator.device)[None]).amax(dim=0).cpu()
     found = dict(zip(seconds, medians.tolist(), strict=True))
     accelerator.free_memory()
-    return [StepCosts(found[price(plain.training)], found[price(config.training)]) for config in configs]
+    return [StepCosts(found[plain], found[selecting]) for plain, selecting in pairs]
 
 
 def _wait(accelerator: Accelerator) -> None:

@@ -24,7 +24,7 @@ from training.budget import StepCosts, parse_budget, seconds_of, steps_within
 from training.config import Config
 from training.costs import measure_costs
 from training.display import Display
-from training.records import Evaluation, Records, differences, read_evaluations, read_header
+from training.records import HEADER, Evaluation, Records, differences, read_evaluations, read_header
 from training.settings import parse_method
 from training.task import Task
 from training.training import Training, saved_model
@@ -64,17 +64,21 @@ def train(
     Args:
         accelerator, task: to share among runs; made from the configuration if not given.
         costs: measured prices of a step; measured here if the budget is a time and they are not given.
-        overwrite: begin anew, whatever is in `folder`.
+        overwrite: begin anew, and remove what is in `folder`.
         display: what the user sees; None shows nothing.
 
     Raises:
-        ValueError: if `folder` has the results of another configuration, or the configuration does not fit the data.
+        ValueError: if `folder` has the results of another configuration, or is to be overwritten and is no run's, or
+            if the configuration does not fit the data.
     """
     accelerator = accelerator or make_accelerator(config)
     display = display or Display.silent()
     header = _what_is_there(config, folder, overwrite)
     if header is not None and header["status"] in (FINISHED, DIVERGED):
+        if accelerator.is_main_process:
+            checkpoint.remove(folder)  # a process killed at its very end leaves it
         return Outcome(header["status"], folder, header, read_evaluations(folder))
+    accelerator.wait_for_everyone()  # until all have looked
     if overwrite and accelerator.is_main_process and folder.exists():
         shutil.rmtree(folder)
     accelerator.wait_for_everyone()
@@ -92,7 +96,7 @@ def train(
         budget = parse_budget(settings.budget)
         if costs is None and budget.is_time:
             with display.measuring() as progress:
-                costs = measure_costs([config], task, accelerator, progress=progress)[0]
+                costs = measure_costs([config], [task], accelerator, progress=progress)[0]
         total_steps = steps_within(
             budget,
             samples_per_step=settings.batch_size * settings.accumulation_steps * accelerator.num_processes,
@@ -245,16 +249,17 @@ class _Run:
         test = training.evaluate("test") if settings.test and status == FINISHED else None
         if self.records is None:
             return
-        if status in (FINISHED, DIVERGED):
-            if settings.save_model and status == FINISHED:
-                model: Any = saved_model(training)
-                model.save_pretrained(self.folder / "model")
-            checkpoint.remove(self.folder)
+        if settings.save_model and status == FINISHED:
+            model: Any = saved_model(training)
+            model.save_pretrained(self.folder / "model")
         entries: dict[str, Any] = {"status": status, "steps_done": training.step, **training.seconds}
         entries["wall_clock_s"] = training.wall_clock_s
         if test is not None:
             entries |= {"test_accuracy": test[0], "test_loss": test[1]}
         self.records.update(**entries)
+        if status in (FINISHED, DIVERGED):
+            # Only now: killed with neither, the run would begin anew and lose its table.
+            checkpoint.remove(self.folder)
 
     @contextlib.contextmanager
     def _events(self) -> Iterator[None]:
@@ -271,6 +276,8 @@ class _Run:
 
 
 def _what_is_there(config: Config, folder: Path, overwrite: bool) -> dict[str, Any] | None:
+    if overwrite and folder.is_dir() and any(folder.iterdir()) and not (folder / HEADER).exists():
+        raise ValueError(f"{folder} is not the folder of a run, which has a {HEADER}: it is not overwritten")
     header = None if overwrite else read_header(folder)
     if header is None:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,8 @@ class TrainingSettings:
         trim: share of the largest scores to leave out first, in [0, 1).
         start_step, end_step: selection from the one to the other; end_step = 0 is never. Or as shares of the run:
         start_share, end_share: in [0, 1].
-        scoring_mode, scope, score_batch_size, labelled_head: as of `gsgd.sift.Sift`; 0 scores all rows at once.
+        scoring_mode, scope, score_batch_size, labelled_head, reuse, batchnorm: as of `gsgd.sift.Sift`;
+            score_batch_size = 0 scores all rows at once.
         batch_size: rows trained on, per device and step. With selection, round(batch_size / keep) are drawn.
         accumulation_steps: micro-batches of `batch_size` in one optimizer step.
         budget: how long the run is; see `training.budget`.
@@ -80,8 +82,8 @@ class TrainingSettings:
         evaluations: times to evaluate, evenly over the run; the last at its end.
         evaluation_batch_size: rows at a time in evaluation.
         checkpoint_every_s: a checkpoint is written at evaluations and on Ctrl-C, and when this many seconds went by.
-        quality_batches: gross batches on which the scores are compared with exact losses at every evaluation, in eval
-            mode; 0 for none. It is not charged to the run.
+        quality_batches: gross batches on which the scores are compared with exact losses at every evaluation, both in
+            `scoring_mode`; 0 for none. It is not charged to the run.
         tensorboard: write events for TensorBoard.
         test: evaluate on the test split, too, once, when the run has ended.
         save_model: write the trained model beside the results.
@@ -103,6 +105,8 @@ class TrainingSettings:
     scope: str = "rank"
     score_batch_size: int = 0
     labelled_head: bool = False
+    reuse: bool = True
+    batchnorm: str = "kept"
     batch_size: int = 32
     accumulation_steps: int = 1
     budget: str = "1epochs"
@@ -135,6 +139,7 @@ class TrainingSettings:
         _one_of("select", self.select, tuple(SELECTORS))
         _one_of("scoring_mode", self.scoring_mode, ("train", "eval", "frozen-batchnorm"))
         _one_of("scope", self.scope, ("rank", "global"))
+        _one_of("batchnorm", self.batchnorm, ("kept", "gross"))
         _one_of("schedule", self.schedule, ("one-cycle", "linear", "constant"))
         _one_of("precision", self.precision, ("no", "bf16", "fp16"))
         for name in ("batch_size", "accumulation_steps", "evaluations", "evaluation_batch_size"):
@@ -165,7 +170,9 @@ class TrainingSettings:
             raise ValueError(f"end_step = {self.end_step} must be at least start_step = {self.start_step}")
         if self.end_share < self.start_share:
             raise ValueError(f"end_share = {self.end_share:g} must be at least start_share = {self.start_share:g}")
-        if self.trim and self.scores_rows and self.gross_size - int(self.trim * self.gross_size) < self.batch_size:
+        # As gsgd.selectors.trim counts.
+        trimmed = math.floor(self.trim * self.gross_size + 1e-9)
+        if self.trim and self.scores_rows and self.gross_size - trimmed < self.batch_size:
             raise ValueError(
                 f"trim = {self.trim:g} and keep = {self.keep:g}: together they may not be more than 1, "
                 "since what is trimmed cannot be kept"

@@ -109,10 +109,10 @@ def reach(evaluations: Sequence[Evaluation], target: float) -> tuple[float, floa
 
 
 def default_target(results: Sequence[RunResult]) -> float:
-    """The mean final accuracy of the baseline; without one, of the method with the lowest."""
+    """The mean final accuracy of the baseline; without one, of the method with the lowest. Diverged runs set none."""
     finals: dict[str, list[float]] = {}
     for result in results:
-        if result.evaluations:
+        if result.evaluations and result.status == "finished":
             finals.setdefault(result.method, []).append(result.evaluations[-1].val_accuracy)
     if not finals:
         return 0.0

@@ -149,8 +149,8 @@ class Training:
         """Mean training loss since it was last asked for, over ranks; NaN if there was no step."""
         if not self._losses:
             return float("nan")
-        # In float64 the sum of float32 losses does not depend on how they are grouped: an interrupted run, which logs at
-        # other steps, records the same mean.
+        # In float64 the sum of float32 losses does not depend on how they are grouped: an interrupted run, which logs
+        # at other steps, records the same mean.
         total = float(self.accelerator.reduce(torch.stack(self._losses).double().sum(), "mean"))
         count = len(self._losses)
         self._loss_sum += total
@@ -213,6 +213,7 @@ class Training:
             "sift": self.sift.state_dict(),
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(self.accelerator.device) if cuda else None,
+            "losses": [float(loss) for loss in self._losses],
         }
         scaler = self.accelerator.scaler
         return {
@@ -224,7 +225,6 @@ class Training:
             "order": self.order.state_dict(),
             "wall_clock_s": self.wall_clock_s,
             "seconds": dict(self.seconds),
-            "losses": [float(loss) for loss in self._losses],
             "loss_since_evaluation": [self._loss_sum, self._loss_count],
             "ranks": self._gathered(own),
         }
@@ -250,9 +250,9 @@ class Training:
         self.order.load_state_dict(state["order"])
         self.wall_clock_s = state["wall_clock_s"]
         self.seconds = dict(state["seconds"])
-        self._losses = [torch.tensor(loss, device=self.accelerator.device) for loss in state["losses"]]
         self._loss_sum, self._loss_count = state["loss_since_evaluation"]
         own = state["ranks"][rank]
+        self._losses = [torch.tensor(loss, device=self.accelerator.device) for loss in own["losses"]]
         self.sift.load_state_dict(own["sift"])
         torch.set_rng_state(own["torch"])
         if own["cuda"] is not None:
@@ -300,6 +300,8 @@ def build_sift(model: nn.Module, settings: TrainingSettings, total_steps: int) -
         # Scores that are not finite are a run that diverges, which shows in its loss.
         on_bad_scores="keep-all",
         score_batch_size=settings.score_batch_size or None,
+        reuse=settings.reuse,
+        batchnorm=settings.batchnorm,
         seed=settings.seed,
     )
 

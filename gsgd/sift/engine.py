@@ -8,10 +8,11 @@ for batch in loader:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +22,11 @@ from torch import Tensor, nn
 from gsgd.selectors import Selector, select_random, select_top_k
 from gsgd.sift import scoring
 from gsgd.sift.batch import batch_size, take_rows
+from gsgd.sift.batchnorm import gross_statistics
 from gsgd.sift.exchange import Ranks, exchange_rows
-from gsgd.sift.exits import check_exit_layer, count_exits, innermost, is_sharded, unwrap
+from gsgd.sift.exits import check_exit_layer, count_exits, innermost, is_compiled, is_sharded, unwrap
 from gsgd.sift.meters import Stopwatch, Totals
+from gsgd.sift.reuse import Recording, say_once
 from gsgd.sift.schedule import Schedule
 
 logger = logging.getLogger(__name__)
@@ -89,6 +92,10 @@ class Sift:
             Raising on one of several ranks ends the job, as any exception does: the others wait for it in their
             backward pass until the launcher ends them, so do not catch it there.
         score_batch_size: score at most so many rows at a time, which bounds memory; None for all at once.
+        reuse: let the training pass take from the scoring pass what both compute (`gsgd.sift.reuse`), where that is
+            exact; elsewhere two passes are made, and a warning says once why.
+        batchnorm: what BatchNorm normalises the kept rows by, up to the exit: "kept", their own statistics, where
+            sharing ends at the first BatchNorm; or "gross", those of the gross batch, constants in the backward pass.
         seed: for rules that draw; ranks draw differently.
 
     Raises:
@@ -112,6 +119,8 @@ class Sift:
         labelled_head: bool = False,
         on_bad_scores: str = "raise",
         score_batch_size: int | None = None,
+        reuse: bool = True,
+        batchnorm: str = "kept",
         seed: int = 0,
     ):
         if not isinstance(model, nn.Module):
@@ -123,6 +132,7 @@ class Sift:
         _one_of("scoring_mode", scoring_mode, scoring.MODES)
         _one_of("scope", scope, ("rank", "global"))
         _one_of("on_bad_scores", on_bad_scores, BAD_SCORES)
+        _one_of("batchnorm", batchnorm, ("kept", "gross"))
         for name, value in (("accumulation_steps", accumulation_steps), ("score_batch_size", score_batch_size)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} = {value!r} must be a whole number of at least 1")
@@ -137,6 +147,8 @@ class Sift:
         self.labelled_head = labelled_head
         self.on_bad_scores = on_bad_scores
         self.score_batch_size = score_batch_size
+        self.reuse = reuse
+        self.batchnorm = batchnorm
         self.causal = is_causal(unwrap(model))
         if labelled_head and self.causal:
             raise ValueError("labelled_head=True is for masked language models; a causal model labels every position")
@@ -144,6 +156,10 @@ class Sift:
         self.calls = 0
         self.totals = Totals()
         self.last: Selection | None = None
+        self._shared: _Shared | None = None
+        # A trainer that selects all micro-batches of a step before it trains on the first of them says so.
+        self.holds_window = False
+        self._trust: dict[int, int] = {}
         # Ranks that select together must draw alike, others must not.
         self.generator = torch.Generator().manual_seed(seed if self.ranks.together else seed + self.ranks.rank)
 
@@ -169,6 +185,7 @@ class Sift:
             ValueError: for a batch without rows or with tensors of different lengths, without labels, or (by
                 `on_bad_scores="raise"`) with a score that is not finite.
         """
+        self._shared = None
         step = self.step
         selects = self.schedule.selects(step)
         if selects and self.ranks.together:
@@ -186,10 +203,13 @@ class Sift:
             self.totals.backprop_samples += size
             return dict(batch)
         device = next(value.device for value in batch.values() if isinstance(value, Tensor))
+        recording = self._recording()
         with torch.no_grad(), Stopwatch(device) as watch:
-            scores = None if self.score is None else self._score(batch, size)
+            scores = None if self.score is None else self._score(batch, size, recording)
             chosen = self._choose(scores, kept, size, device)
             rows = exchange_rows(batch, chosen, self.ranks) if self.ranks.together else take_rows(batch, chosen)
+        if recording is not None and recording.segments:
+            self._shared = _Shared(recording, rows, chosen, batch.get("labels"))
         number = batch_size(rows)
         self.last = Selection(step, True, chosen, scores, size, number, watch)
         self.totals.backprop_samples += number
@@ -199,15 +219,78 @@ class Sift:
     def forward_kept(self, rows: Mapping[str, Any]) -> Any:
         """The model's output on rows that `choose` returned."""
         labels = rows.get("labels")
-        if not self.labelled_head or not isinstance(labels, Tensor) or labels.dim() < 2:
-            return self.model(**rows)
-        where = torch.nonzero(labels != scoring.IGNORED, as_tuple=True)
-        if len(where[0]) == 0:
-            return self.model(**rows)
-        with scoring.positions_only(unwrap(self.model), *where):
-            return self.model(**{**rows, "labels": labels[where].unsqueeze(0)})
+        where: Any = None
+        if self.labelled_head and isinstance(labels, Tensor) and labels.dim() > 1:
+            where = torch.nonzero(labels != scoring.IGNORED, as_tuple=True)
+        labelled = None if where is None or len(where[0]) == 0 else rows["labels"][where].unsqueeze(0)
+        with self.sharing(rows) as shared:
+            if where is None or labelled is None:
+                return self.model(**rows)
+            head = shared.begin_head if shared is not None and shared.recording.head else lambda chosen: chosen
+            with scoring.positions_only(unwrap(self.model), where[0], where[1], head):
+                return self.model(**{**rows, "labels": labelled})
 
-    def _score(self, batch: Mapping[str, Any], size: int) -> Tensor:
+    @contextlib.contextmanager
+    def sharing(self, rows: Mapping[str, Any]) -> Iterator[_Shared | None]:
+        """Within the block, the model on `rows` takes from the scoring pass what that has computed.
+
+        Args:
+            rows: what `choose` returned last; for others, or a second time, nothing is shared.
+        """
+        shared, self._shared = self._shared, None
+        if shared is None or not shared.is_of(rows):
+            yield None
+            return
+        inner = innermost(self.model)
+        layer = scoring.last_shared_layer(inner, self.exit_layer)
+        recording = shared.recording
+        with contextlib.ExitStack() as stack:
+            if recording.statistics:
+                stack.enter_context(gross_statistics(inner, recording.statistics))
+            stack.enter_context(scoring.without_cache(inner))
+            inputs = {name: value for name, value in rows.items() if name not in scoring.LABELS}
+            stack.enter_context(recording.replay(inputs, shared.indices, layer))
+            yield shared
+
+    @property
+    def recorded_bytes(self) -> int:
+        """Bytes that `choose` has kept for the training pass on its rows."""
+        return 0 if self._shared is None else self._shared.recording.nbytes
+
+    def _recording(self) -> Recording | None:
+        """What takes down the scoring pass; None where nothing is to be taken from it."""
+        gross = self.batchnorm == "gross"
+        if self.score is None or not (self.reuse or gross):
+            return None
+        reason = self._two_passes_because()
+        if reason is not None:
+            if self.reuse:
+                say_once(f"scoring and training make two passes: {reason}")
+            if not gross:
+                return None
+        head = self.labelled_head and self.exit_layer == count_exits(unwrap(self.model))
+        return Recording(self._trust, share=self.reuse and reason is None, gross_statistics=gross, head=head)
+
+    def _two_passes_because(self) -> str | None:
+        """Why nothing can be shared; None if it can be tried."""
+        model = self.model
+        if self.ranks.together:
+            return 'with scope="global" ranks train on rows that others scored'
+        if is_sharded(model):
+            return "FSDP gathers weights anew in every pass"
+        if self.score_batch_size is not None:
+            return "score_batch_size bounds the memory that recording would take"
+        if self.scoring_mode != "train":
+            return f"scoring_mode={self.scoring_mode!r} scores another function than is trained"
+        if is_compiled(model):
+            return "torch.compile runs the whole model as one piece; compile the layers after the exit instead"
+        if self.accumulation_steps > 1 and self.holds_window:
+            return "the recordings of all micro-batches would be in memory at once"
+        if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+            return "activation checkpointing computes the layers again in the backward pass"
+        return None
+
+    def _score(self, batch: Mapping[str, Any], size: int, recording: Recording | None) -> Tensor:
         assert self.score is not None
         step = self.score_batch_size or size
         parts = [torch.arange(start, min(start + step, size)) for start in range(0, size, step)]
@@ -222,7 +305,7 @@ class Sift:
         if self.score_batch_size is not None and self.ranks.size > 1 and is_sharded(self.model):
             self.ranks.check_passes(len(parts))
         if len(parts) == 1:
-            return score(batch)
+            return score(batch, recording=recording)
         return torch.cat([score(take_rows(batch, part)) for part in parts])
 
     def _choose(self, scores: Tensor | None, kept: int, size: int, device: torch.device) -> Tensor:
@@ -276,6 +359,27 @@ class Sift:
         self.calls = int(state["calls"])
         self.generator.set_state(state["generator"].cpu())
         self.totals = Totals(**state["totals"])
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """A recorded scoring pass and the rows chosen by it."""
+
+    recording: Recording
+    rows: dict[str, Any]
+    indices: Tensor
+    labels: Any
+
+    def is_of(self, rows: Mapping[str, Any]) -> bool:
+        """Whether these are the very tensors that were chosen, be it in another dictionary."""
+        return set(rows) == set(self.rows) and all(rows[name] is value for name, value in self.rows.items())
+
+    def begin_head(self, chosen: Tensor) -> Tensor:
+        """The kept rows' labelled positions, among those of the gross batch, come next."""
+        row_of_position = torch.nonzero(self.labels != scoring.IGNORED)[:, 0]
+        positions = torch.nonzero(torch.isin(row_of_position, self.indices))[:, 0]
+        self.recording.at_positions(chosen, positions)
+        return chosen
 
 
 def is_causal(model: nn.Module) -> bool:

@@ -50,6 +50,15 @@ def is_sharded(model: nn.Module) -> bool:
     return any(_is_fsdp(module) for module in model.modules())
 
 
+def is_compiled(model: Any) -> bool:
+    """Whether torch.compile runs the model, or what it is wrapped in, as a whole."""
+    while model is not None:
+        if "_orig_mod" in model._modules or getattr(model, "_compiled_call_impl", None) is not None:
+            return True
+        model = _one_inside(model)
+    return False
+
+
 def _one_inside(model: Any) -> nn.Module | None:
     if _is_fsdp1(model) or isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
         return model.module

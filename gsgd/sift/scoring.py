@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gsgd import scores
-from gsgd.sift.exits import EarlyExit, exit_view, innermost, is_sharded
+from gsgd.sift.exits import EarlyExit, exit_view, find_layers, innermost, is_sharded
+from gsgd.sift.reuse import Recording
 
 Score = Callable[[Tensor, Tensor], Tensor]
 IGNORED = -100
@@ -26,7 +27,14 @@ _POSITIONWISE = (scores.cross_entropy, scores.entropy, scores.margin, scores.gra
 
 @torch.no_grad()
 def score_rows(
-    model: nn.Module, batch: Mapping[str, Any], *, exit_layer: int, score: Score, mode: str, causal: bool
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    *,
+    exit_layer: int,
+    score: Score,
+    mode: str,
+    causal: bool,
+    recording: Recording | None = None,
 ) -> Tensor:
     """One score per row of the gross batch, by the early prediction at `exit_layer`.
 
@@ -40,6 +48,7 @@ def score_rows(
         score: `(logits, labels) -> (B,)`.
         mode: "train", "eval", or "frozen-batchnorm"; in each of them the running statistics of BatchNorm stay.
         causal: whether position t predicts label t + 1.
+        recording: takes down what the layers compute, for the training pass.
 
     Returns:
         (B,), float32 or float64, on the logits' device.
@@ -61,14 +70,31 @@ def score_rows(
         labels = torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORED)], dim=1)
     with _scoring_mode(model, mode), _no_autocast_cache(labels.device):
         view = exit_view(model, exit_layer)
-        if isinstance(innermost(model), EarlyExit):
-            return _checked(score(view(**inputs), labels), len(labels))
-        if labels.dim() > 1 and score in _POSITIONWISE:
-            return _score_labelled_positions(view, inputs, labels, score)
-        return _checked(score(_logits(_run(view, inputs)), labels), len(labels))
+        with contextlib.ExitStack() as recorded:
+            if recording is not None:
+                recorded.enter_context(recording.record(inputs, len(labels), last_shared_layer(model, exit_layer)))
+            if isinstance(innermost(model), EarlyExit):
+                logits = view(**inputs)
+            elif labels.dim() > 1 and score in _POSITIONWISE:
+                return _score_labelled_positions(view, inputs, labels, score, recorded, recording)
+            else:
+                logits = _logits(_run(view, inputs))
+        return _checked(score(logits, labels), len(labels))
 
 
-def _score_labelled_positions(view: nn.Module, inputs: dict[str, Any], labels: Tensor, score: Score) -> Tensor:
+def last_shared_layer(model: nn.Module, exit_layer: int) -> nn.Module | None:
+    """The layer whose output the exit reads; None for models that say themselves how they exit."""
+    return None if isinstance(innermost(model), EarlyExit) else find_layers(model)[1][exit_layer - 1]
+
+
+def _score_labelled_positions(
+    view: nn.Module,
+    inputs: dict[str, Any],
+    labels: Tensor,
+    score: Score,
+    recorded: contextlib.ExitStack,
+    recording: Recording | None,
+) -> Tensor:
     rows, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
     least = torch.finfo(torch.float32).min  # of float64, too, so that parts of a batch and ranks give the same
     if len(rows) == 0:
@@ -78,28 +104,85 @@ def _score_labelled_positions(view: nn.Module, inputs: dict[str, Any], labels: T
             with positions_only(view, first, first):
                 _run(view, inputs)
         return torch.full((len(labels),), least, device=labels.device)
-    with positions_only(view, rows, columns):
-        logits = _logits(_run(view, inputs))[0]
-    if len(logits) != len(rows):
-        raise ValueError(
-            f"the head of {type(view).__name__} returned {len(logits)} predictions for {len(rows)} positions"
-        )
-    values = score(logits, labels[rows, columns])
-    total = values.new_zeros(len(labels)).index_add_(0, rows, values)
+    shared_head = recording is not None and recording.head
+    parts = [len(rows)] if shared_head or is_sharded(view) else _parts(view, len(rows))
+    hidden: list[Tensor] = []
+
+    def first_part(chosen: Tensor) -> Tensor:
+        if shared_head:
+            assert recording is not None
+            recording.at_positions(chosen, None)
+        hidden.extend([chosen] if len(parts) == 1 else chosen.split(parts, dim=1))
+        return hidden[0]
+
+    wanted = labels[rows, columns].split(parts)
+    with positions_only(view, rows, columns, first_part):
+        output = _run(view, inputs)
+    recorded.close()
+    values = [_score_part(view, output, wanted[0], score)]
+    for part, part_wanted in zip(hidden[1:], wanted[1:], strict=True):
+        # The base model has run; only the head is left to run on the rest.
+        values.append(_score_part(view, _run(_with_base(view, part), inputs), part_wanted, score))
+    every = torch.cat(values)
+    total = every.new_zeros(len(labels)).index_add_(0, rows, every)
     count = torch.bincount(rows, minlength=len(labels))
     return torch.where(count > 0, total / count.clamp(min=1), least)
 
 
+LOGITS_AT_ONCE = 2**24
+"""Entries of the matrix of logits that scoring has in memory at a time."""
+
+
+def _parts(view: nn.Module, positions: int) -> list[int]:
+    """Sizes of the parts in which the head runs on labelled positions."""
+    classes = getattr(getattr(view, "config", None), "vocab_size", None)
+    size = max(1, LOGITS_AT_ONCE // classes) if isinstance(classes, int) and classes > 0 else positions
+    return [min(size, positions - start) for start in range(0, positions, size)]
+
+
+def _score_part(view: nn.Module, output: Any, wanted: Tensor, score: Score) -> Tensor:
+    logits = _logits(output)[0]
+    if len(logits) != len(wanted):
+        raise ValueError(
+            f"the head of {type(view).__name__} returned {len(logits)} predictions for {len(wanted)} positions"
+        )
+    return score(logits, wanted)
+
+
+class _Given(nn.Module):
+    """Stands for a base model that has already run."""
+
+    def __init__(self, hidden: Tensor):
+        super().__init__()
+        self.hidden = hidden
+
+    def forward(self, *arguments: Any, **more: Any) -> Any:
+        from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+
+        hidden: Any = self.hidden
+        # What a head reads beside the hidden states, such as BERT's pooled first token, is no part of these scores.
+        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=hidden, pooler_output=hidden[:, 0])
+
+
+def _with_base(view: nn.Module, hidden: Tensor) -> nn.Module:
+    """`view` with its base model replaced by what it found out."""
+    view._modules[str(view.base_model_prefix)] = _Given(hidden)
+    return view
+
+
 @contextlib.contextmanager
-def positions_only(model: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[None]:
+def positions_only(
+    model: nn.Module, rows: Tensor, columns: Tensor, then: Callable[[Tensor], Tensor] = lambda chosen: chosen
+) -> Iterator[None]:
     """Within the block the model's head sees the positions (rows, columns) (N,) only, as one row of N tokens.
 
-    The base model runs in full; its last hidden state (B, T, H) is cut to (1, N, H) on its way to the head.
+    The base model runs in full; its last hidden state (B, T, H) is cut to (1, N, H) on its way to the head, which sees
+    what `then` makes of it.
     """
 
     def cut(module: nn.Module, arguments: Any, output: Any) -> Any:
         hidden = output[0]
-        chosen = hidden[rows.to(hidden.device), columns.to(hidden.device)].unsqueeze(0)
+        chosen = then(hidden[rows.to(hidden.device), columns.to(hidden.device)].unsqueeze(0))
         if isinstance(output, tuple):
             return (chosen, *output[1:])
         output["last_hidden_state"] = chosen
@@ -114,6 +197,20 @@ def positions_only(model: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[
         yield
     finally:
         hook.remove()
+
+
+@contextlib.contextmanager
+def without_cache(model: Any) -> Iterator[None]:
+    """A decoder without keys and values for generation, as it is scored."""
+    config: Any = getattr(model, "config", None)
+    if not getattr(config, "use_cache", False):
+        yield
+        return
+    config.use_cache = False
+    try:
+        yield
+    finally:
+        config.use_cache = True
 
 
 def _run(view: nn.Module, inputs: dict[str, Any]) -> Any:

@@ -60,6 +60,8 @@ class SiftArguments:
     labelled_head: bool = False
     on_bad_scores: str = "raise"
     score_batch_size: int | None = None
+    reuse: bool = True
+    batchnorm: str = "kept"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -161,7 +163,9 @@ class SiftTrainer(Trainer):
 
     def _build_sift(self) -> Sift:
         model: Any = self.model
-        return Sift(model, accumulation_steps=self.args.gradient_accumulation_steps, **self.sift_arguments.options())
+        sift = Sift(model, accumulation_steps=self.args.gradient_accumulation_steps, **self.sift_arguments.options())
+        sift.holds_window = True
+        return sift
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Any]:
         self._meters.begin_step()
@@ -247,7 +251,8 @@ class SiftTrainer(Trainer):
                 call: Any = lambda **rows: self.sift.forward_kept(rows)  # noqa: E731
                 result = super().compute_loss(call, inputs, *args, **kwargs)
             else:
-                result = super().compute_loss(model, inputs, *args, **kwargs)
+                with self.sift.sharing(inputs):
+                    result = super().compute_loss(model, inputs, *args, **kwargs)
         self._meters.forward(watch)
         return result
 

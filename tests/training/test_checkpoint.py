@@ -21,7 +21,7 @@ def test_what_is_saved_is_loaded(tmp_path):
 
 def test_a_failed_write_leaves_the_one_before(tmp_path):
     checkpoint.save(tmp_path, STATE)
-    with pytest.raises(Exception, match="pickle|local"):
+    with pytest.raises(Exception, match=r"pickle|local"):
         checkpoint.save(tmp_path, {"step": 4, "bad": lambda: None})
     assert checkpoint.load(tmp_path)["step"] == 3
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]

@@ -16,7 +16,10 @@ def write(path, text):
 
 
 def test_a_file(tmp_path):
-    path = write(tmp_path / "mine.toml", 'task = "resnet"\nbatch_size = 7\ndepths = [1, 1]\nhidden_sizes = [8, 8]\nexit_stage = 1')
+    path = write(
+        tmp_path / "mine.toml",
+        'task = "resnet"\nbatch_size = 7\ndepths = [1, 1]\nhidden_sizes = [8, 8]\nexit_stage = 1',
+    )
     config = load(path, {"max_lr": "1e-2", "keep": 0.25})
     assert (config.name, config.task) == ("mine", "resnet")
     assert config.training == TrainingSettings(batch_size=7, max_lr=0.01, keep=0.25)
@@ -67,7 +70,10 @@ def test_cycles(tmp_path):
         ('base = "nowhere"', r"there is no configuration 'nowhere'"),
         ("batch_size = 1", r"mine\.toml: task = None must be one of: bert, resnet"),
         ('task = "vit"', r"mine\.toml: task = 'vit' must be one of: bert, resnet"),
-        ('task = "resnet"\nbatchsize = 1', r"mine\.toml: no key 'batchsize' for task = resnet; did you mean batch_size\?"),
+        (
+            'task = "resnet"\nbatchsize = 1',
+            r"mine\.toml: no key 'batchsize' for task = resnet; did you mean batch_size\?",
+        ),
         ('task = "resnet"\nxyzzy = 1', r"no key 'xyzzy' for task = resnet; there are: .*batch_size.*weight_decay"),
         ('task = "resnet"\nmask_share = 0.1', r"no key 'mask_share' for task = resnet"),
         ('task = "resnet"\n[optimizer]\nlr = 1', r"no key 'optimizer'"),
@@ -85,7 +91,9 @@ def test_a_file_that_is_not_text(tmp_path):
 
 
 def test_no_such_preset_suggests_close_ones():
-    with pytest.raises(ValueError, match=r"no configuration 'bert-tny': neither a \.toml file nor a preset; presets: bert-tiny"):
+    with pytest.raises(
+        ValueError, match=r"no configuration 'bert-tny': neither a \.toml file nor a preset; presets: bert-tiny"
+    ):
         load("bert-tny")
     with pytest.raises(ValueError, match=r"no configuration 'none\.toml'"):
         load("none.toml")
@@ -150,7 +158,7 @@ def test_values_give_the_configuration_back(task):
     assert build("x", config.values()) == config
     assert config.with_values({}) == config
     assert config.with_values({"seed": "3", "batch_size": 6}).training == TrainingSettings(seed=3, batch_size=6)
-    with pytest.raises(ValueError, match="no key 'seeds'.*did you mean seed"):
+    with pytest.raises(ValueError, match=r"no key 'seeds'.*did you mean seed"):
         config.with_values({"seeds": 3})
 
 

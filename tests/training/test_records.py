@@ -34,7 +34,9 @@ def test_the_columns_of_the_issue_come_first():
 
 def test_evaluations_are_read_back_exactly(tmp_path):
     nothing = dataclasses.replace(EVALUATION, step=24, method="baseline", score=None, exit_layer=None)
-    whole = dataclasses.replace(EVALUATION, step=36, train_loss=2 / 3, reference_s=1e9 / 7, overlap=0.5, val_loss=1e-300)
+    whole = dataclasses.replace(
+        EVALUATION, step=36, train_loss=2 / 3, reference_s=1e9 / 7, overlap=0.5, val_loss=1e-300
+    )
     records = Records(tmp_path)
     for number, evaluation in enumerate([EVALUATION, nothing, whole], start=1):
         records.add(evaluation)

@@ -1,10 +1,11 @@
 """What a run's settings may be, and the sizes that follow from them."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gsgd.selectors import select_top_k
@@ -25,7 +26,9 @@ def test_methods(text, method):
     assert parse_method(text) == method
 
 
-@pytest.mark.parametrize("text", ["", "loss", "loss@", "loss@0", "loss@-1", "loss@one", "loss@²", "gradient@1", "random@1"])
+@pytest.mark.parametrize(
+    "text", ["", "loss", "loss@", "loss@0", "loss@-1", "loss@one", "loss@²", "gradient@1", "random@1"]
+)
 def test_what_is_no_method(text):
     with pytest.raises(ValueError, match=r"method = .* must be baseline, random, or SCORE@LAYER.*such as loss@1"):
         TrainingSettings(method=text)
@@ -35,6 +38,7 @@ OUT_OF_RANGE = {
     "budget": ["3", "0steps"],
     "select": ["topk"],
     "scoring_mode": ["training"],
+    "batchnorm": ["batch"],
     "scope": ["node"],
     "schedule": ["cosine"],
     "precision": ["fp8"],
@@ -71,7 +75,7 @@ def test_out_of_range_names_the_key(key, value):
 def test_every_number_and_choice_has_a_range():
     """A key that is added later is to be tested, too."""
     free = {"method", "cycle_momentum", "decay_all", "channels_last", "compile", "labelled_head", "tensorboard", "test"}
-    free |= {"save_model", "label"}
+    free |= {"save_model", "label", "reuse"}
     assert {field.name for field in dataclasses.fields(TrainingSettings)} == set(OUT_OF_RANGE) | free
 
 
@@ -105,21 +109,18 @@ def test_gross_batches_of_the_paper():
     assert TrainingSettings(method="baseline", batch_size=125).gross_size == 125
 
 
-@given(st.integers(1, 60), st.floats(0.1, 0.9), st.floats(0, 0.9))
-def test_what_is_accepted_can_be_trimmed(batch_size, keep, trim):
-    """The rule runs on every accepted combination, and only on those."""
-    try:
-        settings = TrainingSettings(method="loss@1", batch_size=batch_size, keep=keep, trim=trim)
-    except ValueError as error:
-        assert "trim" in str(error)
-        settings = TrainingSettings(method="loss@1", batch_size=batch_size, keep=keep)
-        settings = dataclasses.replace(settings, method="baseline", trim=trim)
-        scores = torch.arange(float(round(batch_size / keep)))
-        with pytest.raises(ValueError, match="trim"):
-            settings.rule()(scores, batch_size, torch.Generator())
-        return
-    scores = torch.arange(float(settings.gross_size))
-    assert len(settings.rule()(scores, batch_size, torch.Generator())) == batch_size
+@given(st.integers(1, 80), st.floats(0.1, 0.9), st.floats(0, 0.9))
+@example(72, 0.72, 0.29)  # .29 of 100 is 28.999999999999996 in floating point
+def test_exactly_what_can_be_trimmed_is_accepted(batch_size, keep, share):
+    """Of the gross batch floor(share B) rows are left out, and the batch must be left."""
+    values = {"method": "loss@1", "batch_size": batch_size, "keep": keep, "trim": share}
+    gross = round(batch_size / keep)
+    if gross - math.floor(share * gross + 1e-9) >= batch_size:
+        rule = TrainingSettings(**values).rule()
+        assert len(rule(torch.arange(float(gross)), batch_size, torch.Generator())) == batch_size
+    else:
+        with pytest.raises(ValueError, match=r"trim = .* and keep = "):
+            TrainingSettings(**values)
 
 
 def test_the_rule_without_trim_is_the_selector_itself():
@@ -144,6 +145,8 @@ def test_the_rule_with_trim_leaves_the_largest_out():
         ({"start_step": 200}, 100, (100, 100)),
         ({"start_step": 20, "end_step": 600}, 100, (20, 100)),
         ({"start_step": 200, "end_step": 600}, 100, (100, 100)),
+        # It ends before it begins.
+        ({"start_share": 0.5, "end_step": 10}, 100, (50, 50)),
     ],
 )
 def test_first_and_last(values, total, expected):

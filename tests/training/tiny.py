@@ -21,7 +21,7 @@ FEATURES, CLASSES, HIDDEN = 6, 3, 8
 class TinySettings:
     rows: int = 64
     dropout: float = 0.2
-    batchnorm: bool = True
+    batch_normalised: bool = True
     splits: tuple[str, ...] = ("validation", "test")
     widths: tuple[int, ...] = ()
     cache_dir: str = ""
@@ -34,8 +34,9 @@ class TinyModel(nn.Module):
 
     def __init__(self, settings):
         super().__init__()
-        self.first = nn.Linear(FEATURES, HIDDEN)
-        self.norm = nn.BatchNorm1d(HIDDEN) if settings.batchnorm else nn.LayerNorm(HIDDEN)
+        # The gradient of a bias before a BatchNorm is rounding noise, of which AdamW makes whole steps.
+        self.first = nn.Linear(FEATURES, HIDDEN, bias=not settings.batch_normalised)
+        self.norm = nn.BatchNorm1d(HIDDEN) if settings.batch_normalised else nn.LayerNorm(HIDDEN)
         self.dropout = nn.Dropout(settings.dropout)
         self.early = nn.Linear(HIDDEN, CLASSES)
         self.second = nn.Linear(HIDDEN, HIDDEN)

@@ -27,7 +27,7 @@ class TwoExits(torch.nn.Module):
 
 
 def batch_with_losses(early, late):
-    """Rows whose cross-entropies are exp-increasing in the given numbers: logits (0, v) for label 0 lose log(1 + e^v)."""
+    """Rows whose cross-entropies grow with the given numbers: logits (0, v) lose log(1 + e^v) on label 0."""
 
     def logits(values):
         return torch.tensor([[0.0, value] for value in values])

@@ -1,0 +1,265 @@
+"""`gsgd train`: exit codes, messages and options; the presets on the data that come with the package."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import training.run as runs
+from gsgd.cli import main
+from training.cli import parse_values
+from training.config import load, presets
+from training.records import read_evaluations
+
+BASE = 'task = "tiny"\nbatch_size = 8\nbudget = "12steps"\nevaluations = 3\ntensorboard = false\n'
+
+
+@pytest.fixture
+def train(tiny, accelerator, tmp_path, monkeypatch, capsys):
+    """`train(arguments, ...)` in an empty folder with a configuration tiny.toml: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_text(BASE)
+
+    def run(*arguments, command="train"):
+        code = main([command, *arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def interrupt_at(monkeypatch, step):
+    inner = runs.Training.train_step
+
+    def interrupting(self):
+        inner(self)
+        if self.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(runs.Training, "train_step", interrupting)
+
+
+def test_a_run(train, tmp_path):
+    code, out, err = train("tiny.toml", "--method", "loss@1", "--seed=3", "--max-lr", "1e-2")
+    assert code == 0
+    folder = tmp_path / "results" / "tiny-loss@1-seed3"
+    found = read_evaluations(folder)
+    assert [row.step for row in found] == [4, 8, 12]
+    last = found[-1]
+    assert f"validation accuracy {last.val_accuracy:.4f}" in out
+    assert "after 12 steps, 96 backpropagated samples" in out
+    assert re.search(r"\(\d+\.\d% selection\)", out)
+    assert "finished; results in results/tiny-loss@1-seed3" in out
+    # One line an evaluation, as it runs.
+    assert len(re.findall(r"step +\d+ .* accuracy", err)) == 3
+    assert train("tiny.toml", "--method", "loss@1", "--seed=3", "--max-lr", "1e-2")[0] == 0
+
+
+def test_names_and_folders(train, tmp_path):
+    assert train("tiny.toml", "--name", "mine", "--results", "elsewhere")[0] == 0
+    assert (tmp_path / "elsewhere" / "mine" / "header.json").exists()
+
+
+def test_divergence_is_1(train):
+    code, out, err = train("tiny.toml", "--max_lr", "1e30", "--batch_normalised", "false", "--budget", "40steps")
+    assert code == 1
+    assert "diverged" in out
+    assert "the loss is not finite any more" in err
+    assert "max_lr" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "which CONFIG"),
+        (["nowhere"], "no configuration 'nowhere'"),
+        (["resnet-tny"], "presets: resnet-tiny"),
+        (["tiny.toml", "--batchsize", "3"], "no key 'batchsize' for task = tiny; did you mean batch_size?"),
+        (["tiny.toml", "--max_lr"], "--max_lr needs a value: --max_lr VALUE"),
+        (["tiny.toml", "--max_lr", "--seed", "3"], "--max_lr needs a value"),
+        (["tiny.toml", "--max_lr", "quick"], "max_lr = 'quick' must be a number"),
+        (["tiny.toml", "--budget", "600"], "budget = '600' must be a number above 0 and a unit"),
+        (["tiny.toml", "--method", "loss"], "method = 'loss' must be baseline, random, or SCORE@LAYER"),
+        (["tiny.toml", "--method", "loss@7"], "exit_layer = 7 must be a whole number in 1..2"),
+        (["tiny.toml", "--batch_size", "100"], "a gross batch has 100 rows, but the training set 64"),
+        (["tiny.toml", "--batch_size", "-8"], "batch_size = -8 must be at least 1"),
+        (["tiny.toml", "extra"], "'extra' is not expected here"),
+        (["tiny.toml", "-x", "3"], "'-x' is not expected here"),
+        (["tiny.toml", "--trim", "0.6", "--method", "loss@1"], "trim = 0.6 and keep = 0.5"),
+        (["--keys", "vit"], "the tasks are bert, resnet"),
+        # Not short for --overwrite: options are not abbreviated.
+        (["tiny.toml", "--over", "true"], "no key 'over'"),
+        (["tiny.toml", "--nam", "x"], "no key 'nam'"),
+        (["tiny.toml", "--KEY", "3"], "no key 'KEY'"),
+    ],
+)
+def test_bad_usage_is_2_and_named(train, arguments, message, tmp_path):
+    code, out, err = train(*arguments)
+    assert code == 2
+    assert err.startswith("gsgd train: ")
+    assert message in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert not (tmp_path / "results").exists()
+
+
+def test_another_configuration_in_the_folder_is_2(train):
+    assert train("tiny.toml")[0] == 0
+    code, _, err = train("tiny.toml", "--max_lr", "0.5")
+    assert code == 2
+    assert "max_lr (0.001 there, 0.5 here)" in err
+    assert train("tiny.toml", "--max_lr", "0.5", "--overwrite")[0] == 0
+
+
+def test_interrupted_is_130_and_the_same_command_goes_on(train, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5)
+        code, out, _ = train("tiny.toml")
+    assert code == 130
+    assert "interrupted; results in" in out
+    assert "the same command goes on from here" in out
+    code, out, err = train("tiny.toml")
+    assert code == 0
+    assert "going on from step 5 of 12" in err
+    assert [row.step for row in read_evaluations(tmp_path / "results" / "tiny-baseline-seed0")] == [4, 8, 12]
+
+
+def test_help_shows_examples_and_launch_lines(train, capsys):
+    with pytest.raises(SystemExit) as caught:
+        train("--help")
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert "gsgd train bert-tiny" in text
+    for launch in ("--nproc-per-node 8", "--nnodes 2 --nproc-per-node 8", "accelerate launch --num_processes 8"):
+        assert launch in text
+    assert "exit code: 0 when the run is finished, 1 if it diverged, 2 for bad usage, 130 if it was interrupted" in text
+    # What it names exists.
+    for name in re.findall(r"gsgd train ([a-z][\w/-]+)(?= )", text):
+        assert name in presets()
+
+
+def test_the_list_of_presets(train):
+    code, out, _ = train("--list")
+    assert code == 0
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert set(lines) == set(presets())
+    assert lines["bert-base/loss-1"].startswith("BERT-base, loss-based SIFT")
+
+
+@pytest.mark.parametrize("task", ["bert", "resnet"])
+def test_the_list_of_keys_has_every_key(train, task):
+    code, out, _ = train("--keys", task)
+    assert code == 0
+    listed = set(re.findall(r"^  (\w+) = ", out, flags=re.MULTILINE))
+    preset = {"bert": "bert-tiny", "resnet": "resnet-tiny"}[task]
+    assert listed == set(load(preset).values()) - {"task"}
+
+
+def test_values():
+    assert parse_values(["--a", "1", "--b-c=2=3", "--d", "-4"]) == {"a": "1", "b_c": "2=3", "d": "-4"}
+    assert parse_values([]) == {}
+    for words in (["a"], ["--a"], ["--a", "--b", "1"], ["--", "1"], ["--a", "1", "2"]):
+        with pytest.raises(ValueError, match=r"needs a value|is not expected here"):
+            parse_values(words)
+
+
+# ---- The presets, on what comes with the package ----
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+SHORT = ["--budget", "2steps", "--evaluations", "1", "--batch_size", "4", "--tensorboard", "false"]
+
+
+@pytest.mark.parametrize("method", ["baseline", "loss@1"])
+def test_resnet_tiny_runs(train, cache, tmp_path, method):
+    code, out, err = train("resnet-tiny", *SHORT, "--method", method, "--test", "true", "--cache_dir", cache)
+    assert code == 0, err
+    assert "test accuracy 0." in out
+    (row,) = read_evaluations(tmp_path / "results" / f"resnet-tiny-{method}-seed0")
+    assert (row.step, row.backprop_samples) == (2, 8)
+
+
+@pytest.mark.parametrize("method", ["entropy@2"])
+def test_bert_tiny_runs(train, cache, tmp_path, method):
+    small = ["--layers", "2", "--hidden_size", "16", "--intermediate_size", "16", "--max_validation_rows", "64"]
+    code, _, err = train(
+        "bert-tiny", *SHORT, *small, "--method", method, "--cache_dir", cache, "--quality_batches", "1"
+    )
+    assert code == 0, err
+    (row,) = read_evaluations(tmp_path / "results" / f"bert-tiny-{method}-seed0")
+    assert (row.step, row.gross_samples, row.exit_layer) == (2, 16, 2)
+    assert 0 <= row.overlap <= 1
+
+
+def test_ctrl_c_of_a_process_of_its_own(cache, tmp_path):
+    """As a user does it: SIGINT while it trains; then the same command again."""
+    command = [sys.executable, "-m", "gsgd", "train", "resnet-tiny", "--results", str(tmp_path), "--name", "run"]
+    command += ["--cache_dir", cache, "--budget", "60steps", "--evaluations", "30", "--batch_size", "4"]
+    command += ["--tensorboard", "false", "--save_model", "false", "--validation_share", "0.01"]
+    options = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(command, env=environment, **options)
+    try:
+        deadline = time.monotonic() + 90
+        while not (tmp_path / "run" / "evaluations.csv").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+            assert process.poll() is None, process.stderr.read()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait(timeout=10)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "interrupted; results in" in out
+    seen = len(read_evaluations(tmp_path / "run"))
+    assert 1 <= seen < 30
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert [row.step for row in read_evaluations(tmp_path / "run")] == list(range(2, 61, 2))
+
+
+# ---- They learn ----
+
+
+@pytest.mark.slow
+def test_resnet_tiny_learns_in_under_three_minutes(train, cache, tmp_path):
+    """Ten classes, as many images of each: guessing has .1. A linear classifier on the pixels comes to about .8."""
+    begin = time.process_time()
+    code, _, err = train("resnet-tiny", "--cache_dir", cache)
+    assert code == 0, err
+    # Seconds of two cores, so that others on the machine do not count.
+    assert time.process_time() - begin < 2 * 180
+    task = load("resnet-tiny", {"cache_dir": cache}).build_task()
+    labels = torch.cat([batch["labels"] for batch in task.held_out("validation", 1000)])
+    majority = float(torch.bincount(labels).max()) / len(labels)
+    assert majority < 0.11
+    accuracies = [row.val_accuracy for row in read_evaluations(tmp_path / "results" / "resnet-tiny-baseline-seed0")]
+    assert accuracies[-1] > majority + 0.6
+
+
+@pytest.mark.slow
+def test_bert_tiny_learns_in_under_three_minutes(train, cache, tmp_path):
+    """Masked tokens: guessing the most frequent one is the best a model does that looks at nothing."""
+    begin = time.process_time()
+    code, _, err = train("bert-tiny", "--cache_dir", cache)
+    assert code == 0, err
+    # Seconds of two cores, so that others on the machine do not count.
+    assert time.process_time() - begin < 2 * 180
+    task = load("bert-tiny", {"cache_dir": cache}).build_task()
+    labels = torch.cat([batch["labels"].flatten() for batch in task.held_out("validation", 256)])
+    labels = labels[labels >= 0]
+    most_frequent = float(torch.bincount(labels).max()) / len(labels)
+    accuracies = [row.val_accuracy for row in read_evaluations(tmp_path / "results" / "bert-tiny-baseline-seed0")]
+    # Four standard deviations of that guess's accuracy above it: by luck once in 30,000 runs.
+    assert accuracies[-1] > most_frequent + 4 * (most_frequent * (1 - most_frequent) / len(labels)) ** 0.5
+    assert accuracies[-1] > accuracies[0]

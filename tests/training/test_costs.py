@@ -1,0 +1,95 @@
+"""The price of a step: each method's own median, on a clock that the test turns."""
+
+import pytest
+
+import training.costs as module
+from training.costs import measure_costs
+
+
+@pytest.fixture
+def prices(tiny, accelerator, monkeypatch):
+    """`prices(*values, cost=function)`: measured where a step takes cost(settings, data, number) seconds."""
+
+    def measure(*values, cost, rounds=5, **options):
+        now, steps = [0.0], []
+        step = module.Training.train_step
+
+        def timed(self):
+            step(self)
+            steps.append((self.settings.method, self.step))
+            now[0] += cost(self.settings, self.task.settings, self.step)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module.Training, "train_step", timed)
+            patch.setattr(module.time, "perf_counter", lambda: now[0])
+            configs = [tiny(**each) for each in values]
+            tasks = [config.build_task() for config in configs]
+            found = measure_costs(configs, tasks, accelerator, rounds=rounds, **options)
+        return found, steps
+
+    return measure
+
+
+def cost(settings, data, number):
+    seconds = {"baseline": 1.0, "random": 1.1, "loss@1": 1.25, "loss@last": 1.5}[settings.method]
+    return seconds * settings.batch_size * settings.accumulation_steps * (2 if data.rows > 64 else 1)
+
+
+def test_each_method_at_its_own_price(prices):
+    found, _ = prices(*({"method": method} for method in ("baseline", "random", "loss@1", "loss@last")), cost=cost)
+    assert [costs.plain_s for costs in found] == [8.0] * 4
+    assert [costs.selecting_s for costs in found] == pytest.approx([8.0, 8.8, 10.0, 12.0])
+
+
+def test_the_median_of_interleaved_steps_after_two_that_warm_up(prices):
+    """One slow step in three changes nothing, and the steps of the methods take turns."""
+    slow = {1: 100.0, 2: 50.0, 4: 30.0}
+    found, steps = prices({"method": "baseline"}, {"method": "loss@1"}, cost=lambda s, d, n: slow.get(n, 1.0), rounds=3)
+    assert [(costs.plain_s, costs.selecting_s) for costs in found] == [(1.0, 1.0)] * 2
+    assert steps == [(method, number) for number in range(1, 6) for method in ("baseline", "loss@1")]
+
+
+def test_selection_is_priced_where_it_begins_late(prices):
+    """A contender that starts in the middle still has the price of its selecting steps measured."""
+    found, steps = prices({"method": "loss@1", "start_share": 0.5}, {"method": "loss@1", "start_step": 999}, cost=cost)
+    assert [(costs.plain_s, costs.selecting_s) for costs in found] == [(8.0, 10.0)] * 2
+    # Of one price: measured once, beside the plain steps.
+    assert {method for method, _ in steps} == {"baseline", "loss@1"}
+    assert len(steps) == 2 * 7
+
+
+@pytest.mark.parametrize("values", [{"start_step": 999}, {"start_share": 0.9}, {"end_step": 1}, {"end_share": 0.1}])
+def test_what_is_priced_selects(prices, monkeypatch, values):
+    """Wherever in the run selection begins and ends."""
+    gross = []
+    draw = module.Training.next_batch
+    monkeypatch.setattr(module.Training, "next_batch", lambda self, rows: gross.append(rows) or draw(self, rows))
+    prices({"method": "loss@1", **values}, cost=cost)
+    assert gross == [8, 16] * 7
+
+
+def test_a_contender_with_another_batch_has_a_plain_price_of_its_own(prices):
+    found, _ = prices(
+        {"method": "baseline"},
+        {"method": "baseline", "batch_size": 4},
+        {"method": "loss@1", "batch_size": 4},
+        {"method": "loss@1", "accumulation_steps": 2},
+        cost=cost,
+    )
+    assert [(costs.plain_s, costs.selecting_s) for costs in found] == [(8, 8), (4, 4), (4, 5), (16, 20)]
+
+
+def test_a_contender_with_another_model_has_a_price_of_its_own(prices):
+    found, _ = prices({"method": "loss@1"}, {"method": "loss@1", "rows": 100}, cost=cost)
+    assert [(costs.plain_s, costs.selecting_s) for costs in found] == [(8, 10), (16, 20)]
+
+
+def test_what_only_selection_depends_on_is_not_measured_again_without_it(prices):
+    _, steps = prices({"method": "loss@1"}, {"method": "loss@1", "keep": 0.25}, cost=lambda s, d, n: 1.0)
+    assert len(steps) == 3 * 7
+
+
+def test_progress(prices):
+    seen = []
+    prices({"method": "baseline"}, cost=cost, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(number, 7) for number in range(1, 8)]

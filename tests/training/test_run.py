@@ -1,0 +1,441 @@
+"""A run from its configuration to its results: what is written when, and that nothing is lost on the way."""
+
+import csv
+import itertools
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import training.run as module
+from training import checkpoint
+from training.budget import StepCosts
+from training.records import COLUMNS, read_evaluations
+from training.run import DIVERGED, FINISHED, INTERRUPTED, train
+
+TIMES = {"wall_clock_s", "selection_s", "forward_s", "backward_s"}
+WORKER = pathlib.Path(__file__).with_name("run_worker.py")
+
+
+def rows(folder):
+    """The table without its times."""
+    if not (folder / "evaluations.csv").exists():
+        return []
+    with open(folder / "evaluations.csv", newline="") as file:
+        return [{name: cell for name, cell in row.items() if name not in TIMES} for row in csv.DictReader(file)]
+
+
+def weights(folder):
+    return torch.load(folder / "model" / "weights.pt", weights_only=True)
+
+
+def same(one, two):
+    return one.keys() == two.keys() and all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def header(folder):
+    return json.loads((folder / "header.json").read_text())
+
+
+@pytest.fixture
+def go(tiny, accelerator, tmp_path, monkeypatch):
+    """`go(name, within={step: function}, **values)`: train in a folder of that name; steps count from 1."""
+    steps, draw = {}, module.Training.next_batch
+
+    def watched(self, count):
+        steps.get(self.step + 1, lambda: None)()
+        return draw(self, count)
+
+    monkeypatch.setattr(module.Training, "next_batch", watched)
+
+    def run(name="run", within=None, costs=None, overwrite=False, **values):
+        steps.clear()
+        steps.update(within or {})
+        config = tiny(**values)
+        return train(
+            config,
+            tmp_path / name,
+            accelerator=accelerator,
+            task=config.build_task(),
+            costs=costs,
+            overwrite=overwrite,
+        )
+
+    return run
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+# ---- What is written ----
+
+
+def test_the_table_of_a_finished_run(go, tmp_path):
+    outcome = go(method="loss@1", seed=3, budget="25steps", start_step=10)
+    assert outcome.status == FINISHED
+    found = read_evaluations(tmp_path / "run")
+    assert found == outcome.evaluations
+    # A quarter of 25 is 6.25.
+    assert [row.step for row in found] == [6, 12, 19, 25]
+    assert [row.backprop_samples for row in found] == [48, 96, 152, 200]
+    assert [row.gross_samples for row in found] == [48, 80 + 2 * 16, 80 + 9 * 16, 80 + 15 * 16]
+    assert {(row.method, row.score, row.exit_layer, row.seed) for row in found} == {("loss@1", "loss", 1, 3)}
+    for before, after in itertools.pairwise(found):
+        for name in TIMES:
+            assert getattr(after, name) >= getattr(before, name)
+    last = found[-1]
+    assert 0 < last.selection_s + last.forward_s + last.backward_s < last.wall_clock_s
+    assert all(0 <= row.val_accuracy <= 1 and row.val_loss > 0 and row.train_loss > 0 for row in found)
+    assert all(row.reference_s is row.overlap is row.rank_correlation is None for row in found)
+
+
+@pytest.mark.parametrize(
+    ("method", "named"),
+    [
+        ("baseline", (None, None)),
+        ("random", ("random", None)),
+        ("entropy@last", ("entropy", 2)),
+        ("margin@1", ("margin", 1)),
+    ],
+)
+def test_score_and_exit_of_each_method(go, method, named):
+    (row,) = go(method=method, budget="2steps", evaluations=1).evaluations
+    assert (row.method, row.score, row.exit_layer) == (method, *named)
+
+
+def test_a_label_stands_in_the_table(go):
+    assert go(label="mine", budget="2steps", evaluations=1).evaluations[0].method == "mine"
+
+
+@pytest.mark.parametrize(
+    ("budget", "evaluations", "steps"),
+    [
+        ("10steps", 1, [10]),
+        ("10steps", 3, [3, 7, 10]),
+        ("3steps", 10, [1, 2, 3]),
+        ("1steps", 4, [1]),
+        ("2epochs", 2, [8, 16]),
+    ],
+)
+def test_evaluations_are_spread_over_the_run_and_end_it(go, budget, evaluations, steps):
+    assert [row.step for row in go(budget=budget, evaluations=evaluations).evaluations] == steps
+
+
+def test_the_header(go, tmp_path):
+    outcome = go(seed=2, save_model=False)
+    found = header(tmp_path / "run")
+    assert found == json.loads(json.dumps(outcome.header))
+    assert {"date", "commit", "python", "machine", "versions", "command", "device", "threads"} <= set(found)
+    assert found["config"]["batch_size"] == 8
+    assert found["config"]["task"] == "tiny"
+    assert (found["status"], found["seed"], found["total_steps"], found["steps_done"]) == ("finished", 2, 24, 24)
+    assert (found["processes"], found["data"], found["step_costs"]) == (1, {"source": "tiny"}, None)
+    # 6 x 8, two of the norm each, 8 x 3 + 3 twice, 8 x 8 + 8.
+    assert found["parameters"] == 48 + 16 + 2 * 27 + 72
+    assert found["wall_clock_s"] >= outcome.evaluations[-1].wall_clock_s
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["evaluations.csv", "header.json"]
+    with open(tmp_path / "run" / "evaluations.csv") as file:
+        assert next(csv.reader(file)) == list(COLUMNS)
+
+
+def test_the_test_split_is_judged_once_at_the_end(go, monkeypatch):
+    judged = []
+    evaluate = module.Training.evaluate
+    monkeypatch.setattr(
+        module.Training, "evaluate", lambda self, split: judged.append((self.step, split)) or evaluate(self, split)
+    )
+    outcome = go(test=True, evaluations=2)
+    assert judged == [(12, "validation"), (24, "validation"), (24, "test")]
+    assert 0 <= outcome.header["test_accuracy"] <= 1
+    assert outcome.header["test_loss"] > 0
+    assert "test_accuracy" not in go("other", test=False).header
+
+
+def test_quality_is_recorded_and_changes_nothing(go, tmp_path):
+    measured = go("measured", method="loss@1", quality_batches=2)
+    assert all(0 <= row.overlap <= 1 and -1 <= row.rank_correlation <= 1 for row in measured.evaluations)
+    go("plain", method="loss@1")
+    assert same(weights(tmp_path / "measured"), weights(tmp_path / "plain"))
+    assert [row["val_loss"] for row in rows(tmp_path / "measured")] == [
+        row["val_loss"] for row in rows(tmp_path / "plain")
+    ]
+
+
+def test_how_often_it_is_evaluated_changes_nothing(go, tmp_path):
+    go("often", evaluations=24, method="loss@1")
+    go("once", evaluations=1, method="loss@1")
+    assert same(weights(tmp_path / "often"), weights(tmp_path / "once"))
+    assert rows(tmp_path / "often")[-1]["val_loss"] == rows(tmp_path / "once")[-1]["val_loss"]
+
+
+def test_seeds_differ_and_repeat(go, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        go(name, seed=seed, method="loss@1")
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def test_events_for_tensorboard(go, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    outcome = go(tensorboard=True, budget="6steps", evaluations=2)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+    accuracies = [(event.step, event.value) for event in events.Scalars("validation/val_accuracy")]
+    assert accuracies == [(row.step, pytest.approx(row.val_accuracy)) for row in outcome.evaluations]
+
+
+# ---- Budgets of time ----
+
+
+def test_the_time_of_a_run_is_its_reference_time(go, tmp_path):
+    """At .5 and .6 s a step, half of them selecting: within 2% of the budget, whatever the clock says."""
+    costs = StepCosts(0.5, 0.6)
+    outcome = go(method="loss@1", budget="60s", costs=costs, start_share=0.25, end_share=0.75, evaluations=3)
+    last = outcome.evaluations[-1]
+    assert 0.98 * 60 <= last.reference_s <= 60 * (1 + 1e-6)
+    for row in outcome.evaluations:
+        first, end = round(0.25 * last.step), round(0.75 * last.step)
+        by_hand = sum(0.6 if first <= step < end else 0.5 for step in range(row.step))
+        assert row.reference_s == pytest.approx(by_hand)
+    assert header(tmp_path / "run")["step_costs"] == {"plain_s": 0.5, "selecting_s": 0.6}
+
+
+@pytest.mark.parametrize("method", ["baseline", "random", "loss@1"])
+def test_measured_prices_are_recorded_and_kept_to(go, method):
+    outcome = go(method=method, budget="0.2s", evaluations=2)
+    last, costs = outcome.evaluations[-1], outcome.header["step_costs"]
+    dearest = max(costs.values())
+    assert 0.2 - dearest < last.reference_s <= 0.2 * (1 + 1e-6)
+    assert last.reference_s == pytest.approx(last.step * costs["plain_s" if method == "baseline" else "selecting_s"])
+
+
+def test_prices_are_kept_when_a_run_goes_on(go, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "measure_costs", lambda *_, **__: [StepCosts(0.001, 0.002)])
+    go("run", budget="0.1s", within={20: interrupt}, method="loss@1")
+    before = header(tmp_path / "run")
+    assert (before["status"], before["total_steps"]) == (INTERRUPTED, 50)
+
+    def never(*_, **__):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(module, "measure_costs", never)
+    after = go("run", budget="0.1s", method="loss@1").header
+    assert (after["step_costs"], after["total_steps"]) == (before["step_costs"], before["total_steps"])
+    assert (after["status"], after["steps_done"]) == (FINISHED, before["total_steps"])
+    last = read_evaluations(tmp_path / "run")[-1]
+    assert last.reference_s == pytest.approx(last.step * before["step_costs"]["selecting_s"])
+
+
+def test_measuring_first_changes_nothing_that_is_trained(go, tmp_path):
+    measured = go("measured", budget="0.3s", method="loss@1", evaluations=1)
+    go("given", budget=f"{measured.header['total_steps']}steps", method="loss@1", evaluations=1)
+    assert same(weights(tmp_path / "measured"), weights(tmp_path / "given"))
+
+
+# ---- Folders ----
+
+
+def test_a_finished_run_is_not_trained_again(go, tmp_path):
+    first = go(method="loss@1")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    again = go(method="loss@1", within={1: lambda: pytest.fail("trained again")})
+    assert (again.status, again.evaluations) == (FINISHED, first.evaluations)
+    assert again.header == header(tmp_path / "run")
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+
+
+def test_what_is_not_part_of_a_run_may_change(go):
+    go(label="a")
+    again = go(label="b", checkpoint_every_s=5.0, save_model=False, within={1: lambda: pytest.fail("trained")})
+    assert again.status == FINISHED
+
+
+@pytest.mark.parametrize(
+    ("values", "key"), [({"max_lr": 0.5}, "max_lr"), ({"rows": 48}, "rows"), ({"seed": 1}, "seed")]
+)
+def test_another_configuration_in_the_folder_is_an_error_that_names_the_key(go, tmp_path, values, key):
+    go()
+    before = rows(tmp_path / "run")
+    with pytest.raises(
+        ValueError, match=rf"run has the results of another configuration: {key} \(.* there, .* here\).*--overwrite"
+    ):
+        go(**values)
+    assert rows(tmp_path / "run") == before
+
+
+def test_overwrite_begins_anew(go, tmp_path):
+    go(seed=1)
+    (tmp_path / "run" / "left.txt").write_text("from before")
+    outcome = go(seed=2, overwrite=True)
+    assert outcome.header["config"]["seed"] == 2
+    assert not (tmp_path / "run" / "left.txt").exists()
+    assert go(seed=2, overwrite=True, within={1: lambda: None}).status == FINISHED
+
+
+def test_overwrite_removes_no_folder_that_is_not_a_runs(go, tmp_path):
+    """--name .. --overwrite, say."""
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("important")
+    with pytest.raises(ValueError, match=r"thesis is not the folder of a run.*header\.json"):
+        go("thesis", overwrite=True)
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "important"
+    assert go("nothing-there", overwrite=True).status == FINISHED
+
+
+# ---- Divergence ----
+
+
+@pytest.mark.parametrize("evaluations", [2, 40])
+def test_divergence(go, tmp_path, evaluations):
+    """At a step that is evaluated, and at one that is not: what is not finite is no evaluation."""
+    values = {"method": "loss@1", "max_lr": 1e30, "evaluations": evaluations, "budget": "40steps", "batch_normalised": False}
+    outcome = go(**values)
+    assert outcome.status == header(tmp_path / "run")["status"] == DIVERGED
+    assert outcome.header["steps_done"] < 40
+    steps = range(1, outcome.header["steps_done"]) if evaluations == 40 else []
+    assert [row.step for row in outcome.evaluations] == list(steps)
+    assert [row["step"] for row in rows(tmp_path / "run")] == [str(step) for step in steps]
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+    assert not (tmp_path / "run" / "model").exists()
+    assert go(**values, within={1: lambda: pytest.fail("trained again")}).status == DIVERGED
+
+
+# ---- Interruption ----
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("at", [1, 6, 7, 23])
+def test_an_interrupted_run_goes_on_bitwise(go, tmp_path, at, number):
+    values = {
+        "method": "loss@1",
+        "select": "selective-backprop",
+        "schedule": "one-cycle",
+        "max_lr": 0.1,
+        "quality_batches": 1,
+    }
+    go("whole", **values)
+    handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    stopped = go("cut", within={at: lambda: os.kill(os.getpid(), number)}, **values)
+    assert handlers == [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    # The step that was interrupted is done; an evaluation of that step, too.
+    assert (stopped.status, stopped.header["steps_done"]) == (INTERRUPTED, at)
+    assert [row.step for row in stopped.evaluations] == [step for step in (6, 12, 18, 24) if step <= at]
+    assert (tmp_path / "cut" / "checkpoint.pt").exists()
+    assert not (tmp_path / "cut" / "model").exists()
+    outcome = go("cut", **values)
+    assert outcome.status == FINISHED
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+    assert not (tmp_path / "cut" / "checkpoint.pt").exists()
+    # Time goes on from where it stood.
+    assert outcome.evaluations[-1].wall_clock_s > stopped.header["wall_clock_s"]
+
+
+def test_interrupted_at_its_last_step_it_is_finished(go):
+    assert go(within={24: interrupt}).status == FINISHED
+
+
+def test_a_long_run_interrupted_between_two_logs(go, tmp_path):
+    """With more than 200 steps the loss is not logged at every one, and the cut falls between two."""
+    values = {"budget": "810steps", "evaluations": 2, "dropout": 0.0}
+    go("whole", **values)
+    go("cut", within={131: interrupt}, **values)
+    go("cut", within={131: interrupt}, **values)
+    go("cut", **values)
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+
+
+def test_a_second_interrupt_is_as_usual(go, tmp_path):
+    def twice():
+        interrupt()
+        interrupt()
+
+    with pytest.raises(KeyboardInterrupt):
+        go(within={9: twice})
+    # The checkpoint of the evaluation at step 6.
+    assert checkpoint.load(tmp_path / "run")["step"] == 6
+    assert go().status == FINISHED
+
+
+def test_checkpoints_in_between(go, tmp_path):
+    seen = []
+    outcome = go(
+        checkpoint_every_s=1e-9, evaluations=1, within={5: lambda: seen.append(checkpoint.load(tmp_path / "run"))}
+    )
+    assert outcome.status == FINISHED
+    assert seen[0]["step"] == 4
+
+
+def test_a_corrupt_checkpoint_says_so(go, tmp_path):
+    go(within={9: interrupt})
+    path = tmp_path / "run" / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read .*: remove it to start the run anew"):
+        go()
+    path.unlink()
+    assert go().status == FINISHED
+    (tmp_path / "run" / "header.json").write_text("{")
+    with pytest.raises(ValueError, match=r"header\.json cannot be read"):
+        go()
+    assert go(overwrite=True).status == FINISHED
+
+
+# ---- SIGKILL ----
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """Runs killed at many points, each resumed: point -> what the worker saw."""
+    if not hasattr(os, "fork"):
+        pytest.skip("the worker forks")
+    folder = tmp_path_factory.mktemp("killed")
+    done = subprocess.run(
+        [sys.executable, str(WORKER), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, json.loads(done.stdout)
+
+
+POINTS = [
+    "before the first evaluation",
+    "evaluated, no checkpoint yet",
+    "within the first checkpoint",
+    "after the first checkpoint",
+    "evaluated again",
+    "within the second checkpoint",
+    "within the table",
+    "evaluated at the end",
+    "within the model",
+    "before the header",
+    "within the header",
+    "twice",
+]
+
+
+def test_all_points_are_tried(killed):
+    assert sorted(killed[1]) == sorted(POINTS)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_killed_run_loses_no_evaluation_and_ends_as_if_nothing_had_been(killed, point):
+    folder, found = killed
+    assert found[point]["killed"], "the process came through"
+    assert found[point]["lost"] == []
+    assert found[point]["status"] == FINISHED
+    assert rows(folder / point) == rows(folder / "whole")
+    assert same(weights(folder / point), weights(folder / "whole"))
+    left = {path.name for path in (folder / point).iterdir() if not path.name.startswith(".")}
+    assert left == {"header.json", "evaluations.csv", "model"}

@@ -1,0 +1,150 @@
+"""`gsgd train` on two processes (gloo, on the CPU), interrupted and gone on with, against one process.
+
+Every wait is bounded, so that a hang fails the test; torchrun ends its workers when it is ended.
+"""
+
+import json
+import math
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from training.order import Order
+from training.records import read_evaluations
+
+if not torch.distributed.is_available():
+    pytest.skip("torch is built without torch.distributed", allow_module_level=True)
+
+WORKER = pathlib.Path(__file__).with_name("rank_worker.py")
+STEPS, LR, ROWS = 45, 0.01, 64
+CONFIG = f"""\
+task = "tiny"
+method = "loss@1"
+batch_size = 8
+rows = {ROWS}
+dropout = 0.0
+batch_normalised = false
+budget = "{STEPS}steps"
+evaluations = 9
+evaluation_batch_size = 3
+max_lr = {LR}
+weight_decay = 0.1
+schedule = "linear"
+tensorboard = false
+test = true
+"""
+
+
+class Launched:
+    """torchrun with two workers; its output goes to a file, so that nobody waits for a pipe."""
+
+    def __init__(self, folder, seconds_a_step):
+        interface = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+        environment = {**os.environ, **interface, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(WORKER)]
+        command += [str(seconds_a_step), "tiny.toml", "--results", "results", "--name", "run"]
+        self.output = folder / "output.txt"
+        with open(self.output, "w") as output:
+            self.process = subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.terminate()  # torchrun ends its workers then
+            try:
+                self.process.wait(timeout=45)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(timeout=10)
+
+    def text(self):
+        return self.output.read_text()
+
+
+def reference(tiny_module):
+    """One process that averages the gradients of the two ranks' shares."""
+    settings = tiny_module.TinySettings(rows=ROWS, dropout=0.0, batch_normalised=False)
+    task = tiny_module.TinyTask(settings, 0)
+    torch.manual_seed(0)
+    model = task.build_model()
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
+    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}])
+    order, losses = Order(ROWS, 0), []
+    for step in range(STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = LR * (STEPS - step) / STEPS
+        rows, epoch = order.take(32)
+        for share in (rows[:16], rows[16:]):
+            batch = task.training_batch(share, epoch)
+            with torch.no_grad():
+                scores = cross_entropy(model.early_logits(1, batch["x"]), batch["labels"], reduction="none")
+            kept = np.argsort(-scores.numpy(), kind="stable")[:8]
+            loss = model(batch["x"][kept], batch["labels"][kept]).loss
+            (loss / 2).backward()
+            losses.append(loss.item())
+        optimizer.step()
+        optimizer.zero_grad()
+    accuracies = {}
+    model.eval()
+    for split in ("validation", "test"):
+        with torch.no_grad():
+            (batch,) = task.held_out(split, 20)
+            logits = model(batch["x"]).logits
+        accuracies[split] = float((logits.argmax(1) == batch["labels"]).double().mean())
+        if split == "validation":
+            val_loss = float(cross_entropy(logits, batch["labels"]))
+    return model, losses, accuracies, val_loss
+
+
+def test_two_ranks_interrupted_equal_one_process(tiny_module, tmp_path):
+    (tmp_path / "tiny.toml").write_text(CONFIG)
+    folder = tmp_path / "results" / "run"
+    with Launched(tmp_path, seconds_a_step=0.1) as launched:
+        deadline = time.monotonic() + 120
+        while not (folder / "evaluations.csv").exists() and time.monotonic() < deadline:
+            assert launched.process.poll() is None, launched.text()
+            time.sleep(0.02)
+        launched.process.send_signal(signal.SIGINT)
+        launched.process.wait(timeout=60)
+        text = launched.text()
+    header = json.loads((folder / "header.json").read_text())
+    assert (header["status"], header["processes"]) == ("interrupted", 2), text
+    assert 0 < header["steps_done"] < STEPS
+    assert (folder / "checkpoint.pt").exists()
+    assert text.count("interrupted; results in") == 1
+    seen = read_evaluations(folder)
+
+    with Launched(tmp_path, seconds_a_step=0.0) as launched:
+        assert launched.process.wait(timeout=120) == 0, launched.text()
+        text = launched.text()
+    assert f"going on from step {header['steps_done']} of {STEPS}" in text
+    assert text.count("finished; results in") == 1
+    found = read_evaluations(folder)
+    assert found[: len(seen)] == seen
+    assert [row.step for row in found] == [5, 10, 15, 20, 25, 30, 35, 40, 45]
+    assert (found[-1].backprop_samples, found[-1].gross_samples) == (STEPS * 16, STEPS * 32)
+
+    model, losses, accuracies, val_loss = reference(tiny_module)
+    weights = torch.load(folder / "model" / "weights.pt", weights_only=True)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-4)
+    header = json.loads((folder / "header.json").read_text())
+    assert found[-1].val_accuracy == pytest.approx(accuracies["validation"], abs=1e-12)
+    assert found[-1].val_loss == pytest.approx(val_loss, rel=1e-3)
+    assert header["test_accuracy"] == pytest.approx(accuracies["test"], abs=1e-12)
+    # Ten losses, of two ranks and five steps, since the evaluation before.
+    for row in found:
+        assert row.train_loss == pytest.approx(math.fsum(losses[2 * (row.step - 5) : 2 * row.step]) / 10, rel=1e-3)
