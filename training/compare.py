@@ -152,6 +152,14 @@ def compare(
     costs = _prices(folder, header, {**planned, **swept}, tasks, accelerator, display)
     if accelerator.is_main_process:
         write_json(folder / COMPARE, header)
+    budget = parse_budget(config.training.budget)
+    if budget.unit == "baseline-epochs":
+        # The time of one baseline for all, whatever batch or model a method brings along.
+        samples = config.training.batch_size * config.training.accumulation_steps * accelerator.num_processes
+        first = next(iter(planned))
+        steps = max(1, round(budget.amount * tasks[planned[first].data].train_size / samples))
+        in_seconds = f"{steps * costs[first].plain_s:.15g}s"
+        planned = {label: each.with_values({"budget": in_seconds}) for label, each in planned.items()}
     plan = _Plan(planned, costs, folder, accelerator, tasks, display)
     display.say(plan.forecast(seeds, sweep))
     tuned: dict[str, str] = {}
@@ -270,12 +278,14 @@ def _prices(
     """Measured before the first run; later those that the first runs were planned with. Sets header["step_costs"]."""
     recorded = read_json(folder / COMPARE) if (folder / COMPARE).exists() else None
     if recorded is not None:
-        same = ("config", "methods", "seeds", "sweep")
+        # Seeds may be added to a comparison.
+        same = ("config", "methods", "sweep")
         if changed := [name for name in same if recorded.get(name) != header[name]]:
             raise ValueError(
                 f"{folder} has another comparison: its {', '.join(changed)} differ. Choose another --name, or remove it"
             )
-        header["step_costs"] = recorded["step_costs"]
+        begun = ("date", "commit", "python", "machine", "versions", "step_costs")
+        header.update((name, recorded[name]) for name in begun if name in recorded)
     else:
         with display.measuring() as progress:
             configs = list(priced.values())

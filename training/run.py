@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from gsgd.results import command_line, provenance
 from training import checkpoint
@@ -31,7 +32,8 @@ from training.training import Training, saved_model
 
 FINISHED, RUNNING, INTERRUPTED, DIVERGED = "finished", "running", "interrupted", "diverged"
 LOGS = 200
-"""Points of the curves in TensorBoard."""
+AT_LEAST_EVERY = 100
+"""The loss is looked at so many times in a run, and at least once in so many steps."""
 AGREE_EVERY = 10
 """Steps after which several ranks tell each other of Ctrl-C and due checkpoints."""
 
@@ -144,7 +146,7 @@ class _Run:
         self.evaluate_after = {
             max(1, round(total * number / settings.evaluations)) for number in range(1, settings.evaluations + 1)
         }
-        self.log_every = max(1, total // LOGS)
+        self.log_every = min(max(1, total // LOGS), AT_LEAST_EVERY)
         self.saved_at = time.monotonic()
         self.last_loss = 0.0
         self.events: Any = None
@@ -251,7 +253,8 @@ class _Run:
             return
         if settings.save_model and status == FINISHED:
             model: Any = saved_model(training)
-            model.save_pretrained(self.folder / "model")
+            with _no_bars():
+                model.save_pretrained(self.folder / "model")
         entries: dict[str, Any] = {"status": status, "steps_done": training.step, **training.seconds}
         entries["wall_clock_s"] = training.wall_clock_s
         if test is not None:
@@ -319,6 +322,19 @@ def _processor() -> str:
     except OSError:
         names = []
     return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} processors"
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without transformers' own progress bars, which last a moment and get into the output."""
+    if not is_progress_bar_enabled():
+        yield
+        return
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        enable_progress_bar()
 
 
 @contextlib.contextmanager

@@ -162,6 +162,11 @@ class TrainingSettings:
         self._check_combinations()
 
     def _check_combinations(self) -> None:
+        if self.selects and self.gross_size == self.batch_size:
+            raise ValueError(
+                f"method = {self.method!r} with keep = {self.keep:g} and batch_size = {self.batch_size} keeps every "
+                "row: lower keep, or take the baseline"
+            )
         if self.start_step and self.start_share:
             raise ValueError(f"start_step = {self.start_step} and start_share = {self.start_share:g}: give one of them")
         if self.end_step and self.end_share < 1:

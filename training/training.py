@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +25,16 @@ from training.config import Config
 from training.order import Order
 from training.settings import TrainingSettings, parse_method
 from training.task import Task
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """A batch that is prepared before it is asked for."""
+
+    rows: int
+    before: dict[str, int]
+    """Where the order of the data stood before it."""
+    batch: Future[dict[str, Tensor]]
 
 
 class Training:
@@ -66,6 +80,9 @@ class Training:
         self.model: nn.Module = model.train()
         self.sift = build_sift(model, settings, total_steps)
         self.order = Order(task.train_size, settings.seed)
+        # While a GPU works, the processor prepares the next batch; where both are one, that would only take turns.
+        self.reader = ThreadPoolExecutor(1) if accelerator.device.type == "cuda" else None
+        self._ahead: _Ahead | None = None
         self.step = 0
         self.wall_clock_s = 0.0
         self.seconds = {"selection_s": 0.0, "forward_s": 0.0, "backward_s": 0.0}
@@ -109,10 +126,24 @@ class Training:
 
     def next_batch(self, rows: int) -> dict[str, Tensor]:
         """The next `rows` rows of this rank, on its device."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead.rows == rows:
+            batch = ahead.batch.result()
+        else:
+            if ahead is not None:
+                # Selection begins or ends here, and the batch has another size.
+                self.order.load_state_dict(ahead.before)
+            batch = self._reading(rows)()
+        if self.reader is not None:
+            before = self.order.state_dict()
+            self._ahead = _Ahead(rows, before, self.reader.submit(self._reading(rows)))
+        return self._placed(batch)
+
+    def _reading(self, rows: int) -> Callable[[], dict[str, Tensor]]:
+        """Moves on in the order of the data, and leaves what is to be done for the batch to whoever calls it."""
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         taken, epoch = self.order.take(rows * ranks)
-        batch = self.task.training_batch(taken[rank * rows : (rank + 1) * rows], epoch)
-        return self._placed(batch)
+        return functools.partial(self.task.training_batch, taken[rank * rows : (rank + 1) * rows], epoch)
 
     def _placed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         placed = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
@@ -222,7 +253,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
-            "order": self.order.state_dict(),
+            "order": self.order.state_dict() if self._ahead is None else self._ahead.before,
             "wall_clock_s": self.wall_clock_s,
             "seconds": dict(self.seconds),
             "loss_since_evaluation": [self._loss_sum, self._loss_count],
@@ -248,6 +279,7 @@ class Training:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.order.load_state_dict(state["order"])
+        self._ahead = None
         self.wall_clock_s = state["wall_clock_s"]
         self.seconds = dict(state["seconds"])
         self._loss_sum, self._loss_count = state["loss_since_evaluation"]

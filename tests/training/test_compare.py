@@ -350,7 +350,6 @@ def test_an_interrupted_tuning_goes_on(go, trained, monkeypatch):
     ("values", "named"),
     [
         ({"methods": ("baseline", "random")}, "methods"),
-        ({"seeds": 3}, "seeds"),
         ({"max_lr": 0.5}, "config"),
         ({"sweep": "max_lr=1e-2,1e-3"}, "sweep"),
     ],
@@ -363,6 +362,28 @@ def test_another_comparison_in_the_folder_is_refused(go, trained, tmp_path, valu
         go(**{"seeds": 1, **values})
     assert trained == []
     assert (tmp_path / "c" / "compare.json").read_text() == before
+
+
+def test_seeds_may_be_added(go, trained, tmp_path):
+    go(seeds=1)
+    begun = json.loads((tmp_path / "c" / "compare.json").read_text())
+    trained.clear()
+    found = go(seeds=2)
+    assert {seed for _, seed, _ in trained} == {1}
+    assert {summary.runs for summary in found.summaries} == {2}
+    header = json.loads((tmp_path / "c" / "compare.json").read_text())
+    assert header["seeds"] == 2
+    assert [header[name] for name in ("date", "step_costs")] == [begun[name] for name in ("date", "step_costs")]
+
+
+def test_epochs_of_the_baseline_are_one_time_for_all(go):
+    """Also for a method whose own plain steps have another price."""
+    found = go(("baseline", "loss@1", "baseline:batch_size=16"), seeds=1, budget="3baseline-epochs")
+    prices = found.costs["baseline"].plain_s
+    # 64 rows in steps of 8: 8 steps an epoch.
+    for summary in found.summaries:
+        assert summary.reference_s <= 24 * prices * (1 + 1e-9)
+        assert summary.reference_s > 24 * prices - max(price.selecting_s for price in found.costs.values())
 
 
 def test_a_damaged_record_names_the_file(go, tmp_path):

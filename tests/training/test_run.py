@@ -297,7 +297,13 @@ def test_overwrite_removes_no_folder_that_is_not_a_runs(go, tmp_path):
 @pytest.mark.parametrize("evaluations", [2, 40])
 def test_divergence(go, tmp_path, evaluations):
     """At a step that is evaluated, and at one that is not: what is not finite is no evaluation."""
-    values = {"method": "loss@1", "max_lr": 1e30, "evaluations": evaluations, "budget": "40steps", "batch_normalised": False}
+    values = {
+        "method": "loss@1",
+        "max_lr": 1e30,
+        "evaluations": evaluations,
+        "budget": "40steps",
+        "batch_normalised": False,
+    }
     outcome = go(**values)
     assert outcome.status == header(tmp_path / "run")["status"] == DIVERGED
     assert outcome.header["steps_done"] < 40

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from gsgd.selectors import select_top_k
@@ -87,6 +87,8 @@ def test_every_number_and_choice_has_a_range():
         ({"start_step": 9, "end_step": 5}, ("start_step = 9", "end_step = 5")),
         ({"start_share": 0.6, "end_share": 0.5}, ("start_share = 0.6", "end_share = 0.5")),
         ({"method": "loss@1", "trim": 0.6, "keep": 0.5}, ("trim = 0.6", "keep = 0.5")),
+        ({"method": "random", "keep": 1.0}, ("method = 'random'", "keep = 1")),
+        ({"method": "loss@1", "keep": 0.99, "batch_size": 32}, ("keep = 0.99", "batch_size = 32")),
     ],
 )
 def test_impossible_combinations_name_the_keys(values, named):
@@ -98,6 +100,7 @@ def test_impossible_combinations_name_the_keys(values, named):
 @given(st.integers(1, 2048), st.floats(0.01, 1))
 def test_a_gross_batch_gives_back_the_batch(batch_size, keep):
     """By Sift's own rule: max(1, round(keep B)) rows of B."""
+    assume(round(batch_size / keep) > batch_size)
     settings = TrainingSettings(method="loss@1", batch_size=batch_size, keep=keep)
     assert max(1, round(keep * settings.gross_size)) == batch_size
 
@@ -115,6 +118,7 @@ def test_exactly_what_can_be_trimmed_is_accepted(batch_size, keep, share):
     """Of the gross batch floor(share B) rows are left out, and the batch must be left."""
     values = {"method": "loss@1", "batch_size": batch_size, "keep": keep, "trim": share}
     gross = round(batch_size / keep)
+    assume(gross > batch_size)
     if gross - math.floor(share * gross + 1e-9) >= batch_size:
         rule = TrainingSettings(**values).rule()
         assert len(rule(torch.arange(float(gross)), batch_size, torch.Generator())) == batch_size

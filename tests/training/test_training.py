@@ -1,7 +1,9 @@
 """A training step against a loop written out plainly; the clock, evaluation, quality and state around it."""
 
 import contextlib
+import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -124,7 +126,8 @@ def test_steps_are_those_of_a_plain_loop(tiny, tiny_module, accelerator, variant
     config = tiny(**values, dropout=0.0)
     # 48 rows: the epoch ends in between.
     task = tiny_module.TinyTask(
-        tiny_module.TinySettings(rows=48, dropout=0.0, batch_normalised=config.data.batch_normalised), config.training.seed
+        tiny_module.TinySettings(rows=48, dropout=0.0, batch_normalised=config.data.batch_normalised),
+        config.training.seed,
     )
     training = Training(config, task, accelerator, 10)
     for _ in range(STEPS):
@@ -390,6 +393,31 @@ def test_a_state_goes_on_bitwise(tiny, tiny_module, accelerator, values):
         assert torch.equal(value, resumed.model.state_dict()[name]), name
     assert whole.sift.totals == resumed.sift.totals
     assert whole.order.state_dict() == resumed.order.state_dict()
+
+
+def test_reading_ahead_changes_nothing(tiny, tiny_module, accelerator):
+    """What a GPU's run does: the next batch is prepared during the step. Its size changes where selection begins."""
+    config = tiny(method="loss@1", start_step=4, end_step=9)
+    task = tiny_module.TinyTask(config.data, 0)
+    here, ahead, resumed = (Training(config, task, accelerator, 20) for _ in range(3))
+    with ThreadPoolExecutor(1) as reader:
+        ahead.reader = resumed.reader = reader
+        for number in range(13):
+            torch.manual_seed(number)
+            here.train_step()
+            torch.manual_seed(number)
+            ahead.train_step()
+            assert ahead.state_dict()["order"] == here.state_dict()["order"]
+            if number == 6:
+                state = copy.deepcopy(ahead.state_dict())
+        resumed.train_step()
+        resumed.load_state_dict(state)
+        for number in range(7, 13):
+            torch.manual_seed(number)
+            resumed.train_step()
+    for name, value in here.model.state_dict().items():
+        assert torch.equal(value, ahead.model.state_dict()[name]), name
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
 
 
 def test_the_mean_loss_does_not_depend_on_where_a_run_was_interrupted(tiny, tiny_module, accelerator):
