@@ -26,13 +26,15 @@ class EarlyExitResNet(ResNetPreTrainedModel):
     with the usual stem), a batch of one row raises torch's ValueError, so keep at least two.
 
     Args:
-        config: of transformers' ResNet; its defaults are ResNet-50. `num_labels` is the number of classes. Two entries
-            of our own may be added, and are saved with it: `exit_stage` (default 2, "the second block consisting of 128
+        config: of transformers' ResNet; its defaults are ResNet-50. `num_labels` is the number of classes. Three
+            entries of our own may be added, and are saved with it: `exit_stage` (default 2, "the second block consisting of 128
             filters": in a bottleneck stage its 512 output channels), in 1..stages - 1, and `small_images` (default
-            False): a 3x3 stem that does not downsample, as usual for 32x32, in place of the 7x7 one that divides by 4.
+            False): a 3x3 stem that does not downsample, as usual for 32x32, in place of the 7x7 one that divides by 4;
+            `early_loss` (default 0, as the paper): what the early prediction's own loss counts in training, since L_i is
+            otherwise trained through the sum of logits only.
 
     Raises:
-        ValueError: if `exit_stage` is out of range.
+        ValueError: if `exit_stage` or `early_loss` is out of range.
 
     Example:
         model = EarlyExitResNet(ResNetConfig(num_labels=100, exit_stage=2))
@@ -55,6 +57,9 @@ class EarlyExitResNet(ResNetPreTrainedModel):
             raise ValueError(
                 f"exit_stage = {self.exit_stage!r} must be a whole number in 1..{stages - 1}, before the last stage"
             )
+        self.early_loss: float = getattr(config, "early_loss", 0.0)
+        if not self.early_loss >= 0:
+            raise ValueError(f"early_loss = {self.early_loss!r} must be at least 0")
         if getattr(config, "small_images", False):
             # Paper: does not say which stem the 32x32 images of CIFAR-100 met; here: either, by the configuration.
             embedder: Any = self.resnet.embedder
@@ -69,6 +74,8 @@ class EarlyExitResNet(ResNetPreTrainedModel):
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> ImageClassifierOutputWithNoAttention:
         """Logits L_f R_f + L_i R_i, and the mean cross-entropy loss if there are labels.
 
+        In training mode `early_loss` times the early prediction's loss is part of it.
+
         Args:
             pixel_values: (B, channels, height, width).
             labels: (B,), classes 0..num_labels - 1.
@@ -76,8 +83,10 @@ class EarlyExitResNet(ResNetPreTrainedModel):
         Returns:
             `.logits` (B, num_labels), `.loss` a scalar or None.
         """
-        logits = self._logits(pixel_values)
+        logits, early = self._logits(pixel_values)
         loss = None if labels is None else F.cross_entropy(logits, labels)
+        if loss is not None and labels is not None and self.training and self.early_loss:
+            loss = loss + self.early_loss * F.cross_entropy(early, labels)
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
 
     def early_logits(self, exit_layer: int, pixel_values: Tensor) -> Tensor:
@@ -87,14 +96,15 @@ class EarlyExitResNet(ResNetPreTrainedModel):
             ValueError: if `exit_layer` is neither.
         """
         if check_exit_layer(exit_layer, self.exit_layers) == self.exit_layers:
-            return self._logits(pixel_values)
+            return self._logits(pixel_values)[0]
         return self._early(pixel_values)[1]
 
-    def _logits(self, pixel_values: Tensor) -> Tensor:
+    def _logits(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """(L_f R_f + L_i R_i, L_i R_i)."""
         hidden, early = self._early(pixel_values)
         for stage in self.resnet.encoder.stages[self.exit_stage :]:
             hidden = stage(hidden)
-        return self.classifier(self._pool(hidden)) + early
+        return self.classifier(self._pool(hidden)) + early, early
 
     def _early(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """(feature map of stage `exit_stage`, L_i R_i)."""

@@ -152,7 +152,8 @@ def counted(model):
 
 
 # Classes of the data sets: CIFAR-100 has 100, Food-101 101, CIFAR-10 and Fashion-MNIST 10.
-CLASSES = {"cifar100": (3, 100), "food101": (3, 101), "resnet50-cifar10": (3, 10), "resnet-tiny": (1, 10)}
+CLASSES = {"cifar100": (3, 100), "food101": (3, 101), "resnet50-cifar10": (3, 10)}
+CLASSES |= {"resnet-small": (3, 10), "resnet-tiny": (1, 10)}
 
 
 @pytest.mark.parametrize("name", NAMES)

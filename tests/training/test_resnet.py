@@ -78,6 +78,19 @@ class TestModel:
         assert output.loss.item() == pytest.approx(expected.item(), rel=1e-12)
         assert model(batch["pixel_values"]).loss is None
 
+    def test_the_early_predictions_own_loss_counts_in_training_only(self):
+        model, batch = build(early_loss=0.3), make_batch()
+        loss = model(**batch).loss
+        early, full = by_hand(model, batch["pixel_values"])
+        parts = [-torch.log_softmax(x, 1)[torch.arange(8), batch["labels"]].mean() for x in (full, early)]
+        assert loss.item() == pytest.approx((parts[0] + 0.3 * parts[1]).item(), rel=1e-10)
+        model.eval()
+        full = by_hand(model, batch["pixel_values"])[1]
+        expected = -torch.log_softmax(full, 1)[torch.arange(8), batch["labels"]].mean()
+        assert model(**batch).loss.item() == pytest.approx(expected.item(), rel=1e-10)
+        with pytest.raises(ValueError, match=r"early_loss = -1 must be at least 0"):
+            build(early_loss=-1)
+
     def test_both_classifiers_are_trained(self):
         model = build()
         model(**make_batch()).loss.backward()

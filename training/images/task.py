@@ -47,6 +47,8 @@ class ImageSettings:
         layer_type: "bottleneck" or "basic".
         exit_stage: stage whose output the early classifier reads, counted from 1, before the last.
         small_images: a 3x3 stem that does not downsample, in place of the 7x7 one that divides height and width by 4.
+        early_loss: what the early classifier's own loss counts in training; 0 is the paper's way, where it is trained
+            through the sum of logits only.
         cache_dir: for the decoded images; empty for gsgd in the user's cache folder.
 
     Raises:
@@ -74,6 +76,7 @@ class ImageSettings:
     # Paper: does not say which stem the 32x32 images of CIFAR-100 met; here: ResNet-50's own, since the paper says that
     # nothing but the second classifier was changed. It costs a sixteenth of the 3x3 one, and accuracy.
     small_images: bool = False
+    early_loss: float = 0.0
     cache_dir: str = ""
 
     def __post_init__(self) -> None:
@@ -86,7 +89,7 @@ class ImageSettings:
         for name in ("validation_share", "test_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)!r} must lie in [0, 1)")
-        for name, least in (("train_limit", 0), ("image_size", 8), ("embedding_size", 1)):
+        for name, least in (("train_limit", 0), ("image_size", 8), ("embedding_size", 1), ("early_loss", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} = {getattr(self, name)!r} must be at least {least}")
         for name, allowed in (("augment", AUGMENTATIONS), ("layer_type", LAYER_TYPES)):
