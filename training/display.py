@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from training.records import Evaluation
 
@@ -88,18 +88,16 @@ class Display:
 
     def _describe(self) -> None:
         if self._progress is not None:
-            accuracy = "" if self._accuracy is None else f"  accuracy {self._accuracy:.3f}"
+            accuracy = "" if self._accuracy is None else f" acc {self._accuracy:.3f}"
             self._progress.update(self._bar, note=f"loss {self._loss:.3f}{accuracy}")
 
     def _bars(self) -> Progress:
         assert self.console is not None
         return Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=10),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
             transient=True,

@@ -27,11 +27,11 @@ class EarlyExitResNet(ResNetPreTrainedModel):
 
     Args:
         config: of transformers' ResNet; its defaults are ResNet-50. `num_labels` is the number of classes. Three
-            entries of our own may be added, and are saved with it: `exit_stage` (default 2, "the second block consisting of 128
-            filters": in a bottleneck stage its 512 output channels), in 1..stages - 1, and `small_images` (default
-            False): a 3x3 stem that does not downsample, as usual for 32x32, in place of the 7x7 one that divides by 4;
-            `early_loss` (default 0, as the paper): what the early prediction's own loss counts in training, since L_i is
-            otherwise trained through the sum of logits only.
+            entries of our own may be added, and are saved with it. `exit_stage` (default 2, "the second block
+            consisting of 128 filters": in a bottleneck stage its 512 output channels) lies in 1..stages - 1.
+            `small_images` (default False) is a 3x3 stem that does not downsample, as usual for 32x32, in place of the
+            7x7 one that divides by 4. `early_loss` (default 0, as the paper) is what the early prediction's own loss
+            counts in training, since L_i is otherwise trained through the sum of logits only.
 
     Raises:
         ValueError: if `exit_stage` or `early_loss` is out of range.

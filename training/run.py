@@ -123,9 +123,13 @@ def train(
 
 
 def make_accelerator(config: Config) -> Accelerator:
-    """The process's accelerator: device, ranks and precision."""
-    # ACCELERATE_USE_CPU=true keeps it off a GPU.
-    return Accelerator(mixed_precision=config.training.precision, step_scheduler_with_optimizer=False)
+    """The process's accelerator: device, ranks and precision; ACCELERATE_USE_CPU=true keeps it off a GPU."""
+    # Several processes without a GPU would each take themselves for the only one, if accelerate were not told.
+    alone = not torch.accelerator.is_available()
+    precision = config.training.precision
+    return Accelerator(
+        mixed_precision=precision, step_scheduler_with_optimizer=False, **({"cpu": True} if alone else {})
+    )
 
 
 class _Run:

@@ -47,7 +47,7 @@ def test_evaluations_are_lines_with_samples_time_accuracy_and_loss(tiny, termina
     line = next(line for line in file.getvalue().splitlines() if "0.4322" in line)
     assert [word for word in line.split() if word[0].isdigit()] == ["12", "96", "3.2", "0.4322", "1.2345"]
     # The bar moves on a terminal only; a log file gets lines.
-    assert ("loss 0.432  accuracy 0.432" in file.getvalue()) == terminal
+    assert ("loss 0.432 acc 0.432" in file.getvalue()) == terminal
     assert ("tiny loss@1, seed 3" in file.getvalue()) == terminal
 
 

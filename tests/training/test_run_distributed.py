@@ -48,7 +48,10 @@ class Launched:
 
     def __init__(self, folder, seconds_a_step):
         interface = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-        environment = {**os.environ, **interface, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        # Without ACCELERATE_USE_CPU, as a user starts it: on a machine without a GPU the processes must still find
+        # each other.
+        environment = {**os.environ, **interface, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        environment.pop("ACCELERATE_USE_CPU", None)
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(WORKER)]
         command += [str(seconds_a_step), "tiny.toml", "--results", "results", "--name", "run"]
         self.output = folder / "output.txt"
