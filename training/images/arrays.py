@@ -6,25 +6,21 @@ import hashlib
 import io
 import itertools
 import json
-import logging
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gsgd.results import write_json
+from training.cache import cached_folder, default_cache
 from training.images.sources import ImageSource
-
-logger = logging.getLogger(__name__)
+from training.progress import counting
 
 VERSION = 1
 """Of the cache's layout and of how images are decoded: changing either makes old folders be passed over."""
@@ -59,11 +55,6 @@ class ImageArrays:
         return tuple(map(float, first)), tuple(float(v) ** 0.5 if v > 1e-12 else 1.0 for v in variance)
 
 
-def default_cache_dir() -> Path:
-    """$XDG_CACHE_HOME/gsgd, or ~/.cache/gsgd."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gsgd"
-
-
 def cached_arrays(
     source: ImageSource, size: int, cache_dir: str | Path = ""
 ) -> tuple[dict[str, ImageArrays], tuple[str, ...]]:
@@ -76,26 +67,15 @@ def cached_arrays(
 
     Args:
         size: height and width of the cached images, in pixels.
-        cache_dir: empty for `default_cache_dir()`.
+        cache_dir: empty for `default_cache()`.
 
     Raises:
         ValueError: if an image cannot be read, naming its file or row, or the cache cannot be written or is too large
             for the disk.
     """
     made_from = {"version": VERSION, "size": size, **source.identity()}
-    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:20]
-    root = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
-    folder = root / "images" / digest
-    if not folder.exists():
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            folder.with_suffix(".lock").touch()
-        except OSError as error:
-            raise ValueError(f"cache_dir = {str(root)!r} cannot be written: {error}; name another one") from error
-        with open(folder.with_suffix(".lock"), "w") as lock:
-            _wait_for(lock)
-            if not folder.exists():
-                _build(source, size, folder, made_from)
+    root = Path(cache_dir).expanduser() if cache_dir else default_cache()
+    folder = cached_folder(root / "images", "images", made_from, lambda folder: _build(source, size, folder))
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     arrays = {
         split: ImageArrays(
@@ -127,40 +107,24 @@ def decode(encoded: bytes, where: str, size: int, channels: int) -> np.ndarray:
     return np.asarray(square).reshape(size, size, channels)
 
 
-def _build(source: ImageSource, size: int, folder: Path, made_from: dict[str, Any]) -> None:
+def _build(source: ImageSource, size: int, folder: Path) -> None:
     labels = {split: source.labels(split) for split in source.splits()}
     if empty := [split for split, of_split in labels.items() if not len(of_split)]:
         raise ValueError(f"the split {empty[0]} has no images")
     total = sum(map(len, labels.values()))
     channels = 1 if _all_grey(source) else 3
-    needed, free = total * size * size * channels, shutil.disk_usage(folder.parent).free
+    needed, free = total * size * size * channels, shutil.disk_usage(folder).free
     if needed > free:
         raise ValueError(
             f"the decoded images take {needed / 1e9:.1f} GB, but {folder.parent} has {free / 1e9:.1f} GB left: "
             "name another folder by cache_dir, or lower image_size"
         )
-    logger.info("decoding %d images to %dx%dx%d into %s", total, size, size, channels, folder)
-    temporary = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-    temporary.mkdir()
-    try:
-        content = {}
-        with _progress() as progress:
-            task = progress.add_task("decoding images", total=total)
-            for split, of_split in labels.items():
-                shape = (len(of_split), size, size, channels)
-                content[split] = _write_split(
-                    temporary, split, of_split, shape, source.images(split), lambda n: progress.advance(task, n)
-                )
-        about = {"content": content, "class_names": source.class_names(), "made_from": made_from}
-        write_json(temporary / "about.json", about)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.exists():
-                raise
-            logger.info("another process has written %s meanwhile", folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    content = {}
+    with counting("decoding images", "images", total) as advance:
+        for split, of_split in labels.items():
+            shape = (len(of_split), size, size, channels)
+            content[split] = _write_split(folder, split, of_split, shape, source.images(split), advance)
+    write_json(folder / "about.json", {"content": content, "class_names": source.class_names()})
 
 
 def _write_split(
@@ -196,9 +160,6 @@ def _write_split(
     del mapped
     np.save(folder / f"{split}-labels.npy", labels)
     np.save(folder / f"{split}-moments.npy", moments)
-    for name in ("images", "labels", "moments"):
-        with open(folder / f"{split}-{name}.npy", "rb+") as file:
-            os.fsync(file.fileno())
     digest.update(labels.astype("<i8").tobytes())
     return digest.hexdigest()
 
@@ -214,21 +175,3 @@ def _all_grey(source: ImageSource) -> bool:
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 raise ValueError(f"{where}: the image cannot be read: {error}") from error
     return True
-
-
-def _wait_for(lock: IO[str]) -> None:
-    """Lock a file until it is closed, where there are locks: that saves work only, what is written is whole anyway."""
-    try:
-        import fcntl
-    except ImportError:  # not POSIX
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError as error:
-        logger.info("%s cannot be locked (%s): processes that start together decode once each", lock.name, error)
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.text.cache import cached_folder
-from training.text.progress import counting
+from training.cache import cached_folder
+from training.progress import counting
 from training.text.tokens import Tokens
 
 VERSION = 1

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from gsgd.sift.collator import MaskingCollator
 from gsgd.sift.scoring import IGNORED
+from training.cache import default_cache
 from training.task import SPLITS
-from training.text.cache import default_cache
 from training.text.documents import parse_source
 from training.text.model import build_bert
 from training.text.pairs import sentence_pairs

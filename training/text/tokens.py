@@ -15,10 +15,10 @@ import numpy as np
 from numpy.lib import format as npy
 
 from gsgd.results import write_json
+from training.cache import cached_folder
+from training.progress import counting
 from training.text import sentences
-from training.text.cache import cached_folder
 from training.text.documents import Source
-from training.text.progress import counting
 from training.text.wordpieces import tokenizer, vocabulary_digest
 
 VERSION = 1

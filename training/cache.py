@@ -38,12 +38,21 @@ def cached_folder(root: Path, kind: str, inputs: dict[str, Any], build: Callable
         kind: the first part of the folder's name.
         inputs: JSON; kept in the folder as inputs.json.
         build: writes files into the folder it is given.
+
+    Raises:
+        ValueError: if `root` cannot be written to.
     """
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     target = root / f"{kind}-{digest[:20]}"
     if target.is_dir():
         return target
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        (root / f".{target.name}.lock").touch()
+    except OSError as error:
+        raise ValueError(
+            f"the cache {str(root)!r} cannot be written: {error}; name another one by cache_dir"
+        ) from error
     with _alone(root / f".{target.name}.lock"):
         if target.is_dir():
             return target

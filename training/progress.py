@@ -1,4 +1,4 @@
-"""How far a long pass over the text has come, on stderr."""
+"""How far a long pass over data has come, on stderr."""
 
 from __future__ import annotations
 

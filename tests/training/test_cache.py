@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from training.text import cache
-from training.text.cache import cached_folder, default_cache
+from training import cache
+from training.cache import cached_folder, default_cache
 
 
 def write_two(folder):
