@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("theory.cli", "check every statement of the paper and print what holds, and how tightly"),
     "train": ("training.cli", "train BERT or ResNet, with or without selection, by a configuration"),
     "compare": ("training.cli_compare", "train several methods on one budget and report with intervals"),
+    "figures": ("figures.cli", "draw figures and tables from recorded results, with the paper's numbers beside ours"),
     "bench step": ("training.bench", "measure what selection adds to a training step, beside its arithmetic"),
     "bench simulation": ("gsgd.bench", "measure simulation speed against the alternatives"),
 }

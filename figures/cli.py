@@ -1,0 +1,134 @@
+"""`gsgd figures`: draw what results there are."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = """\
+examples:
+  gsgd figures                                  all that results/ has the data for, into results/figures/
+  gsgd figures figure_1 table_2                 these
+  gsgd figures --format svg,pdf --out paper/    for print
+  gsgd figures --size screen --format png       larger, for slides
+  gsgd figures --list                           what there is, and from what it is made
+
+Results come from `gsgd verify` (the theory's), `gsgd train` and `gsgd compare`. A figure whose data is not there is
+left out and listed with the reason; if it was asked for by name, that is an error. In tables the paper's own numbers
+stand beside ours and are called the paper's; a dash is what was not run. The same results make the same SVG, byte for
+byte.
+
+exit code: 0 when all was drawn that could be, 2 for bad usage and for missing or malformed results
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `gsgd figures`."""
+    result = argparse.ArgumentParser(
+        prog="gsgd figures",
+        description="Draw figures and tables from recorded results.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("names", nargs="*", metavar="NAME", help="figures and tables (default: all)")
+    result.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    result.add_argument("--out", type=Path, metavar="DIR", help="default: the folder figures in the results")
+    result.add_argument("--format", default="png,svg", help="of figures: png, svg, pdf (default png,svg)")
+    result.add_argument("--size", default="print", choices=("print", "screen"), help="default: print")
+    result.add_argument("--list", action="store_true", help="list figures and tables, and what they are made from")
+    return result
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`gsgd figures`: returns 0 when all was drawn that could be, 2 for bad usage and bad results."""
+    options = parser().parse_args(arguments)
+    try:
+        return _figures(options)
+    except (ValueError, ModuleNotFoundError, OSError) as error:
+        hint = " (pip install 'gsgd[figures]')" if isinstance(error, ModuleNotFoundError) else ""
+        print(f"gsgd figures: {error}{hint}", file=sys.stderr)
+        return 2
+
+
+def _figures(options: argparse.Namespace) -> int:
+    from figures.checked import Missing
+    from figures.registry import ENTRIES
+    from figures.results import Results
+
+    entries = [ENTRIES[_known(name, list(ENTRIES))] for name in dict.fromkeys(options.names)] or list(ENTRIES.values())
+    if options.list:
+        for entry in entries:
+            print(f"{entry.name:18} {entry.kind:7} {entry.shows}")
+            print(f"{'':26} from {', '.join((*entry.needs, *(f'{name} if any' for name in entry.takes)))}")
+        return 0
+    formats = _formats(options.format)
+    if not options.results.is_dir():
+        raise ValueError(
+            f"there is no folder {options.results}: gsgd verify, gsgd train and gsgd compare write results"
+        )
+    results = Results(options.results)
+    # All is read before anything is drawn: malformed results stop it with nothing half replaced.
+    ready: list[tuple[Any, list[Any]]] = []
+    left_out: list[tuple[str, str]] = []
+    for entry in entries:
+        try:
+            ready.append((entry, entry.read(results)))
+        except Missing as missing:
+            left_out.append((entry.name, str(missing.args[0])))
+    folder = options.out or options.results / "figures"
+    written: list[Path] = []
+    for number, (entry, tables) in enumerate(ready, start=1):
+        begin = time.perf_counter()
+        try:
+            files = _make(entry, tables, folder, formats, options.size)
+        except Missing as missing:
+            left_out.append((entry.name, str(missing.args[0])))
+            continue
+        written += files
+        kinds = " ".join(path.suffix[1:] for path in files)
+        seconds = time.perf_counter() - begin
+        print(f"[{number:2}/{len(ready)}] {entry.name:18} {kinds:12} {seconds:4.1f} s", file=sys.stderr, flush=True)
+    for path in written:
+        print(path)
+    if left_out:
+        print(f"left out ({len(left_out)}):", file=sys.stderr)
+        for name, reason in left_out:
+            print(f"  {name:18} {reason}", file=sys.stderr)
+    if options.names and left_out:
+        raise ValueError(f"no data for {', '.join(name for name, _ in left_out)}: {left_out[0][1]}")
+    return 0
+
+
+def _make(entry: Any, tables: list[Any], folder: Path, formats: list[str], size: str) -> list[Path]:
+    from figures import style, write
+
+    with style.sheet(size):
+        made = entry.make(*tables)
+        if entry.kind == "table":
+            return write.save_table(made, folder, entry.name, entry.shows)
+        return write.save_figure(made, folder, entry.name, formats)
+
+
+def _known(name: str, names: list[str]) -> str:
+    if name in names:
+        return name
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
+    raise ValueError(f"there is no figure or table {name!r}; {hint}")
+
+
+def _formats(text: str) -> list[str]:
+    from figures.write import FORMATS
+
+    formats = [part.strip().lower() for part in text.split(",") if part.strip()]
+    if not formats:
+        raise ValueError(f"--format {text!r} names no format; there are: {', '.join(FORMATS)}")
+    for format in formats:
+        if format not in FORMATS:
+            raise ValueError(f"--format {format}: there is {', '.join(FORMATS)}")
+    return list(dict.fromkeys(formats))

@@ -1,0 +1,34 @@
+"""Figure 1: validation accuracy against the number of samples that were backpropagated."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from figures import accuracy, style
+
+
+def draw(evaluations: pd.DataFrame) -> Figure:
+    """Mean and 95% band over seeds, one panel a comparison (Figure 1).
+
+    Args:
+        evaluations: the table of that name.
+    """
+    groups = list(dict.fromkeys(evaluations["group"]))
+    columns = 1 if len(groups) == 1 else 2
+    rows = -(-len(groups) // columns)
+    width = style.SINGLE_IN if columns == 1 else style.DOUBLE_IN
+    figure, axes = style.new(rows, columns, width=width, height=2.6 * rows + 0.7)
+    for ax, group in zip(axes.flat, groups, strict=False):
+        accuracy.panel(
+            ax,
+            evaluations[evaluations["group"] == group],
+            "backprop_samples",
+            "backpropagated samples",
+            "at equal samples",
+            width=width / columns,
+        )
+    for ax in axes.flat[len(groups) :]:
+        ax.set_axis_off()
+    style.legend_below(figure, axes, columns=2 * columns)
+    return figure

@@ -1,0 +1,270 @@
+"""The one reader of results/: what `gsgd verify`, `gsgd train` and `gsgd compare` wrote, as tables.
+
+Tables of the theory are named "theory/noise" and so on. Of the training there are four, each over all recorded runs:
+
+    evaluations  one row an evaluation of a run; `diverged` says whether any run of its method did
+    runs         one row a run, with its configuration and where it ended
+    summaries    one row a method of a finished comparison
+    costs        one row a method of a comparison: the measured prices of its steps
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from figures.checked import Cell, Missing, choice, field, read_object, read_table
+
+STATUSES = ("finished", "running", "interrupted", "diverged")
+HEADER, COMPARE, EVALUATIONS, SUMMARY = "header.json", "compare.json", "evaluations.csv", "summary.csv"
+
+_CURVE = {"quantity": Cell.TEXT, "value": Cell.NUMBER}
+_SIMULATED = {**_CURVE, "low": Cell.OPTIONAL, "high": Cell.OPTIONAL}
+THEORY: dict[str, tuple[dict[str, Cell], tuple[str, ...]]] = {
+    "gaussian_rho": ({"R": Cell.NUMBER, "eps_over_delta": Cell.NUMBER, **_CURVE}, ("exact", "bound")),
+    "noise": ({"sigma": Cell.NUMBER, **_SIMULATED}, ("p", "p_sharp")),
+    "lemma_c1": ({"sigma": Cell.NUMBER, **_CURVE}, ("ratio",)),
+    "agreement": (
+        {"beta": Cell.NUMBER, **_SIMULATED},
+        ("closed form", "Equation 14", "sharper bound", "simulated", "top-half overlap, limit"),
+    ),
+    "trajectories": ({"K": Cell.NUMBER, "method": Cell.TEXT, **_SIMULATED}, ("mean", "bound", "crossing")),
+    "top_k": ({"keep": Cell.NUMBER, "B": Cell.OPTIONAL, **_CURVE}, ("rho", "CVaR limit")),
+}
+"""Table -> (its columns, what its column `quantity` must have at least once)."""
+
+_EVALUATION = {
+    "step": Cell.WHOLE,
+    "method": Cell.TEXT,
+    "score": Cell.OPTIONAL_TEXT,
+    "exit_layer": Cell.OPTIONAL_WHOLE,
+    "seed": Cell.WHOLE,
+    "backprop_samples": Cell.NUMBER,
+    "gross_samples": Cell.NUMBER,
+    "wall_clock_s": Cell.NUMBER,
+    "selection_s": Cell.NUMBER,
+    "forward_s": Cell.NUMBER,
+    "backward_s": Cell.NUMBER,
+    "val_accuracy": Cell.NUMBER,
+    "val_loss": Cell.ANY_NUMBER,
+    "train_loss": Cell.ANY_NUMBER,
+    "reference_s": Cell.OPTIONAL,
+    "overlap": Cell.OPTIONAL,
+    "rank_correlation": Cell.OPTIONAL,
+}
+_INTERVALS = (
+    "val_accuracy",
+    "val_loss",
+    "test_accuracy",
+    "over_baseline",
+    "over_random",
+    "seconds_to_target",
+    "samples_to_target",
+)
+_SUMMARY = {
+    "method": Cell.TEXT,
+    "runs": Cell.WHOLE,
+    "diverged": Cell.WHOLE,
+    "reached": Cell.WHOLE,
+    **dict.fromkeys(("steps", "backprop_samples", "wall_clock_s", "reference_s", "scoring_share"), Cell.ANY_NUMBER),
+    **dict.fromkeys(_INTERVALS, Cell.OPTIONAL),
+    **{f"{name}_half_width": Cell.OPTIONAL for name in _INTERVALS},
+}
+_RUN_COLUMNS = (
+    *("group", "run", "preset", "method", "base_method", "seed", "status", "budget", "keep", "max_lr"),
+    *("samples_per_step", "config", "steps", "backprop_samples", "val_accuracy", "test_accuracy"),
+    *("wall_clock_s", "selection_s", "forward_s", "backward_s"),
+)
+_NOT_A_VARIANT = ("seed", "label", "test", "cache_dir", "tensorboard", "checkpoint_every_s", "save_model", "method")
+"""Keys by which two single runs may differ and still be of one method."""
+
+
+class Results:
+    """Recorded results in a folder, read when they are asked for."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def table(self, name: str) -> pd.DataFrame:
+        """The table of that name, with at least one row.
+
+        Raises:
+            Missing: if nothing of it was recorded, naming the file and the command that writes it.
+            ValueError: if what was recorded is malformed, naming the file and the field; or if no table is so called.
+        """
+        if name.startswith("theory/") and name.removeprefix("theory/") in THEORY:
+            return self._theory(name.removeprefix("theory/"))
+        if name not in self._of_training:
+            known = [*(f"theory/{table}" for table in THEORY), *self._of_training]
+            raise ValueError(f"there is no table {name!r}; there are: {', '.join(known)}")
+        rows = self._of_training[name]()
+        if rows.empty:
+            raise Missing(f"{self.folder} has {self._nothing[name]}")
+        return rows
+
+    def runs_if_any(self) -> pd.DataFrame:
+        """The table "runs", without rows where no run was recorded."""
+        return pd.DataFrame([row for _, row, _ in self._runs], columns=list(_RUN_COLUMNS))
+
+    _nothing: Mapping[str, str] = {
+        "evaluations": "no evaluated run (gsgd train and gsgd compare write them)",
+        "runs": "no run (gsgd train and gsgd compare write them)",
+        "summaries": "no finished comparison (gsgd compare writes them)",
+        "costs": "no comparison (gsgd compare writes them)",
+    }
+
+    @functools.cached_property
+    def _of_training(self) -> dict[str, Callable[[], pd.DataFrame]]:
+        return {
+            "evaluations": self._evaluations,
+            "runs": self.runs_if_any,
+            "summaries": self._summaries,
+            "costs": self._costs,
+        }
+
+    def _theory(self, name: str) -> pd.DataFrame:
+        columns, quantities = THEORY[name]
+        path = self.folder / "theory" / f"{name}.csv"
+        try:
+            found = read_table(path, columns)
+        except Missing as missing:
+            raise Missing(f"{missing} (gsgd verify writes it)") from None
+        for quantity in quantities:
+            if quantity not in set(found["quantity"]):
+                raise ValueError(f"{path}, column quantity: no row has {quantity!r}")
+        return found
+
+    @functools.cached_property
+    def _comparisons(self) -> list[tuple[str, Path, dict[str, Any]]]:
+        """(name, folder, content of compare.json) of each comparison."""
+        found = []
+        for path in sorted(self.folder.rglob(COMPARE)):
+            content = read_object(path)
+            for name, kinds in (("name", str), ("config.budget", str), ("methods", list), ("step_costs", dict)):
+                field(content, name, kinds, path)
+            found.append((path.parent.relative_to(self.folder).as_posix(), path.parent, content))
+        return found
+
+    @functools.cached_property
+    def _runs(self) -> list[tuple[Path, dict[str, Any], pd.DataFrame]]:
+        """(folder, row of the table "runs", evaluations) of each run but those that tuned, comparisons' first."""
+        found = []
+        for name, folder, content in self._comparisons:
+            # Runs that tuned lie one folder deeper.
+            for path in sorted(folder.glob(f"*/{HEADER}")):
+                run = _read_run(path)
+                run[1].update(group=name, budget=content["config"]["budget"])
+                found.append(run)
+        beneath = [folder for _, folder, _ in self._comparisons]
+        single = [
+            _read_run(path)
+            for path in sorted(self.folder.rglob(HEADER))
+            if not any(folder in path.parents for folder in beneath)
+        ]
+        _tell_apart([row for _, row, _ in single])
+        return found + single
+
+    def _evaluations(self) -> pd.DataFrame:
+        parts = [
+            evaluations.assign(**{name: row[name] for name in ("group", "run", "method", "status", "keep")})
+            for _, row, evaluations in self._runs
+            if len(evaluations)
+        ]
+        diverged = {(row["group"], row["method"]) for _, row, _ in self._runs if row["status"] == "diverged"}
+        having = {part["group"].iloc[0] for part in parts}
+        for name, folder, content in self._comparisons:
+            # Without the folders of its runs there is still the table of them all.
+            if name not in having and (folder / EVALUATIONS).exists():
+                keep = field(content, "config.keep", (int, float), folder / COMPARE)
+                part = read_table(folder / EVALUATIONS, _EVALUATION)
+                run = part["method"] + "-seed" + part["seed"].astype(str)
+                parts.append(part.assign(group=name, run=run, status="finished", keep=keep))
+        if not parts:
+            return pd.DataFrame()
+        found = pd.concat(parts, ignore_index=True)
+        # A run may diverge before its first evaluation: its method still has a run that diverged.
+        of = zip(found["group"], found["method"], strict=True)
+        return found.assign(diverged=[method in diverged for method in of])
+
+    def _summaries(self) -> pd.DataFrame:
+        parts = []
+        for name, folder, content in self._comparisons:
+            if (folder / SUMMARY).exists():
+                target = field(content, "target", (int, float), folder / COMPARE)
+                parts.append(read_table(folder / SUMMARY, _SUMMARY).assign(group=name, target=float(target)))
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+    def _costs(self) -> pd.DataFrame:
+        rows = []
+        for name, folder, content in self._comparisons:
+            for method in content["methods"]:
+                costs = {
+                    kind: field(content["step_costs"].get(method, {}), kind, (int, float), folder / COMPARE)
+                    for kind in ("plain_s", "selecting_s")
+                }
+                rows.append({"group": name, "method": method, **costs})
+        return pd.DataFrame(rows)
+
+
+def _read_run(path: Path) -> tuple[Path, dict[str, Any], pd.DataFrame]:
+    header = read_object(path)
+    kinds: Sequence[tuple[str, type | tuple[type, ...]]] = (
+        ("name", str),
+        ("status", str),
+        ("processes", int),
+        ("config.method", str),
+        ("config.label", str),
+        ("config.budget", str),
+        ("config.keep", (int, float)),
+        ("config.max_lr", (int, float)),
+        ("config.seed", int),
+        ("config.batch_size", int),
+        ("config.accumulation_steps", int),
+    )
+    found = {name: field(header, name, kind, path) for name, kind in kinds}
+    choice(found["status"], STATUSES, f"{path}, field 'status'")
+    test = header.get("test_accuracy")
+    if test is not None:
+        test = float(field(header, "test_accuracy", (int, float), path))
+    table = path.parent / EVALUATIONS
+    evaluations = read_table(table, _EVALUATION) if table.exists() else pd.DataFrame()
+    last = evaluations.iloc[-1] if len(evaluations) else {}
+    ends = ("backprop_samples", "val_accuracy", "wall_clock_s", "selection_s", "forward_s", "backward_s")
+    row = {
+        # Runs of one family of presets, such as cifar100/same-time, are shown together.
+        "group": found["name"].rpartition("/")[0] or found["name"],
+        "run": path.parent.name,
+        "preset": found["name"],
+        "method": found["config.label"] or found["config.method"],
+        "base_method": found["config.method"],
+        "seed": found["config.seed"],
+        "status": found["status"],
+        **{name: found[f"config.{name}"] for name in ("budget", "keep", "max_lr")},
+        "samples_per_step": found["config.batch_size"] * found["config.accumulation_steps"] * found["processes"],
+        "config": header["config"],
+        "steps": float(last.get("step", math.nan)),
+        **{name: float(last.get(name, math.nan)) for name in ends},
+        "test_accuracy": math.nan if test is None else test,
+    }
+    return path.parent, row, evaluations
+
+
+def _tell_apart(rows: list[dict[str, Any]]) -> None:
+    """Give single runs of one method whose configurations differ different names, as a comparison would call them."""
+    kinds: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        kinds.setdefault((row["group"], row["base_method"]), []).append(row)
+    for runs in kinds.values():
+        keys = [key for key in runs[0]["config"] if key not in _NOT_A_VARIANT]
+        differing = [key for key in keys if len({str(row["config"].get(key)) for row in runs}) > 1]
+        taken: set[tuple[str, int]] = set()
+        for row in runs:
+            row["method"] = ":".join([row["method"], *(f"{key}={row['config'].get(key)}" for key in differing)])
+            if (row["method"], row["seed"]) in taken:
+                row["method"] = f"{row['method']}:run={row['run']}"
+            taken.add((row["method"], row["seed"]))

@@ -1,0 +1,78 @@
+"""Files that are whole or not there, with the same bytes for the same figure."""
+
+from __future__ import annotations
+
+import html
+import io
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from figures.text import markdown
+
+# No date and no program's name: the same results make the same file.
+FORMATS: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+"""Format -> metadata that is left out."""
+
+
+def encode(figure: Figure, format: str) -> bytes:
+    """The figure's file in a format, "png", "svg" or "pdf"; to be called on the `style.sheet` it was drawn on.
+
+    Raises:
+        ValueError: for another format.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format = {format!r} must be one of: {', '.join(FORMATS)}")
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=format, metadata=FORMATS[format])
+    return buffer.getvalue()
+
+
+def inline_svg(figure: Figure, name: str, description: str) -> str:
+    """The figure as an SVG element for a page of HTML.
+
+    Its ids begin with `name`, so that several figures can share a page; it can shrink, and is read out as
+    `description`.
+    """
+    text = encode(figure, "svg").decode("utf-8")
+    text = text[text.index("<svg") :]
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    said = html.escape(description, quote=True)
+    return text.replace("<svg", f'<svg role="img" aria-label="{said}" style="max-width:100%;height:auto"', 1)
+
+
+def save_figure(figure: Figure, folder: Path, name: str, formats: Sequence[str]) -> list[Path]:
+    """Write `name.png` and so on to `folder`, which is created. Returns the files."""
+    return [write_whole(folder / f"{name}.{format}", encode(figure, format)) for format in formats]
+
+
+def save_table(table: pd.DataFrame, folder: Path, name: str, title: str) -> list[Path]:
+    """Write `name.csv`, numbers in full, and `name.md`, to be read. Returns the files."""
+    return [
+        write_whole(folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode("utf-8")),
+        write_whole(folder / f"{name}.md", markdown(table, title).encode("utf-8")),
+    ]
+
+
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write a file so that nobody ever meets half of it. Creates the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,157 @@
+"""What the reader of results/ finds, what it tells apart, and what it refuses."""
+
+import json
+import math
+
+import pytest
+
+pytest.importorskip("pandas")
+
+from figures.checked import Missing
+from figures.results import THEORY, Results
+
+
+def test_every_table_of_the_theory(theory):
+    for name in THEORY:
+        assert len(Results(theory).table(f"theory/{name}")) > 2
+    rho = Results(theory).table("theory/gaussian_rho")
+    assert rho[(rho["R"] == 100) & (rho["quantity"] == "bound")]["value"].tolist() == [4.0, 2.7]
+
+
+def test_a_comparison(compared):
+    results = Results(compared)
+    evaluations = results.table("evaluations")
+    assert len(evaluations) == 3 * 7
+    assert set(evaluations["group"]) == {"compare-tiny-5s"}
+    assert set(evaluations["keep"]) == {0.5}
+    runs = results.table("runs").set_index("run")
+    assert len(runs) == 8
+    assert runs.loc["loss@1-keep=0.7-seed1", "status"] == "diverged"
+    assert math.isnan(runs.loc["loss@1-keep=0.7-seed1", "val_accuracy"])
+    assert runs.loc["loss@1-seed1", "val_accuracy"] == 0.8
+    assert runs.loc["loss@1-seed1", "selection_s"] == pytest.approx(0.02 * 30)
+    assert runs.loc["loss@1-keep=0.7-seed0", "base_method"] == "loss@1"
+    summaries = results.table("summaries").set_index("method")
+    assert summaries.loc["loss@1", "over_baseline"] == pytest.approx(0.2)
+    assert set(summaries["target"]) == {0.45}
+    costs = results.table("costs").set_index("method")
+    assert costs.loc["loss@1", "selecting_s"] == 0.25
+
+
+def test_a_method_of_which_a_run_diverged_is_marked_in_every_row(compared):
+    evaluations = Results(compared).table("evaluations")
+    assert set(evaluations[evaluations["diverged"]]["method"]) == {"loss@1:keep=0.7"}
+
+
+def test_runs_that_tuned_are_left_out(recorded, tmp_path):
+    folder = recorded.write_comparison(tmp_path / "c", {"baseline": [[0.1, 0.2]]})
+    recorded.write_run(folder / "tuning" / "baseline-max_lr0.1", [0.9], seed=1_000_000)
+    assert Results(tmp_path).table("runs")["seed"].tolist() == [0]
+
+
+def test_a_comparison_keeps_its_own_budget(recorded, tmp_path):
+    """Within a budget of baseline epochs runs are given seconds; what was compared is still the epochs."""
+    folder = recorded.write_comparison(tmp_path / "c", {"loss@1": [[0.1, 0.2]]}, budget="100baseline-epochs")
+    header = folder / "loss@1-seed0" / "header.json"
+    content = json.loads(header.read_text())
+    content["config"]["budget"] = "123.4s"
+    header.write_text(json.dumps(content))
+    assert Results(tmp_path).table("runs")["budget"].tolist() == ["100baseline-epochs"]
+
+
+def test_an_interrupted_comparison_has_runs_but_no_summary(recorded, tmp_path):
+    recorded.write_comparison(tmp_path / "c", {"baseline": [[0.1, 0.2]]}, summary=False)
+    assert len(Results(tmp_path).table("evaluations")) == 2
+    with pytest.raises(Missing, match="no finished comparison"):
+        Results(tmp_path).table("summaries")
+
+
+def test_a_comparison_without_the_folders_of_its_runs(recorded, tmp_path):
+    folder = recorded.write_comparison(tmp_path / "c", {})
+    rows = [recorded.evaluation(10, 0.4, "loss@1", seed) for seed in (0, 1)]
+    recorded.write_csv(folder / "evaluations.csv", recorded.COLUMNS, rows)
+    found = Results(tmp_path).table("evaluations")
+    assert found["run"].tolist() == ["loss@1-seed0", "loss@1-seed1"]
+
+
+def test_single_runs_of_one_method_are_told_apart_by_what_differs(recorded, tmp_path):
+    for lr in (0.1, 0.2):
+        for seed in (0, 1):
+            name = "cifar100/same-time/early-1e-2"
+            recorded.write_run(tmp_path / f"{lr}-{seed}", [0.5], "loss@1", seed, name=name, max_lr=lr, label="")
+    recorded.write_run(tmp_path / "again", [0.5], "loss@1", 0, name=name, max_lr=0.1, label="")
+    runs = Results(tmp_path).table("runs").set_index("run")
+    assert runs.loc["0.1-0", "method"] == runs.loc["0.1-1", "method"] == "loss@1:max_lr=0.1"
+    assert runs.loc["0.2-1", "method"] == "loss@1:max_lr=0.2"
+    assert runs.loc["again", "method"] == "loss@1:max_lr=0.1:run=again"
+    assert set(runs["group"]) == {"cifar100/same-time"}
+    assert set(Results(tmp_path).table("evaluations")["method"]) == set(runs["method"])
+
+
+def test_nothing_recorded(tmp_path):
+    results = Results(tmp_path)
+    for name in ("evaluations", "runs", "summaries", "costs", *(f"theory/{name}" for name in THEORY)):
+        with pytest.raises(Missing, match="gsgd"):
+            results.table(name)
+    assert len(results.runs_if_any()) == 0
+    assert "preset" in results.runs_if_any().columns
+    with pytest.raises(ValueError, match="no table 'nonsense'"):
+        results.table("nonsense")
+
+
+def spoil(path, **changes):
+    content = json.loads(path.read_text())
+    for key, value in changes.items():
+        if value is None:
+            del content[key]
+        else:
+            content[key] = value
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"status": "gone"}, r"header\.json, field 'status': 'gone' must be one of: finished"),
+        ({"status": None}, r"header\.json has no field 'status'"),
+        ({"config": {}}, r"header\.json has no field 'config\.method'"),
+        ({"name": 3}, r"header\.json, field 'name': 3 must be str"),
+        ({"test_accuracy": "high"}, r"header\.json, field 'test_accuracy'"),
+    ],
+)
+def test_a_malformed_header(recorded, tmp_path, changes, message):
+    folder = recorded.write_run(tmp_path / "run", [0.5])
+    spoil(folder / "header.json", **changes)
+    with pytest.raises(ValueError, match=message):
+        Results(tmp_path).table("runs")
+
+
+def test_a_malformed_comparison(recorded, tmp_path):
+    folder = recorded.write_comparison(tmp_path / "c", {"baseline": [[0.5]]})
+    spoil(folder / "compare.json", target=None)
+    with pytest.raises(ValueError, match=r"compare\.json has no field 'target'"):
+        Results(tmp_path).table("summaries")
+    spoil(folder / "compare.json", step_costs={"baseline": {"plain_s": 0.1}})
+    with pytest.raises(ValueError, match=r"compare\.json has no field 'selecting_s'"):
+        Results(tmp_path).table("costs")
+    (folder / "summary.csv").write_text("method,runs\nbaseline,1\n")
+    spoil(folder / "compare.json", target=0.5)
+    with pytest.raises(ValueError, match=r"summary\.csv has no column"):
+        Results(tmp_path).table("summaries")
+
+
+def test_a_malformed_evaluation(recorded, tmp_path):
+    folder = recorded.write_run(tmp_path / "run", [0.5, 0.6])
+    path = folder / "evaluations.csv"
+    path.write_text(path.read_text().replace("0.6", "high"))
+    with pytest.raises(ValueError, match=r"evaluations\.csv, line 3, column val_accuracy: 'high'"):
+        Results(tmp_path).table("evaluations")
+
+
+def test_a_table_of_the_theory_without_one_of_its_quantities(recorded, tmp_path):
+    path = recorded.write_theory(tmp_path) / "theory" / "noise.csv"
+    path.write_text("\n".join(line for line in path.read_text().splitlines() if ",p_sharp," not in line) + "\n")
+    with pytest.raises(ValueError, match=r"noise\.csv, column quantity: no row has 'p_sharp'"):
+        Results(tmp_path).table("theory/noise")
+    # What is malformed concerns only who asks for it.
+    assert len(Results(tmp_path).table("theory/top_k")) == 8

@@ -1,0 +1,252 @@
+"""Figures of the training: values read back from the artists against the recorded numbers."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+pytest.importorskip("matplotlib")
+
+from figures import (
+    curves,
+    figure_1,
+    figure_2,
+    selection_quality,
+    step_cost,
+    style,
+    time_to_target,
+    variants,
+)
+from figures.checked import Missing
+from figures.results import Results
+
+
+def draw(module, *tables):
+    with style.sheet():
+        return module.draw(*tables)
+
+
+def title(ax):
+    return ax.get_title(loc="left").replace("\n", " ")
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def lines(ax):
+    return {line.get_label(): tuple(map(list, line.get_data())) for line in ax.lines}
+
+
+def forest(ax):
+    """(row, low, mean, high) of the intervals that are drawn."""
+    segments = [s for c in ax.collections for s in c.get_segments()]
+    return sorted((s[0][1], s[0][0], (s[0][0] + s[1][0]) / 2, s[1][0]) for s in segments)
+
+
+# ---- Means and differences ----
+
+
+def test_a_mean_and_its_interval_are_scipys():
+    values = [0.2, 0.5, 0.9, 0.4]
+    mean, half = curves.mean_and_half_width(values)
+    low, high = scipy.stats.t.interval(0.95, 3, loc=np.mean(values), scale=scipy.stats.sem(values))
+    assert (mean - half, mean + half) == (pytest.approx(low), pytest.approx(high))
+    assert curves.mean_and_half_width([0.3])[0] == 0.3
+    assert math.isnan(curves.mean_and_half_width([0.3])[1])
+    assert all(map(math.isnan, curves.mean_and_half_width([])))
+
+
+def test_a_band_over_runs_that_were_evaluated_at_other_times():
+    rows = pd.DataFrame({"run": ["a", "a", "b", "b"], "t": [1.0, 3.0, 2.0, 4.0], "y": [0.0, 2.0, 3.0, 5.0]})
+    found = curves.band(rows, "t", "y")
+    # Both span 2 to 3: at 2 they are 1 and 3, at 3 they are 2 and 4.
+    assert found["x"].tolist() == [2.0, 3.0]
+    assert found["mean"].tolist() == [2.0, 3.0]
+    assert found["half_width"].tolist() == pytest.approx([scipy.stats.t.ppf(0.975, 1)] * 2)
+
+
+def test_differences_are_paired_by_seed_where_all_runs_still_are(recorded, tmp_path):
+    """The baseline goes to step 30, the other to 20 only, where the baseline is at .4 and .5."""
+    recorded.write_comparison(
+        tmp_path / "c", {"baseline": [[0.2, 0.4, 0.9], [0.3, 0.5, 0.9]], "loss@1": [[0.3, 0.5], [0.3, 0.55]]}
+    )
+    found = curves.differences(Results(tmp_path).table("evaluations"), "backprop_samples")
+    assert found["method"].tolist() == ["loss@1"]
+    mean, half = recorded.interval([0.1, 0.05])
+    assert found["mean"].tolist() == pytest.approx([mean])
+    assert found["half_width"].tolist() == pytest.approx([half])
+
+
+def test_seeds_that_the_baseline_lacks_make_no_difference(recorded, tmp_path):
+    recorded.write_comparison(
+        tmp_path / "c", {"baseline": [[0.4]], "loss@1": [[0.5], [0.9]], "random": [[0.3], [0.4]]}, summary=False
+    )
+    (tmp_path / "c" / "random-seed0" / "evaluations.csv").unlink()
+    found = curves.differences(Results(tmp_path).table("evaluations"), "backprop_samples")
+    assert found["method"].tolist() == ["loss@1"]
+    assert found["mean"].tolist() == pytest.approx([0.1])
+    assert found["runs"].tolist() == [1]
+
+
+def test_what_differences_say():
+    def found(*rows):
+        return pd.DataFrame(rows, columns=["method", "mean", "half_width", "runs"])
+
+    assert curves.statement(found(), "here") == "there is no baseline to compare with"
+    one = found(("loss@1", 0.1, math.nan, 1))
+    assert curves.statement(one, "here") == "one seed each, so luck may be all there is to see"
+    assert "no difference" in curves.statement(found(("loss@1", 0.1, 0.2, 3)), "here")
+    both = found(("loss@1", 0.1, 0.05, 3), ("random", -0.2, 0.1, 3), ("entropy@1", 0.0, 0.1, 3))
+    assert curves.statement(both, "here") == "loss at exit 1 above the baseline, random rows below the baseline here"
+    many = found(*((f"loss@{i}", 0.1, 0.05, 3) for i in (1, 2, 3)))
+    assert curves.statement(many, "here") == "loss at exit 1 and 2 more above the baseline here"
+
+
+# ---- Figures 1 and 2 ----
+
+
+def test_figure_1(compared):
+    (ax,) = draw(figure_1, Results(compared).table("evaluations")).axes
+    drawn = lines(ax)
+    assert drawn["loss at exit 1"] == ([100, 200, 300], pytest.approx([0.35, 0.55, 0.75]))
+    assert "loss at exit 1, keep 0.7" not in drawn
+    assert "loss at exit 1, keep 0.7: diverged" in texts(ax)[0]
+    assert "2 seeds" in texts(ax)[0]
+    # Both seeds end .2 above the baseline, so their interval has no width.
+    assert title(ax) == ("tiny-5s: loss at exit 1 above the baseline, random rows below the baseline at equal samples")
+    low, high = ax.get_ylim()
+    assert low < 0.25
+    assert high > 0.75
+    band = ax.collections[0].get_paths()[0].vertices
+    _, half = recorded_interval([0.5, 0.6])
+    assert band[:, 1].max() >= 0.55 + half - 1e-9
+
+
+def recorded_interval(values):
+    low, high = scipy.stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=scipy.stats.sem(values))
+    return np.mean(values), (high - low) / 2
+
+
+def test_figure_1_has_a_panel_for_every_comparison(recorded, tmp_path):
+    for name in ("a", "b", "c"):
+        recorded.write_comparison(tmp_path / name, {"baseline": [[0.2, 0.4]]})
+    figure = draw(figure_1, Results(tmp_path).table("evaluations"))
+    assert [title(ax).split(":")[0] for ax in figure.axes if ax.axison] == ["a", "b", "c"]
+
+
+def test_too_many_methods_are_not_drawn_but_counted(recorded, tmp_path):
+    methods = ["baseline", "random", *(f"loss@1:keep=0.{i}" for i in range(1, 10))]
+    recorded.write_comparison(tmp_path / "c", {m: [[0.1, 0.3 + 0.01 * i]] for i, m in enumerate(methods)})
+    (ax,) = draw(figure_1, Results(tmp_path).table("evaluations")).axes
+    assert len(ax.lines) == 8
+    assert "8 of 11 methods" in texts(ax)[0]
+    labels = set(lines(ax))
+    assert {"baseline (all rows)", "random rows", "loss at exit 1, keep 0.9"} <= labels
+    assert "loss at exit 1, keep 0.1" not in labels
+
+
+def test_figure_2_has_reference_time_and_the_real_clock(compared):
+    left, right = draw(figure_2, Results(compared).table("evaluations")).axes
+    assert lines(left)["random rows"][0] == pytest.approx([2.0, 4.0, 6.0])
+    assert lines(right)["random rows"][0] == pytest.approx([1.0, 2.0, 3.0])
+    assert "reference time (s)" in left.get_xlabel()
+    assert right.get_xlabel() == "real clock (s)"
+
+
+def test_figure_2_without_reference_time_says_so(recorded, tmp_path):
+    recorded.write_run(tmp_path / "run", [0.5, 0.6], values={"reference_s": None}, every=50_000)
+    left, right = draw(figure_2, Results(tmp_path).table("evaluations")).axes
+    assert not left.axison
+    assert "no reference time" in texts(left)[0]
+    assert lines(right)["baseline (all rows)"][0] == pytest.approx([5000 / 3600, 10000 / 3600])
+    assert right.get_xlabel() == "real clock (h)"
+
+
+# ---- The others ----
+
+
+def test_selection_quality(recorded, tmp_path):
+    values = {"overlap": 0.8, "rank_correlation": 0.6}
+    recorded.write_comparison(tmp_path / "c", {"loss@1": [[0.2, 0.4], [0.3, 0.5]]}, values=values, keep=0.25)
+    left, right = draw(selection_quality, Results(tmp_path).table("evaluations")).axes
+    assert lines(left)["loss at exit 1"] == ([100, 200], [0.8, 0.8])
+    assert lines(right)["loss at exit 1"][1] == [0.6, 0.6]
+    assert any(list(line.get_ydata()) == [0.25, 0.25] for line in left.lines)
+    assert any(list(line.get_ydata()) == [0.0, 0.0] for line in right.lines)
+    assert title(left) == "c: loss at exit 1 ends at 80%"
+
+
+def test_selection_quality_that_nobody_recorded_is_missing(compared):
+    with pytest.raises(Missing, match="quality_batches"):
+        draw(selection_quality, Results(compared).table("evaluations"))
+
+
+def test_step_cost(compared):
+    results = Results(compared)
+    left, right = draw(step_cost, results.table("runs"), results.table("costs")).axes
+    bars = {patch.get_y() + patch.get_height() / 2: [] for patch in left.patches}
+    for patch in left.patches:
+        bars[patch.get_y() + patch.get_height() / 2].append(patch.get_width())
+    # Rows: baseline, random, loss@1, loss@1:keep=0.7.
+    assert bars[0.0] == pytest.approx([0.0, 0.2, 0.5, 0.3])
+    assert bars[2.0] == pytest.approx([0.2, 0.2, 0.5, 0.1])
+    assert lines(right)["selecting step"][0] == pytest.approx([math.nan, 250.0, 250.0, 250.0], nan_ok=True)
+    assert lines(right)["plain step"][0] == pytest.approx([200.0] * 4)
+    assert "$\\times$1.25" in texts(right)
+    assert title(right) == "Selecting costs up to 1.25 plain steps"
+
+
+def test_step_cost_without_measured_prices(recorded, tmp_path):
+    recorded.write_run(tmp_path / "run", [0.5], "loss@1")
+    left, right = draw(step_cost, Results(tmp_path).table("runs")).axes
+    assert not right.axison
+    assert title(left) == "tiny: loss at exit 1 spends 20% on scoring"
+    recorded.write_run(tmp_path / "none" / "run", [])
+    with pytest.raises(Missing, match="evaluation"):
+        draw(step_cost, Results(tmp_path / "none").table("runs"))
+
+
+def test_variants(compared, recorded):
+    left, right = draw(variants, Results(compared).table("summaries")).axes
+    # Sorted: loss@1 (+.2), random (-.1), then those without a difference.
+    names = [label.get_text() for label in left.get_yticklabels()]
+    assert names == ["loss at exit 1", "random rows", "baseline (all rows)", "loss at exit 1, keep 0.7"]
+    assert [(row, round(mean, 6)) for row, _, mean, _ in forest(left)] == [(0, 20.0), (1, -10.0)]
+    assert "1 of 2 runs diverged" in texts(left)
+    assert "compared with itself" in texts(left)
+    assert any(list(line.get_xdata()) == [0, 0] for line in left.lines)
+    assert title(left) == "tiny-5s: 1 of 2 above the baseline, 1 below"
+    assert [row for row, *_ in forest(right)] == [0, 2]
+
+
+def test_variants_of_one_seed_have_no_interval(recorded, tmp_path):
+    recorded.write_comparison(tmp_path / "c", {"baseline": [[0.5]], "loss@1": [[0.7]]})
+    left, _ = draw(variants, Results(tmp_path).table("summaries")).axes
+    assert forest(left) == []
+    (mark,) = [line for line in left.lines if line.get_marker() == "o"]
+    assert list(mark.get_xdata()) == pytest.approx([20.0])
+    assert mark.get_markerfacecolor() == "white"
+    assert "luck" in title(left)
+
+
+def test_time_to_target(compared):
+    """At .45: the baseline in steps 30 and 20, loss@1 in 20 and 20; a step is .2 s of reference time."""
+    left, right = draw(time_to_target, Results(compared).table("summaries")).axes
+    means = {row: mean for row, _, mean, _ in forest(left)}
+    assert means == {0: pytest.approx(5.0), 2: pytest.approx(4.0)}
+    assert {row: mean for row, _, mean, _ in forest(right)}[0] == pytest.approx(250.0)
+    assert "reached by 1 of 2 runs" in texts(left)
+    assert left.get_xlabel() == "reference time to the target (s)"
+    assert title(left) == ("tiny-5s, target 45.0%: 2 of 4 got there in every run, loss at exit 1 first on average")
+    assert left.get_xlim()[0] == 0
+
+
+def test_long_times_to_target_are_in_hours(recorded, tmp_path):
+    recorded.write_comparison(tmp_path / "c", {"baseline": [[0.5], [0.6]]}, target=0.4)
+    table = Results(tmp_path).table("summaries").assign(seconds_to_target=9000.0, seconds_to_target_half_width=900.0)
+    left, _ = draw(time_to_target, table).axes
+    assert forest(left) == [(0, pytest.approx(2.25), pytest.approx(2.5), pytest.approx(2.75))]
+    assert left.get_xlabel() == "reference time to the target (h)"
