@@ -188,13 +188,21 @@ class TextTask:
 
     def _describe(self, documents: dict[str, np.ndarray]) -> dict[str, Any]:
         described = {
-            "sources": self._tokens["train"].about["sources"],
+            "sources": _without_folders(self._tokens["train"].about["sources"]),
             "content": self._tokens["train"].about["content"],
             "documents": {split: len(chosen) for split, chosen in documents.items()},
             "rows": {split: len(rows) for split, rows in self._rows.items()},
             "vocab_size": self.vocab_size,
         }
         if self.settings.validation_data:
-            described["validation_sources"] = self._tokens["validation"].about["sources"]
+            described["validation_sources"] = _without_folders(self._tokens["validation"].about["sources"])
             described["validation_content"] = self._tokens["validation"].about["content"]
         return described
+
+
+def _without_folders(sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of local files the name only: where they lay on one machine says nothing on another."""
+    return [
+        {**source, "source": Path(source["source"]).name if Path(source["source"]).is_absolute() else source["source"]}
+        for source in sources
+    ]

@@ -326,3 +326,15 @@ def test_bad_calls(make_task, task):
         make_task(validation_share=0.0001)
     with pytest.raises(IndexError):
         task.training_batch(np.array([task.train_size]), 0)
+
+
+def test_the_description_says_nothing_of_where_files_lie(tmp_path):
+    path = tmp_path / "deep" / "books.txt"
+    path.parent.mkdir()
+    path.write_text("\n\n\n".join(f"A first sentence {n}. A second one {n}." for n in range(40)))
+    settings = TextSettings(
+        data=(str(path), "embedded"), validation_share=0.2, sequence_length=16, cache_dir=str(tmp_path / "cache")
+    )
+    described = TextTask(settings, 0).description
+    assert [source["source"] for source in described["sources"]] == ["books.txt", "embedded"]
+    assert str(tmp_path) not in str(described)
