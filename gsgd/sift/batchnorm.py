@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,34 +14,49 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Statistics:
-    """What a BatchNorm normalised the gross batch by: mean and biased variance, (channels,), of `count` values each."""
+    """What a BatchNorm normalised the gross batch by: mean and biased variance, (channels,), of `count` values each.
+
+    `weight` is the address of its weight, which tells whose they are; None without one.
+    """
 
     mean: Tensor
     variance: Tensor
     count: int
+    weight: int | None
 
     @classmethod
-    def of(cls, args: Any, output: Any) -> Statistics:
-        """Of a call of aten.native_batch_norm: (input, weight, bias, running mean, running variance, ..., eps)."""
+    def of(cls, named: Mapping[str, Any], output: Any) -> Statistics:
+        """Of a call of aten.native_batch_norm or its like, with its arguments by name."""
         _, mean, inverse = output[:3]
-        return cls(mean, inverse.pow(-2) - args[7], args[0].numel() // args[0].shape[1])
+        eps = named["epsilon"] if "epsilon" in named else named["eps"]
+        variance = (inverse.pow(-2) - eps).clamp(min=0)  # rounding may leave it below
+        return cls(mean, variance, named["input"].numel() // named["input"].shape[1], _address(named["weight"]))
 
 
 @contextlib.contextmanager
 def gross_statistics(model: nn.Module, statistics: deque[Statistics]) -> Iterator[None]:
-    """Within the block, BatchNorm normalises by `statistics`, taken as constants, in the order in which it is called.
+    """Within the block, BatchNorm normalises by its own of `statistics`, taken as constants.
 
-    Each call uses up one, and moves the running statistics towards it as BatchNorm does; when they are used up, as
-    after the exit, BatchNorm is as ever.
+    Each call of a module uses up its next one, and moves the running statistics towards it as BatchNorm does; when
+    they are used up, as after the exit, BatchNorm is as ever.
+
+    Raises:
+        ValueError: in the block, where activation checkpointing would normalise otherwise in the backward pass.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    before = [norm.__dict__.get("forward") for norm in norms]
 
     def normalise(norm: Any, own: Any, hidden: Tensor) -> Tensor:
-        if not statistics or not norm.training:
+        weight, channels = _address(norm.weight), norm.num_features
+        mine = (entry for entry in statistics if entry.weight == weight and len(entry.mean) == channels)
+        taken = next(mine, None) if norm.training else None
+        if taken is None:
             return own(hidden)
-        taken = statistics.popleft()
+        if not torch.is_grad_enabled() or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+            raise ValueError('batchnorm="gross" does not go with activation checkpointing of layers with BatchNorm')
+        statistics.remove(taken)
         if norm.track_running_stats:
             _move_running_statistics(norm, taken)
         return F.batch_norm(hidden, taken.mean, taken.variance, norm.weight, norm.bias, training=False, eps=norm.eps)
@@ -51,8 +66,15 @@ def gross_statistics(model: nn.Module, statistics: deque[Statistics]) -> Iterato
             norm.__dict__["forward"] = functools.partial(normalise, norm, norm.forward)
         yield
     finally:
-        for norm in norms:
-            del norm.__dict__["forward"]
+        for norm, own in zip(norms, before, strict=True):
+            if own is None:
+                norm.__dict__.pop("forward", None)
+            else:
+                norm.__dict__["forward"] = own
+
+
+def _address(weight: Tensor | None) -> int | None:
+    return None if weight is None else weight.data_ptr()
 
 
 @torch.no_grad()

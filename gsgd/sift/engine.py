@@ -26,7 +26,7 @@ from gsgd.sift.batchnorm import gross_statistics
 from gsgd.sift.exchange import Ranks, exchange_rows
 from gsgd.sift.exits import check_exit_layer, count_exits, innermost, is_compiled, is_sharded, unwrap
 from gsgd.sift.meters import Stopwatch, Totals
-from gsgd.sift.reuse import Recording, say_once
+from gsgd.sift.reuse import Recording, Trust, say_once
 from gsgd.sift.schedule import Schedule
 
 logger = logging.getLogger(__name__)
@@ -133,6 +133,16 @@ class Sift:
         _one_of("scope", scope, ("rank", "global"))
         _one_of("on_bad_scores", on_bad_scores, BAD_SCORES)
         _one_of("batchnorm", batchnorm, ("kept", "gross"))
+        if batchnorm == "gross" and (score == "random" or scoring_mode != "train" or scope == "global"):
+            raise ValueError(
+                'batchnorm = "gross" needs a scoring pass that normalises by the batch that rows are kept of: '
+                f'score = {score!r} must not be "random", scoring_mode = {scoring_mode!r} must be "train", '
+                f'and scope = {scope!r} must be "rank"'
+            )
+        if batchnorm == "gross" and score_batch_size is not None:
+            raise ValueError(
+                f'batchnorm = "gross" needs the gross batch scored at once: score_batch_size = {score_batch_size!r}'
+            )
         for name, value in (("accumulation_steps", accumulation_steps), ("score_batch_size", score_batch_size)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} = {value!r} must be a whole number of at least 1")
@@ -159,7 +169,7 @@ class Sift:
         self._shared: _Shared | None = None
         # A trainer that selects all micro-batches of a step before it trains on the first of them says so.
         self.holds_window = False
-        self._trust: dict[int, int] = {}
+        self._trust = Trust()
         # Ranks that select together must draw alike, others must not.
         self.generator = torch.Generator().manual_seed(seed if self.ranks.together else seed + self.ranks.rank)
 
@@ -185,7 +195,9 @@ class Sift:
             ValueError: for a batch without rows or with tensors of different lengths, without labels, or (by
                 `on_bad_scores="raise"`) with a score that is not finite.
         """
-        self._shared = None
+        if self._shared is not None:
+            self._shared.recording.release()
+            self._shared = None
         step = self.step
         selects = self.schedule.selects(step)
         if selects and self.ranks.together:
@@ -209,7 +221,8 @@ class Sift:
             chosen = self._choose(scores, kept, size, device)
             rows = exchange_rows(batch, chosen, self.ranks) if self.ranks.together else take_rows(batch, chosen)
         if recording is not None and recording.segments:
-            self._shared = _Shared(recording, rows, chosen, batch.get("labels"))
+            labels = batch.get("labels")
+            self._shared = _Shared(recording, rows, chosen, labels, _versions([*rows.values(), labels]))
         number = batch_size(rows)
         self.last = Selection(step, True, chosen, scores, size, number, watch)
         self.totals.backprop_samples += number
@@ -239,17 +252,21 @@ class Sift:
         """
         shared, self._shared = self._shared, None
         if shared is None or not shared.is_of(rows):
+            if shared is not None:
+                shared.recording.release()
             yield None
             return
         inner = innermost(self.model)
-        layer = scoring.last_shared_layer(inner, self.exit_layer)
         recording = shared.recording
         with contextlib.ExitStack() as stack:
+            stack.callback(recording.release)
             if recording.statistics:
                 stack.enter_context(gross_statistics(inner, recording.statistics))
-            stack.enter_context(scoring.without_cache(inner))
-            inputs = {name: value for name, value in rows.items() if name not in scoring.LABELS}
-            stack.enter_context(recording.replay(inputs, shared.indices, layer))
+            if recording.share:
+                stack.enter_context(scoring.without_cache(inner))
+                inputs = {name: value for name, value in rows.items() if name not in scoring.LABELS}
+                layer = scoring.last_shared_layer(inner, self.exit_layer)
+                stack.enter_context(recording.replay(inputs, shared.indices, layer))
             yield shared
 
     @property
@@ -264,12 +281,12 @@ class Sift:
             return None
         reason = self._two_passes_because()
         if reason is not None:
-            if self.reuse:
-                say_once(f"scoring and training make two passes: {reason}")
-            if not gross:
-                return None
+            if gross:
+                raise ValueError(f'batchnorm = "gross" needs one scoring pass for one training pass, but: {reason}')
+            say_once(f"scoring and training make two passes: {reason}")
+            return None
         head = self.labelled_head and self.exit_layer == count_exits(unwrap(self.model))
-        return Recording(self._trust, share=self.reuse and reason is None, gross_statistics=gross, head=head)
+        return Recording(self._trust, share=self.reuse, gross_statistics=gross, head=head)
 
     def _two_passes_because(self) -> str | None:
         """Why nothing can be shared; None if it can be tried."""
@@ -280,6 +297,8 @@ class Sift:
             return "FSDP gathers weights anew in every pass"
         if self.score_batch_size is not None:
             return "score_batch_size bounds the memory that recording would take"
+        if torch.is_inference_mode_enabled():
+            return "in inference mode no changes of tensors are counted"
         if self.scoring_mode != "train":
             return f"scoring_mode={self.scoring_mode!r} scores another function than is trained"
         if is_compiled(model):
@@ -369,17 +388,25 @@ class _Shared:
     rows: dict[str, Any]
     indices: Tensor
     labels: Any
+    versions: list[int | None]
 
     def is_of(self, rows: Mapping[str, Any]) -> bool:
-        """Whether these are the very tensors that were chosen, be it in another dictionary."""
-        return set(rows) == set(self.rows) and all(rows[name] is value for name, value in self.rows.items())
+        """Whether these are the very tensors that were chosen, unchanged, be it in another dictionary."""
+        same = set(rows) == set(self.rows) and all(rows[name] is value for name, value in self.rows.items())
+        return same and _versions([*self.rows.values(), self.labels]) == self.versions
 
     def begin_head(self, chosen: Tensor) -> Tensor:
         """The kept rows' labelled positions, among those of the gross batch, come next."""
-        row_of_position = torch.nonzero(self.labels != scoring.IGNORED)[:, 0]
-        positions = torch.nonzero(torch.isin(row_of_position, self.indices))[:, 0]
-        self.recording.at_positions(chosen, positions)
+        labelled = self.labels != scoring.IGNORED
+        number = labelled.flatten().cumsum(0).view(labelled.shape) - 1
+        indices = self.indices.to(labelled.device)
+        self.recording.at_positions(chosen, number[indices][labelled[indices]])
         return chosen
+
+
+def _versions(values: list[Any]) -> list[int | None]:
+    """How often each tensor has been changed in place, where that is counted."""
+    return [value._version if isinstance(value, Tensor) and not value.is_inference() else None for value in values]
 
 
 def is_causal(model: nn.Module) -> bool:

@@ -1,7 +1,7 @@
 """One forward pass for scoring and training: the kept rows take what the gross batch has already computed.
 
-    recording = Recording(rows=16)
-    with recording.record(gross):              # scoring, without gradients
+    recording = Recording(Trust())
+    with recording.record(gross, rows=16):     # scoring, without gradients
         ...
     with recording.replay(kept, indices):      # training on the kept rows, under autograd
         loss = model(**kept).loss
@@ -15,12 +15,18 @@ only.
 
 What makes it safe:
 
-- Every operation on data that depend on the batch is numbered, with where its arguments come from. Replaying compares
-  operation by operation: another function, argument, weight or data flow ends the sharing there, and the pass goes on
-  by computing. So a model whose control flow differs between the two passes is no danger.
-- The first replay of a model computes every shared operation as well and holds it against its rows. An operation that
-  mixes rows, or has them elsewhere than along the first dimension, shows there; sharing then ends before it for good.
-- Random operations whose draws cannot be cut into rows (attention with dropout inside a fused kernel) end it, too.
+- Every operation on data that depend on the batch, or on chance, is numbered, with where its arguments come from.
+  Replaying compares operation by operation: another function, argument, weight, version of a weight, or data flow ends
+  the sharing there, and the pass goes on by computing. So a model whose control flow differs between the two passes,
+  or whose weights changed between them, is no danger.
+- Only what is made row by row is handed out, as `gsgd.sift.rows` judges by the operations, never by the data. What
+  follows a mean over the batch, say, is computed in both passes.
+- As a second check, the first replay of an operation computes it as well and holds it against its rows. That shows
+  what depends on the number of rows alone, such as a division by it.
+- Random operations whose draws cannot be cut into rows (attention with dropout inside a fused kernel) end it, too, and
+  so does activation checkpointing, which would draw again in the backward pass.
+
+What it cannot see are weights changed behind autograd's back (`.data`, NumPy) between the two passes.
 
 Memory: the sum of the recorded outputs' sizes for the gross batch, until the training pass has used them, and again
 `keep` times that for the rows handed out, which autograd would have saved for the most part anyway.
@@ -31,6 +37,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -38,68 +45,35 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gsgd.sift.batchnorm import Statistics
+from gsgd.sift.rows import ATTENTION, BATCHNORM, Kind, by_name, cut, is_cuttable, results_by_rows, row_axis, tensors_in
+from gsgd.sift.trace import Call, Segment, Source, Step, Trace, address, alive, as_tuple, draws, of_batch
 
 logger = logging.getLogger(__name__)
 aten = torch.ops.aten
 
-COSTLY = frozenset(
-    {
-        aten.addmm,
-        aten.mm,
-        aten.bmm,
-        aten.baddbmm,
-        aten.convolution,
-        aten._safe_softmax,
-        aten._softmax,
-        aten.native_layer_norm,
-        aten.gelu,
-        aten._scaled_dot_product_flash_attention_for_cpu,
-        aten._scaled_dot_product_flash_attention,
-        aten._scaled_dot_product_efficient_attention,
-        aten._scaled_dot_product_cudnn_attention,
-        aten._scaled_dot_product_fused_attention_overrideable,
-    }
-)
+COSTLY = ATTENTION | {
+    *(aten.addmm, aten.mm, aten.bmm, aten.baddbmm, aten.convolution),
+    *(aten._safe_softmax, aten._softmax, aten.native_layer_norm, aten.gelu),
+}
 """Operations whose outputs are kept: computing them costs more than copying their rows."""
-_FUSED_ATTENTION = frozenset(packet for packet in COSTLY if "attention" in str(packet))
-_TRANSPARENT = frozenset({aten.detach, aten.alias, aten.lift_fresh})
-"""Autograd inserts these where it saves an output; they are no step of the computation."""
-_BATCHNORM = frozenset({aten.native_batch_norm, aten._native_batch_norm_legit, aten.cudnn_batch_norm})
+_ABOUT_A_MASK = frozenset({aten.all, aten.any, aten.sum, aten.eq, aten.ne, aten.logical_not, aten._to_copy, aten.view})
+_SMALL = 2**16
+"""Entries of a buffer that is compared by its values, where it has been written to between the passes."""
+_SIZES = frozenset({"size", "shape", "repeats"})
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Of the first replay's comparison, relative to the largest entry: rounding passes, other rows do not."""
 
 
 @dataclass
-class Step:
-    """One operation on data that depend on the batch.
+class Trust:
+    """What replays found out about operations, each told by the sequence of operations up to it."""
 
-    Attributes:
-        function, arguments: the operation; tensors stand as where they come from, see `_Trace.source`.
-        outputs: kept ones, or None where it is computed again.
-        versions: of the kept outputs; a later in-place operation would show in them.
-        random: whether it draws.
-        absorbed: an in-place operation whose effect the kept output of the random step before it already has.
-        scalar: what it returned, if that was a Python number: the model may branch on it.
-    """
-
-    function: Any
-    arguments: Any
-    outputs: tuple[Any, ...] | None = None
-    versions: tuple[int, ...] = ()
-    random: bool = False
-    absorbed: bool = False
-    scalar: Any = None
-
-
-@dataclass
-class Segment:
-    """Operations whose tensors have `rows` rows, or a multiple, along their first dimension."""
-
-    rows: int
-    steps: list[Step] = field(default_factory=list)
+    checked: set[int] = field(default_factory=set)
+    mixing: set[int] = field(default_factory=set)
 
 
 class Recording:
@@ -109,24 +83,25 @@ class Recording:
     one, whose rows are positions.
 
     Args:
-        trust: what earlier replays found out about models of this kind; shared by all recordings of an engine.
+        trust: shared by all recordings of an engine.
         share: whether to keep outputs; without, only the statistics of BatchNorm are taken.
         gross_statistics: take BatchNorm's statistics from the gross batch; else sharing ends at the first BatchNorm
             that normalises by its batch.
         head: whether the head on labelled positions is shared, too.
     """
 
-    def __init__(
-        self, trust: dict[int, int], *, share: bool = True, gross_statistics: bool = False, head: bool = False
-    ):
+    def __init__(self, trust: Trust, *, share: bool = True, gross_statistics: bool = False, head: bool = False):
         self.trust = trust
         self.share = share
         self.head = head
         self.gross_statistics = gross_statistics
         self.segments: list[Segment] = []
         self.statistics: deque[Statistics] = deque()
+        self.held: dict[Source, tuple[Tensor, Tensor | None]] = {}
         self.stopped: str | None = None
-        self._mode: _Trace | None = None
+        self.outdated = False
+        self._mode: Trace | None = None
+        self._hook: Any = None
 
     @contextlib.contextmanager
     def record(self, inputs: Mapping[str, Any], rows: int, layer: nn.Module | None = None) -> Iterator[None]:
@@ -137,12 +112,13 @@ class Recording:
             rows: of the gross batch.
             layer: the last one to share; None for all that runs.
         """
-        with self._running(_Record(self, inputs, rows), layer):
+        mode = _Record(self, inputs, rows)
+        with self._running(mode, layer):
             yield
-        limit = self.trust.get(self._kind())
-        if limit is not None:
-            for step in [step for segment in self.segments for step in segment.steps][limit:]:
-                step.outputs = None
+        self.held = mode.held
+        # Fused optimizers do not count their changes in the weights' versions.
+        self._hook = register_optimizer_step_post_hook(functools.partial(_outdate, weakref.ref(self)))
+        weakref.finalize(self, self._hook.remove)
 
     @contextlib.contextmanager
     def replay(self, inputs: Mapping[str, Any], indices: Tensor, layer: nn.Module | None = None) -> Iterator[None]:
@@ -154,13 +130,24 @@ class Recording:
             layer: as in `record`.
         """
         mode = _Replay(self, inputs, indices)
+        if self.outdated:
+            mode.end("the weights have changed since the rows were scored", None)
         try:
             with self._running(mode, layer):
                 yield
-            mode.finish()
         finally:
-            self.segments = []
-            self.statistics.clear()
+            self.release()
+        if mode.ended is not None:
+            say_once(f"training shares only a part of the scoring pass: {mode.ended}")
+
+    def release(self) -> None:
+        """Let go of all that was recorded."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        self.segments = []
+        self.statistics.clear()
+        self.held = {}
 
     def at_positions(self, chosen: Tensor, indices: Tensor | None) -> None:
         """The head begins: from here on rows are labelled positions.
@@ -178,301 +165,279 @@ class Recording:
         kept = [output for segment in self.segments for step in segment.steps for output in step.outputs or ()]
         return sum(output.untyped_storage().nbytes() for output in kept if isinstance(output, Tensor))
 
-    def _kind(self) -> int:
-        """The same for all passes of one model through the same operations, whatever their sizes."""
-        return hash(tuple(step.function for segment in self.segments for step in segment.steps))
-
     @contextlib.contextmanager
-    def _running(self, mode: _Trace, layer: nn.Module | None) -> Iterator[None]:
-        def pause(*_: Any) -> None:
-            mode.paused = True
-
+    def _running(self, mode: Trace, layer: nn.Module | None) -> Iterator[None]:
+        hook = None if layer is None else layer.register_forward_hook(lambda *_: mode.leave())
         self._mode = mode
-        hook = None if layer is None else layer.register_forward_hook(pause)
+        mode.enter()
         try:
-            with mode:
-                yield
+            yield
         finally:
+            mode.leave()
             self._mode = None
             if hook is not None:
                 hook.remove()
 
 
-class _Trace(TorchDispatchMode):
-    """Knows of every tensor where it came from: an input, a weight, or the n-th operation on batch data."""
-
-    def __init__(self, inputs: Mapping[str, Any]):
-        super().__init__()
-        # Keys hold addresses. Whatever gets the address of a tensor that is gone gets its own entry when it is made.
-        self.sources: dict[tuple, tuple] = {
-            _key(value): ("input", name) for name, value in inputs.items() if isinstance(value, Tensor)
-        }
-        self.paused = False
-        self.count = 0
-
-    def source(self, value: Any) -> Any:
-        """Where an argument comes from; what is no tensor stands for itself.
-
-        ("input", name), ("step", n, output), ("constant", function, arguments, output) for what no input is part of,
-        and ("given", address, shape) for weights, buffers and all that was there before.
-        """
-        if isinstance(value, Tensor):
-            return self.sources.get(_key(value)) or ("given", value.data_ptr(), tuple(value.shape))
-        if isinstance(value, (list, tuple)):
-            return tuple(self.source(entry) for entry in value)
-        return value
-
-    def learn(self, outputs: Any, *source: Any) -> None:
-        for number, output in enumerate(outputs if isinstance(outputs, (tuple, list)) else (outputs,)):
-            if isinstance(output, Tensor):
-                self.sources[_key(output)] = (*source, number)
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if self.paused:
-            return function(*args, **kwargs)
-        if function.overloadpacket in _TRANSPARENT:
-            output = function(*args, **kwargs)
-            self.sources[_key(output)] = self.source(args[0])
-            return output
-        arguments = (self.source(args), tuple((name, self.source(kwargs[name])) for name in sorted(kwargs)))
-        if not _of_batch(arguments):
-            output = function(*args, **kwargs)
-            self.learn(output, "constant", function, arguments)
-            return output
-        output = self.step(function, arguments, args, kwargs)
-        self.learn(output, "step", self.count)
-        self.count += 1
-        return output
-
-    def step(self, function: Any, arguments: Any, args: Any, kwargs: Any) -> Any:
-        """Carry out one operation on batch data."""
-        raise NotImplementedError
-
-    def new_segment(self, chosen: Tensor, indices: Tensor | None) -> None:
-        """Go on after a pause, with `chosen` as input."""
-        raise NotImplementedError
-
-
-class _Record(_Trace):
+class _Record(Trace):
     def __init__(self, recording: Recording, inputs: Mapping[str, Any], rows: int):
         super().__init__(inputs)
         self.recording = recording
         recording.segments = [Segment(rows)]
+        self.kinds: dict[Source, Kind] = {}
+        self.mixed_by: dict[Source, Any] = {}
+        self.spoilt: dict[int, tuple[StorageWeakRef, bool]] = {}
         self.kept: dict[int, Step] = {}
 
-    def step(self, function: Any, arguments: Any, args: Any, kwargs: Any) -> Any:
-        packet = function.overloadpacket
-        output = function(*args, **kwargs)
-        step = Step(function, arguments, random=torch.Tag.nondeterministic_seeded in function.tags)
-        if packet in _BATCHNORM and _argument(function, args, kwargs, "training"):
-            if not self.recording.gross_statistics:
-                return self.stop("BatchNorm normalises the kept rows by their own statistics", output)
-            self.recording.statistics.append(Statistics.of(args, output))
-        elif packet in _FUSED_ATTENTION:
-            step.random = False
-            if _argument(function, args, kwargs, "dropout_p"):
-                return self.stop(f"the dropout masks inside {packet} cannot be cut into rows", output)
-        if function._schema.is_mutable and not step.random and (before := self.kept.get(_address(args[0]))):
-            if before.random and packet is aten.div_ and self.steps[-1] is before:
-                step.absorbed = True
-                before.versions = (args[0]._version + 1,)  # counted when this operation has returned
-            elif before.random:
-                return self.stop(f"{packet} changes a mask", output)
-            else:
-                before.outputs = None
-        if (step.random or packet in COSTLY) and self.recording.share:
-            self.keep(step, output)
-            if step.random and step.outputs is None:
-                return self.stop(f"the draws of {packet} cannot be cut into rows", output)
-        if isinstance(output, (bool, int, float)):
-            step.scalar = output
-        self.steps.append(step)
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = super().__torch_dispatch__(function, types, args, kwargs)
+        if function.overloadpacket in BATCHNORM and self.recording.gross_statistics:
+            named = by_name(function, args, kwargs or {})
+            if named.get("training", True):
+                self.recording.statistics.append(Statistics.of(named, output))
         return output
 
-    @property
-    def steps(self) -> list[Step]:
-        return self.recording.segments[-1].steps
+    def step(self, call: Call, args: Any, kwargs: Any) -> Any:
+        function, named, recording = call.function, call.named, self.recording
+        packet, rows, steps = function.overloadpacket, recording.segments[-1].rows, recording.segments[-1].steps
+        if "compute_log_sumexp" in named:
+            # The backward pass needs them.
+            args, kwargs = (), {**named, "compute_log_sumexp": True}
+            call.arguments["compute_log_sumexp"] = True
+        output = function(*args, **kwargs)
+        outputs = as_tuple(output)
+        if self.prefix in recording.trust.mixing:
+            return self.end(f"{function} mixes rows", output)
+        if packet in BATCHNORM and named.get("training", True) and not recording.gross_statistics:
+            return self.end("BatchNorm normalises the kept rows by their own statistics", output)
+        if packet in ATTENTION and named["dropout_p"]:
+            return self.end(f"the dropout masks inside {packet} cannot be cut into rows", output)
+        step = Step(function, call.arguments, results_by_rows(function, named, outputs, rows, self.kind))
+        if call.random and step.kinds[0] is None and row_axis(outputs[0].shape, rows) is not None:
+            # Drawn by size: one for each row, it seems. Replaying sees whether the size follows the number of rows.
+            step.kinds = [True]
+        elif call.written and True in step.kinds and any(self.kind(target) is None for target in call.written):
+            step.kinds = [False] * len(outputs)
+        blame = self.learn(call, step.kinds)
+        for target in call.written if not call.random else ():
+            before = self.kept.get(address(target))
+            if before is None:
+                continue
+            if not draws(before.function):
+                before.outputs = None
+            elif packet is aten.div_ and steps[-1] is before:
+                step.absorbed = True
+                before.versions = (target._version + 1,)  # counted when this operation has returned
+            else:
+                before.outputs = None
+                return self.end(f"{packet} changes what was drawn", output)
+        if (call.random or packet in COSTLY) and recording.share and not self.keep(step, outputs, rows):
+            if call.random:
+                return self.end(f"the draws of {packet} cannot be cut into rows", output)
+            if blame is not None:
+                say_once(f"what follows {blame} is computed in both passes, because it may mix rows")
+        if isinstance(output, (bool, int, float)):
+            step.scalar = output
+        steps.append(step)
+        return output
 
-    def keep(self, step: Step, output: Any) -> None:
-        outputs = tuple(output) if isinstance(output, (tuple, list)) else (output,)
-        tensors = [entry for entry in outputs if isinstance(entry, Tensor)]
-        if not _has_rows(outputs[0], self.recording.segments[-1].rows):
-            return
+    def learn(self, call: Call, kinds: list[Kind]) -> Any:
+        """Remember the kinds of an operation's outputs; returns which operation made them no longer by rows."""
+        blame = None
+        if False in kinds:
+            sources = [self.source(tensor) for tensor in tensors_in(list(call.named.values()))]
+            known = [self.mixed_by.get(source) for source in sources if source.of_batch]
+            blame = next((function for function in known if function is not None), call.function)
+            for target in call.written:
+                self.spoilt[address(target)] = (StorageWeakRef(target.untyped_storage()), True)
+        for number, kind in enumerate(kinds):
+            self.kinds[Source(("step", self.count, number))] = kind
+            if kind is False:
+                self.mixed_by[Source(("step", self.count, number))] = blame
+        return blame
+
+    def copy_of(self, value: Tensor) -> Tensor | None:
+        # DistributedDataParallel writes to all buffers before every pass, mostly what they are.
+        return value.clone() if not isinstance(value, nn.Parameter) and value.numel() <= _SMALL else None
+
+    def kind(self, tensor: Tensor) -> Kind:
+        source = self.source(tensor)
+        if alive(self.spoilt, address(tensor)) is not None:
+            return False
+        if source[0] == "input":
+            return True
+        return self.kinds.get(source, False) if source.of_batch else None
+
+    def keep(self, step: Step, outputs: tuple[Any, ...], rows: int) -> bool:
+        """Keep the outputs if they can be cut into rows, or are the same for all of them."""
+        pairs = list(zip(step.kinds, outputs, strict=True))
+        if not all(kind is None or (kind and is_cuttable(made, rows)) for kind, made in pairs):
+            return False
+        tensors = [made for made in outputs if isinstance(made, Tensor)]
         step.outputs = outputs
         changes = int(step.function._schema.is_mutable)  # counted when the operation has returned
         step.versions = tuple(tensor._version + changes for tensor in tensors)
-        self.kept.update((_address(tensor), step) for tensor in tensors)
+        self.kept.update((address(tensor), step) for tensor in tensors)
+        return True
 
-    def stop(self, reason: str, output: Any) -> Any:
-        """Record nothing from this operation on."""
+    def end(self, reason: str, output: Any) -> Any:
+        if self.recording.share:
+            say_once(f"training shares only a part of the scoring pass: {reason}")
         self.recording.stopped = reason
         self.paused = True
-        # What comes after the head's beginning would be recorded without its input.
-        self.kept = {}
         return output
 
     def new_segment(self, chosen: Tensor, indices: Tensor | None) -> None:
         if self.recording.stopped is None:
-            self.sources[_key(chosen)] = ("input", "positions")
+            self.remember(chosen, Source(("input", "positions")))
             self.recording.segments.append(Segment(chosen.shape[1]))
             self.paused = False
+            self.enter()
 
 
-class _Replay(_Trace):
+class _Replay(Trace):
     def __init__(self, recording: Recording, inputs: Mapping[str, Any], indices: Tensor):
         super().__init__(inputs)
         self.recording = recording
+        self.inputs = inputs
         self.indices = indices
         self.segment = 0
         self.position = 0
-        self.kind = recording._kind()
-        # What is met for the first time is computed as well, and compared.
-        self.checking = recording.share and self.kind not in recording.trust
+        self.compared: dict[tuple[int, int], tuple[Any, Any, bool]] = {}
         self.ended: str | None = None
 
-    def step(self, function: Any, arguments: Any, args: Any, kwargs: Any) -> Any:
-        segment = self.recording.segments[self.segment]
-        if self.position == len(segment.steps):
+    def step(self, call: Call, args: Any, kwargs: Any) -> Any:
+        function, steps = call.function, self.recording.segments[self.segment].steps
+        if self.position == len(steps):
             self.paused = True
             return function(*args, **kwargs)
-        step = segment.steps[self.position]
-        if (difference := self.difference(step, function, arguments)) is not None:
+        recorded = steps[self.position]
+        if (difference := self.difference(recorded, call)) is not None:
             return self.end(difference, function(*args, **kwargs))
         self.position += 1
-        if step.absorbed:
+        if recorded.absorbed:
             return args[0]
-        outputs, step.outputs = step.outputs, None
-        if outputs is None or step.versions != tuple(t._version for t in outputs if isinstance(t, Tensor)):
-            output = function(*args, **kwargs)
-            if step.scalar is not None and step.scalar != output:
-                if not _is_all_of_a_mask(arguments, self.recording.segments[0].steps):
-                    return self.end(f"{function} gives {output}, and {step.scalar} for the gross batch", output)
-                # The gross batch has padding and the kept rows have none: with a mask they come out the same.
-                return step.scalar
-            return output
-        rows = [self.cut(output, segment.rows) for output in outputs]
-        if function._schema.is_mutable:
-            return args[0].copy_(rows[0])
-        if self.checking and not step.random:
+        outputs, recorded.outputs = recorded.outputs, None
+        if outputs is not None and recorded.versions != tuple(t._version for t in outputs if isinstance(t, Tensor)):
+            outputs = None
+        if outputs is None or not torch.is_grad_enabled():
+            if call.random:
+                return self.end(f"the draws of {function} cannot be had again", function(*args, **kwargs))
+            return self.check(recorded, function(*args, **kwargs))
+        rows = self.recording.segments[self.segment].rows
+        pairs = zip(outputs, recorded.kinds, strict=True)
+        handed = [cut(made, rows, self.indices) if kind else made for made, kind in pairs]
+        if call.written:
+            return call.written[0].copy_(handed[0])
+        if not call.random and self.prefix not in self.recording.trust.checked:
             actual = function(*args, **kwargs)
-            found = tuple(actual) if isinstance(actual, (tuple, list)) else (actual,)
-            if not _close(found[0], rows[0]):
-                number = self.count
-                self.recording.trust[self.kind] = number
+            if not _close(as_tuple(actual)[0], handed[0]):
+                self.recording.trust.mixing.add(self.prefix)
                 return self.end(f"{function} of some rows is not those rows of the gross batch's", actual)
-        return rows[0] if len(rows) == 1 else tuple(rows)
+            self.recording.trust.checked.add(self.prefix)
+        return handed[0] if len(handed) == 1 else tuple(handed)
 
-    def difference(self, step: Step, function: Any, arguments: Any) -> str | None:
+    def check(self, recorded: Step, output: Any) -> Any:
+        """The output of what is computed in both passes; of numbers, that they are the same."""
+        if recorded.scalar is None or recorded.scalar == output:
+            return output
+        if self.says_no_padding(recorded):
+            # The gross batch has padding and the kept rows have none: with a mask they come out the same.
+            return recorded.scalar
+        return self.end(f"{recorded.function} gives {output}, and {recorded.scalar} for the gross batch", output)
+
+    def difference(self, recorded: Step, call: Call) -> str | None:
         """Why this operation is not the recorded one; None if it is."""
+        if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+            return "hooks on saved tensors, as of activation checkpointing, may compute again in the backward pass"
+        function, packet, names = call.function, call.function.overloadpacket, list(recorded.arguments)
+        if packet in BATCHNORM and recorded.function.overloadpacket in BATCHNORM:
+            if call.named.get("training", True):
+                return "BatchNorm normalises the kept rows by their own statistics"
+            names = ["input", "weight", "bias"]  # one of them takes its statistics as arguments
+        elif recorded.function is not function:
+            return f"{function} where the gross batch had {recorded.function}"
+        mixed = True not in recorded.kinds and False in recorded.kinds
+        for name in names:
+            one, two = recorded.arguments[name], call.arguments[name]
+            # What is not by rows is not handed out, nor is what follows it: it may heed the number of rows.
+            if not self.same(one, two, function, name) and not (mixed and type(one) is type(two) is int):
+                return f"{function} has another {name} than with the gross batch"
         gross, kept = self.recording.segments[self.segment].rows, len(self.indices)
-        if not torch.is_grad_enabled() or _saved_tensors_are_hooked():
-            return "activation checkpointing computes the layers again in the backward pass"
-        if step.function.overloadpacket in _BATCHNORM and function.overloadpacket in _BATCHNORM:
-            # One of them takes its statistics as arguments.
-            return None if step.arguments[0][0] == arguments[0][0] else "another input of BatchNorm"
-        if step.function is not function:
-            return f"{function} where the gross batch had {step.function}"
-        if not _same(step.arguments, arguments, gross, kept):
-            return f"{function} has other arguments than with the gross batch"
+        by_size = call.random and recorded.kinds[0] and not of_batch(tuple(recorded.arguments.values()))
+        if by_size and gross != kept and recorded.arguments == call.arguments:
+            return f"{function} draws no more for the gross batch than for the kept rows"
         return None
 
-    def cut(self, value: Any, rows: int) -> Any:
-        """The kept rows of a recorded output, laid out in memory as the output was."""
-        if not isinstance(value, Tensor) or not _has_rows(value, rows):
-            return value
-        order = sorted(range(value.dim()), key=lambda dim: -value.stride(dim))
-        dense = value.permute(order)
-        parts = dense.reshape(rows, -1)
-        taken = parts.index_select(0, self.indices.to(value.device))
-        shape = (len(self.indices) * (value.shape[0] // rows), *dense.shape[1:])
-        return taken.view(shape).permute([order.index(dim) for dim in range(value.dim())])
+    def same(self, gross: Any, kept: Any, function: Any, name: str) -> bool:
+        """Whether two arguments are alike, but for the number of rows in sizes."""
+        if type(gross) is not type(kept):
+            return False
+        rows, count = self.recording.segments[self.segment].rows, len(self.indices)
+        if isinstance(gross, Source) and gross[0] == "constant" == kept[0]:
+            known = self.compared.get((id(gross), id(kept)))
+            if known is None:
+                (_, one, arguments, *rest), (_, two, others, *more) = gross, kept
+                alike = one is two and rest == more
+                if alike and isinstance(arguments, dict):
+                    alike = all(self.same(value, others[key], one, key) for key, value in arguments.items())
+                else:
+                    alike = alike and self.same(arguments, others, one, "")
+                # With both of them, so that nothing else gets their identities.
+                known = self.compared[id(gross), id(kept)] = (gross, kept, alike)
+            return known[2]
+        if isinstance(gross, Source):
+            if gross[0] == "given" and gross[:-1] == kept[:-1] and gross != kept:
+                now, before = self.recording.held.get(gross, (None, None))
+                return now is not None and before is not None and torch.equal(now, before)
+            return bool(gross == kept)
+        if isinstance(gross, tuple):
+            scaled = next((n for n, size in enumerate(gross) if size != 1), None) if name in _SIZES else None
+            return len(gross) == len(kept) and all(
+                self.same(one, two, function, "") or (number == scaled and one * count == two * rows)
+                for number, (one, two) in enumerate(zip(gross, kept, strict=True))
+            )
+        if (function.overloadpacket, name) in ((aten.arange, "end"), (aten.native_group_norm, "N")):
+            return gross == kept or (gross, kept) == (rows, count)
+        return bool(gross == kept)
+
+    def says_no_padding(self, recorded: Step) -> bool:
+        """Whether the number that the model branches on says of an input mask only that it masks nothing."""
+        source, steps = recorded.arguments.get("self"), self.recording.segments[0].steps
+        while isinstance(source, Source) and source[0] == "step" and source[1] < len(steps):
+            made = steps[source[1]]
+            if made.function.overloadpacket not in _ABOUT_A_MASK:
+                return False
+            source = made.arguments["self"]
+        if not isinstance(source, Source) or source[0] != "input" or not source[1].endswith("mask"):
+            return False
+        return bool((self.inputs[source[1]] == 1).all())
 
     def end(self, reason: str, output: Any) -> Any:
-        """Compute from this operation on."""
         self.ended = reason
         self.paused = True
         return output
 
-    def finish(self) -> None:
-        """Remember what this replay found out."""
-        if self.ended is not None:
-            say_once(f"training shares only a part of the scoring pass: {self.ended}")
-        elif self.checking:
-            self.recording.trust[self.kind] = self.count
-
     def new_segment(self, chosen: Tensor, indices: Tensor | None) -> None:
         done = self.position == len(self.recording.segments[self.segment].steps)
         if self.ended is None and done and self.segment + 1 < len(self.recording.segments) and indices is not None:
-            self.sources[_key(chosen)] = ("input", "positions")
-            self.indices, self.segment, self.position, self.paused = indices, self.segment + 1, 0, False
+            self.remember(chosen, Source(("input", "positions")))
+            self.indices, self.segment, self.position = indices, self.segment + 1, 0
+            self.paused = False
+            self.enter()
 
 
-def _key(value: Tensor) -> tuple:
-    return value.data_ptr(), value.shape, value.stride(), value.dtype
-
-
-def _address(value: Tensor) -> int:
-    return value.untyped_storage().data_ptr()
-
-
-def _of_batch(arguments: Any) -> bool:
-    if not isinstance(arguments, tuple) or not arguments:
-        return False
-    if isinstance(arguments[0], str) and arguments[0] in ("input", "step", "constant", "given"):
-        return arguments[0] in ("input", "step")
-    return any(map(_of_batch, arguments))
-
-
-def _same(gross: Any, kept: Any, rows: int, count: int) -> bool:
-    """Whether arguments are alike, but for numbers that are a multiple of the number of rows."""
-    if isinstance(gross, tuple):
-        return (
-            isinstance(kept, tuple)
-            and len(gross) == len(kept)
-            and all(_same(one, two, rows, count) for one, two in zip(gross, kept, strict=True))
-        )
-    if isinstance(gross, int) and not isinstance(gross, bool) and isinstance(kept, int):
-        return gross == kept or gross * count == kept * rows
-    return type(gross) is type(kept) and bool(gross == kept)
-
-
-def _has_rows(value: Any, rows: int) -> bool:
-    """Whether a tensor can be cut into `rows` parts that lie one behind the other in memory."""
-    if not isinstance(value, Tensor) or value.dim() == 0 or value.shape[0] % rows or value.numel() == 0:
-        return False
-    outermost = max(value.stride())
-    dense = value.numel() == 1 + sum((size - 1) * step for size, step in zip(value.shape, value.stride(), strict=True))
-    return dense and (value.stride(0) == outermost or value.shape[0] == value.numel())
-
-
-def _argument(function: Any, args: Any, kwargs: Any, name: str) -> Any:
-    for number, argument in enumerate(function._schema.arguments):
-        if argument.name == name:
-            return kwargs.get(name, args[number] if number < len(args) else argument.default_value)
-    return None
-
-
-def _is_all_of_a_mask(arguments: Any, steps: list[Step]) -> bool:
-    """Whether the number that the model branches on is `mask.all()` of an input: whether there is no padding."""
-    source = arguments[0][0]
-    while source[0] == "step":
-        step = steps[source[1]]
-        if step.function.overloadpacket not in (aten.all, aten._to_copy, aten.eq, aten.ne, aten.view):
-            return False
-        source = step.arguments[0][0]
-    return source[0] == "input"
-
-
-def _close(actual: Any, rows: Any) -> bool:
+def _close(actual: Tensor, rows: Tensor) -> bool:
     if actual.shape != rows.shape or actual.dtype != rows.dtype:
         return False
-    scale = actual.abs().amax().clamp(min=torch.finfo(actual.dtype).tiny)
-    return bool(((actual - rows).abs().amax() <= _TOLERANCE.get(actual.dtype, 0) * scale).item())
+    scale = float(actual.nan_to_num(0.0, 0.0, 0.0).abs().amax())
+    return torch.allclose(actual, rows, rtol=0, atol=_TOLERANCE.get(actual.dtype, 0) * scale, equal_nan=True)
 
 
-def _saved_tensors_are_hooked() -> bool:
-    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+def _outdate(recording: weakref.ref[Recording], *_: Any) -> None:
+    found = recording()
+    if found is not None:
+        found.outdated = True
 
 
 @functools.cache

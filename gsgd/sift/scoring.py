@@ -115,14 +115,21 @@ def _score_labelled_positions(
         hidden.extend([chosen] if len(parts) == 1 else chosen.split(parts, dim=1))
         return hidden[0]
 
+    found: list[Any] = []
     wanted = labels[rows, columns].split(parts)
-    with positions_only(view, rows, columns, first_part):
-        output = _run(view, inputs)
+    with positions_only(view, rows, columns, first_part) as base:
+        hook = base.register_forward_hook(lambda module, arguments, output: found.append(output))
+        try:
+            logits = _logits(_run(view, inputs))
+        finally:
+            hook.remove()
     recorded.close()
-    values = [_score_part(view, output, wanted[0], score)]
+    values = [_score_part(view, logits, wanted[0], score)]
+    del logits
     for part, part_wanted in zip(hidden[1:], wanted[1:], strict=True):
         # The base model has run; only the head is left to run on the rest.
-        values.append(_score_part(view, _run(_with_base(view, part), inputs), part_wanted, score))
+        view._modules[str(view.base_model_prefix)] = _Given(found[0], part)
+        values.append(_score_part(view, _logits(_run(view, inputs)), part_wanted, score))
     every = torch.cat(values)
     total = every.new_zeros(len(labels)).index_add_(0, rows, every)
     count = torch.bincount(rows, minlength=len(labels))
@@ -140,44 +147,36 @@ def _parts(view: nn.Module, positions: int) -> list[int]:
     return [min(size, positions - start) for start in range(0, positions, size)]
 
 
-def _score_part(view: nn.Module, output: Any, wanted: Tensor, score: Score) -> Tensor:
-    logits = _logits(output)[0]
-    if len(logits) != len(wanted):
+def _score_part(view: nn.Module, logits: Tensor, wanted: Tensor, score: Score) -> Tensor:
+    if logits.shape[1] != len(wanted):
         raise ValueError(
-            f"the head of {type(view).__name__} returned {len(logits)} predictions for {len(wanted)} positions"
+            f"the head of {type(view).__name__} returned {logits.shape[1]} predictions for {len(wanted)} positions"
         )
-    return score(logits, wanted)
+    return score(logits[0], wanted)
 
 
 class _Given(nn.Module):
-    """Stands for a base model that has already run."""
+    """Stands for a base model that has already run and gave `output`, with other last hidden states."""
 
-    def __init__(self, hidden: Tensor):
+    def __init__(self, output: Any, hidden: Tensor):
         super().__init__()
+        self.output = output
         self.hidden = hidden
 
     def forward(self, *arguments: Any, **more: Any) -> Any:
-        from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
-
-        hidden: Any = self.hidden
-        # What a head reads beside the hidden states, such as BERT's pooled first token, is no part of these scores.
-        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=hidden, pooler_output=hidden[:, 0])
-
-
-def _with_base(view: nn.Module, hidden: Tensor) -> nn.Module:
-    """`view` with its base model replaced by what it found out."""
-    view._modules[str(view.base_model_prefix)] = _Given(hidden)
-    return view
+        if isinstance(self.output, tuple):
+            return (self.hidden, *self.output[1:])
+        return type(self.output)(**{**self.output, "last_hidden_state": self.hidden})
 
 
 @contextlib.contextmanager
 def positions_only(
     model: nn.Module, rows: Tensor, columns: Tensor, then: Callable[[Tensor], Tensor] = lambda chosen: chosen
-) -> Iterator[None]:
+) -> Iterator[nn.Module]:
     """Within the block the model's head sees the positions (rows, columns) (N,) only, as one row of N tokens.
 
-    The base model runs in full; its last hidden state (B, T, H) is cut to (1, N, H) on its way to the head, which sees
-    what `then` makes of it.
+    The base model, which is yielded, runs in full; its last hidden state (B, T, H) is cut to (1, N, H) on its way to
+    the head, which sees what `then` makes of it.
     """
 
     def cut(module: nn.Module, arguments: Any, output: Any) -> Any:
@@ -194,7 +193,7 @@ def positions_only(
         raise ValueError(f"{type(owner).__name__} has no base model below its head to take positions from")
     hook = base.register_forward_hook(cut)
     try:
-        yield
+        yield base
     finally:
         hook.remove()
 

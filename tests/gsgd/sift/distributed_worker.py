@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import functools
 import json
+import logging
 import os
 import sys
 import traceback
@@ -20,6 +21,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -28,7 +30,7 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from gsgd.sift import Sift
+from gsgd.sift import Sift, reuse
 
 RANKS = 2
 CLASSES = 5
@@ -223,6 +225,65 @@ def state_is_per_rank(rank):
         resumed.load_state_dict(state)
         assert resumed.step == 3
         assert later == [(resumed.choose(rows_of(rank, step)), resumed.last.indices.tolist())[1] for step in (3, 4)]
+
+
+class Computed(TorchDispatchMode):
+    """Counts the matrix products that are really carried out."""
+
+    def __init__(self):
+        super().__init__()
+        self.products = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.products += function.overloadpacket is torch.ops.aten.addmm
+        return function(*args, **(kwargs or {}))
+
+
+def sharing_the_forward_pass_changes_nothing(rank):
+    """Losses, gradients and weights with the shared forward and with two passes, and which layers really ran."""
+    for labelled_head in (False, True):
+        models = [DistributedDataParallel(masked_lm()) for _ in range(2)]
+        sifts = [
+            Sift(m, exit_layer=2, labelled_head=labelled_head, reuse=r)
+            for m, r in zip(models, (True, False), strict=True)
+        ]
+        optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in models]
+        for step in range(3):
+            products, losses = [], []
+            for sift, optimizer in zip(sifts, optimizers, strict=True):
+                optimizer.zero_grad()
+                rows = sift.choose(text_of(rank, step))
+                with Computed() as computed:
+                    loss = sift.forward_kept(rows).loss
+                loss.backward()
+                products.append(computed.products)
+                losses.append(loss.detach())
+            torch.testing.assert_close(*losses, rtol=1e-12, atol=0)
+            assert_same_gradients(*models, tolerance=1e-12)
+            for optimizer in optimizers:
+                optimizer.step()
+        # Six in each of four layers, of which the first two are shared, and the head's two.
+        assert products == [2 * 6 + 2, 4 * 6 + 2], products
+
+
+def sharded_models_make_two_passes(rank):
+    """FSDP gathers weights anew in every pass; a warning says so, once."""
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    reuse.say_once.cache_clear()
+    logging.getLogger("gsgd.sift.reuse").addHandler(handler)
+    try:
+        for shard in (fsdp1, fsdp2):
+            model = masked_lm()
+            sift = Sift(shard(model, bert_layers(model)))
+            for step in range(2):
+                sift.choose(text_of(rank, step))
+                assert sift.recorded_bytes == 0
+    finally:
+        logging.getLogger("gsgd.sift.reuse").removeHandler(handler)
+    assert len(said) == 1, said
+    assert "two passes: FSDP gathers weights anew" in said[0]
 
 
 # ---- selection over all ranks ----

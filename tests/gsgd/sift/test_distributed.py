@@ -111,6 +111,8 @@ def pair(tmp_path_factory):
         "ranks_agree_on_the_schedule",
         "accumulation_with_no_sync",
         "state_is_per_rank",
+        "sharing_the_forward_pass_changes_nothing",
+        "sharded_models_make_two_passes",
         "global_scope_is_one_selection_over_all_batches",
         "random_rule_agrees_over_all_ranks_only_if_they_select_together",
         "unlike_batches_raise_on_every_rank",

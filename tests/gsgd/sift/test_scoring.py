@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import weakref
 
 import pytest
 
@@ -9,8 +10,10 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from torch import nn  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from gsgd import scores as score_functions  # noqa: E402
+from gsgd.sift import scoring  # noqa: E402
 from gsgd.sift.engine import is_causal  # noqa: E402
 from gsgd.sift.scoring import BY_NAME, positions_only, score_rows  # noqa: E402
 
@@ -65,6 +68,84 @@ def test_the_vocabulary_head_runs_on_labelled_positions_only(masked, kind, build
     assert widths == [int((batch["labels"] != -100).sum()), batch["labels"].numel()]
     rows = [0, 1, 3, 4, 5, 6, 7]
     torch.testing.assert_close(on_labelled[rows], on_all[rows], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 599, 1000, 10**9])
+@pytest.mark.parametrize("one", [*MASKED, *CAUSAL])
+def test_the_head_in_parts_gives_the_same_scores(one, at_once, build, make_batch, monkeypatch):
+    """A part of at most `at_once` logits at a time (of 100 words, so 5 positions in 599), and the base model once."""
+    model, batch = build(one, dropout=0.1, dtype="float64"), make_batch(one)
+    labels = batch["labels"][:, 1:] if one in CAUSAL else batch["labels"]
+    positions = int((labels != -100).sum())
+    functions = [score_functions.cross_entropy, score_functions.entropy, score_functions.margin]
+
+    def run(limit, kind):
+        monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", limit)
+        torch.manual_seed(3)  # the layers' dropout; the heads have none
+        return score(model, batch, one, kind=kind, mode="train", exit_layer=3)
+
+    whole = [run(10**9, kind) for kind in functions]
+    assert all(len(set(values.tolist())) == 8 for values in whole)
+    sizes, calls = [], []
+    head = model.get_output_embeddings() or model.cls.predictions.decoder
+    hooks = [
+        head.register_forward_hook(lambda module, inputs, output: sizes.append(output.numel())),
+        model.base_model.register_forward_hook(lambda *_: calls.append(1)),
+    ]
+    for kind, expected in zip(functions, whole, strict=True):
+        sizes.clear()
+        calls.clear()
+        torch.testing.assert_close(run(at_once, kind), expected, rtol=1e-12, atol=1e-12)
+        assert sum(sizes) == 100 * positions
+        assert max(sizes) <= max(at_once, 100)
+        assert len(sizes) == -(-positions // max(at_once // 100, 1))
+        assert len(calls) == 1
+    for hook in hooks:
+        hook.remove()
+    assert model.base_model is getattr(model, model.base_model_prefix)
+
+
+def test_logits_in_memory_are_bounded_by_the_parts(build, make_batch, monkeypatch):
+    """Every tensor as wide as the vocabulary is small, and they are gone before the next part has its own."""
+    model, batch = build("bert-mlm"), make_batch("bert-mlm", rows=16)
+    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 500)
+    alive, most = [], []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            output = function(*args, **(kwargs or {}))
+            made = output[0] if isinstance(output, (tuple, list)) else output
+            if isinstance(made, torch.Tensor) and made.shape[-1:] == (100,) and made.is_floating_point():
+                alive.append(weakref.ref(made.untyped_storage()))
+                storages = {found.data_ptr(): found.nbytes() for ref in alive if (found := ref()) is not None}
+                most.append(sum(storages.values()))
+            return output
+
+    weights = model.get_output_embeddings().weight
+    with Watch():
+        score(model, batch, "bert-mlm")
+    assert int((batch["labels"] != -100).sum()) > 40
+    # Logits, the labelled ones of them, and what the score makes of these: without the label, shifted, exponentiated.
+    # The head's weight shows transposed, as (32, 100).
+    assert max(most) <= 5 * 4 * 500 + weights.untyped_storage().nbytes()
+
+
+def test_a_head_that_reads_more_of_its_base_models_output(build, make_batch, monkeypatch):
+    """Whatever the base model returned beside the hidden states is there for every part."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=100, hidden_size=32, intermediate_size=32, num_hidden_layers=4, num_attention_heads=2,
+        num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=1, max_position_embeddings=32,
+        attention_dropout=0.0,
+    )  # fmt: skip
+    model, batch = MixtralForCausalLM(config).train(), make_batch("llama")
+    found = []
+    for limit in (10**9, 500):
+        monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", limit)
+        found.append(score(model, batch, "llama", exit_layer=4))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
 
 
 def test_pretraining_is_scored_by_its_masked_words_alone(build, make_batch):

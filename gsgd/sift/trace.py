@@ -1,0 +1,229 @@
+"""What a pass through a model computes from its batch, operation by operation, with where all arguments come from.
+
+`gsgd.sift.reuse` compares two passes by it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
+
+from gsgd.sift.rows import ATTENTION, Kind, by_name, parameters, tensors_in
+
+aten = torch.ops.aten
+
+_TRANSPARENT = frozenset({aten.detach, aten.alias, aten.lift_fresh})
+"""Autograd inserts these where it saves an output; they are no step of the computation."""
+_MADE_BY_SIZE = frozenset({aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full})
+"""Of their first argument these take the type only."""
+
+
+class Source(tuple):
+    """Where a tensor comes from.
+
+    ("input", name), ("step", n, output), ("constant", function, arguments, output) for what no input is part of, and
+    ("given", address, shape, strides, version) for weights, buffers and all that was there before. Of a single number
+    among the latter its value counts.
+    """
+
+    __slots__ = ()
+
+    @property
+    def of_batch(self) -> bool:
+        return self[0] in ("input", "step")
+
+
+@dataclass
+class Call:
+    """One operation on data that depend on the batch, or on chance.
+
+    Attributes:
+        function: the operation.
+        named, arguments: its arguments by name; and with tensors as their sources.
+        written: the tensors that it changes in place.
+        random: whether it draws.
+    """
+
+    function: Any
+    named: dict[str, Any]
+    arguments: dict[str, Any]
+    written: list[Tensor]
+    random: bool
+
+
+@dataclass
+class Step:
+    """One operation on data that depend on the batch, or on chance.
+
+    Attributes:
+        function, arguments: the operation; its arguments by name, with tensors as their sources.
+        kinds: of its outputs, see `gsgd.sift.rows`.
+        outputs: kept ones, or None where it is computed again.
+        versions: of the kept outputs; a later in-place operation would show in them.
+        absorbed: an in-place operation whose effect the kept output of the random step before it already has.
+        scalar: what it returned, if that was a Python number: the model may branch on it.
+    """
+
+    function: Any
+    arguments: dict[str, Any]
+    kinds: list[Kind]
+    outputs: tuple[Any, ...] | None = None
+    versions: tuple[int, ...] = ()
+    absorbed: bool = False
+    scalar: Any = None
+
+
+@dataclass
+class Segment:
+    """Operations on tensors with `rows` rows."""
+
+    rows: int
+    steps: list[Step] = field(default_factory=list)
+
+
+class Trace(TorchDispatchMode):
+    """Follows a pass; knows of every tensor where it came from.
+
+    Args:
+        inputs: the arguments of the model, by name; tensors with rows among them are what the batch is.
+    """
+
+    def __init__(self, inputs: Mapping[str, Any]):
+        super().__init__()
+        # By place in memory; the entry of a tensor that is gone has expired, whatever is at its address now.
+        self.sources: dict[tuple, tuple[StorageWeakRef, Source]] = {}
+        self.written: dict[int, tuple[StorageWeakRef, Source]] = {}
+        # What was given, and a copy. An address tells a tensor only as long as that is there: while a recording lasts.
+        self.held: dict[Source, tuple[Tensor, Tensor | None]] = {}
+        for name, value in inputs.items():
+            if isinstance(value, Tensor) and value.dim() > 0:
+                self.remember(value, Source(("input", name)))
+        self.active = False
+        self.paused = False
+        self.count = 0
+        self.prefix = 0
+
+    def enter(self) -> None:
+        if not self.active:
+            self.__enter__()
+            self.active = True
+
+    def leave(self) -> None:
+        """No more to see: a mode that is on costs time at every operation, and keeps torch.compile from its work."""
+        self.paused = True
+        if self.active and _get_current_dispatch_mode() is self:
+            self.__exit__(None, None, None)
+            self.active = False
+
+    def remember(self, value: Tensor, source: Source) -> None:
+        self.sources[_key(value)] = (StorageWeakRef(value.untyped_storage()), source)
+
+    def source(self, value: Any) -> Any:
+        """The source of a tensor, or of those in a list; what is no tensor stands for itself."""
+        if isinstance(value, (list, tuple)):
+            return tuple(self.source(entry) for entry in value)
+        if not isinstance(value, Tensor):
+            return value
+        known = alive(self.sources, _key(value))
+        if known is None and value.dim() == 0 and value.device.type == "cpu":
+            # A Python number, as a rule, which gets a tensor of its own in every pass.
+            known = Source(("given", value.dtype, repr(value.item())))
+        elif known is None:
+            version = None if value.is_inference() else value._version
+            known = Source(("given", value.data_ptr(), tuple(value.shape), value.stride(), version))
+            if known not in self.held:
+                self.held[known] = value, self.copy_of(value)
+        written = None if known.of_batch else alive(self.written, address(value))
+        if written is None or written is known:
+            return known
+        # A part of it, or all of it in another shape, has been written to.
+        return Source(("step", written[1], "memory") if written.of_batch else ("constant", "memory", (known, written)))
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        packet = function.overloadpacket
+        if self.paused:
+            return function(*args, **kwargs)
+        if other := [kind.__name__ for kind in types if kind not in (Tensor, nn.Parameter, nn.Buffer)]:
+            return self.end(f"{other[0]} is a tensor with operations of its own", function(*args, **kwargs))
+        if packet in _TRANSPARENT:
+            output = function(*args, **kwargs)
+            self.remember(output, self.source(args[0]))
+            return output
+        named = by_name(function, args, kwargs)
+        arguments = {name: self.source(value) for name, value in named.items()}
+        if packet in _MADE_BY_SIZE:
+            arguments["self"] = (named["self"].dtype, named["self"].device)
+        written = list(tensors_in([named[name] for name, _, writes in parameters(function) if writes]))
+        random = draws(function)
+        if random or of_batch(tuple(arguments.values())):
+            self.prefix = hash((self.prefix, function))
+            output = self.step(Call(function, named, arguments, written, random), args, kwargs)
+            source: tuple = ("step", self.count)
+            self.count += 1
+        else:
+            output = function(*args, **kwargs)
+            if written and all(self.source(target)[0] == "given" for target in written):
+                return output  # a buffer that is written to stays what it is: given
+            source = ("constant", function, arguments)
+        for number, made in enumerate(as_tuple(output)):
+            if isinstance(made, Tensor) and made.layout is torch.strided:
+                self.remember(made, Source((*source, number)))
+        for target in written:
+            now = alive(self.sources, _key(target)) or Source((*source, "memory"))
+            self.written[address(target)] = (StorageWeakRef(target.untyped_storage()), now)
+        return output
+
+    def copy_of(self, value: Tensor) -> Tensor | None:
+        """What is to be held of a given tensor, beside itself."""
+        return None
+
+    def step(self, call: Call, args: Any, kwargs: Any) -> Any:
+        """Carry out one operation on batch data."""
+        raise NotImplementedError
+
+    def end(self, reason: str, output: Any) -> Any:
+        """Share nothing from this operation on, of which this is the output."""
+        raise NotImplementedError
+
+    def new_segment(self, chosen: Tensor, indices: Tensor | None) -> None:
+        """Go on, with `chosen` as input."""
+        raise NotImplementedError
+
+
+@functools.cache
+def draws(function: Any) -> bool:
+    """Whether an operation is random; fused attention is only if its arguments say so, which is not looked at here."""
+    return torch.Tag.nondeterministic_seeded in function.tags and function.overloadpacket not in ATTENTION
+
+
+def alive(entries: Mapping[Any, tuple[StorageWeakRef, Any]], key: Any) -> Any:
+    """An entry of a tensor that still exists; else None."""
+    reference, found = entries.get(key, (None, None))
+    return None if reference is None or reference.expired() else found
+
+
+def _key(value: Tensor) -> tuple:
+    return value.data_ptr(), value.shape, value.stride(), value.dtype
+
+
+def address(value: Tensor) -> int:
+    return value.untyped_storage().data_ptr()
+
+
+def as_tuple(output: Any) -> tuple[Any, ...]:
+    return tuple(output) if isinstance(output, (tuple, list)) else (output,)
+
+
+def of_batch(sources: Sequence[Any]) -> bool:
+    return any(
+        entry.of_batch if isinstance(entry, Source) else isinstance(entry, tuple) and of_batch(entry)
+        for entry in sources
+    )
