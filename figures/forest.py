@@ -6,10 +6,34 @@ import math
 import textwrap
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from figures import style
 from figures.methods import look
+
+
+def panels(summaries: pd.DataFrame, above_in: float, headline_in: float = 0.0) -> tuple[Figure, np.ndarray, list[str]]:
+    """A figure with two panels for each comparison, as high as it has methods: (figure, axes (groups, 2), groups).
+
+    Args:
+        summaries: the table of that name.
+        above_in: inches of a row of panels beside its methods' own.
+        headline_in: inches for a headline over all of them.
+    """
+    groups = list(dict.fromkeys(summaries["group"]))
+    counts = [int((summaries["group"] == group).sum()) for group in groups]
+    figure, axes = style.new(
+        len(groups),
+        2,
+        width=style.DOUBLE_IN,
+        height=sum(0.21 * count + above_in for count in counts) + headline_in,
+        sharey="row",
+        gridspec_kw={"height_ratios": [0.21 * count + 0.4 for count in counts]},
+    )
+    return figure, axes, groups
 
 
 def rows(ax: Axes, methods: Sequence[str], means: Sequence[float], half_widths: Sequence[float]) -> None:

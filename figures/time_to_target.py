@@ -18,16 +18,7 @@ def draw(summaries: pd.DataFrame) -> Figure:
     Args:
         summaries: the table of that name.
     """
-    groups = list(dict.fromkeys(summaries["group"]))
-    counts = [int((summaries["group"] == group).sum()) for group in groups]
-    figure, axes = style.new(
-        len(groups),
-        2,
-        width=style.DOUBLE_IN,
-        height=sum(0.21 * count + 1.05 for count in counts),
-        sharey="row",
-        gridspec_kw={"height_ratios": [0.21 * count + 0.4 for count in counts]},
-    )
+    figure, axes, groups = forest.panels(summaries, 1.05)
     for panels, group in zip(axes, groups, strict=True):
         rows = summaries[summaries["group"] == group].set_index("method")
         rows = rows.loc[in_order(rows.index)]

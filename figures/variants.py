@@ -19,16 +19,7 @@ def draw(summaries: pd.DataFrame) -> Figure:
     Args:
         summaries: the table of that name.
     """
-    groups = list(dict.fromkeys(summaries["group"]))
-    counts = [int((summaries["group"] == group).sum()) for group in groups]
-    figure, axes = style.new(
-        len(groups),
-        2,
-        width=style.DOUBLE_IN,
-        height=sum(0.21 * count + 0.95 for count in counts) + 0.2,
-        sharey="row",
-        gridspec_kw={"height_ratios": [0.21 * count + 0.4 for count in counts]},
-    )
+    figure, axes, groups = forest.panels(summaries, 0.95, headline_in=0.2)
     style.headline(figure, "Final validation accuracy against the baseline and against random rows, 95% intervals")
     for panels, group in zip(axes, groups, strict=True):
         rows = in_rows(summaries[summaries["group"] == group])

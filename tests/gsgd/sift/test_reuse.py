@@ -95,10 +95,11 @@ def assert_equal_gradients(found, wanted, tolerance):
 
 
 @pytest.fixture
-def two_passes(truncated, row_scores):
-    """two_passes(model, batch, stack, exit_layer, keep, causal) -> (loss, gradients, kept rows)."""
+def two_passes(truncated, row_scores, stack_of):
+    """two_passes(model, batch, architecture, exit_layer, keep) -> (loss, gradients, kept rows)."""
 
-    def run(model, batch, stack, exit_layer, keep=4, causal=False):
+    def run(model, batch, architecture, exit_layer, keep=4):
+        stack, causal = stack_of(architecture), architecture in CAUSAL
         with pytest.MonkeyPatch.context() as patch:
             draws = Draws(patch)
             short = truncated(model, stack, exit_layer)
@@ -138,19 +139,6 @@ class Computed(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-STACK_OF = {
-    "bert-mlm": "bert.encoder.layer",
-    "bert-pretraining": "bert.encoder.layer",
-    "bert-classifier": "bert.encoder.layer",
-    "roberta": "roberta.encoder.layer",
-    "distilbert": "distilbert.transformer.layer",
-    "modernbert": "model.layers",
-    "gpt2": "transformer.h",
-    "llama": "model.layers",
-    "vit": "vit.layers",
-}
-
-
 CAUSAL = ("gpt2", "llama")
 
 
@@ -170,7 +158,7 @@ def test_loss_and_gradients_are_those_of_two_passes(
     sift = Sift(model, exit_layer=exit_layer)
     for seed in range(3):  # the first replay compares, later ones do not
         torch.manual_seed(seed)
-        loss, wanted, kept = two_passes(reference, batch, STACK_OF[name], exit_layer, causal=name in CAUSAL)
+        loss, wanted, kept = two_passes(reference, batch, name, exit_layer)
         torch.manual_seed(seed)
         model.zero_grad()
         with Computed() as computed:
@@ -196,7 +184,7 @@ def test_float32_and_autocast_up_to_the_kernels_rounding(dtype, one, build, make
     for seed in range(2):
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
             torch.manual_seed(seed)
-            loss, wanted, kept = two_passes(reference, batch, STACK_OF[one], 3, causal=one in CAUSAL)
+            loss, wanted, kept = two_passes(reference, batch, one, 3)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
             torch.manual_seed(seed)
             model.zero_grad()
@@ -217,7 +205,7 @@ def test_labelled_head(one, exit_layer, build, make_batch, two_passes, warnings_
     sift = Sift(model, exit_layer=exit_layer, labelled_head=True)
     for seed in range(3):
         torch.manual_seed(seed)
-        loss, wanted, kept = two_passes(reference, batch, STACK_OF[one], exit_layer)
+        loss, wanted, kept = two_passes(reference, batch, one, exit_layer)
         torch.manual_seed(seed)
         model.zero_grad()
         rows = sift.choose(batch)
@@ -242,7 +230,7 @@ def test_ten_optimizer_steps_give_the_same_weights(build, make_batch, two_passes
     for step in range(10):
         batch = make_batch("bert-mlm", seed=step)
         torch.manual_seed(step)
-        two_passes(reference, batch, STACK_OF["bert-mlm"], 2)
+        two_passes(reference, batch, "bert-mlm", 2)
         torch.manual_seed(step)
         model.zero_grad()
         sift(**batch).loss.backward()
@@ -270,7 +258,7 @@ def test_padding_in_the_gross_batch_and_not_in_the_kept_rows(
         with pytest.MonkeyPatch.context() as patch:
             # The same rows, whatever the reference's scores.
             patch.setattr(torch.Tensor, "topk", lambda self, k: types.SimpleNamespace(indices=rows))
-            loss, wanted, _ = two_passes(reference, batch, STACK_OF[one], 2, causal=one in CAUSAL)
+            loss, wanted, _ = two_passes(reference, batch, one, 2)
         torch.manual_seed(seed)
         model.zero_grad()
         chosen = sift.choose(batch)
