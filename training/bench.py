@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from gsgd.results import command_line, provenance, write_json
+from training.cli import refuse
 
 EXAMPLES = """\
 examples:
@@ -74,9 +74,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return _main(options)
     except (ValueError, ModuleNotFoundError) as error:
-        hint = " (pip install 'gsgd[train]')" if isinstance(error, ModuleNotFoundError) else ""
-        print(f"gsgd bench step: {error}{hint}", file=sys.stderr)
-        return 2
+        return refuse("bench step", error)
 
 
 def _main(options: argparse.Namespace) -> int:

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return _train(options, rest)
     except (ValueError, ModuleNotFoundError) as error:
-        return _refuse(error)
+        return refuse("train", error)
 
 
 def _train(options: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -146,9 +146,10 @@ def _list_keys(task: str) -> int:
     return 0
 
 
-def _refuse(error: Exception) -> int:
+def refuse(command: str, error: Exception) -> int:
+    """Say on standard error why `gsgd COMMAND` cannot be carried out; returns the exit code, 2."""
     # Of several processes one speaks.
     if os.environ.get("RANK", "0") == "0":
         hint = " (pip install 'gsgd[train]')" if isinstance(error, ModuleNotFoundError) else ""
-        print(f"gsgd train: {error}{hint}", file=sys.stderr)
+        print(f"gsgd {command}: {error}{hint}", file=sys.stderr)
     return 2

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+
+from training.cli import parse_values, refuse
 
 if TYPE_CHECKING:
     from training.compare import Comparison
@@ -69,16 +69,11 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return _compare(options, rest)
     except (ValueError, ModuleNotFoundError) as error:
-        # Of several processes one speaks.
-        if os.environ.get("RANK", "0") == "0":
-            hint = " (pip install 'gsgd[train]')" if isinstance(error, ModuleNotFoundError) else ""
-            print(f"gsgd compare: {error}{hint}", file=sys.stderr)
-        return 2
+        return refuse("compare", error)
 
 
 def _compare(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from training import config as configs
-    from training.cli import parse_values
     from training.compare import compare, parse_contender, parse_sweep
     from training.display import Display
     from training.run import make_accelerator
