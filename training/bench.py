@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from gsgd.memory import keep_freed_memory
 from gsgd.results import command_line, provenance, write_json
 from training.cli import refuse
 
@@ -178,6 +179,8 @@ def measure(
     from gsgd.sift.batch import take_rows
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_freed_memory()  # as in training
     model = model.to(device).train()
     batch = {name: value.to(device) for name, value in batch.items()}
     common: dict[str, Any] = {"labelled_head": batch["labels"].dim() > 1, "keep": keep, "batchnorm": batchnorm}

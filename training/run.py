@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
+from gsgd.memory import keep_freed_memory
 from gsgd.results import command_line, provenance
 from training import checkpoint
 from training.budget import StepCosts, parse_budget, seconds_of, steps_within
@@ -126,6 +127,8 @@ def make_accelerator(config: Config) -> Accelerator:
     """The process's accelerator: device, ranks and precision; ACCELERATE_USE_CPU=true keeps it off a GPU."""
     # Several processes without a GPU would each take themselves for the only one, if accelerate were not told.
     alone = not torch.accelerator.is_available()
+    if alone:
+        keep_freed_memory()
     precision = config.training.precision
     return Accelerator(
         mixed_precision=precision, step_scheduler_with_optimizer=False, **({"cpu": True} if alone else {})

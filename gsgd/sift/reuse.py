@@ -45,12 +45,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gsgd.sift.batchnorm import Statistics
 from gsgd.sift.rows import ATTENTION, BATCHNORM, Kind, by_name, cut, is_cuttable, results_by_rows, row_axis, tensors_in
-from gsgd.sift.trace import Call, Segment, Source, Step, Trace, address, alive, as_tuple, draws, of_batch
+from gsgd.sift.trace import (
+    Call,
+    Segment,
+    Source,
+    Step,
+    StorageReference,
+    Trace,
+    address,
+    alive,
+    as_tuple,
+    draws,
+    of_batch,
+    storage_of,
+)
 
 logger = logging.getLogger(__name__)
 aten = torch.ops.aten
@@ -186,7 +198,7 @@ class _Record(Trace):
         recording.segments = [Segment(rows)]
         self.kinds: dict[Source, Kind] = {}
         self.mixed_by: dict[Source, Any] = {}
-        self.spoilt: dict[int, tuple[StorageWeakRef, bool]] = {}
+        self.spoilt: dict[int, tuple[StorageReference, bool]] = {}
         self.kept: dict[int, Step] = {}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -249,7 +261,7 @@ class _Record(Trace):
             known = [self.mixed_by.get(source) for source in sources if source.of_batch]
             blame = next((function for function in known if function is not None), call.function)
             for target in call.written:
-                self.spoilt[address(target)] = (StorageWeakRef(target.untyped_storage()), True)
+                self.spoilt[address(target)] = (storage_of(target), True)
         for number, kind in enumerate(kinds):
             self.kinds[Source(("step", self.count, number))] = kind
             if kind is False:

@@ -6,18 +6,20 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
 from gsgd.sift.rows import ATTENTION, Kind, by_name, parameters, tensors_in
 
 aten = torch.ops.aten
+
+StorageReference = weakref.ref[torch.UntypedStorage]
 
 _TRANSPARENT = frozenset({aten.detach, aten.alias, aten.lift_fresh})
 """Autograd inserts these where it saves an output; they are no step of the computation."""
@@ -98,8 +100,8 @@ class Trace(TorchDispatchMode):
     def __init__(self, inputs: Mapping[str, Any]):
         super().__init__()
         # By place in memory; the entry of a tensor that is gone has expired, whatever is at its address now.
-        self.sources: dict[tuple, tuple[StorageWeakRef, Source]] = {}
-        self.written: dict[int, tuple[StorageWeakRef, Source]] = {}
+        self.sources: dict[tuple, tuple[StorageReference, Source]] = {}
+        self.written: dict[int, tuple[StorageReference, Source]] = {}
         # What was given, and a copy. An address tells a tensor only as long as that is there: while a recording lasts.
         self.held: dict[Source, tuple[Tensor, Tensor | None]] = {}
         for name, value in inputs.items():
@@ -123,7 +125,7 @@ class Trace(TorchDispatchMode):
             self.active = False
 
     def remember(self, value: Tensor, source: Source) -> None:
-        self.sources[_key(value)] = (StorageWeakRef(value.untyped_storage()), source)
+        self.sources[_key(value)] = (storage_of(value), source)
 
     def source(self, value: Any) -> Any:
         """The source of a tensor, or of those in a list; what is no tensor stands for itself."""
@@ -178,7 +180,7 @@ class Trace(TorchDispatchMode):
                 self.remember(made, Source((*source, number)))
         for target in written:
             now = alive(self.sources, _key(target)) or Source((*source, "memory"))
-            self.written[address(target)] = (StorageWeakRef(target.untyped_storage()), now)
+            self.written[address(target)] = (storage_of(target), now)
         return output
 
     def copy_of(self, value: Tensor) -> Tensor | None:
@@ -204,10 +206,15 @@ def draws(function: Any) -> bool:
     return torch.Tag.nondeterministic_seeded in function.tags and function.overloadpacket not in ATTENTION
 
 
-def alive(entries: Mapping[Any, tuple[StorageWeakRef, Any]], key: Any) -> Any:
+def storage_of(value: Tensor) -> StorageReference:
+    """A weak reference to a tensor's memory, which lives as long as any tensor on it."""
+    return weakref.ref(value.untyped_storage())
+
+
+def alive(entries: Mapping[Any, tuple[StorageReference, Any]], key: Any) -> Any:
     """An entry of a tensor that still exists; else None."""
     reference, found = entries.get(key, (None, None))
-    return None if reference is None or reference.expired() else found
+    return None if reference is None or reference() is None else found
 
 
 def _key(value: Tensor) -> tuple:
