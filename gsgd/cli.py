@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from gsgd import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "reproduce": ("gsgd.reproduce.cli", "all of it, resumable: checks, small comparisons, figures, the report"),
     "verify": ("theory.cli", "check every statement of the paper and print what holds, and how tightly"),
     "train": ("training.cli", "train BERT or ResNet, with or without selection, by a configuration"),
     "compare": ("training.cli_compare", "train several methods on one budget and report with intervals"),
     "figures": ("figures.cli", "draw figures and tables from recorded results, with the paper's numbers beside ours"),
+    "report": ("figures.report.cli", "make one page of all recorded results: statements, errata, figures and runs"),
     "bench step": ("training.bench", "measure what selection adds to a training step, beside its arithmetic"),
     "bench simulation": ("gsgd.bench", "measure simulation speed against the alternatives"),
 }
@@ -36,6 +38,7 @@ def usage() -> str:
             *lines,
             "",
             "examples:",
+            "  gsgd reproduce                        all of it, under six minutes on two cores",
             "  gsgd verify                           all statements, about twenty seconds on two cores",
             '  gsgd verify --only "Theorem 5.7"      one statement',
             "  gsgd verify --list                    what would be checked",

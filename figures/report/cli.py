@@ -1,0 +1,63 @@
+"""`gsgd report`: one page of all recorded results."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+FILE = "report.html"
+EXAMPLES = """\
+examples:
+  gsgd report                                 all that results/ has, as results/report.html
+  gsgd report --results runs/ --out site/     other results, as site/report.html
+
+Results come from `gsgd verify` (the theory's), `gsgd train` and `gsgd compare`; any of them may be missing. The page
+is one file that asks nothing of the network: a summary, every check with status, claim and slack to be sorted and
+filtered, the sentences of the print that are wrong, all figures and tables, and the runs that made them. The same
+results make the same page, byte for byte.
+
+exit code: 0 when the page was written, 2 for bad usage and for missing or malformed results
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `gsgd report`."""
+    result = argparse.ArgumentParser(
+        prog="gsgd report",
+        description="Make one self-contained page of HTML of recorded results.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    result.add_argument("--out", type=Path, metavar="DIR", help="default: the folder of the results")
+    return result
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`gsgd report`: returns 0 when the page was written, 2 for bad usage and for missing or malformed results."""
+    options = parser().parse_args(arguments)
+    try:
+        path = _report(options.results, options.out or options.results)
+    except (ValueError, ModuleNotFoundError, OSError) as error:
+        hint = " (pip install 'gsgd[figures]')" if isinstance(error, ModuleNotFoundError) else ""
+        print(f"gsgd report: {error}{hint}", file=sys.stderr)
+        return 2
+    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    print(path.resolve().as_uri())
+    return 0
+
+
+def _report(results: Path, out: Path) -> Path:
+    from figures import write
+    from figures.report import page
+
+    if not results.is_dir():
+        raise ValueError(f"there is no folder {results}: gsgd verify, gsgd train and gsgd compare write results")
+    text = page.make(results, _progress)
+    return write.write_whole(out / FILE, text.encode("utf-8", "backslashreplace"))
+
+
+def _progress(number: int, count: int, name: str, seconds: float) -> None:
+    print(f"[{number:2}/{count}] {name:18} {seconds:4.1f} s", file=sys.stderr, flush=True)
