@@ -38,8 +38,8 @@ import contextlib
 import functools
 import logging
 import weakref
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +48,19 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gsgd.sift.batchnorm import Statistics
-from gsgd.sift.rows import ATTENTION, BATCHNORM, Kind, by_name, cut, is_cuttable, results_by_rows, row_axis, tensors_in
+from gsgd.sift.replay import Replay
+from gsgd.sift.rows import (
+    ATTENTION,
+    BATCHNORM,
+    SOFTMAX,
+    VIEWS,
+    Kind,
+    by_name,
+    is_cuttable,
+    results_by_rows,
+    row_axis,
+    tensors_in,
+)
 from gsgd.sift.trace import (
     Call,
     Segment,
@@ -59,25 +71,21 @@ from gsgd.sift.trace import (
     address,
     alive,
     as_tuple,
-    draws,
-    of_batch,
+    facts_of,
+    numbers_in,
     storage_of,
 )
 
 logger = logging.getLogger(__name__)
 aten = torch.ops.aten
 
-COSTLY = ATTENTION | {
-    *(aten.addmm, aten.mm, aten.bmm, aten.baddbmm, aten.convolution),
-    *(aten._safe_softmax, aten._softmax, aten.native_layer_norm, aten.gelu),
-}
-"""Operations whose outputs are kept: computing them costs more than copying their rows."""
-_ABOUT_A_MASK = frozenset({aten.all, aten.any, aten.sum, aten.eq, aten.ne, aten.logical_not, aten._to_copy, aten.view})
+COSTLY = ATTENTION | SOFTMAX | {aten.addmm, aten.mm, aten.bmm, aten.baddbmm, aten.convolution}
+"""Operations whose outputs are kept: computing them costs more than copying their rows.
+
+Norms and activations are computed again: they read and write no more than a copy does.
+"""
 _SMALL = 2**16
 """Entries of a buffer that is compared by its values, where it has been written to between the passes."""
-_SIZES = frozenset({"size", "shape", "repeats"})
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-"""Of the first replay's comparison, relative to the largest entry: rounding passes, other rows do not."""
 
 
 @dataclass
@@ -141,7 +149,7 @@ class Recording:
             indices: (k,), rows of the gross batch.
             layer: as in `record`.
         """
-        mode = _Replay(self, inputs, indices)
+        mode = Replay(self, inputs, indices)
         if self.outdated:
             mode.end("the weights have changed since the rows were scored", None)
         try:
@@ -200,6 +208,9 @@ class _Record(Trace):
         self.mixed_by: dict[Source, Any] = {}
         self.spoilt: dict[int, tuple[StorageReference, bool]] = {}
         self.kept: dict[int, Step] = {}
+        self.steps: list[Step] = []
+        self.readers: Counter[int] = Counter()
+        self.spared: dict[int, list[Step]] = {}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = super().__torch_dispatch__(function, types, args, kwargs)
@@ -224,7 +235,7 @@ class _Record(Trace):
             return self.end("BatchNorm normalises the kept rows by their own statistics", output)
         if packet in ATTENTION and named["dropout_p"]:
             return self.end(f"the dropout masks inside {packet} cannot be cut into rows", output)
-        step = Step(function, call.arguments, results_by_rows(function, named, outputs, rows, self.kind))
+        step = Step(function, call.arguments, results_by_rows(function, named, outputs, rows, _remembered(self.kind)))
         if call.random and step.kinds[0] is None and row_axis(outputs[0].shape, rows) is not None:
             # Drawn by size: one for each row, it seems. Replaying sees whether the size follows the number of rows.
             step.kinds = [True]
@@ -235,7 +246,7 @@ class _Record(Trace):
             before = self.kept.get(address(target))
             if before is None:
                 continue
-            if not draws(before.function):
+            if not facts_of(before.function).random:
                 before.outputs = None
             elif packet is aten.div_ and steps[-1] is before:
                 step.absorbed = True
@@ -250,8 +261,34 @@ class _Record(Trace):
                 say_once(f"what follows {blame} is computed in both passes, because it may mix rows")
         if isinstance(output, (bool, int, float)):
             step.scalar = output
+        step.like_first = bool(args) and _alike(args[0], output)
         steps.append(step)
+        self.steps.append(step)
+        for number in numbers_in(tuple(call.arguments.values())):
+            self.readers[number] += 1
+            if self.readers[number] > 1 and number in self.spared:
+                for other in self.spared[number]:
+                    other.spared = False
+        if packet in SOFTMAX and step.outputs is not None:
+            self.spare(call.arguments["self"])
         return output
+
+    def spare(self, source: Source) -> None:
+        """Let go of a product that only softmax reads: autograd saves what softmax returns, not what it is given."""
+        passed: list[int] = []
+        while source[0] == "step" and self.readers[source[1]] == 1:
+            made = self.steps[source[1]]
+            packet = made.function.overloadpacket
+            passed.append(source[1])
+            if packet is aten.bmm and made.outputs is not None:
+                made.outputs = None
+                chain = [self.steps[number] for number in passed]
+                for step in chain:
+                    step.spared = step.function.overloadpacket not in VIEWS
+                self.spared.update(dict.fromkeys(passed, chain))
+            if packet not in VIEWS and not (made.like_first and _forgets_its_input(made)):
+                return
+            source = made.arguments["self"]
 
     def learn(self, call: Call, kinds: list[Kind]) -> Any:
         """Remember the kinds of an operation's outputs; returns which operation made them no longer by rows."""
@@ -274,11 +311,11 @@ class _Record(Trace):
 
     def kind(self, tensor: Tensor) -> Kind:
         source = self.source(tensor)
-        if alive(self.spoilt, address(tensor)) is not None:
+        if self.spoilt and alive(self.spoilt, address(tensor)) is not None:
             return False
-        if source[0] == "input":
-            return True
-        return self.kinds.get(source, False) if source.of_batch else None
+        if source[0] == "step":
+            return self.kinds.get(source, False)
+        return True if source[0] == "input" else None
 
     def keep(self, step: Step, outputs: tuple[Any, ...], rows: int) -> bool:
         """Keep the outputs if they can be cut into rows, or are the same for all of them."""
@@ -307,143 +344,29 @@ class _Record(Trace):
             self.enter()
 
 
-class _Replay(Trace):
-    def __init__(self, recording: Recording, inputs: Mapping[str, Any], indices: Tensor):
-        super().__init__(inputs)
-        self.recording = recording
-        self.inputs = inputs
-        self.indices = indices
-        self.segment = 0
-        self.position = 0
-        self.compared: dict[tuple[int, int], tuple[Any, Any, bool]] = {}
-        self.ended: str | None = None
+def _remembered(kind: Callable[[Tensor], Kind]) -> Callable[[Tensor], Kind]:
+    """For the length of one operation, whose arguments are asked about several times."""
+    known: dict[int, Kind] = {}
 
-    def step(self, call: Call, args: Any, kwargs: Any) -> Any:
-        function, steps = call.function, self.recording.segments[self.segment].steps
-        if self.position == len(steps):
-            self.paused = True
-            return function(*args, **kwargs)
-        recorded = steps[self.position]
-        if (difference := self.difference(recorded, call)) is not None:
-            return self.end(difference, function(*args, **kwargs))
-        self.position += 1
-        if recorded.absorbed:
-            return args[0]
-        outputs, recorded.outputs = recorded.outputs, None
-        if outputs is not None and recorded.versions != tuple(t._version for t in outputs if isinstance(t, Tensor)):
-            outputs = None
-        if outputs is None or not torch.is_grad_enabled():
-            if call.random:
-                return self.end(f"the draws of {function} cannot be had again", function(*args, **kwargs))
-            return self.check(recorded, function(*args, **kwargs))
-        rows = self.recording.segments[self.segment].rows
-        pairs = zip(outputs, recorded.kinds, strict=True)
-        handed = [cut(made, rows, self.indices) if kind else made for made, kind in pairs]
-        if call.written:
-            return call.written[0].copy_(handed[0])
-        if not call.random and self.prefix not in self.recording.trust.checked:
-            actual = function(*args, **kwargs)
-            if not _close(as_tuple(actual)[0], handed[0]):
-                self.recording.trust.mixing.add(self.prefix)
-                return self.end(f"{function} of some rows is not those rows of the gross batch's", actual)
-            self.recording.trust.checked.add(self.prefix)
-        return handed[0] if len(handed) == 1 else tuple(handed)
+    def answer(tensor: Tensor) -> Kind:
+        if id(tensor) not in known:
+            known[id(tensor)] = kind(tensor)
+        return known[id(tensor)]
 
-    def check(self, recorded: Step, output: Any) -> Any:
-        """The output of what is computed in both passes; of numbers, that they are the same."""
-        if recorded.scalar is None or recorded.scalar == output:
-            return output
-        if self.says_no_padding(recorded):
-            # The gross batch has padding and the kept rows have none: with a mask they come out the same.
-            return recorded.scalar
-        return self.end(f"{recorded.function} gives {output}, and {recorded.scalar} for the gross batch", output)
-
-    def difference(self, recorded: Step, call: Call) -> str | None:
-        """Why this operation is not the recorded one; None if it is."""
-        if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
-            return "hooks on saved tensors, as of activation checkpointing, may compute again in the backward pass"
-        function, packet, names = call.function, call.function.overloadpacket, list(recorded.arguments)
-        if packet in BATCHNORM and recorded.function.overloadpacket in BATCHNORM:
-            if call.named.get("training", True):
-                return "BatchNorm normalises the kept rows by their own statistics"
-            names = ["input", "weight", "bias"]  # one of them takes its statistics as arguments
-        elif recorded.function is not function:
-            return f"{function} where the gross batch had {recorded.function}"
-        mixed = True not in recorded.kinds and False in recorded.kinds
-        for name in names:
-            one, two = recorded.arguments[name], call.arguments[name]
-            # What is not by rows is not handed out, nor is what follows it: it may heed the number of rows.
-            if not self.same(one, two, function, name) and not (mixed and type(one) is type(two) is int):
-                return f"{function} has another {name} than with the gross batch"
-        gross, kept = self.recording.segments[self.segment].rows, len(self.indices)
-        by_size = call.random and recorded.kinds[0] and not of_batch(tuple(recorded.arguments.values()))
-        if by_size and gross != kept and recorded.arguments == call.arguments:
-            return f"{function} draws no more for the gross batch than for the kept rows"
-        return None
-
-    def same(self, gross: Any, kept: Any, function: Any, name: str) -> bool:
-        """Whether two arguments are alike, but for the number of rows in sizes."""
-        if type(gross) is not type(kept):
-            return False
-        rows, count = self.recording.segments[self.segment].rows, len(self.indices)
-        if isinstance(gross, Source) and gross[0] == "constant" == kept[0]:
-            known = self.compared.get((id(gross), id(kept)))
-            if known is None:
-                (_, one, arguments, *rest), (_, two, others, *more) = gross, kept
-                alike = one is two and rest == more
-                if alike and isinstance(arguments, dict):
-                    alike = all(self.same(value, others[key], one, key) for key, value in arguments.items())
-                else:
-                    alike = alike and self.same(arguments, others, one, "")
-                # With both of them, so that nothing else gets their identities.
-                known = self.compared[id(gross), id(kept)] = (gross, kept, alike)
-            return known[2]
-        if isinstance(gross, Source):
-            if gross[0] == "given" and gross[:-1] == kept[:-1] and gross != kept:
-                now, before = self.recording.held.get(gross, (None, None))
-                return now is not None and before is not None and torch.equal(now, before)
-            return bool(gross == kept)
-        if isinstance(gross, tuple):
-            scaled = next((n for n, size in enumerate(gross) if size != 1), None) if name in _SIZES else None
-            return len(gross) == len(kept) and all(
-                self.same(one, two, function, "") or (number == scaled and one * count == two * rows)
-                for number, (one, two) in enumerate(zip(gross, kept, strict=True))
-            )
-        if (function.overloadpacket, name) in ((aten.arange, "end"), (aten.native_group_norm, "N")):
-            return gross == kept or (gross, kept) == (rows, count)
-        return bool(gross == kept)
-
-    def says_no_padding(self, recorded: Step) -> bool:
-        """Whether the number that the model branches on says of an input mask only that it masks nothing."""
-        source, steps = recorded.arguments.get("self"), self.recording.segments[0].steps
-        while isinstance(source, Source) and source[0] == "step" and source[1] < len(steps):
-            made = steps[source[1]]
-            if made.function.overloadpacket not in _ABOUT_A_MASK:
-                return False
-            source = made.arguments["self"]
-        if not isinstance(source, Source) or source[0] != "input" or not source[1].endswith("mask"):
-            return False
-        return bool((self.inputs[source[1]] == 1).all())
-
-    def end(self, reason: str, output: Any) -> Any:
-        self.ended = reason
-        self.paused = True
-        return output
-
-    def new_segment(self, chosen: Tensor, indices: Tensor | None) -> None:
-        done = self.position == len(self.recording.segments[self.segment].steps)
-        if self.ended is None and done and self.segment + 1 < len(self.recording.segments) and indices is not None:
-            self.remember(chosen, Source(("input", "positions")))
-            self.indices, self.segment, self.position = indices, self.segment + 1, 0
-            self.paused = False
-            self.enter()
+    return answer
 
 
-def _close(actual: Tensor, rows: Tensor) -> bool:
-    if actual.shape != rows.shape or actual.dtype != rows.dtype:
+def _forgets_its_input(step: Step) -> bool:
+    """Whether autograd has no need of the first argument's values: of a sum, or a multiple by a number."""
+    packet = step.function.overloadpacket
+    by_number = packet in (aten.mul, aten.div) and isinstance(step.arguments["other"], (int, float))
+    return by_number or packet is aten.add
+
+
+def _alike(first: Any, output: Any) -> bool:
+    if not isinstance(first, Tensor) or not isinstance(output, Tensor):
         return False
-    scale = float(actual.nan_to_num(0.0, 0.0, 0.0).abs().amax())
-    return torch.allclose(actual, rows, rtol=0, atol=_TOLERANCE.get(actual.dtype, 0) * scale, equal_nan=True)
+    return first.shape == output.shape and first.dtype == output.dtype
 
 
 def _outdate(recording: weakref.ref[Recording], *_: Any) -> None:

@@ -29,12 +29,16 @@ _POINTWISE = frozenset(
 """Beside what torch tags as such: entry by entry, with broadcasting."""
 _RESHAPING = frozenset({aten.view, aten._unsafe_view, aten.unsqueeze, aten.squeeze})
 """The same entries in the same order."""
+VIEWS = frozenset({aten.view, aten._unsafe_view, aten.expand, aten.squeeze, aten.unsqueeze})
+"""They share the memory of their first argument, entry by entry."""
+SOFTMAX = frozenset({aten._softmax, aten._safe_softmax})
 _PERMUTING = frozenset({aten.permute, aten.transpose, aten.t})
 _ALONG = frozenset(
     {
         *(aten.sum, aten.mean, aten.amax, aten.amin, aten.max, aten.min, aten.argmax, aten.argmin, aten.any, aten.all),
         *(aten.var, aten.std, aten.var_mean, aten.logsumexp, aten.linalg_vector_norm, aten.cumsum, aten.prod),
-        *(aten._softmax, aten._safe_softmax, aten._log_softmax, aten.sort, aten.topk, aten.gather, aten.cat),
+        *SOFTMAX,
+        *(aten._log_softmax, aten.sort, aten.topk, aten.gather, aten.cat),
         *(aten.stack, aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind, aten.flip, aten.roll),
     }
 )
@@ -97,10 +101,15 @@ def parameters(function: Any) -> tuple[tuple[str, Any, bool], ...]:
 
 def by_name(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a call by the names of their parameters, defaults included."""
-    named = {name: default for name, default, _ in parameters(function)}
+    named = dict(_defaults(function))
     named.update(zip(named, args, strict=False))
     named.update(kwargs)
     return named
+
+
+@functools.cache
+def _defaults(function: Any) -> dict[str, Any]:
+    return {name: default for name, default, _ in parameters(function)}
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,10 @@ _MADE_BY_SIZE = frozenset({aten.new_empty, aten.new_zeros, aten.new_ones, aten.n
 """Of their first argument these take the type only."""
 
 
+_OF_BATCH = ("input", "step")
+_PLAIN = frozenset({Tensor, nn.Parameter, nn.Buffer})
+
+
 class Source(tuple):
     """Where a tensor comes from.
 
@@ -39,7 +43,7 @@ class Source(tuple):
 
     @property
     def of_batch(self) -> bool:
-        return self[0] in ("input", "step")
+        return self[0] in _OF_BATCH
 
 
 @dataclass
@@ -71,6 +75,8 @@ class Step:
         versions: of the kept outputs; a later in-place operation would show in them.
         absorbed: an in-place operation whose effect the kept output of the random step before it already has.
         scalar: what it returned, if that was a Python number: the model may branch on it.
+        spared: nothing but a kept operation reads what it returned, so that its values need not be there.
+        like_first: whether it returned a tensor of its first argument's shape and type.
     """
 
     function: Any
@@ -80,6 +86,8 @@ class Step:
     versions: tuple[int, ...] = ()
     absorbed: bool = False
     scalar: Any = None
+    spared: bool = False
+    like_first: bool = False
 
 
 @dataclass
@@ -129,11 +137,11 @@ class Trace(TorchDispatchMode):
 
     def source(self, value: Any) -> Any:
         """The source of a tensor, or of those in a list; what is no tensor stands for itself."""
-        if isinstance(value, (list, tuple)):
-            return tuple(self.source(entry) for entry in value)
         if not isinstance(value, Tensor):
-            return value
+            return tuple(map(self.source, value)) if isinstance(value, (list, tuple)) else value
         known = alive(self.sources, _key(value))
+        if known is not None and known[0] in _OF_BATCH:
+            return known
         if known is None and value.dim() == 0 and value.device.type == "cpu":
             # A Python number, as a rule, which gets a tensor of its own in every pass.
             known = Source(("given", value.dtype, repr(value.item())))
@@ -142,7 +150,7 @@ class Trace(TorchDispatchMode):
             known = Source(("given", value.data_ptr(), tuple(value.shape), value.stride(), version))
             if known not in self.held:
                 self.held[known] = value, self.copy_of(value)
-        written = None if known.of_batch else alive(self.written, address(value))
+        written = alive(self.written, address(value)) if self.written else None
         if written is None or written is known:
             return known
         # A part of it, or all of it in another shape, has been written to.
@@ -150,24 +158,25 @@ class Trace(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        packet = function.overloadpacket
         if self.paused:
             return function(*args, **kwargs)
-        if other := [kind.__name__ for kind in types if kind not in (Tensor, nn.Parameter, nn.Buffer)]:
-            return self.end(f"{other[0]} is a tensor with operations of its own", function(*args, **kwargs))
-        if packet in _TRANSPARENT:
+        for kind in types:
+            if kind not in _PLAIN:
+                reason = f"{kind.__name__} is a tensor with operations of its own"
+                return self.end(reason, function(*args, **kwargs))
+        facts = facts_of(function)
+        if facts.transparent:
             output = function(*args, **kwargs)
             self.remember(output, self.source(args[0]))
             return output
         named = by_name(function, args, kwargs)
         arguments = {name: self.source(value) for name, value in named.items()}
-        if packet in _MADE_BY_SIZE:
+        if facts.made_by_size:
             arguments["self"] = (named["self"].dtype, named["self"].device)
-        written = list(tensors_in([named[name] for name, _, writes in parameters(function) if writes]))
-        random = draws(function)
-        if random or of_batch(tuple(arguments.values())):
-            self.prefix = hash((self.prefix, function))
-            output = self.step(Call(function, named, arguments, written, random), args, kwargs)
+        written = list(tensors_in([named[name] for name in facts.writes])) if facts.writes else []
+        if facts.random or of_batch(tuple(arguments.values())):
+            self.prefix = hash((self.prefix, facts.number))
+            output = self.step(Call(function, named, arguments, written, facts.random), args, kwargs)
             source: tuple = ("step", self.count)
             self.count += 1
         else:
@@ -200,10 +209,34 @@ class Trace(TorchDispatchMode):
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What is always so of an operation; looked up once, because hashing one takes as long as the rest.
+
+    Attributes:
+        number: tells it from others in this process.
+        writes: names of the parameters that it changes.
+        random: whether it draws; fused attention does only if its arguments say so, which is not looked at here.
+        transparent, made_by_size: see _TRANSPARENT and _MADE_BY_SIZE.
+    """
+
+    number: int
+    writes: tuple[str, ...]
+    random: bool
+    transparent: bool
+    made_by_size: bool
+
+
 @functools.cache
-def draws(function: Any) -> bool:
-    """Whether an operation is random; fused attention is only if its arguments say so, which is not looked at here."""
-    return torch.Tag.nondeterministic_seeded in function.tags and function.overloadpacket not in ATTENTION
+def facts_of(function: Any) -> Facts:
+    packet = function.overloadpacket
+    return Facts(
+        number=id(function),
+        writes=tuple(name for name, _, writes in parameters(function) if writes),
+        random=torch.Tag.nondeterministic_seeded in function.tags and packet not in ATTENTION,
+        transparent=packet in _TRANSPARENT,
+        made_by_size=packet in _MADE_BY_SIZE,
+    )
 
 
 def storage_of(value: Tensor) -> StorageReference:
@@ -234,3 +267,13 @@ def of_batch(sources: Sequence[Any]) -> bool:
         entry.of_batch if isinstance(entry, Source) else isinstance(entry, tuple) and of_batch(entry)
         for entry in sources
     )
+
+
+def numbers_in(sources: Sequence[Any]) -> Iterator[int]:
+    """The numbers of the steps that these come from."""
+    for entry in sources:
+        if isinstance(entry, Source):
+            if entry[0] == "step":
+                yield entry[1]
+        elif isinstance(entry, tuple):
+            yield from numbers_in(entry)
