@@ -61,6 +61,7 @@ from gsgd.sift.rows import (
     row_axis,
     tensors_in,
 )
+from gsgd.sift.tail import Labelled, at_positions, products_by_position
 from gsgd.sift.trace import (
     Call,
     Segment,
@@ -94,6 +95,10 @@ class Trust:
 
     checked: set[int] = field(default_factory=set)
     mixing: set[int] = field(default_factory=set)
+    by_position: set[int] = field(default_factory=set)
+    """Products that scoring needs at labelled positions only, see `gsgd.sift.tail`; found in a full pass."""
+    positions_meet: bool = False
+    """Whether a score turned out to depend on a position without a label."""
 
 
 class Recording:
@@ -119,23 +124,30 @@ class Recording:
         self.statistics: deque[Statistics] = deque()
         self.held: dict[Source, tuple[Tensor, Tensor | None]] = {}
         self.stopped: str | None = None
+        self.partly = False
         self.outdated = False
         self._mode: Trace | None = None
         self._hook: Any = None
 
     @contextlib.contextmanager
-    def record(self, inputs: Mapping[str, Any], rows: int, layer: nn.Module | None = None) -> Iterator[None]:
+    def record(
+        self, inputs: Mapping[str, Any], rows: int, layer: nn.Module | None = None, labelled: Labelled | None = None
+    ) -> Iterator[None]:
         """While the gross batch runs without gradients.
 
         Args:
             inputs: the arguments of the model, by name.
             rows: of the gross batch.
             layer: the last one to share; None for all that runs.
+            labelled: the positions that matter for the scores; None for all.
         """
-        mode = _Record(self, inputs, rows)
+        self.partly = False
+        mode = _Record(self, inputs, rows, labelled)
         with self._running(mode, layer):
             yield
         self.held = mode.held
+        if mode.labelled is not None and self.share and self.stopped is None:
+            self.trust.by_position |= products_by_position(self.segments[0].steps, mode.labelled.of)
         # Fused optimizers do not count their changes in the weights' versions.
         self._hook = register_optimizer_step_post_hook(functools.partial(_outdate, weakref.ref(self)))
         weakref.finalize(self, self._hook.remove)
@@ -200,9 +212,10 @@ class Recording:
 
 
 class _Record(Trace):
-    def __init__(self, recording: Recording, inputs: Mapping[str, Any], rows: int):
+    def __init__(self, recording: Recording, inputs: Mapping[str, Any], rows: int, labelled: Labelled | None):
         super().__init__(inputs)
         self.recording = recording
+        self.labelled = None if recording.trust.positions_meet else labelled
         recording.segments = [Segment(rows)]
         self.kinds: dict[Source, Kind] = {}
         self.mixed_by: dict[Source, Any] = {}
@@ -227,7 +240,11 @@ class _Record(Trace):
             # The backward pass needs them.
             args, kwargs = (), {**named, "compute_log_sumexp": True}
             call.arguments["compute_log_sumexp"] = True
-        output = function(*args, **kwargs)
+        output = at_positions(call, self.labelled) if self.prefix in recording.trust.by_position else None
+        partly = output is not None
+        recording.partly |= partly
+        if not partly:
+            output = function(*args, **kwargs)
         outputs = as_tuple(output)
         if self.prefix in recording.trust.mixing:
             return self.end(f"{function} mixes rows", output)
@@ -254,13 +271,18 @@ class _Record(Trace):
             else:
                 before.outputs = None
                 return self.end(f"{packet} changes what was drawn", output)
-        if (call.random or packet in COSTLY) and recording.share and not self.keep(step, outputs, rows):
+        if (
+            (call.random or (packet in COSTLY and not partly))
+            and recording.share
+            and not self.keep(step, outputs, rows)
+        ):
             if call.random:
                 return self.end(f"the draws of {packet} cannot be cut into rows", output)
             if blame is not None:
                 say_once(f"what follows {blame} is computed in both passes, because it may mix rows")
         if isinstance(output, (bool, int, float)):
             step.scalar = output
+        step.shape, step.prefix = tuple(getattr(outputs[0], "shape", ())), self.prefix
         step.like_first = bool(args) and _alike(args[0], output)
         steps.append(step)
         self.steps.append(step)

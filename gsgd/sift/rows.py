@@ -91,6 +91,12 @@ def cut(value: Tensor, rows: int, indices: Tensor) -> Tensor:
 
 
 @functools.cache
+def is_pointwise(function: Any) -> bool:
+    """Whether an operation works entry by entry, with broadcasting."""
+    return torch.Tag.pointwise in function.tags or function.overloadpacket in _POINTWISE
+
+
+@functools.cache
 def parameters(function: Any) -> tuple[tuple[str, Any, bool], ...]:
     """(name, default, whether it is written to) of each of an operation's parameters."""
     return tuple(
@@ -158,9 +164,7 @@ class _Call:
         self.kind = kind
 
     def is_pointwise(self, function: Any, outputs: Sequence[Any]) -> bool:
-        if torch.Tag.pointwise not in function.tags and self.packet not in _POINTWISE:
-            return False
-        return self.aligned(tensors_in(list(self.named.values())), outputs[0].shape)
+        return is_pointwise(function) and self.aligned(tensors_in(list(self.named.values())), outputs[0].shape)
 
     def keeps_rows(self, outputs: Sequence[Any]) -> bool:
         packet, named = self.packet, self.named

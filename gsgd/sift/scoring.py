@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gsgd import scores
 from gsgd.sift.exits import EarlyExit, exit_view, find_layers, innermost, is_sharded
 from gsgd.sift.reuse import Recording
+from gsgd.sift.tail import Labelled
 
 Score = Callable[[Tensor, Tensor], Tensor]
 IGNORED = -100
@@ -48,7 +49,8 @@ def score_rows(
         score: `(logits, labels) -> (B,)`.
         mode: "train", "eval", or "frozen-batchnorm"; in each of them the running statistics of BatchNorm stay.
         causal: whether position t predicts label t + 1.
-        recording: takes down what the layers compute, for the training pass.
+        recording: takes down what the layers compute, for the training pass; what the scores do not need of the exit
+            layer is then left out (`gsgd.sift.tail`).
 
     Returns:
         (B,), float32 or float64, on the logits' device.
@@ -70,16 +72,26 @@ def score_rows(
         labels = torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORED)], dim=1)
     with _scoring_mode(model, mode), _no_autocast_cache(labels.device):
         view = exit_view(model, exit_layer)
+        own_exits = isinstance(innermost(model), EarlyExit)
+        by_position = not own_exits and labels.dim() > 1 and score in _POSITIONWISE
         with contextlib.ExitStack() as recorded:
             if recording is not None:
-                recorded.enter_context(recording.record(inputs, len(labels), last_shared_layer(model, exit_layer)))
-            if isinstance(innermost(model), EarlyExit):
-                logits = view(**inputs)
-            elif labels.dim() > 1 and score in _POSITIONWISE:
-                return _score_labelled_positions(view, inputs, labels, score, recorded, recording)
+                labelled = Labelled.among(labels != IGNORED) if by_position else None
+                layer = last_shared_layer(model, exit_layer)
+                recorded.enter_context(recording.record(inputs, len(labels), layer, labelled))
+            if by_position:
+                found = _score_labelled_positions(view, inputs, labels, score, recorded, recording)
             else:
-                logits = _logits(_run(view, inputs))
-        return _checked(score(logits, labels), len(labels))
+                logits = view(**inputs) if own_exits else _logits(_run(view, inputs))
+        if not by_position:
+            return _checked(score(logits, labels), len(labels))
+    if recording is None or not recording.partly or not bool(found.isnan().any()):
+        return found
+    # Either a score depends on positions that were left out, or it is NaN anyway.
+    recording.trust.positions_meet = True
+    full = score_rows(model, batch, exit_layer=exit_layer, score=score, mode=mode, causal=causal, recording=recording)
+    recording.trust.positions_meet = bool((found.isnan() & ~full.isnan()).any())
+    return full
 
 
 def last_shared_layer(model: nn.Module, exit_layer: int) -> nn.Module | None:

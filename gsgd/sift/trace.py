@@ -77,6 +77,8 @@ class Step:
         scalar: what it returned, if that was a Python number: the model may branch on it.
         spared: nothing but a kept operation reads what it returned, so that its values need not be there.
         like_first: whether it returned a tensor of its first argument's shape and type.
+        shape: of its first output.
+        prefix: tells the sequence of operations up to this one.
     """
 
     function: Any
@@ -88,6 +90,8 @@ class Step:
     scalar: Any = None
     spared: bool = False
     like_first: bool = False
+    shape: tuple[int, ...] = ()
+    prefix: int = 0
 
 
 @dataclass
