@@ -59,7 +59,8 @@ def scores_of(model, batch, reuse, seed, **options):
 @pytest.mark.parametrize("score", ["loss", "entropy"])
 @pytest.mark.parametrize("one", [*MLM, "gpt2", "llama"])
 def test_scores_are_those_of_a_full_pass(one, score, attention, build, make_batch):
-    dropout = 0.0 if one == "llama" else 0.1
+    # Where scores are NaN anyway the batch is scored again, with other draws.
+    dropout = 0.0 if one == "llama" or (one, attention) == ("modernbert", "eager") else 0.1
     model = build(one, dropout=dropout, dtype="float64", attn_implementation=attention)
     batch = few_labels(make_batch(one))
     for exit_layer in (1, 4):
