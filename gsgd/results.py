@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("gsgd", "numpy", "scipy", "numba", "torch", "transformers")
+PACKAGES = ("gsgd", "numpy", "scipy", "numba", "python-flint", "PEPit", "clarabel", "torch", "transformers")
 
 
 def provenance() -> dict[str, Any]:

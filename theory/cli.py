@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gsgd.results import command_line, provenance, write_json
 from theory import curves, table
+from theory.checks import missing
 from theory.statements import STATEMENTS
 from theory.verdict import Check
 from theory.verify import Outcome, all_checks, alpha_per_check, run_checks
@@ -28,8 +29,9 @@ examples:
   gsgd verify --seed 7 --alpha 1e-9 --json out.json    other samples, a stricter error probability
 
 status:
-  proved               closed form or exact enumeration leaves no doubt about the claim as worded
-  consistent           samples do not contradict the claim; all of them together err with probability <= alpha
+  proved               closed form, exact enumeration, ball arithmetic or a dual certificate leaves no doubt
+  consistent           samples do not contradict the claim (all together err with probability <= alpha), or a solver
+                       does not, to the tolerance that the claim states
   refuted              false; for sentences of the print that are wrong this is the expected outcome
   assumption-violated  a hypothesis is broken; the expected outcome of the controls
   inconclusive         neither, with the reason
@@ -92,6 +94,8 @@ def main(arguments: Sequence[str]) -> int:
         written.append(write_json(options.json, content))
     table.show(console, outcomes)
     table.show_summary(console, outcomes, alpha=options.alpha, seconds=time.perf_counter() - start)
+    for extra in missing():
+        console.print(f"The extra {extra} would add checks: pip install 'gsgd[{extra}]'", highlight=False, markup=False)
     if written:
         console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True, highlight=False)
     return 0 if all(outcome.as_expected for outcome in outcomes) else 1
@@ -120,7 +124,11 @@ def _run_with_progress(checks: list[Check], options: argparse.Namespace) -> list
 
 def _write_curves(options: argparse.Namespace, console: Console) -> list[Path]:
     with console.status("tables for the figures"):
-        return curves.write_all(options.results / "theory", seed=options.seed, alpha=options.alpha)
+        folder = options.results / "theory"
+        return [
+            *curves.write_all(folder, seed=options.seed, alpha=options.alpha),
+            *curves.write_worst_cases(folder),
+        ]
 
 
 def _header(options: argparse.Namespace) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from gsgd.oracle import Oracle
 from gsgd.results import write_table
 from gsgd.selectors import select_random, select_top_k
 from theory import convergence, early_exit, montecarlo, noise, noise_laws, rho
+from theory.checks import available
 from theory.problems import convex
 from theory.verdict import generator
 
@@ -40,6 +42,51 @@ def write_all(folder: Path, *, seed: int, alpha: float) -> list[Path]:
         write_table(folder / f"{name}.csv", columns, rows(generator(f"curves.{name}", seed), share))
         for name, (columns, rows) in tables.items()
     ]
+
+
+def write_worst_cases(folder: Path) -> list[Path]:
+    """Write `worst_case.csv` to `folder`, where the extra `worst-case` is installed: looseness of Theorems 5.7 to 5.14.
+
+    `worst_case` is a proved upper bound over all problems of the class (`theory.worstcase.worst_case`) with n atoms,
+    L = D0 = 1 and F*, F^(w*) <= Delta; `looseness` is its share of the printed `bound`. Empty where the solver failed.
+    """
+    if not available("worst_case"):
+        return []
+    columns = ("theorem", "n", "R", "k", "sigma", "eta", "rho", "Delta", "K")
+    return [
+        write_table(
+            folder / "worst_case.csv", (*columns, "worst_case", "bound", "looseness", "sharper_bound"), worst_cases()
+        )
+    ]
+
+
+def worst_cases(rates: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)) -> Rows:
+    """Worst cases against the bounds of Theorems 5.7, 5.8, 5.14 and the k-of-B form (no randomness)."""
+    from theory import worstcase  # an extra
+
+    # theorem, n, R, k, sigma, method, rho, K. Three steps of GSGD with rho > 1 would take longer than all the rest.
+    cases = [
+        *(("Theorem 5.7", 2, 2, 1, 0.0, worstcase.greedy(2, 2), gain, K) for gain, K in ((1.0, 3), (1.2, 2))),
+        *(("Theorem 5.7", 2, 4, 1, 0.0, worstcase.greedy(2, 4), gain, 2) for gain in (1.0, 1.2)),
+        *(("Theorem 5.7", 3, 2, 1, 0.0, worstcase.greedy(3, 2), gain, 2) for gain in (1.0, 1.2)),
+        *(("Theorem 5.8", n, 1, 1, 0.0, worstcase.uniform(n), 1.0, K) for n, K in ((2, 3), (3, 2))),
+        *(("Theorem 5.14", 2, 2, 1, 0.3, worstcase.noisy(0.3), gain, 2) for gain in (1.0, 1.1)),
+        *(("Beyond 5.7", 2, 3, 2, 0.0, worstcase.top_k(2, 3, 2), gain, 2) for gain in (1.0, 1.1)),
+    ]
+    rows: Rows = []
+    for *setting, method, gain, most in cases:
+        for eta, K in itertools.product(rates, range(1, most + 1)):
+            q = {"L": 1.0, "eta": eta, "D0": 1.0, "Delta": 0.25, "rho": gain}
+            # With rho = 1 and Delta = F* it is Theorem 5.8's bound, too.
+            bound = convergence.gsgd_bound(K, **q)
+            try:
+                value = worstcase.worst_case(method, K, **q).value
+            except worstcase.SolverFailed:
+                value = None
+            looseness = None if value is None else value / bound
+            sharper = convergence.gsgd_bound_sharp(K, F_star=0.25, **q)
+            rows.append((*setting, eta, gain, 0.25, K, value, bound, looseness, sharper))
+    return rows
 
 
 def gaussian_rho(rng: np.random.Generator, alpha: float) -> Rows:

@@ -26,9 +26,9 @@ class Status(StrEnum):
     """Outcome of a check."""
 
     PROVED = "proved"
-    """Closed form or exact enumeration leaves no doubt about the claim as worded."""
+    """Closed form, exact enumeration, balls or a dual certificate leave no doubt about the claim as worded."""
     CONSISTENT = "consistent"
-    """Samples do not contradict the claim, at a stated error probability."""
+    """Samples (at a stated error probability) or a solver (to a stated tolerance) do not contradict the claim."""
     REFUTED = "refuted"
     """The claim is false; the verdict carries a witness that anyone can evaluate again."""
     ASSUMPTION_VIOLATED = "assumption-violated"
@@ -42,7 +42,9 @@ class Route(StrEnum):
 
     CLOSED_FORM = "closed-form"
     EXACT = "exact"
+    RIGOROUS = "rigorous"
     QUADRATURE = "quadrature"
+    WORST_CASE = "worst-case"
     MONTE_CARLO = "monte-carlo"
 
 

@@ -9,8 +9,8 @@ from figures.report.markup import Html, anchor, counted, head_cell, link, number
 from figures.verified import STATUSES, Check, Verified
 
 MEANING = {
-    "proved": "closed form or exact enumeration leaves no doubt about the claim as worded",
-    "consistent": "samples do not contradict it, at a stated error probability",
+    "proved": "closed form, exact enumeration, balls or a dual certificate leave no doubt about the claim as worded",
+    "consistent": "samples, at a stated error probability, or a solver, to a stated tolerance, do not contradict it",
     "refuted": "false, with a witness that anyone can evaluate again",
     "assumption-violated": "a hypothesis is broken; expected of the controls, which show that a check can fail",
     "inconclusive": "neither, with the reason",

@@ -1,6 +1,7 @@
 """`gsgd verify` driven as a user would, and the runner behind it."""
 
 import csv
+import importlib.util
 import json
 import os
 import subprocess
@@ -8,7 +9,9 @@ import sys
 
 import pytest
 
-from theory import verify
+from gsgd.cli import main
+from theory import checks, verify
+from theory.checks import available
 from theory.statements import STATEMENTS, place
 from theory.verdict import Check, Route, Status, Verdict
 
@@ -66,7 +69,8 @@ def test_a_whole_run_writes_json_with_every_field(whole_run):
 def test_a_whole_run_writes_tables_for_the_figures(whole_run):
     folder, _ = whole_run
     tables = sorted(path.name for path in (folder / "results" / "theory").glob("*.csv"))
-    assert tables == ["agreement.csv", "gaussian_rho.csv", "lemma_c1.csv", "noise.csv", "top_k.csv", "trajectories.csv"]
+    expected = ["agreement.csv", "gaussian_rho.csv", "lemma_c1.csv", "noise.csv", "top_k.csv", "trajectories.csv"]
+    assert tables == expected + ["worst_case.csv"] * available("worst_case")
     for name in tables:
         with open(folder / "results" / "theory" / name, newline="") as file:
             assert len(list(csv.DictReader(file))) > 50
@@ -208,3 +212,19 @@ def test_statements_have_places_and_others_are_refused():
     assert place("Assumption 5.1") < place("Theorem 5.7") < place("Equation 17") < place("Lemma C.1")
     with pytest.raises(ValueError, match=r"'Theorem 9\.9' is no statement"):
         place("Theorem 9.9")
+
+
+def test_extras_that_would_add_checks_are_named(monkeypatch, capsys):
+    monkeypatch.setattr("theory.cli.missing", lambda: ["rigorous", "worst-case"])
+    assert main(["verify", "--only", "Theorem 5.8", "--no-results", "--jobs", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "pip install 'gsgd[rigorous]'" in said
+    assert "pip install 'gsgd[worst-case]'" in said
+
+
+def test_an_extra_is_missing_if_one_of_its_packages_is(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "clarabel" else found(name))
+    assert "worst-case" in checks.missing()
+    assert not checks.available("worst_case")
+    assert checks.available("convergence")

@@ -1,0 +1,41 @@
+from dataclasses import replace
+
+from theory import checks, convergence
+
+
+def scaled(bound, factor):
+    return lambda *a, **q: factor * bound(*a, **q)
+
+
+def printed(factor):
+    return {"bound": scaled(convergence.gsgd_bound, factor)}
+
+
+def sharp(factor):
+    return {"bound": scaled(convergence.gsgd_bound_sharp, factor)}
+
+
+def smaller(method, K, **q):
+    from theory import worstcase
+
+    found = worstcase.worst_case(method, K, **q)
+    return replace(found, value=0.999 * found.value)
+
+
+ALL = {
+    "worst_case.gsgd_two_atoms": printed(0.44),
+    "worst_case.gsgd_gaining": printed(0.5),
+    "worst_case.gsgd_three_atoms": printed(0.4),
+    "worst_case.sgd": {"bound": scaled(convergence.sgd_bound, 0.5)},
+    "worst_case.noisy": printed(0.5),
+    "worst_case.top_k": printed(0.4),
+    "worst_case.sharper_bound": sharp(0.9),
+    "worst_case.sharper_bound_small_minimum": sharp(0.85),
+    "worst_case.sharp_at_the_start": [sharp(0.9999), sharp(1.0001)],
+    "worst_case.one_step": {"factor": 1.001},
+    "worst_case.one_step_is_tight": {"factor": 1.0},
+    "worst_case.gradient_descent": [{"known": lambda K: 1 / (4 * K + 1)}, {"known": lambda K: 1 / (4 * K + 2.01)}],
+    "worst_case.gsgd_contains_problems": {"worst_case": smaller},
+    "worst_case.sgd_contains_problems": {"worst_case": smaller},
+}
+MUTANTS = ALL if checks.available("worst_case") else {}
