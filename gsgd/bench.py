@@ -1,4 +1,4 @@
-"""`gsgd bench simulation`: ratios measured in one run against the alternative, beside the arithmetic floor."""
+"""`gsgd bench simulate`: ratios measured in one run against the alternative, beside the arithmetic floor."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from gsgd.results import command_line, provenance, write_json
 
 EXAMPLES = """\
 examples:
-  gsgd bench simulation                      least squares, d = 20, R = 8, 1000 runs of 1000 steps
-  gsgd bench simulation --json bench.json    and keep the figures
+  gsgd bench simulate                      least squares, d = 20, R = 8, 1000 runs of 1000 steps
+  gsgd bench simulate --json bench.json    and keep the figures
 """
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`gsgd bench simulation`: returns the exit code, 0; argparse exits with 2 for bad usage."""
+    """`gsgd bench simulate`: returns the exit code, 0; argparse exits with 2 for bad usage."""
     parser = argparse.ArgumentParser(
-        prog="gsgd bench simulation",
+        prog="gsgd bench simulate",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__,

@@ -19,7 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "figures": ("figures.cli", "draw figures and tables from recorded results, with the paper's numbers beside ours"),
     "report": ("figures.report.cli", "make one page of all recorded results: statements, errata, figures and runs"),
     "bench step": ("training.bench", "measure what selection adds to a training step, beside its arithmetic"),
-    "bench simulation": ("gsgd.bench", "measure simulation speed against the alternatives"),
+    "bench simulate": ("gsgd.bench", "measure simulation speed against the alternatives"),
 }
 """Command -> (module with `main(arguments) -> exit code`, one line of help)."""
 
@@ -39,13 +39,13 @@ def usage() -> str:
             "",
             "examples:",
             "  gsgd reproduce                        all of it, under six minutes on two cores",
-            "  gsgd verify                           all statements, about twenty seconds on two cores",
+            "  gsgd verify                           all statements, a minute at most on two cores",
             '  gsgd verify --only "Theorem 5.7"      one statement',
             "  gsgd verify --list                    what would be checked",
             "  gsgd train bert-tiny                  a small BERT on what comes with the package, two minutes",
             "  gsgd compare resnet-tiny --methods baseline,random,loss@1 --budget 60s",
             "  gsgd bench step                       what selection costs a step of BERT-base",
-            "  gsgd bench simulation                 simulation speed against plain NumPy",
+            "  gsgd bench simulate                 simulation speed against plain NumPy",
             "",
             "`gsgd COMMAND --help` explains a command. `gsgd --version` prints the version.",
         ]

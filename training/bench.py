@@ -146,6 +146,7 @@ MODELS: dict[str, Callable[[argparse.Namespace], tuple[Any, dict[str, Any], list
     "resnet50": _resnet50,
 }
 WARM_UP = 2
+PEER = "Composer"
 
 
 def measure(
@@ -168,14 +169,15 @@ def measure(
         rounds: timed steps of each way, after WARM_UP others.
 
     Returns:
-        Of the plain step: `median_s`, `flops`, `peak_bytes`, `rows`. And (exit, "two passes" or "shared") -> cost.
+        Of the plain step: `median_s`, `flops`, `peak_bytes`, `rows`. And (exit, way) -> cost, of the ways
+        "two passes", "shared", and PEER where it is installed.
 
     Raises:
         ValueError: for an exit that the model has not.
     """
     import torch
 
-    from gsgd.sift import Sift
+    from gsgd.sift import Sift, count_exits
     from gsgd.sift.batch import take_rows
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -192,10 +194,17 @@ def measure(
         for way, reuse in (("two passes", False), ("shared", True)):
             sifts[exit_layer, way] = (Sift(model, exit_layer=exit_layer, reuse=reuse, **common), batch)
 
+    peer = _peer()
+    if peer is not None:
+        # The training pass is the plain step's, on rows that the peer chooses by the exact loss.
+        sifts[count_exits(model), PEER] = (sifts[plain_key][0], batch)
+
     def step(key: tuple[int, str]) -> int:
         sift, inputs = sifts[key]
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
         with autocast:
+            if key[1] == PEER:
+                inputs = take_rows(inputs, _peers_choice(peer, model, inputs, keep))
             chosen = sift.choose(inputs)
         recorded = sift.recorded_bytes
         with autocast:
@@ -235,6 +244,40 @@ def measure(
         "rows": kept,
     }
     return found, costs
+
+
+def _peer() -> Any:
+    """Composer's selection (`composer.algorithms.selective_backprop`), where it is installed."""
+    try:
+        from composer.algorithms.selective_backprop import select_using_loss  # type: ignore[import-not-found]
+    except ModuleNotFoundError as missing:
+        if missing.name is None or not missing.name.startswith("composer"):
+            raise
+        return None
+    return select_using_loss
+
+
+def _peers_choice(select_using_loss: Any, model: Any, batch: dict[str, Any], keep: float) -> Any:
+    """Rows that Composer keeps: a full pass over the gross batch, and a draw by the loss's percentile.
+
+    It takes one tensor of inputs and one of labels; here both are the rows' numbers.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", "next_sentence_label")}
+    labels = batch["labels"]
+
+    def predictions(rows: Any) -> Any:
+        output = model(**inputs)
+        return output.prediction_logits if hasattr(output, "prediction_logits") else output.logits
+
+    def losses(logits: Any, rows: Any, reduction: str = "none") -> Any:
+        each = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction=reduction, ignore_index=-100)
+        return each.view(len(labels), -1).sum(1) / (labels != -100).view(len(labels), -1).sum(1).clamp(min=1)
+
+    rows = torch.arange(len(labels), device=labels.device)
+    return select_using_loss(rows, rows, predictions, losses, keep)[0]
 
 
 def _flops(model: Any, step: Callable[[], object]) -> int:
