@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -72,6 +73,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=_positive, default=9, help="interleaved timings of each way (default 9)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there, too")
     options = parser.parse_args(arguments)
+    # Memory is measured by torch's profiler, which would say so; read when torch is imported.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         return _main(options)
     except (ValueError, ModuleNotFoundError) as error:
