@@ -1,0 +1,102 @@
+"""Dropout masks drawn faster: their distribution, their generator, and what they are not drawn for."""
+
+import math
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+from gsgd.sift import Sift  # noqa: E402
+from gsgd.sift.draws import bernoulli_, is_slow_draw  # noqa: E402
+
+aten = torch.ops.aten
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9, 1 - 2**-10])
+def test_share_of_ones(p, dtype):
+    """Four tests an amount of 6 sigma apart err with probability 1e-8 in all; seeds are fixed."""
+    torch.manual_seed(1)
+    found = bernoulli_(torch.full((1000, 1000), 7, dtype=dtype), p)
+    assert set(found.unique().tolist()) <= {0.0, 1.0}
+    assert abs(float(found.double().mean()) - p) < 6 * math.sqrt(p * (1 - p) / 1e6)
+
+
+def test_neighbours_are_independent():
+    """Entries that share a draw of 64 bits, and ones further apart: correlations within 6 sigma (error 1e-8)."""
+    torch.manual_seed(2)
+    found = bernoulli_(torch.empty(2_000_001), 0.5) - 0.5
+    for lag in (1, 2, 3, 64):
+        correlation = float((found[:-lag] * found[lag:]).mean() * 4)
+        assert abs(correlation) < 6 / math.sqrt(2e6)
+    halves = found[:-1].view(-1, 2)
+    assert abs(float(halves[:, 0].mean() - halves[:, 1].mean())) < 6 * math.sqrt(0.5 / 1e6)
+
+
+@pytest.mark.parametrize(("p", "value"), [(0.0, 0.0), (1.0, 1.0)])
+def test_certain_draws(p, value):
+    assert bernoulli_(torch.full((5, 7), 3.0), p).tolist() == [[value] * 7] * 5
+
+
+def test_the_smallest_probabilities_are_not_rounded_away():
+    """2^-20 of 2^22 entries are 4 on average; 0 or more than 30 have probability below 0.02 and 1e-16. Seed fixed."""
+    torch.manual_seed(3)
+    assert 0 < float(bernoulli_(torch.empty(2**22), 2.0**-20).sum()) <= 30
+
+
+def test_in_place_and_by_the_default_generator():
+    target = torch.empty(3, 5)
+    torch.manual_seed(4)
+    first = bernoulli_(target, 0.5)
+    assert first is target
+    kept, state = target.clone(), torch.get_rng_state()
+    torch.manual_seed(4)
+    assert torch.equal(bernoulli_(torch.empty(3, 5), 0.5), kept)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(bernoulli_(torch.empty(3, 5), 0.5), kept)
+
+
+def test_what_it_stands_in_for():
+    x = torch.empty(4)
+    assert is_slow_draw(aten.bernoulli_.float, (x, 0.5), {})
+    assert not is_slow_draw(aten.bernoulli_.float, (x, 0.5), {"generator": torch.Generator()})
+    assert not is_slow_draw(aten.bernoulli_.float, (x.long(), 0.5), {})
+    assert not is_slow_draw(aten.bernoulli_.float, (x, 1.5), {})
+    assert not is_slow_draw(aten.bernoulli_.Tensor, (x, x), {})
+    assert not is_slow_draw(aten.uniform_.default, (x,), {})
+    assert not is_slow_draw(aten.bernoulli_.float, (x.to("meta"), 0.5), {})
+
+
+class Dropped(nn.Module):
+    """The exit's prediction is dropout of ones: scores show what was drawn."""
+
+    exit_layers = 1
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.drop = nn.Dropout(0.25)
+
+    def early_logits(self, exit_layer, x):
+        return self.drop(x * self.weight)
+
+    def forward(self, x, labels):
+        self.last = self.drop(x * self.weight)
+        return self.last.sum()
+
+
+def test_a_recorded_pass_drops_and_scales_as_dropout_does_and_hands_the_masks_on():
+    """400,000 entries at 0.75: within 6 sigma (error 2e-9)."""
+    torch.manual_seed(5)
+    model = Dropped()
+    scored = []
+    sift = Sift(model, score=lambda logits, labels: (scored.append(logits), logits.sum(1))[1])
+    batch = {"x": torch.ones(400, 1000), "labels": torch.zeros(400, dtype=torch.int64)}
+    rows = sift.choose(batch)
+    sift.forward_kept(rows)
+    logits = scored[0]
+    torch.testing.assert_close(logits.unique(), torch.tensor([0.0, 4 / 3]))
+    assert abs(float((logits > 0).double().mean()) - 0.75) < 6 * math.sqrt(0.75 * 0.25 / 4e5)
+    assert torch.equal(model.last, logits[sift.last.indices])
