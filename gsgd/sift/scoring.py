@@ -151,6 +151,9 @@ def _score_labelled_positions(
 LOGITS_AT_ONCE = 2**24
 """Entries of the matrix of logits that scoring has in memory at a time."""
 
+_SCORED_AT_ONCE = 2**20
+"""Entries that a score is computed from at a time: few enough to stay in a processor's cache through all its passes."""
+
 
 def _parts(view: nn.Module, positions: int) -> list[int]:
     """Sizes of the parts in which the head runs on labelled positions."""
@@ -164,7 +167,8 @@ def _score_part(view: nn.Module, logits: Tensor, wanted: Tensor, score: Score) -
         raise ValueError(
             f"the head of {type(view).__name__} returned {logits.shape[1]} predictions for {len(wanted)} positions"
         )
-    return score(logits[0], wanted)
+    size = max(1, _SCORED_AT_ONCE // logits.shape[2])
+    return torch.cat([score(*part) for part in zip(logits[0].split(size), wanted.split(size), strict=True)])
 
 
 class _Given(nn.Module):
