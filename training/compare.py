@@ -214,7 +214,8 @@ class _Plan:
         for label, config in self.planned.items():
             steps = self.steps(label)
             seconds += per_method * seconds_of(steps, self.costs[label], config.training.selecting_steps(steps))
-        return f"{self.total} runs, about {seconds / 60:.0f} minutes of training"
+        time = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} s"
+        return f"{self.total} runs, about {time} of training"
 
     def steps(self, label: str) -> int:
         """Optimizer steps that the budget pays for."""

@@ -42,7 +42,7 @@ def test_the_plan_is_shown_before_the_first_command(reproduce, runner):
 def test_each_stage_says_its_number_command_and_seconds(reproduce):
     _, out, _ = reproduce()
     lines = out.splitlines()
-    assert "[1/5] gsgd verify (about 20 seconds)" in lines
+    assert "[1/5] gsgd verify (about 50 seconds)" in lines
     assert "[5/5] gsgd report (about 10 seconds)" in lines
     assert [line for line in lines if line.endswith(": 0 s")] == [
         f"[{number}/5] {name}: 0 s" for number, name in enumerate(ALL, start=1)
