@@ -44,7 +44,7 @@ def test_an_unknown_command_is_answered_with_those_that_exist(capsys):
 
 def test_the_simulation_benchmark_reports_ratios_to_numpy(capsys, tmp_path):
     options = ["--runs", "20", "--steps", "20", "--repeats", "1", "--json", str(tmp_path / "b.json")]
-    assert cli.main(["bench", "simulation", *options]) == 0
+    assert cli.main(["bench", "simulate", *options]) == 0
     assert "x NumPy" in capsys.readouterr().out
     figures = bench.measure_simulation(runs=10, steps=10, repeats=1)
     assert figures["batched NumPy, einsum"]["ratio"] == 1.0
