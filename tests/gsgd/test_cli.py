@@ -29,7 +29,7 @@ def test_version():
 
 
 @pytest.mark.parametrize(
-    "arguments", [("nonsense",), (), ("verify", "--seed", "-1"), ("bench",), ("bench", "simulation", "--runs", "0")]
+    "arguments", [("nonsense",), (), ("verify", "--seed", "-1"), ("bench",), ("bench", "simulate", "--runs", "0")]
 )
 def test_bad_usage_exits_with_2(arguments):
     result = gsgd(*arguments)
