@@ -29,10 +29,11 @@ What makes it safe:
 What it cannot see are weights changed behind autograd's back (`.data`, NumPy) between the two passes.
 
 Memory: the sum of the recorded outputs' sizes for the gross batch, until the training pass has used them, and again
-`keep` times that for the rows handed out, which autograd would have saved for the most part anyway. Of a BERT layer with
-B rows of T tokens, width H, F in the middle and A heads, dropout on, these are B T (8 H + F + 2 A T) numbers: products 6 H
-and F, masks 2 H and A T, softmax A T; products that only softmax reads are not kept, and of the exit layer nothing behind
-its attention (`gsgd.sift.tail`). `score_batch_size` bounds the memory of scoring, by scoring and training in two passes.
+`keep` times that for the rows handed out, which autograd would have saved for the most part anyway. Of a BERT layer
+with B rows of T tokens, width H, F in the middle, A heads, and dropout these are B T (8 H + F + 2 A T) numbers:
+products 6 H + F, masks 2 H + A T, softmax A T. Products that only softmax reads are not kept, and of the exit layer
+nothing but masks behind its attention (`gsgd.sift.tail`). `score_batch_size` bounds the memory of scoring: then there
+are two passes.
 """
 
 from __future__ import annotations
