@@ -818,8 +818,7 @@ class TestGradientCheckpointing:
     @pytest.mark.parametrize("kind", ["bert-mlm", "gpt2", "vit", "llama"])
     def test_same_gradients_and_no_warning(self, kind, reentrant, build, make_batch, caplog):
         model, batch = build(kind, dtype="float64"), make_batch(kind, dtype="float64")
-        if kind in CAUSAL:
-            model.config.use_cache = False
+        model.config.use_cache = False  # transformers would say so itself
         reference = copy.deepcopy(model)
         model.gradient_checkpointing_enable({"use_reentrant": reentrant})
         if reentrant:
