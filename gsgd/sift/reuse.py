@@ -51,9 +51,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from gsgd.sift import draws
 from gsgd.sift.batchnorm import Statistics
-from gsgd.sift.draws import is_slow_draw
+from gsgd.sift.draws import bernoulli_, is_slow_draw
 from gsgd.sift.replay import Replay
 from gsgd.sift.rows import (
     ATTENTION,
@@ -251,7 +250,7 @@ class _Record(Trace):
         recording.partly |= partly
         if not partly:
             slow = recording.share and is_slow_draw(function, args, kwargs)
-            output = draws.bernoulli_(*args) if slow else function(*args, **kwargs)
+            output = bernoulli_(*args) if slow else function(*args, **kwargs)
         outputs = as_tuple(output)
         if self.prefix in recording.trust.mixing:
             return self.end(f"{function} mixes rows", output)
