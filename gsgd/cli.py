@@ -6,6 +6,7 @@ Rooms are imported only when their command is called, so `gsgd --help` is quick 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -68,7 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     room = importlib.import_module(COMMANDS[command][0])
     try:
-        return room.main(arguments[words:])
+        code = room.main(arguments[words:])
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         print("gsgd: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough. Python would say so once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

@@ -49,3 +49,13 @@ def test_the_simulation_benchmark_reports_ratios_to_numpy(capsys, tmp_path):
     figures = bench.measure_simulation(runs=10, steps=10, repeats=1)
     assert figures["batched NumPy, einsum"]["ratio"] == 1.0
     assert (tmp_path / "b.json").exists()
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    options = ["--runs", "2", "--steps", "2", "--repeats", "1"]
+    command = [sys.executable, "-m", "gsgd", "bench", "simulate", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()  # at once: whatever is written meets a closed pipe
+        said = process.stderr.read().decode()
+        assert process.wait() == 141
+    assert said == ""
