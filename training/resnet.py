@@ -99,6 +99,10 @@ class EarlyExitResNet(ResNetPreTrainedModel):
             return self._logits(pixel_values)[0]
         return self._early(pixel_values)[1]
 
+    def last_module(self, exit_layer: int) -> nn.Module:
+        """The module that ends the pass to an exit."""
+        return self.classifier if check_exit_layer(exit_layer, self.exit_layers) == 2 else self.early_classifier
+
     def _logits(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """(L_f R_f + L_i R_i, L_i R_i)."""
         hidden, early = self._early(pixel_values)

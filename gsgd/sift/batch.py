@@ -28,11 +28,19 @@ def batch_size(batch: Mapping[str, Any]) -> int:
 
 
 def take_rows(batch: Mapping[str, Any], indices: Tensor) -> dict[str, Any]:
-    """The rows `indices` (k,) of every tensor; what has no rows is passed on as it is."""
+    """The rows `indices` (k,) of every tensor, laid out as it is; what has no rows is passed on."""
     return {
-        name: value.index_select(0, indices.to(value.device)) if _has_rows(value) else value
-        for name, value in batch.items()
+        name: _rows_of(value, indices.to(value.device)) if _has_rows(value) else value for name, value in batch.items()
     }
+
+
+def _rows_of(value: Tensor, indices: Tensor) -> Tensor:
+    if value.dim() < 4 or value.is_contiguous():
+        return value.index_select(0, indices)
+    # Of images with the channels last torch would return rows with the channels first.
+    order = [0, *sorted(range(1, value.dim()), key=value.stride, reverse=True)]
+    taken = value.permute(order).index_select(0, indices)
+    return taken.permute([order.index(dim) for dim in range(value.dim())])
 
 
 def _has_rows(value: Any) -> bool:

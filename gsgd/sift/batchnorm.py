@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from gsgd.sift.exits import every_module
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +47,8 @@ def gross_statistics(model: nn.Module, statistics: deque[Statistics]) -> Iterato
     Raises:
         ValueError: in the block, where activation checkpointing would normalise otherwise in the backward pass.
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [module for module in every_module(model) if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    used: list[tuple[Any, Statistics]] = []
     before = [norm.__dict__.get("forward") for norm in norms]
 
     def normalise(norm: Any, own: Any, hidden: Tensor) -> Tensor:
@@ -58,7 +61,7 @@ def gross_statistics(model: nn.Module, statistics: deque[Statistics]) -> Iterato
             raise ValueError('batchnorm="gross" does not go with activation checkpointing of layers with BatchNorm')
         statistics.remove(taken)
         if norm.track_running_stats:
-            _move_running_statistics(norm, taken)
+            used.append((norm, taken))
         return F.batch_norm(hidden, taken.mean, taken.variance, norm.weight, norm.bias, training=False, eps=norm.eps)
 
     try:
@@ -71,6 +74,7 @@ def gross_statistics(model: nn.Module, statistics: deque[Statistics]) -> Iterato
                 norm.__dict__.pop("forward", None)
             else:
                 norm.__dict__["forward"] = own
+        _move_running_statistics(used)
 
 
 def _address(weight: Tensor | None) -> int | None:
@@ -78,9 +82,24 @@ def _address(weight: Tensor | None) -> int | None:
 
 
 @torch.no_grad()
-def _move_running_statistics(norm: Any, taken: Statistics) -> None:
-    norm.num_batches_tracked += 1
-    share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-    norm.running_mean.lerp_(taken.mean.to(norm.running_mean.dtype), share)
-    unbiased = taken.variance * (taken.count / max(taken.count - 1, 1))
-    norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), share)
+def _move_running_statistics(used: list[tuple[Any, Statistics]]) -> None:
+    """As each BatchNorm would have done by itself; many at once, because each is small."""
+    calls: Counter[int] = Counter()
+    groups: dict[tuple[int, float], list[tuple[Any, Statistics]]] = {}
+    for norm, taken in used:
+        calls[id(norm)] += 1
+        norm.num_batches_tracked += 1
+        share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+        # Where one was called twice, its second call moves on from where the first has left it.
+        groups.setdefault((calls[id(norm)], share), []).append((norm, taken))
+    for (_, share), group in sorted(groups.items(), key=lambda entry: entry[0][0]):
+        means = [norm.running_mean for norm, _ in group]
+        variances = [norm.running_var for norm, _ in group]
+        unbiased = torch._foreach_mul(
+            [taken.variance for _, taken in group], [taken.count / max(taken.count - 1, 1) for _, taken in group]
+        )
+        towards = [taken.mean for _, taken in group]
+        torch._foreach_lerp_(means, [one.to(other.dtype) for one, other in zip(towards, means, strict=True)], share)
+        torch._foreach_lerp_(
+            variances, [one.to(other.dtype) for one, other in zip(unbiased, variances, strict=True)], share
+        )

@@ -43,7 +43,7 @@ import functools
 import logging
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gsgd.sift.batchnorm import Statistics
+from gsgd.sift.convolutions import as_product, is_one_product
 from gsgd.sift.draws import bernoulli_, is_slow_draw
 from gsgd.sift.replay import Replay
 from gsgd.sift.rows import (
@@ -60,7 +61,6 @@ from gsgd.sift.rows import (
     SOFTMAX,
     VIEWS,
     Kind,
-    by_name,
     is_cuttable,
     results_by_rows,
     row_axis,
@@ -78,7 +78,6 @@ from gsgd.sift.trace import (
     alive,
     as_tuple,
     facts_of,
-    numbers_in,
     storage_of,
 )
 
@@ -89,6 +88,11 @@ COSTLY = ATTENTION | SOFTMAX | {aten.addmm, aten.mm, aten.bmm, aten.baddbmm, ate
 """Operations whose outputs are kept: computing them costs more than copying their rows.
 
 Norms and activations are computed again: they read and write no more than a copy does.
+"""
+_CHEAP = 64
+"""Multiplications for one output up to which computing it again costs no more time than keeping it, and no memory.
+
+Kept, it is written to where no cache holds it, and its rows are read from there and written once more.
 """
 _SMALL = 2**16
 """Entries of a buffer that is compared by its values, where it has been written to between the passes."""
@@ -229,14 +233,14 @@ class _Record(Trace):
         self.steps: list[Step] = []
         self.readers: Counter[int] = Counter()
         self.spared: dict[int, list[Step]] = {}
+        self.paused = not recording.share
+        self.watches_norms = recording.gross_statistics
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = super().__torch_dispatch__(function, types, args, kwargs)
-        if function.overloadpacket in BATCHNORM and self.recording.gross_statistics:
-            named = by_name(function, args, kwargs or {})
-            if named.get("training", True):
-                self.recording.statistics.append(Statistics.of(named, output))
-        return output
+    def normalised(self, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+        facts = facts_of(function)
+        named = {**facts.defaults, **dict(zip(facts.names, args, strict=False)), **kwargs}
+        if named.get("training", True):
+            self.recording.statistics.append(Statistics.of(named, output))
 
     def step(self, call: Call, args: Any, kwargs: Any) -> Any:
         function, named, recording = call.function, call.named, self.recording
@@ -249,8 +253,12 @@ class _Record(Trace):
         partly = output is not None
         recording.partly |= partly
         if not partly:
-            slow = recording.share and is_slow_draw(function, args, kwargs)
-            output = bernoulli_(*args) if slow else function(*args, **kwargs)
+            if is_slow_draw(function, args, kwargs):
+                output = bernoulli_(*args)
+            elif packet is aten.convolution and is_one_product(named):
+                output = as_product(named)
+            else:
+                output = function(*args, **kwargs)
         outputs = as_tuple(output)
         if self.prefix in recording.trust.mixing:
             return self.end(f"{function} mixes rows", output)
@@ -258,7 +266,15 @@ class _Record(Trace):
             return self.end("BatchNorm normalises the kept rows by their own statistics", output)
         if packet in ATTENTION and named["dropout_p"]:
             return self.end(f"the dropout masks inside {packet} cannot be cut into rows", output)
-        step = Step(function, call.arguments, results_by_rows(function, named, outputs, rows, _remembered(self.kind)))
+        if call.facts.reshapes:
+            # It is no longer the tensor that was remembered.
+            kinds: list[Kind] = [False] * len(outputs)
+        else:
+            known = {tensor: self.kind_of(source) for tensor, source in call.sources.items()}
+            if self.spoilt:
+                known |= {id(tensor): self.kind(tensor) for tensor in tensors_in(list(named.values()))}
+            kinds = results_by_rows(function, named, outputs, rows, lambda tensor: known[id(tensor)])
+        step = Step(function, call.arguments, kinds)
         if call.random and step.kinds[0] is None and row_axis(outputs[0].shape, rows) is not None:
             # Drawn by size: one for each row, it seems. Replaying sees whether the size follows the number of rows.
             step.kinds = [True]
@@ -278,7 +294,7 @@ class _Record(Trace):
                 before.outputs = None
                 return self.end(f"{packet} changes what was drawn", output)
         if (
-            (call.random or (packet in COSTLY and not partly))
+            (call.random or (packet in COSTLY and not partly and not is_cheap(packet, named)))
             and recording.share
             and not self.keep(step, outputs, rows)
         ):
@@ -292,7 +308,10 @@ class _Record(Trace):
         step.like_first = bool(args) and _alike(args[0], output)
         steps.append(step)
         self.steps.append(step)
-        for number in numbers_in(tuple(call.arguments.values())):
+        for source in call.sources.values():
+            if source[0] != "step":
+                continue
+            number = source[1]
             self.readers[number] += 1
             if self.readers[number] > 1 and number in self.spared:
                 for other in self.spared[number]:
@@ -322,8 +341,7 @@ class _Record(Trace):
         """Remember the kinds of an operation's outputs; returns which operation made them no longer by rows."""
         blame = None
         if False in kinds:
-            sources = [self.source(tensor) for tensor in tensors_in(list(call.named.values()))]
-            known = [self.mixed_by.get(source) for source in sources if source.of_batch]
+            known = [self.mixed_by.get(source) for source in call.sources.values() if source.of_batch]
             blame = next((function for function in known if function is not None), call.function)
             for target in call.written:
                 self.spoilt[address(target)] = (storage_of(target), True)
@@ -338,9 +356,11 @@ class _Record(Trace):
         return value.clone() if not isinstance(value, nn.Parameter) and value.numel() <= _SMALL else None
 
     def kind(self, tensor: Tensor) -> Kind:
-        source = self.source(tensor)
         if self.spoilt and alive(self.spoilt, address(tensor)) is not None:
             return False
+        return self.kind_of(self.source(tensor))
+
+    def kind_of(self, source: Source) -> Kind:
         if source[0] == "step":
             return self.kinds.get(source, False)
         return True if source[0] == "input" else None
@@ -365,23 +385,19 @@ class _Record(Trace):
         return output
 
     def new_segment(self, chosen: Tensor, indices: Tensor | None) -> None:
-        if self.recording.stopped is None:
+        if self.recording.stopped is None and self.recording.share:
             self.remember(chosen, Source(("input", "positions")))
             self.recording.segments.append(Segment(chosen.shape[1]))
             self.paused = False
             self.enter()
 
 
-def _remembered(kind: Callable[[Tensor], Kind]) -> Callable[[Tensor], Kind]:
-    """For the length of one operation, whose arguments are asked about several times."""
-    known: dict[int, Kind] = {}
-
-    def answer(tensor: Tensor) -> Kind:
-        if id(tensor) not in known:
-            known[id(tensor)] = kind(tensor)
-        return known[id(tensor)]
-
-    return answer
+def is_cheap(packet: Any, named: Mapping[str, Any]) -> bool:
+    """Whether an operation of COSTLY is not worth being kept after all: a convolution by 1x1 of few channels."""
+    if packet is not aten.convolution:
+        return False
+    _, channels, *kernel = named["weight"].shape
+    return channels <= _CHEAP and all(size == 1 for size in kernel)
 
 
 def _forgets_its_input(step: Step) -> bool:

@@ -105,19 +105,6 @@ def parameters(function: Any) -> tuple[tuple[str, Any, bool], ...]:
     )
 
 
-def by_name(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by the names of their parameters, defaults included."""
-    named = dict(_defaults(function))
-    named.update(zip(named, args, strict=False))
-    named.update(kwargs)
-    return named
-
-
-@functools.cache
-def _defaults(function: Any) -> dict[str, Any]:
-    return {name: default for name, default, _ in parameters(function)}
-
-
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """The tensors in nested lists and tuples."""
     if isinstance(value, Tensor):
@@ -133,17 +120,43 @@ def results_by_rows(
     """The kind of each output.
 
     Args:
-        named: the arguments, see `by_name`.
+        named: the arguments by the names of their parameters, defaults included.
         rows: in the batch.
         kind: of an argument.
     """
-    given = [(tensor, kind(tensor)) for argument in named.values() for tensor in tensors_in(argument)]
-    kinds = {found for _, found in given}
+    key: list[Any] = [id(function), rows, len(outputs)]
+    kinds: set[Kind] = set()
+    for argument in named.values():
+        if isinstance(argument, Tensor):
+            found = kind(argument)
+            kinds.add(found)
+            key.append((found, argument.shape, None if found else argument.stride()))
+        elif isinstance(argument, (list, tuple)):
+            within = [(kind(tensor), tensor.shape, tensor.stride()) for tensor in tensors_in(argument)]
+            kinds.update(found for found, _, _ in within)
+            key.append(tuple(within) if within else tuple(argument))
+        else:
+            key.append(argument)
     if False in kinds:
         return [False] * len(outputs)
     if True not in kinds:
         return [None] * len(outputs)
+    known = _JUDGED.get(tuple(key))
+    if known is not None:
+        return list(known)
     call = _Call(function.overloadpacket, named, rows, kind)
+    judged = _judge(call, function, outputs)
+    if not call.looked:
+        _JUDGED[tuple(key)] = tuple(judged)
+    return judged
+
+
+_JUDGED: dict[tuple[Any, ...], tuple[Kind, ...]] = {}
+"""Kinds of outputs by operation, kinds and shapes of its tensors, and other arguments: all that they depend on."""
+
+
+def _judge(call: _Call, function: Any, outputs: Sequence[Any]) -> list[Kind]:
+    rows = call.rows
     good = call.is_pointwise(function, outputs) or call.keeps_rows(outputs)
     found: list[Kind] = [
         good and isinstance(output, Tensor) and row_axis(output.shape, rows) is not None for output in outputs
@@ -162,6 +175,8 @@ class _Call:
         self.named = named
         self.rows = rows
         self.kind = kind
+        self.looked = False
+        """Whether entries of a tensor were looked at, which may be others the next time."""
 
     def is_pointwise(self, function: Any, outputs: Sequence[Any]) -> bool:
         return is_pointwise(function) and self.aligned(tensors_in(list(self.named.values())), outputs[0].shape)
@@ -237,6 +252,7 @@ class _Call:
             return True
         if tensor.shape[axis] % self.rows or math.prod(tensor.shape[:axis]) != 1:
             return False
+        self.looked = True
         parts = tensor.reshape(self.rows, -1)
         return bool((parts == parts[:1]).all())
 
@@ -283,6 +299,7 @@ class _Call:
         if used[0] > axis:
             return all(self.kind(place) is None for place in found)
         # A row picks from itself: x[arange(rows), ...].
+        self.looked = True
         own, *others = found
         return (
             used[0] == axis == 0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gsgd import scores
-from gsgd.sift.exits import EarlyExit, exit_view, find_layers, innermost, is_sharded
+from gsgd.sift.exits import EarlyExit, every_module, exit_view, find_layers, innermost, is_sharded
 from gsgd.sift.reuse import Recording
 from gsgd.sift.tail import Labelled
 
@@ -95,8 +95,12 @@ def score_rows(
 
 
 def last_shared_layer(model: nn.Module, exit_layer: int) -> nn.Module | None:
-    """The layer whose output the exit reads; None for models that say themselves how they exit."""
-    return None if isinstance(innermost(model), EarlyExit) else find_layers(model)[1][exit_layer - 1]
+    """The layer whose output the exit reads; of models that say themselves how they exit, what they say, or None."""
+    inner = innermost(model)
+    if isinstance(inner, EarlyExit):
+        last = getattr(inner, "last_module", None)
+        return None if last is None else last(exit_layer)
+    return find_layers(model)[1][exit_layer - 1]
 
 
 def _score_labelled_positions(
@@ -263,7 +267,7 @@ def _scoring_mode(model: nn.Module, mode: str) -> Iterator[None]:
         setattr(module, name, value)
 
     try:
-        for module in model.modules():
+        for module in every_module(model):
             batchnorm = isinstance(module, nn.modules.batchnorm._BatchNorm)
             if mode == "eval" or (mode == "frozen-batchnorm" and batchnorm):
                 change(module, "training", False)

@@ -79,6 +79,9 @@ def at_positions(call: Call, labelled: Labelled | None) -> Any:
     whole = call.named[name]
     if labelled is None or len(whole) != labelled.of or not whole.is_floating_point():
         return None
+    added = call.named.get("self") if name != "self" else None
+    if isinstance(added, Tensor) and added.dim() == whole.dim() and len(added) > 1:
+        return None
     named = {**call.named, name: whole.index_select(0, labelled.at)}
     factors = [named.pop(each) for each in ("self", "mat1", "mat2") if each in named]
     part = call.function(*factors, **named)

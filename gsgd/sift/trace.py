@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-import functools
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
-from gsgd.sift.rows import ATTENTION, Kind, by_name, parameters, tensors_in
+from gsgd.sift.rows import ATTENTION, BATCHNORM, Kind, parameters, tensors_in
 
 aten = torch.ops.aten
 
@@ -52,19 +51,23 @@ class Call:
 
     Attributes:
         function: the operation.
+        facts: see there.
         named, arguments: its arguments by name; and with tensors as their sources.
+        sources: these, by the tensors' `id`.
         written: the tensors that it changes in place.
         random: whether it draws.
     """
 
     function: Any
+    facts: Facts
     named: dict[str, Any]
     arguments: dict[str, Any]
+    sources: dict[int, Source]
     written: list[Tensor]
     random: bool
 
 
-@dataclass
+@dataclass(slots=True)
 class Step:
     """One operation on data that depend on the batch, or on chance.
 
@@ -121,6 +124,7 @@ class Trace(TorchDispatchMode):
                 self.remember(value, Source(("input", name)))
         self.active = False
         self.paused = False
+        self.watches_norms = False
         self.count = 0
         self.prefix = 0
 
@@ -139,10 +143,20 @@ class Trace(TorchDispatchMode):
     def remember(self, value: Tensor, source: Source) -> None:
         self.sources[_key(value)] = (storage_of(value), source)
 
-    def source(self, value: Any) -> Any:
-        """The source of a tensor, or of those in a list; what is no tensor stands for itself."""
+    def source(self, value: Any, seen: dict[int, Source] | None = None) -> Any:
+        """The source of a tensor, or of those in a list; what is no tensor stands for itself.
+
+        Args:
+            seen: takes the sources of the tensors, by `id`.
+        """
         if not isinstance(value, Tensor):
-            return tuple(map(self.source, value)) if isinstance(value, (list, tuple)) else value
+            return tuple([self.source(entry, seen) for entry in value]) if isinstance(value, (list, tuple)) else value
+        found = self._source(value)
+        if seen is not None:
+            seen[id(value)] = found
+        return found
+
+    def _source(self, value: Tensor) -> Source:
         known = alive(self.sources, _key(value))
         if known is not None and known[0] in _OF_BATCH:
             return known
@@ -162,8 +176,13 @@ class Trace(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.paused:
-            return function(*args, **kwargs)
+        output = function(*args, **kwargs) if self.paused else self.follow(function, types, args, kwargs)
+        if self.watches_norms and function.overloadpacket in BATCHNORM:
+            self.normalised(function, args, kwargs, output)
+        return output
+
+    def follow(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """Carry out one operation, and learn where its results come from."""
         for kind in types:
             if kind not in _PLAIN:
                 reason = f"{kind.__name__} is a tensor with operations of its own"
@@ -173,14 +192,27 @@ class Trace(TorchDispatchMode):
             output = function(*args, **kwargs)
             self.remember(output, self.source(args[0]))
             return output
-        named = by_name(function, args, kwargs)
-        arguments = {name: self.source(value) for name, value in named.items()}
+        if facts.restrides and _same_entries(args, kwargs):
+            before = self.source(args[0])
+            output = function(*args, **kwargs)
+            self.remember(output, before)
+            return output
+        named = dict(facts.defaults)
+        named.update(zip(facts.names, args, strict=False))
+        named.update(kwargs)
+        arguments = dict(named)
+        sources: dict[int, Source] = {}
+        for name in facts.names[: len(args)]:
+            arguments[name] = self.source(arguments[name], sources)
+        for name in kwargs:
+            arguments[name] = self.source(arguments[name], sources)
         if facts.made_by_size:
             arguments["self"] = (named["self"].dtype, named["self"].device)
+            del sources[id(named["self"])]
         written = list(tensors_in([named[name] for name in facts.writes])) if facts.writes else []
-        if facts.random or of_batch(tuple(arguments.values())):
+        if facts.random or any(source.of_batch for source in sources.values()):
             self.prefix = hash((self.prefix, facts.number))
-            output = self.step(Call(function, named, arguments, written, facts.random), args, kwargs)
+            output = self.step(Call(function, facts, named, arguments, sources, written, facts.random), args, kwargs)
             source: tuple = ("step", self.count)
             self.count += 1
         else:
@@ -200,6 +232,9 @@ class Trace(TorchDispatchMode):
         """What is to be held of a given tensor, beside itself."""
         return None
 
+    def normalised(self, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+        """A BatchNorm has returned; called if `watches_norms`, while paused, too."""
+
     def step(self, call: Call, args: Any, kwargs: Any) -> Any:
         """Carry out one operation on batch data."""
         raise NotImplementedError
@@ -213,33 +248,68 @@ class Trace(TorchDispatchMode):
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What is always so of an operation; looked up once, because hashing one takes as long as the rest.
 
     Attributes:
         number: tells it from others in this process.
+        names, defaults: of its parameters.
         writes: names of the parameters that it changes.
         random: whether it draws; fused attention does only if its arguments say so, which is not looked at here.
         transparent, made_by_size: see _TRANSPARENT and _MADE_BY_SIZE.
+        reshapes: whether it changes the shape or the strides of its first argument itself.
+        restrides: whether it may do so without any entry changing its place.
     """
 
     number: int
+    names: tuple[str, ...]
+    defaults: dict[str, Any]
     writes: tuple[str, ...]
     random: bool
     transparent: bool
     made_by_size: bool
+    reshapes: bool
+    restrides: bool
 
 
-@functools.cache
 def facts_of(function: Any) -> Facts:
+    """What is always so of it."""
+    known = _FACTS.get(id(function))
+    if known is None:
+        known = _FACTS[id(function)] = _facts(function)
+    return known
+
+
+_FACTS: dict[int, Facts] = {}
+"""By `id`, since torch keeps its operations for good."""
+
+
+def _facts(function: Any) -> Facts:
     packet = function.overloadpacket
     return Facts(
         number=id(function),
+        names=tuple(name for name, _, _ in parameters(function)),
+        defaults={name: default for name, default, _ in parameters(function)},
         writes=tuple(name for name, _, writes in parameters(function) if writes),
         random=torch.Tag.nondeterministic_seeded in function.tags and packet not in ATTENTION,
         transparent=packet in _TRANSPARENT,
         made_by_size=packet in _MADE_BY_SIZE,
+        reshapes=torch.Tag.inplace_view in function.tags,
+        restrides=packet is aten.as_strided_,
+    )
+
+
+def _same_entries(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether as_strided_ gives a tensor other strides only where they do not count, along dimensions of size 1.
+
+    That is how means over images with the channels last come to their layout.
+    """
+    if len(args) != 3 or kwargs:
+        return False
+    value, size, strides = args
+    return tuple(size) == tuple(value.shape) and all(
+        length == 1 or one == two for length, one, two in zip(size, value.stride(), strides, strict=True)
     )
 
 
@@ -271,13 +341,3 @@ def of_batch(sources: Sequence[Any]) -> bool:
         entry.of_batch if isinstance(entry, Source) else isinstance(entry, tuple) and of_batch(entry)
         for entry in sources
     )
-
-
-def numbers_in(sources: Sequence[Any]) -> Iterator[int]:
-    """The numbers of the steps that these come from."""
-    for entry in sources:
-        if isinstance(entry, Source):
-            if entry[0] == "step":
-                yield entry[1]
-        elif isinstance(entry, tuple):
-            yield from numbers_in(entry)

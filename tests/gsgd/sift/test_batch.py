@@ -55,3 +55,16 @@ def test_taken_rows_own_their_memory():
     batch = {"x": torch.zeros(3, 2)}
     take_rows(batch, torch.tensor([0, 1, 2]))["x"].fill_(1.0)
     assert batch["x"].sum() == 0
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_taken_rows_are_laid_out_as_the_batch(layout):
+    images = torch.arange(4 * 3 * 2 * 5.0).view(4, 3, 2, 5).to(memory_format=layout)
+    taken = take_rows({"x": images}, torch.tensor([1, 3]))["x"]
+    assert taken.tolist() == [images[1].tolist(), images[3].tolist()]
+    assert taken.is_contiguous(memory_format=layout)
+
+
+def test_taken_rows_of_a_transposed_batch_come_out_right():
+    x = torch.arange(2 * 3 * 4 * 5).view(5, 4, 3, 2).permute(3, 1, 0, 2)
+    assert take_rows({"x": x}, torch.tensor([1]))["x"].tolist() == [x[1].tolist()]

@@ -11,7 +11,7 @@ transformers = pytest.importorskip("transformers")
 
 import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from gsgd.sift import Sift  # noqa: E402
@@ -167,13 +167,41 @@ def test_resnet_equals_its_two_passes(exit_layer, semantics, reuse, dtype, warni
     tolerance = 1e-11 if dtype == torch.float64 else 2e-4
     batches = [images(seed, dtype) for seed in range(4)]
     counts = follow(resnet(dtype), batches, exit_layer, tolerance, reuse=reuse, batchnorm=semantics)
-    # Of all convolutions gross sharing leaves those after the exit: two in the last stage, and its shortcut's.
+    # Of all convolutions gross sharing leaves those after the exit: two in the last stage, and its shortcut's. Before
+    # the exit it leaves shortcuts, by 1x1 of few channels: of the second stage, and for exit 2 of the last.
     every = 1 + 2 * 2 + (2 + 1) + (2 + 1)
-    after_exit = 3 if exit_layer == 1 else 0
-    left = every if not reuse else every - 1 if semantics == "kept" else after_exit
+    after_exit, shortcuts = (3, 1) if exit_layer == 1 else (0, 2)
+    left = every if not reuse else every - 1 if semantics == "kept" else after_exit + shortcuts
     assert counts[-1]["convolution"] == left
     # With "kept" it is said that sharing ends.
     assert len(warnings_said()) == (reuse and semantics == "kept")
+
+
+@pytest.mark.parametrize("exit_layer", [1, 2])
+def test_resnet_with_the_channels_last(exit_layer, warnings_said):
+    """Its images end as single pixels, whose convolutions are computed as products, and whose mean is laid out anew."""
+    layout = torch.channels_last
+    batches = [
+        {**batch, "pixel_values": batch["pixel_values"].to(memory_format=layout)} for batch in map(images, range(3))
+    ]
+    model = resnet()
+    model.resnet.encoder.stages[2].layers[0].layer[0].convolution.stride = (4, 4)
+    model.resnet.encoder.stages[2].layers[0].shortcut.convolution.stride = (4, 4)
+    counts = follow(model.to(memory_format=layout), batches, exit_layer, batchnorm="gross")
+    assert counts[-1]["convolution"] == (4 if exit_layer == 1 else 2)
+    assert counts[-1]["addmm"] == (1 if exit_layer == 1 else 0)  # the classifiers
+    assert warnings_said() == []
+
+
+@pytest.mark.parametrize("semantics", ["kept", "gross"])
+def test_the_rest_of_the_model_is_not_followed(semantics):
+    """Where a model says which module ends its exit."""
+    model, followed = resnet(), []
+    for stage in model.resnet.encoder.stages:
+        stage.register_forward_hook(lambda *_: followed.append(_get_current_dispatch_mode() is not None))
+    sift = Sift(model, exit_layer=1, keep=KEPT / ROWS, batchnorm=semantics)
+    sift(**images())
+    assert followed == [True, True, True, True, False]  # of scoring two stages, of training three
 
 
 @pytest.mark.parametrize("semantics", ["kept", "gross"])

@@ -145,3 +145,23 @@ def test_batches_of_other_shapes_are_scored_as_in_a_full_pass(build, make_batch)
         sift.choose(batch)
         plain.choose(batch)
         torch.testing.assert_close(sift.last.scores, plain.last.scores, rtol=1e-12, atol=1e-12)
+
+
+class Biased(torch.nn.Linear):
+    """A linear layer whose bias is one for each row, be it the same for all."""
+
+    def forward(self, x):
+        rows = x.flatten(0, -2)
+        return torch.addmm(self.bias.expand(len(rows), -1).clone(), rows, self.weight.t()).view(*x.shape[:-1], -1)
+
+
+def test_a_bias_of_all_positions_is_computed_in_full(build, make_batch):
+    model, batch = build("bert-mlm"), few_labels(make_batch("bert-mlm"))
+    dense = model.bert.encoder.layer[0].intermediate.dense
+    biased = Biased(dense.in_features, dense.out_features)
+    biased.load_state_dict(dense.state_dict())
+    model.bert.encoder.layer[0].intermediate.dense = biased
+    found, _, _ = scores_of(model, batch, True, 0, exit_layer=1)
+    wanted, _, _ = scores_of(copy.deepcopy(model), batch, False, 0, exit_layer=1)
+    for one, two in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, two)
