@@ -53,8 +53,8 @@ def main(arguments: Sequence[str]) -> int:
         "--methods",
         required=True,
         metavar="METHODS",
-        help="comma-separated: baseline, random, loss@1, entropy@6, loss@last, ...; with other values behind colons: "
-        "loss@1:keep=0.7:start_share=0.5",
+        help="comma-separated: baseline, random, loss@1, entropy@6, loss@last, loss@auto, ...; with other values "
+        "behind colons: loss@1:keep=0.7:start_share=0.5",
     )
     parser.add_argument("--seeds", type=int, default=3, help="runs of each method (default 3)")
     parser.add_argument("--budget", help="of every run (default: the configuration's)")

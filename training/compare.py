@@ -21,6 +21,7 @@ from training.budget import StepCosts, parse_budget, seconds_of, steps_within
 from training.config import Config
 from training.costs import measure_costs
 from training.display import Display
+from training.metering import read_meters, write_meters
 from training.records import COLUMNS, Evaluation, read_json
 from training.run import DIVERGED, FINISHED, Outcome, train
 from training.settings import parse_method
@@ -110,7 +111,8 @@ def compare(
 ) -> Comparison:
     """Train every contender on every seed within the configuration's budget, and summarise.
 
-    Results are written to `folder`: one folder a run, `compare.json`, `evaluations.csv` (all runs) and `summary.csv`.
+    Results are written to `folder`: one folder a run, `compare.json`, `summary.csv`, and of all runs
+    `evaluations.csv` and, with `meter_every`, `meters.csv`.
     What is finished there already is not trained again, and an interrupted run goes on.
 
     Args:
@@ -176,7 +178,7 @@ def compare(
         # Seed by seed: an interrupted comparison has all methods on the seeds it got to.
         for label in planned:
             values = {"seed": seed, "test": "test" in tasks[planned[label].data].splits}
-            outcome = plan.run(label, values, _folder_name(f"{label}-seed{seed}"), costs[label])
+            outcome = plan.run(label, values, _run_name(label, seed), costs[label])
             if outcome.status not in (FINISHED, DIVERGED):
                 return Comparison("interrupted", folder, float("nan"), [], results, costs, tuned)
             results.append(
@@ -317,6 +319,9 @@ def _write(
 ) -> None:
     rows: list[Evaluation] = [evaluation for result in results for evaluation in result.evaluations]
     write_table(folder / "evaluations.csv", COLUMNS, map(astuple, rows))
+    metered = [entry for result in results for entry in read_meters(folder / _run_name(result.method, result.seed))]
+    if metered:
+        write_meters(folder, metered)
     names = [field.name for field in dataclasses.fields(MethodSummary)]
     columns = [column for name in names for column in ((name, f"{name}_half_width") if name in INTERVALS else (name,))]
     cells = [[cell for name in names for cell in _cells(name, getattr(summary, name))] for summary in summaries]
@@ -332,6 +337,10 @@ def _cells(name: str, value: Any) -> list[Any]:
     if value is None:
         return [None, None]
     return [value.mean, None if math.isnan(value.half_width) else value.half_width]
+
+
+def _run_name(label: str, seed: int) -> str:
+    return _folder_name(f"{label}-seed{seed}")
 
 
 def _folder_name(text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from accelerate import Accelerator
 
 from training.budget import StepCosts
 from training.config import Config
+from training.settings import parse_method
 from training.task import Task
 from training.training import Training
 
@@ -30,7 +32,15 @@ SELECTING = ("method", "keep", "select", "trim", "scoring_mode", "scope", "score
 def price(config: Config) -> tuple:
     """What the cost of a selecting step depends on: methods of one price are measured once."""
     names = ALWAYS + SELECTING if config.training.selects else ALWAYS
-    return config.data, *(getattr(config.training, name) for name in names)
+    return config.data, *(getattr(_as_priced(config).training, name) for name in names)
+
+
+def _as_priced(config: Config) -> Config:
+    """What is timed in place of `config`: selection at every step, of a moving exit at the last, the dearest."""
+    method = parse_method(config.training.method)
+    always: dict[str, Any] = {"start_step": 0, "start_share": 0.0, "end_step": 0, "end_share": 1.0, "meter_every": 0}
+    moving: dict[str, Any] = {"method": f"{method.score}@last"} if method.auto else {}
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, **always, **moving))
 
 
 def measure_costs(
@@ -43,6 +53,7 @@ def measure_costs(
 ) -> list[StepCosts]:
     """Median seconds of the steps of each configuration, in interleaved rounds on models of their own.
 
+    An exit that moves has the price of the last one, an upper bound of its steps but for those that re-measure.
     The first two rounds warm up. With several ranks all of them step together, and the slowest counts.
 
     Args:
@@ -58,10 +69,9 @@ def measure_costs(
     pairs = []
     for config, task in zip(configs, tasks, strict=True):
         plain = dataclasses.replace(config, training=dataclasses.replace(config.training, method="baseline"))
-        always = dataclasses.replace(config.training, start_step=0, start_share=0.0, end_step=0, end_share=1.0)
         pairs.append((price(plain), price(config)))
         kinds.setdefault(price(plain), (plain, task))
-        kinds.setdefault(price(config), (dataclasses.replace(config, training=always), task))
+        kinds.setdefault(price(config), (_as_priced(config), task))
     steps = rounds + 2
     trainings = {kind: Training(config, task, accelerator, steps) for kind, (config, task) in kinds.items()}
     seconds: dict[tuple, list[float]] = {kind: [] for kind in kinds}

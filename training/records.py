@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Collection, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -110,10 +111,30 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
     Raises:
         ValueError: if the table cannot be read, naming the file and the row.
     """
-    path = folder / EVALUATIONS
+    whole = {"step", "exit_layer", "seed", "backprop_samples", "gross_samples"}
+    return [
+        Evaluation(**cells)
+        for cells in read_table(
+            folder / EVALUATIONS, COLUMNS, words={"method", "score"}, whole=whole, kind="an evaluation"
+        )
+    ]
+
+
+def read_table(
+    path: Path, columns: Sequence[str], *, words: Collection[str], whole: Collection[str], kind: str
+) -> list[dict[str, Any]]:
+    """The rows of a table, cell by column; none if there is no table.
+
+    Args:
+        columns: to take.
+        words, whole: those of them that hold text, and whole numbers; others hold numbers. An empty cell is None.
+        kind: what a row is, for the message.
+
+    Raises:
+        ValueError: if a row lacks a column or a cell is no number, naming the file and the line.
+    """
     if not path.exists():
         return []
-    whole = {"step", "exit_layer", "seed", "backprop_samples", "gross_samples"}
     found = []
     with open(path, encoding="utf-8", newline="") as file:
         for number, row in enumerate(csv.DictReader(file), start=2):
@@ -122,13 +143,13 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
                     name: None
                     if row[name] == ""
                     else row[name]
-                    if name in ("method", "score")
+                    if name in words
                     else (int if name in whole else float)(row[name])
-                    for name in COLUMNS
+                    for name in columns
                 }
             except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{path}, line {number}: not an evaluation ({error!r})") from error
-            found.append(Evaluation(**cells))
+                raise ValueError(f"{path}, line {number}: not {kind} ({error!r})") from error
+            found.append(cells)
     return found
 
 

@@ -26,6 +26,7 @@ from training.budget import StepCosts, parse_budget, seconds_of, steps_within
 from training.config import Config
 from training.costs import measure_costs
 from training.display import Display
+from training.metering import MeterLog
 from training.records import HEADER, Evaluation, Records, differences, read_evaluations, read_header
 from training.settings import parse_method
 from training.task import Task
@@ -61,7 +62,8 @@ def train(
 ) -> Outcome:
     """Train `config`, or go on where it stopped, with its results in `folder`.
 
-    Writes `header.json`, `evaluations.csv`, events for TensorBoard, a checkpoint while it runs, and the trained model.
+    Writes `header.json`, `evaluations.csv`, `meters.csv` (with `meter_every`), events for TensorBoard, a checkpoint
+    while it runs, and the trained model.
     Ctrl-C (or SIGTERM) writes a checkpoint first. A run that is recorded as finished is not trained again.
 
     Args:
@@ -113,7 +115,7 @@ def train(
         training.load_state_dict(state)
     if records is not None:
         records.evaluations = [row for row in read_evaluations(folder) if row.step <= training.step] if state else []
-        records.header = _header(config, training, costs) if header is None or state is None else header
+        records.header = run_header(config, training, costs) if header is None or state is None else header
         records.update(status=RUNNING)
     run = _Run(config, training, records, costs, display, folder)
     status = run.to_the_end()
@@ -150,6 +152,8 @@ class _Run:
         self.config, self.training, self.records = config, training, records
         self.costs, self.display, self.folder = costs, display, folder
         total, settings = training.total_steps, config.training
+        metered = records is not None and training.sift.meter_every > 0
+        self.meters = MeterLog(folder, settings, training.step) if metered else None
         self.evaluate_after = {
             max(1, round(total * number / settings.evaluations)) for number in range(1, settings.evaluations + 1)
         }
@@ -166,6 +170,9 @@ class _Run:
             training.start_clock()
             while status == RUNNING and training.step < total:
                 training.train_step()
+                if self.meters is not None:
+                    self.meters.take(training.sift, self.events)
+                training.sift.readings.clear()
                 self.display.step(training.step)
                 stop, due = self._agree(bool(asked_to_stop))
                 if training.step % self.log_every == 0 or training.step in self.evaluate_after or stop:
@@ -247,6 +254,8 @@ class _Run:
     def _save(self) -> None:
         self.training.stop_clock()
         state = self.training.state_dict()
+        if self.meters is not None:
+            self.meters.write()  # first: what a resumed run does not measure again must be there
         if self.training.accelerator.is_main_process:
             checkpoint.save(self.folder, state)
         self.training.accelerator.wait_for_everyone()
@@ -264,6 +273,10 @@ class _Run:
                 model.save_pretrained(self.folder / "model")
         entries: dict[str, Any] = {"status": status, "steps_done": training.step, **training.seconds}
         entries["wall_clock_s"] = training.wall_clock_s
+        if self.meters is not None:
+            self.meters.write()
+            entries["meter_s"] = training.sift.meter_s
+            self.display.say(self.meters.cost(training.wall_clock_s))
         if test is not None:
             entries |= {"test_accuracy": test[0], "test_loss": test[1]}
         self.records.update(**entries)
@@ -302,7 +315,8 @@ def _what_is_there(config: Config, folder: Path, overwrite: bool) -> dict[str, A
     return header
 
 
-def _header(config: Config, training: Training, costs: StepCosts | None) -> dict[str, Any]:
+def run_header(config: Config, training: Training, costs: StepCosts | None) -> dict[str, Any]:
+    """What is recorded of a run: provenance, command, configuration, data, device and length."""
     device = training.accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {

@@ -26,11 +26,13 @@ SELECTORS: dict[str, Selector] = {
 
 @dataclass(frozen=True)
 class Method:
-    """What decides which rows are trained on: "baseline", "random", "loss@1", "entropy@6", "loss@last"."""
+    """What decides which rows are trained on: "baseline", "random", "loss@1", "entropy@6", "loss@last", "loss@auto"."""
 
     score: str | None
     exit_layer: int | None
-    """None for the last layer, and where nothing is scored."""
+    """None for the last layer, one that moves, and where nothing is scored."""
+    auto: bool = False
+    """Whether the exit moves (`gsgd.sift.AutoExit`)."""
 
 
 def parse_method(text: str) -> Method:
@@ -44,11 +46,13 @@ def parse_method(text: str) -> Method:
     if text == "random":
         return Method("random", None)
     score, _, layer = text.partition("@")
-    if score in SCORES and (layer == "last" or (layer.isascii() and layer.isdigit() and int(layer) >= 1)):
-        return Method(score, None if layer == "last" else int(layer))
+    if score in SCORES and layer in ("last", "auto"):
+        return Method(score, None, auto=layer == "auto")
+    if score in SCORES and layer.isascii() and layer.isdigit() and int(layer) >= 1:
+        return Method(score, int(layer))
     raise ValueError(
         f"method = {text!r} must be baseline, random, or SCORE@LAYER with a score of {', '.join(SCORES)} "
-        'and an exit layer of 1, 2, ... or "last", such as loss@1'
+        'and an exit layer of 1, 2, ..., "last" or "auto", such as loss@1'
     )
 
 
@@ -65,6 +69,9 @@ class TrainingSettings:
         start_share, end_share: in [0, 1].
         scoring_mode, scope, score_batch_size, labelled_head, reuse, batchnorm: as of `gsgd.sift.Sift`;
             score_batch_size = 0 scores all rows at once.
+        auto_level, auto_every: `level` and `every` of `gsgd.sift.AutoExit`, for methods @auto, such as loss@auto. A
+            budget of time charges every step of theirs the price of the last exit, an upper bound. Re-measuring, the
+            time of about two steps in `auto_every`, is not charged; `wall_clock_s` and `selection_s` have all.
         batch_size: rows trained on, per device and step. With selection, round(batch_size / keep) are drawn.
         accumulation_steps: micro-batches of `batch_size` in one optimizer step.
         budget: how long the run is; see `training.budget`.
@@ -84,6 +91,9 @@ class TrainingSettings:
         checkpoint_every_s: a checkpoint is written at evaluations and on Ctrl-C, and when this many seconds went by.
         quality_batches: gross batches on which the scores are compared with exact losses at every evaluation, both in
             `scoring_mode`; 0 for none. It is not charged to the run.
+        meter_every: every so many selecting steps the scores are compared with exact losses on the step's own gross
+            batch, and `meters.csv` gets a row; 0 for never. It changes nothing that is trained. It is part of
+            `wall_clock_s`, but neither of `selection_s` nor of the prices that a budget of time is kept by.
         tensorboard: write events for TensorBoard.
         test: evaluate on the test split, too, once, when the run has ended.
         save_model: write the trained model beside the results.
@@ -107,6 +117,8 @@ class TrainingSettings:
     labelled_head: bool = False
     reuse: bool = True
     batchnorm: str = "kept"
+    auto_level: float = 0.75
+    auto_every: int = 200
     batch_size: int = 32
     accumulation_steps: int = 1
     budget: str = "1epochs"
@@ -128,6 +140,7 @@ class TrainingSettings:
     evaluation_batch_size: int = 256
     checkpoint_every_s: float = 600.0
     quality_batches: int = 0
+    meter_every: int = 0
     tensorboard: bool = True
     test: bool = False
     save_model: bool = True
@@ -142,9 +155,9 @@ class TrainingSettings:
         _one_of("batchnorm", self.batchnorm, ("kept", "gross"))
         _one_of("schedule", self.schedule, ("one-cycle", "linear", "constant"))
         _one_of("precision", self.precision, ("no", "bf16", "fp16"))
-        for name in ("batch_size", "accumulation_steps", "evaluations", "evaluation_batch_size"):
+        for name in ("batch_size", "accumulation_steps", "evaluations", "evaluation_batch_size", "auto_every"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("start_step", "end_step", "score_batch_size", "seed", "quality_batches"):
+        for name in ("start_step", "end_step", "score_batch_size", "seed", "quality_batches", "meter_every"):
             _at_least(name, getattr(self, name), 0)
         for name in ("weight_decay", "clip_norm"):
             _at_least(name, getattr(self, name), 0.0)
@@ -154,7 +167,7 @@ class TrainingSettings:
         for name in ("beta1", "beta2", "trim"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)!r} must lie in [0, 1)")
-        for name in ("start_share", "end_share", "warmup_share"):
+        for name in ("start_share", "end_share", "warmup_share", "auto_level"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)!r} must lie in [0, 1]")
         if not 0 < self.keep <= 1:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from gsgd import scores
-from gsgd.sift import Selection, Sift
+from gsgd.sift import AutoExit, Selection, Sift
+from gsgd.sift.counters import Stopwatch
 from gsgd.sift.exits import count_exits, innermost, unwrap
-from gsgd.sift.meters import Stopwatch
-from gsgd.sift.quality import selection_quality
+from gsgd.sift.meters import read_batch
 from gsgd.sift.scoring import IGNORED, positions_only
 from training.config import Config
 from training.order import Order
@@ -137,7 +137,7 @@ class Training:
         if self.reader is not None:
             before = self.order.state_dict()
             self._ahead = _Ahead(rows, before, self.reader.submit(self._reading(rows)))
-        return self._placed(batch)
+        return self.placed(batch)
 
     def _reading(self, rows: int) -> Callable[[], dict[str, Tensor]]:
         """Moves on in the order of the data, and leaves what is to be done for the batch to whoever calls it."""
@@ -145,7 +145,8 @@ class Training:
         taken, epoch = self.order.take(rows * ranks)
         return functools.partial(self.task.training_batch, taken[rank * rows : (rank + 1) * rows], epoch)
 
-    def _placed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def placed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch of the task on this rank's device, laid out as the settings say."""
         placed = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
         if not self.settings.channels_last:
             return placed
@@ -207,7 +208,7 @@ class Training:
             for number, batch in enumerate(self.task.held_out(split, self.settings.evaluation_batch_size)):
                 if number % ranks != rank:
                     continue
-                batch = self._placed(batch)
+                batch = self.placed(batch)
                 with self.accelerator.autocast():
                     output, batch = _labelled_only(model, batch)
                 sums += torch.stack([value.double() for value in self.task.judge(output, batch)])
@@ -228,10 +229,11 @@ class Training:
         found = []
         devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), self.accelerator.autocast():
-            torch.manual_seed(settings.seed)
-            for _ in range(settings.quality_batches):
+            for number in range(settings.quality_batches):
+                torch.manual_seed(settings.seed + number)
                 batch = self.task.training_batch(*order.take(settings.gross_size))
-                found.append(selection_quality(self.sift, self._placed(batch)))
+                (reading,) = read_batch(self.sift, self.placed(batch))
+                found.append((reading.overlap, reading.rank_correlation))
         overlap, correlation = torch.tensor(found, dtype=torch.float64).mean(dim=0).tolist()
         return overlap, correlation
 
@@ -319,7 +321,8 @@ def build_sift(model: nn.Module, settings: TrainingSettings, total_steps: int) -
     score: Any = {"margin": scores.margin}.get(str(method.score), method.score)
     return Sift(
         model,
-        exit_layer=method.exit_layer or count_exits(unwrap(model)),
+        exit_layer="auto" if method.auto else method.exit_layer or count_exits(unwrap(model)),
+        auto=AutoExit(level=settings.auto_level, every=settings.auto_every) if method.auto else None,
         keep=settings.keep,
         score="random" if score is None else score,
         select=settings.rule(),
@@ -334,6 +337,7 @@ def build_sift(model: nn.Module, settings: TrainingSettings, total_steps: int) -
         score_batch_size=settings.score_batch_size or None,
         reuse=settings.reuse,
         batchnorm=settings.batchnorm,
+        meter_every=settings.meter_every if settings.scores_rows else 0,
         seed=settings.seed,
     )
 

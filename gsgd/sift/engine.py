@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,16 @@ from torch import Tensor, nn
 
 from gsgd.selectors import Selector, select_random, select_top_k
 from gsgd.sift import scoring
+from gsgd.sift.auto import AutoExit, exit_for, moved
 from gsgd.sift.batch import batch_size, take_rows
-from gsgd.sift.batchnorm import gross_statistics
+from gsgd.sift.counters import Elapsed, Totals
+from gsgd.sift.diagnosis import Diagnosis, diagnose
 from gsgd.sift.exchange import Ranks, exchange_rows
-from gsgd.sift.exits import check_exit_layer, count_exits, innermost, is_compiled, is_sharded, unwrap
-from gsgd.sift.meters import Stopwatch, Totals
+from gsgd.sift.exits import count_exits, innermost, is_sharded, unwrap
+from gsgd.sift.meters import Reading, read_batch
 from gsgd.sift.reuse import Recording, Trust, say_once
 from gsgd.sift.schedule import Schedule
+from gsgd.sift.sharing import Shared, two_passes_because
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +56,7 @@ class Selection:
     scores: Tensor | None
     gross: int
     kept: int
-    _watch: Stopwatch | None = None
+    _watch: Elapsed | None = None
 
     @property
     def selection_s(self) -> float:
@@ -72,7 +75,8 @@ class Sift:
         model: any Hugging Face model with a stack of layers, or one that implements `EarlyExit`; possibly wrapped by
             DistributedDataParallel, FSDP (`fully_shard` or the older FullyShardedDataParallel), torch.compile or PEFT.
             It is called with the kept rows; scoring runs on what is inside the wrappers, on FSDP as every rank does.
-        exit_layer: 1..layers; the last is exact-loss selection (OHEM, ordered SGD).
+        exit_layer: 1..layers; the last is exact-loss selection (OHEM, ordered SGD). "auto" moves it to the cheapest
+            exit that keeps rows as exact losses would, see `auto`; the attribute `exit_layer` is the present one.
         keep: share of rows to train on, in (0, 1]; max(1, round(keep * B)) rows are kept.
         score: "loss" or "entropy" of the early prediction, "random" (the control: nothing is scored), or a callable
             `(logits, labels) -> (B,)`; larger is harder. `gsgd.scores` has more.
@@ -96,6 +100,12 @@ class Sift:
             exact; elsewhere two passes are made, and a warning says once why.
         batchnorm: what BatchNorm normalises the kept rows by, up to the exit: "kept", their own statistics, where
             sharing ends at the first BatchNorm; or "gross", those of the gross batch, constants in the backward pass.
+        auto: what `exit_layer="auto"` holds to (`AutoExit`), None for its defaults. The attribute `auto` then has the
+            moves, as `history`. What it measures is part of `selection_s`.
+        meter_every: every so many steps that select, from the first of them on, `choose` measures on the gross batch
+            how well the scores stand in for exact losses (`gsgd.sift.meters`) and appends the `Reading` to `readings`;
+            0 for never. Weights, draws and counts are bit for bit those of a run without. A reading costs about a
+            forward pass of the model and one up to the exit, on the gross batch; `meter_s` tells.
         seed: for rules that draw; ranks draw differently.
 
     Raises:
@@ -106,7 +116,7 @@ class Sift:
         self,
         model: nn.Module,
         *,
-        exit_layer: int = 1,
+        exit_layer: int | str = 1,
         keep: float = 0.5,
         score: str | scoring.Score = "loss",
         select: Selector = select_top_k,
@@ -121,6 +131,8 @@ class Sift:
         score_batch_size: int | None = None,
         reuse: bool = True,
         batchnorm: str = "kept",
+        auto: AutoExit | None = None,
+        meter_every: int = 0,
         seed: int = 0,
     ):
         if not isinstance(model, nn.Module):
@@ -146,9 +158,13 @@ class Sift:
         for name, value in (("accumulation_steps", accumulation_steps), ("score_batch_size", score_batch_size)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} = {value!r} must be a whole number of at least 1")
+        if isinstance(meter_every, bool) or not isinstance(meter_every, int) or meter_every < 0:
+            raise ValueError(f"meter_every = {meter_every!r} must be a whole number of at least 0")
+        if meter_every and score == "random":
+            raise ValueError(f'meter_every = {meter_every}, but score = "random" has no scores to measure: set it to 0')
         self.model = model
         self.keep = keep
-        self.exit_layer = exit_layer if score == "random" else check_exit_layer(exit_layer, count_exits(unwrap(model)))
+        self.exit_layer, self.auto = exit_for(exit_layer, auto, score, unwrap(model))
         self.score = scoring.BY_NAME.get(score) if isinstance(score, str) else score
         self.select = select_random if score == "random" else select
         self.schedule = Schedule(start_step, end_step, interrupt)
@@ -165,8 +181,11 @@ class Sift:
         self.ranks = Ranks.here(scope)
         self.calls = 0
         self.totals = Totals()
+        self.meter_every = meter_every
+        self.readings: list[Reading] = []
+        self._meters = Elapsed()
         self.last: Selection | None = None
-        self._shared: _Shared | None = None
+        self._shared: Shared | None = None
         # A trainer that selects all micro-batches of a step before it trains on the first of them says so.
         self.holds_window = False
         self._trust = Trust()
@@ -206,23 +225,29 @@ class Sift:
         self.calls += 1
         self.totals.gross_samples += size
         kept = max(1, round(self.keep * size))
-        sharded = self.ranks.size > 1 and is_sharded(self.model)
+        joint = self.ranks.size > 1 and (self.auto is not None or is_sharded(self.model))
         # Where ranks must run the model together, what a single one could leave out may not depend on its batch.
-        trivial = kept == size and not self.ranks.together and not (sharded and self.keep < 1)
+        trivial = kept == size and not self.ranks.together and not (joint and self.keep < 1)
         if not selects or trivial:
             everything = torch.arange(size)
             self.last = Selection(step, False, everything, None, size, size)
             self.totals.backprop_samples += size
             return dict(batch)
         device = next(value.device for value in batch.values() if isinstance(value, Tensor))
+        watch = Elapsed()
+        if self.auto is not None:
+            with watch.measure(device):
+                self.exit_layer = moved(self.auto, self, batch, step)
+        if self.meter_every and self.totals.selected_steps % (self.meter_every * self.accumulation_steps) == 0:
+            with self._meters.measure(device):
+                self.readings += read_batch(self, batch, step=step)
         recording = self._recording()
-        with torch.no_grad(), Stopwatch(device) as watch:
-            scores = None if self.score is None else self._score(batch, size, recording)
+        with torch.no_grad(), watch.measure(device):
+            scores = None if self.score is None else self._score(batch, recording)
             chosen = self._choose(scores, kept, size, device)
             rows = exchange_rows(batch, chosen, self.ranks) if self.ranks.together else take_rows(batch, chosen)
         if recording is not None and recording.segments:
-            labels = batch.get("labels")
-            self._shared = _Shared(recording, rows, chosen, labels, _versions([*rows.values(), labels]))
+            self._shared = Shared.of(recording, self.exit_layer, rows, chosen, batch)
         number = batch_size(rows)
         self.last = Selection(step, True, chosen, scores, size, number, watch)
         self.totals.backprop_samples += number
@@ -244,7 +269,7 @@ class Sift:
                 return self.model(**{**rows, "labels": labelled})
 
     @contextlib.contextmanager
-    def sharing(self, rows: Mapping[str, Any]) -> Iterator[_Shared | None]:
+    def sharing(self, rows: Mapping[str, Any]) -> Iterator[Shared | None]:
         """Within the block, the model on `rows` takes from the scoring pass what that has computed.
 
         Args:
@@ -256,18 +281,17 @@ class Sift:
                 shared.recording.release()
             yield None
             return
-        inner = innermost(self.model)
-        recording = shared.recording
-        with contextlib.ExitStack() as stack:
-            stack.callback(recording.release)
-            if recording.statistics:
-                stack.enter_context(gross_statistics(inner, recording.statistics))
-            if recording.share:
-                stack.enter_context(scoring.without_cache(inner))
-                inputs = {name: value for name, value in rows.items() if name not in scoring.LABELS}
-                layer = scoring.last_shared_layer(inner, self.exit_layer)
-                stack.enter_context(recording.replay(inputs, shared.indices, layer))
+        with shared.training_pass(self.model):
             yield shared
+
+    def diagnose(self, batches: Iterable[Mapping[str, Any]], **options: Any) -> Diagnosis:
+        """What selection at each exit costs and brings on gross batches: see `gsgd.sift.diagnosis.diagnose`."""
+        return diagnose(self, batches, **options)
+
+    @property
+    def meter_s(self) -> float:
+        """Seconds that the readings took since the start of training; on a GPU, reading it waits for them to end."""
+        return self._meters.seconds
 
     @property
     def recorded_bytes(self) -> int:
@@ -279,7 +303,13 @@ class Sift:
         gross = self.batchnorm == "gross"
         if self.score is None or not (self.reuse or gross):
             return None
-        reason = self._two_passes_because()
+        reason = two_passes_because(
+            self.model,
+            together=self.ranks.together,
+            score_batch_size=self.score_batch_size,
+            scoring_mode=self.scoring_mode,
+            holds_window=self.accumulation_steps > 1 and self.holds_window,
+        )
         if reason is not None:
             if gross:
                 raise ValueError(f'batchnorm = "gross" needs one scoring pass for one training pass, but: {reason}')
@@ -288,31 +318,9 @@ class Sift:
         head = self.labelled_head and self.exit_layer == count_exits(unwrap(self.model))
         return Recording(self._trust, share=self.reuse, gross_statistics=gross, head=head)
 
-    def _two_passes_because(self) -> str | None:
-        """Why nothing can be shared; None if it can be tried."""
-        model = self.model
-        if self.ranks.together:
-            return 'with scope="global" ranks train on rows that others scored'
-        if is_sharded(model):
-            return "FSDP gathers weights anew in every pass"
-        if self.score_batch_size is not None:
-            return "score_batch_size bounds the memory that recording would take"
-        if torch.is_inference_mode_enabled():
-            return "in inference mode no changes of tensors are counted"
-        if self.scoring_mode != "train":
-            return f"scoring_mode={self.scoring_mode!r} scores another function than is trained"
-        if is_compiled(model):
-            return "torch.compile runs the whole model as one piece; compile the layers after the exit instead"
-        if self.accumulation_steps > 1 and self.holds_window:
-            return "the recordings of all micro-batches would be in memory at once"
-        if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-            return "activation checkpointing computes the layers again in the backward pass"
-        return None
-
-    def _score(self, batch: Mapping[str, Any], size: int, recording: Recording | None) -> Tensor:
+    def _score(self, batch: Mapping[str, Any], recording: Recording | None) -> Tensor:
         assert self.score is not None
-        step = self.score_batch_size or size
-        parts = [torch.arange(start, min(start + step, size)) for start in range(0, size, step)]
+        parts = self.score_parts(batch)
         score = functools.partial(
             scoring.score_rows,
             unwrap(self.model),
@@ -321,11 +329,18 @@ class Sift:
             mode=self.scoring_mode,
             causal=self.causal,
         )
-        if self.score_batch_size is not None and self.ranks.size > 1 and is_sharded(self.model):
-            self.ranks.check_passes(len(parts))
         if len(parts) == 1:
-            return score(batch, recording=recording)
-        return torch.cat([score(take_rows(batch, part)) for part in parts])
+            return score(parts[0], recording=recording)
+        return torch.cat([score(part) for part in parts])
+
+    def score_parts(self, batch: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """A gross batch in the parts, `score_batch_size` rows each, that a scoring pass takes at a time."""
+        size = batch_size(batch)
+        step = self.score_batch_size or size
+        cuts = [torch.arange(start, min(start + step, size)) for start in range(0, size, step)]
+        if self.score_batch_size is not None and self.ranks.size > 1 and is_sharded(self.model):
+            self.ranks.check_passes(len(cuts))
+        return [batch] if len(cuts) == 1 else [take_rows(batch, cut) for cut in cuts]
 
     def _choose(self, scores: Tensor | None, kept: int, size: int, device: torch.device) -> Tensor:
         """Kept rows in ascending order; of all ranks' batches laid end to end if they select together."""
@@ -359,11 +374,16 @@ class Sift:
         return chosen
 
     def state_dict(self) -> dict[str, Any]:
-        """Step, generator and totals: what a resumed run needs to select as the run would have. Per rank."""
+        """Step, generator, totals, moving exit: what a resumed run needs to select as the run would have. Per rank.
+
+        Of the meters it has the seconds, not the readings.
+        """
         return {
             "calls": self.calls,
             "generator": self.generator.get_state(),
             "totals": dataclasses.asdict(self.totals),
+            "meter_s": self.meter_s,
+            **({} if self.auto is None else {"auto": self.auto.state_dict()}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -372,41 +392,17 @@ class Sift:
         Raises:
             ValueError: if `state` lacks an entry, naming it.
         """
-        missing = {"calls", "generator", "totals"} - set(state)
+        missing = {"calls", "generator", "totals", *(["auto"] if self.auto is not None else [])} - set(state)
         if missing:
-            raise ValueError(f"the state lacks {', '.join(sorted(missing))}: it is not of a Sift")
+            kind = "a Sift" if missing != {"auto"} else 'a Sift with exit_layer = "auto"'
+            raise ValueError(f"the state lacks {', '.join(sorted(missing))}: it is not of {kind}")
+        if self.auto is not None:
+            self.auto.load_state_dict(state["auto"])
+            self.exit_layer = self.auto.present
         self.calls = int(state["calls"])
         self.generator.set_state(state["generator"].cpu())
         self.totals = Totals(**state["totals"])
-
-
-@dataclass(frozen=True)
-class _Shared:
-    """A recorded scoring pass and the rows chosen by it."""
-
-    recording: Recording
-    rows: dict[str, Any]
-    indices: Tensor
-    labels: Any
-    versions: list[int | None]
-
-    def is_of(self, rows: Mapping[str, Any]) -> bool:
-        """Whether these are the very tensors that were chosen, unchanged, be it in another dictionary."""
-        same = set(rows) == set(self.rows) and all(rows[name] is value for name, value in self.rows.items())
-        return same and _versions([*self.rows.values(), self.labels]) == self.versions
-
-    def begin_head(self, chosen: Tensor) -> Tensor:
-        """The kept rows' labelled positions, among those of the gross batch, come next."""
-        labelled = self.labels != scoring.IGNORED
-        number = labelled.flatten().cumsum(0).view(labelled.shape) - 1
-        indices = self.indices.to(labelled.device)
-        self.recording.at_positions(chosen, number[indices][labelled[indices]])
-        return chosen
-
-
-def _versions(values: list[Any]) -> list[int | None]:
-    """How often each tensor has been changed in place, where that is counted."""
-    return [value._version if isinstance(value, Tensor) and not value.is_inference() else None for value in values]
+        self._meters = Elapsed(state.get("meter_s", 0.0))
 
 
 def is_causal(model: nn.Module) -> bool:

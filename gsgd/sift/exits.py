@@ -37,7 +37,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
     Scoring runs on it: a wrapper broadcasts buffers, waits for other ranks, or compiles anew.
     """
-    while not _is_fsdp(model) and (inner := _one_inside(model)) is not None:
+    while not is_fsdp(model) and (inner := _one_inside(model)) is not None:
         model = inner
     return model
 
@@ -51,7 +51,7 @@ def innermost(model: nn.Module) -> nn.Module:
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether FSDP shards some of the model: then every rank must run it as often as the others."""
-    return any(_is_fsdp(module) for module in every_module(model))
+    return any(is_fsdp(module) for module in every_module(model))
 
 
 def every_module(model: nn.Module) -> list[nn.Module]:
@@ -90,7 +90,8 @@ def _one_inside(model: Any) -> nn.Module | None:
     return model.get_base_model()
 
 
-def _is_fsdp(module: nn.Module) -> bool:
+def is_fsdp(module: nn.Module) -> bool:
+    """Whether FSDP, either version, shards this very module."""
     fsdp = sys.modules.get("torch.distributed.fsdp")  # if nobody imported it, nobody used it
     return fsdp is not None and isinstance(module, (fsdp.FSDPModule, fsdp.FullyShardedDataParallel))
 

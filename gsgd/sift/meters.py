@@ -1,63 +1,257 @@
-"""What selection costs and keeps: a stopwatch that a GPU does not fool, and running totals."""
+"""How well an early exit's scores stand in for exact losses, measured on one gross batch.
+
+    reading = read(scores, losses, kept=16)      # of two columns of numbers
+    first, last = read_batch(sift, batch, exits=(1, 4))
+
+The numbers are those that the theory speaks of; to hold them against its formulas is not done here.
+"""
 
 from __future__ import annotations
 
-import time
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from scipy.stats import rankdata
+from torch import Tensor, nn
+
+from gsgd.selectors import select_top_k
+from gsgd.sift import scoring
+from gsgd.sift.exits import check_exit_layer, count_exits, unwrap
+
+if TYPE_CHECKING:
+    from gsgd.sift.engine import Sift
+
+Column = np.ndarray[Any, np.dtype[np.float64]]
 
 
-class Stopwatch:
-    """Seconds between entry and exit of a `with` block, on the device's own clock.
+@dataclass(frozen=True)
+class Reading:
+    """What one gross batch says about the scores of one exit. A number that is not defined on it is NaN.
 
-    A GPU runs behind the program, so there CUDA events are recorded, and only reading `seconds` waits for them.
+    Attributes:
+        step: the training step, counted from 0, on whose batch it was taken.
+        exit_layer: of the scores.
+        rows: B, rows with an exact loss; rows without labels are left out, and so are those whose score or exact loss
+            is not finite.
+        kept: k = max(1, round(keep * B)).
+        rho: rho_{B,k} >= 1, the mean exact loss of the k rows with the largest exact losses, over the mean of all.
+            NaN where all exact losses are 0, and so are the next three.
+        rho_approx: the same of the k rows with the largest scores; at most `rho`.
+        rho_pairs: rho_2 in [1, 2] within the batch (Definition 5.6, but of two different rows): the mean over pairs of
+            the larger exact loss, over the mean of all. NaN of one row.
+        rho_pairs_approx: the same, of the exact loss of the row with the larger score (Definition 5.13); where scores
+            are equal, of both half.
+        sigma: the sample standard deviation of log(score / exact loss) (Assumption 5.12). NaN where a score or an
+            exact loss is not positive.
+        independence: Spearman's correlation of log(score / exact loss) with the exact loss, in [-1, 1]; 0 for the
+            noise of Assumption 5.12, which does not depend on the sample. NaN where a score or an exact loss is not
+            positive, or a column is constant.
+        margin_correlation: beta in [-1, 1], Pearson's correlation of the margins m = -log(e^loss - 1) that score and
+            exact loss imply: of the logistic loss log(1 + e^-m) it is the margin (Section 6.1), of more classes the
+            log-odds of the right one. NaN as `independence`.
+        pairwise_agreement: the p_j of Theorem 6.2 in [0, 1]: the share of pairs of rows that scores and exact losses
+            put in the same order; a tie in either counts half. NaN of one row.
+        overlap: the share of the k rows with the largest scores that are among the k with the largest exact losses;
+            of equal ones the earlier row comes first. In [0, 1].
+        rank_correlation: Spearman's, of scores and exact losses, in [-1, 1]. NaN where either is constant.
     """
 
-    def __init__(self, device: torch.device):
-        self._cuda = device.type == "cuda"
-        self._device = device
-        self._marks: list[Any] = []
-        self._seconds: float | None = None
-
-    def __enter__(self) -> Stopwatch:
-        self._mark()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._mark()
-
-    def _mark(self) -> None:
-        if self._cuda:
-            event = torch.cuda.Event(enable_timing=True)
-            event.record(torch.cuda.current_stream(self._device))
-            self._marks.append(event)
-        else:
-            self._marks.append(time.perf_counter())
-
-    @property
-    def seconds(self) -> float:
-        if self._seconds is None:
-            start, end = self._marks
-            if self._cuda:
-                end.synchronize()
-                self._seconds = start.elapsed_time(end) / 1000
-            else:
-                self._seconds = end - start
-            self._marks = []
-        return self._seconds
+    step: int
+    exit_layer: int
+    rows: int
+    kept: int
+    rho: float
+    rho_approx: float
+    rho_pairs: float
+    rho_pairs_approx: float
+    sigma: float
+    independence: float
+    margin_correlation: float
+    pairwise_agreement: float
+    overlap: float
+    rank_correlation: float
 
 
-@dataclass
-class Totals:
-    """Counts since the start of training; they are part of `Sift.state_dict()`."""
+def read(scores: Any, losses: Any, *, kept: int, step: int = 0, exit_layer: int = 0) -> Reading:
+    """The reading of B rows' scores and exact losses.
 
-    gross_samples: int = 0
-    """Rows that came in on training steps."""
-    backprop_samples: int = 0
-    """Rows that were trained on."""
-    selected_steps: int = 0
-    """Calls that selected; under gradient accumulation a step has several."""
-    bad_score_rows: int = 0
-    """Rows whose score was NaN or infinite."""
+    Args:
+        scores: (B,), finite, larger is harder; a tensor, an array or a sequence.
+        losses: (B,), finite and >= 0; the exact losses of the same rows.
+        kept: k, in 1..B.
+        step, exit_layer: where the numbers are from; they are passed on.
+
+    Raises:
+        ValueError: for columns of different lengths, numbers that are not finite, a negative loss, or `kept` out of
+            range.
+    """
+    scores, losses = _column("scores", scores), _column("losses", losses)
+    count = len(losses)
+    if len(scores) != count:
+        raise ValueError(f"scores has {len(scores)} rows and losses {count}, but must have one each per row")
+    if losses.min() < 0:
+        raise ValueError(f"losses[{losses.argmin()}] = {losses.min()} must be at least 0")
+    if isinstance(kept, bool) or not isinstance(kept, int) or not 1 <= kept <= count:
+        raise ValueError(f"kept = {kept!r} must be a whole number in 1..{count}, the number of rows")
+    chosen, hardest = select_top_k(scores, kept), select_top_k(losses, kept)
+    score_ranks, loss_ranks = rankdata(scores), rankdata(losses)
+    mean, pairs = float(losses.mean()), count * (count - 1) / 2
+    log_ratio, score_margins, loss_margins = _log_ratio(scores, losses), _margins(scores), _margins(losses)
+    return Reading(
+        step=step,
+        exit_layer=exit_layer,
+        rows=count,
+        kept=kept,
+        rho=_ratio(losses[hardest].mean(), mean),
+        rho_approx=_ratio(losses[chosen].mean(), mean),
+        # A row is the larger of its pair as often as rows lie below it, and half as often as others equal it.
+        rho_pairs=_ratio(losses @ (loss_ranks - 1), pairs * mean),
+        rho_pairs_approx=_ratio(losses @ (score_ranks - 1), pairs * mean),
+        sigma=math.nan if log_ratio is None or count < 2 else float(log_ratio.std(ddof=1)),
+        independence=math.nan if log_ratio is None else _correlation(rankdata(log_ratio), loss_ranks),
+        margin_correlation=_correlation(score_margins, loss_margins),
+        pairwise_agreement=_agreement(score_ranks, loss_ranks),
+        overlap=len(np.intersect1d(chosen, hardest)) / kept,
+        rank_correlation=_correlation(score_ranks, loss_ranks),
+    )
+
+
+def read_batch(
+    sift: Sift, batch: Mapping[str, Any], *, exits: Sequence[int] | None = None, step: int | None = None
+) -> list[Reading]:
+    """Readings of a gross batch at exits of the engine's model, against the exact losses at its last exit.
+
+    All passes run without gradients in the engine's scoring mode, with the same dropout masks. Nothing is touched: the
+    generators of CPU and CUDA are put back, so are buffers (running statistics), and the engine counts nothing.
+
+    Args:
+        sift: an engine that scores.
+        batch: a gross batch, on the model's device.
+        exits: 1..layers; the engine's own where None.
+        step: to be noted in the readings; the engine's next one where None.
+
+    Returns:
+        A reading for each of `exits`, of this rank's batch.
+
+    Raises:
+        ValueError: if the engine scores nothing, the model has no such exit, or the batch has no labels that are
+            classes.
+    """
+    if sift.score is None:
+        raise ValueError('score = "random" has no scores to compare with exact losses')
+    model = unwrap(sift.model)
+    last = count_exits(model)
+    wanted = [check_exit_layer(layer, last) for layer in ([sift.exit_layer] if exits is None else exits)]
+    loss = scoring.BY_NAME["loss"]
+    scores: dict[int, list[Tensor]] = {layer: [] for layer in wanted}
+    losses: list[Tensor] = []
+    with torch.no_grad(), _untouched(model):
+        for part in sift.score_parts(batch):
+            common: dict[str, Any] = {"mode": sift.scoring_mode, "causal": sift.causal}
+            for layer, found in scores.items():
+                if layer == last and sift.score is loss:
+                    continue
+                with _same_draws(model):
+                    found.append(scoring.score_rows(model, part, exit_layer=layer, score=sift.score, **common))
+            # The exact losses come last and move the generators on, for the next part to have masks of its own.
+            losses.append(scoring.score_rows(model, part, exit_layer=last, score=loss, **common))
+    exact, step = torch.cat(losses), sift.step if step is None else step
+    labelled = _labelled(batch["labels"], sift.causal)
+    return [
+        _of_labelled(torch.cat(scores[layer] or losses), exact, labelled, sift.keep, step=step, exit_layer=layer)
+        for layer in wanted
+    ]
+
+
+def _of_labelled(
+    scores: Tensor, losses: Tensor, labelled: Tensor, keep: float, *, step: int, exit_layer: int
+) -> Reading:
+    usable = labelled.to(losses.device) & torch.isfinite(losses) & torch.isfinite(scores)
+    count = int(usable.sum())
+    if count == 0:
+        return Reading(step, exit_layer, 0, 0, *[math.nan] * 10)
+    kept = max(1, round(keep * count))
+    return read(scores[usable], losses[usable], kept=kept, step=step, exit_layer=exit_layer)
+
+
+def _labelled(labels: Tensor, causal: bool) -> Tensor:
+    """(B,), which rows have a label that a prediction is made for."""
+    there = labels != scoring.IGNORED
+    return there[:, int(causal) :].any(dim=1) if there.dim() > 1 else there
+
+
+def _column(name: str, values: Any) -> Column:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().double().numpy()
+    column = np.asarray(values, dtype=np.float64)
+    if column.ndim != 1 or len(column) == 0:
+        raise ValueError(f"{name} has shape {column.shape}, but must be one number per row, (B,) with B >= 1")
+    bad = np.flatnonzero(~np.isfinite(column))
+    if len(bad):
+        raise ValueError(f"{name}[{bad[0]}] is {column[bad[0]]}, but must be finite: leave such rows out")
+    return column
+
+
+def _ratio(value: float, mean: float) -> float:
+    return float(value) / mean if mean > 0 else math.nan
+
+
+def _log_ratio(scores: Column, losses: Column) -> Column | None:
+    """log(score / loss); None where it is not defined for all rows."""
+    if min(scores.min(), losses.min()) <= 0:
+        return None
+    with np.errstate(over="ignore", under="ignore"):
+        ratio = scores / losses
+    # The logarithm of a quotient leaves equal quotients equal; of one that is out of range there is the difference.
+    return np.log(ratio) if ratio.min() > 0 and ratio.max() < math.inf else np.log(scores) - np.log(losses)
+
+
+def _margins(losses: Column) -> Column | None:
+    """-log(e^loss - 1), without overflow for large losses or cancellation for small ones; None for one <= 0."""
+    if losses.min() <= 0:
+        return None
+    return -losses - np.log(-np.expm1(-losses))
+
+
+def _agreement(one: Column, other: Column) -> float:
+    """The share of pairs that both order alike, ties half: (1 + (alike - unlike) / pairs) / 2."""
+    count = len(one)
+    if count < 2:
+        return math.nan
+    # Row by row: the whole table of pairs would take B^2 numbers.
+    twice = sum(float(np.sign(a - one) @ np.sign(b - other)) for a, b in zip(one, other, strict=True))
+    return (1 + twice / (count * (count - 1))) / 2
+
+
+def _correlation(one: Column | None, other: Column | None) -> float:
+    """Pearson's; NaN where a column is undefined or constant."""
+    if one is None or other is None or np.ptp(one) == 0 or np.ptp(other) == 0:
+        return math.nan
+    centred = [column - column.mean() for column in (one, other)]
+    one, other = (column / np.abs(column).max() for column in centred)  # so that no square underflows
+    return float(np.clip(one @ other / math.sqrt((one @ one) * (other @ other)), -1, 1))
+
+
+@contextlib.contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Put generators and buffers back, in the end, as they are now."""
+    # Of BatchNorm scoring updates nothing; other modules, such as spectral norms, write to their buffers, too.
+    kept = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers() if not buffer.is_inference()]
+    with _same_draws(model):
+        try:
+            yield
+        finally:
+            for buffer, version, before in kept:
+                if buffer._version != version:
+                    buffer.copy_(before)
+
+
+def _same_draws(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Within the block, draws are those that would come next; afterwards they are still to come."""
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    return torch.random.fork_rng(devices=sorted(device.index for device in devices))

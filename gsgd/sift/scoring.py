@@ -261,10 +261,11 @@ def _checked(values: Any, rows: int) -> Tensor:
 def _scoring_mode(model: nn.Module, mode: str) -> Iterator[None]:
     """Set modes for scoring, and put everything back as it was."""
     changed: list[tuple[nn.Module, str, Any]] = []
+    assign = object.__setattr__  # a module's own looks for parameters first, and there are many modules
 
     def change(module: nn.Module, name: str, value: Any) -> None:
         changed.append((module, name, getattr(module, name)))
-        setattr(module, name, value)
+        assign(module, name, value)
 
     try:
         for module in every_module(model):
@@ -280,7 +281,7 @@ def _scoring_mode(model: nn.Module, mode: str) -> Iterator[None]:
         yield
     finally:
         for module, name, value in reversed(changed):
-            setattr(module, name, value)
+            assign(module, name, value)
 
 
 def _no_autocast_cache(device: torch.device) -> contextlib.AbstractContextManager[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gsgd.sift.counters import Stopwatch
 from gsgd.sift.engine import Selection, Sift
-from gsgd.sift.meters import Stopwatch
+from gsgd.sift.meters import Reading
 
 QUANTILES = (0.1, 0.5, 0.9)
 """Of the gross scores."""
@@ -62,6 +64,7 @@ class StepMeters:
         # Reading a stopwatch waits for a GPU, so it is left until a log asks, or the step is long past.
         self.pending: deque[Step] = deque()
         self.scores: deque[Tensor] = deque(maxlen=1000)
+        self.read = 0  # of the engine's readings
         self.since_log = Sums()
         self.whole_run = Sums()
 
@@ -116,9 +119,23 @@ class StepMeters:
             }
         if whole_run:
             return {f"train_{name}": value for name, value in entries.items()}
-        entries |= self._quantiles(accelerator)
+        entries |= self._quantiles(accelerator) | self._readings(accelerator, sift)
         self.since_log = Sums()
         return entries
+
+    def _readings(self, accelerator: Any, sift: Sift) -> dict[str, float]:
+        """Means since the last report; ranks read at the same steps."""
+        since = sift.readings[self.read :]
+        self.read = len(sift.readings)
+        if not since:
+            return {}
+        means = np.mean([dataclasses.astuple(reading) for reading in since], axis=0).tolist()
+        values = [sift.meter_s, *means]
+        if accelerator.num_processes > 1:
+            values = accelerator.reduce(torch.tensor(values, dtype=torch.float64, device=self.device), "mean").tolist()
+        named = zip(dataclasses.fields(Reading), values[1:], strict=True)
+        measured = {f"meters_{field.name}": value for field, value in named if field.type == "float"}
+        return {"meter_s": values[0]} | {name: value for name, value in measured.items() if math.isfinite(value)}
 
     def _quantiles(self, accelerator: Any) -> dict[str, float]:
         if not self.scores:

@@ -27,12 +27,13 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from gsgd.selectors import Selector, select_top_k
 from gsgd.sift import scoring
+from gsgd.sift.auto import AutoExit
 from gsgd.sift.batch import batch_size, take_rows
 from gsgd.sift.checkpoints import STAGING, last_complete_checkpoint, publish, what_is_missing
 from gsgd.sift.collator import MaskingCollator, WatchedCollator, own_generator, warn_not_resumable
+from gsgd.sift.counters import Stopwatch
 from gsgd.sift.engine import Selection, Sift
 from gsgd.sift.exits import EarlyExit, exit_view, innermost, unwrap
-from gsgd.sift.meters import Stopwatch
 from gsgd.sift.step_meters import StepMeters
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class SiftArguments:
         ValueError: as `Sift`; that the model has an exit `exit_layer` is for `SiftTrainer` to see.
     """
 
-    exit_layer: int = 1
+    exit_layer: int | str = 1
     keep: float = 0.5
     score: str | scoring.Score = "loss"
     select: Selector = select_top_k
@@ -62,6 +63,8 @@ class SiftArguments:
     score_batch_size: int | None = None
     reuse: bool = True
     batchnorm: str = "kept"
+    auto: AutoExit | None = None
+    meter_every: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -86,7 +89,8 @@ class SiftTrainer(Trainer):
     - Logs have `selection_s`, `forward_s`, `backward_s` and `step_s` (seconds per optimizer step since the last log,
       on the device's clock, mean over ranks; `step_s` includes loading data and the optimizer, and none of them
       evaluation, checkpoints or logging), `gross_samples` and `kept_samples` (since the start of training, all
-      ranks), the same `_per_s`, `bad_score_rows`, and quantiles of the gross scores.
+      ranks), the same `_per_s`, `bad_score_rows`, and quantiles of the gross scores; with `meter_every` also `meter_s`
+      and the readings' means since the last log and over ranks (`meters_overlap`, ...).
     - Evaluation leaves the global generators as they were, and masks as in epoch 0 if a `MaskingCollator` masks.
     - A checkpoint gets its name only when it is complete, and `resume_from_checkpoint=True` passes over incomplete
       ones. It has one `sift_<rank>.pt` per rank, and `training_args.json` in place of a pickle.

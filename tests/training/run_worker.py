@@ -28,6 +28,7 @@ VALUES = {
     "batch_size": 8,
     "budget": "12steps",
     "evaluations": 3,
+    "meter_every": 3,
     "tensorboard": False,
     "test": True,
 }
@@ -64,6 +65,7 @@ POINTS = {
     "evaluated again": [lambda: before(checkpoint, "save", 2)],
     "within the second checkpoint": [lambda: before(os, "replace", 2, when=replacing("checkpoint.pt"))],
     "within the table": [lambda: before(os, "replace", 2, when=replacing("evaluations.csv"))],
+    "within the readings": [lambda: before(os, "replace", 3, when=replacing("meters.csv"))],
     "evaluated at the end": [lambda: before(runs._Run, "_end")],
     "within the model": [lambda: before(tiny.TinyModel, "save_pretrained")],
     # Written when the run begins, and when it ends.

@@ -68,6 +68,22 @@ def test_what_is_priced_selects(prices, monkeypatch, values):
     assert gross == [8, 16] * 7
 
 
+def test_the_meters_have_no_part_in_the_price(prices, monkeypatch):
+    read = []
+    monkeypatch.setattr("gsgd.sift.engine.read_batch", lambda *_, **__: read.append(1) or [])
+    prices({"method": "loss@1", "meter_every": 1}, cost=cost)
+    assert read == []
+
+
+def test_a_moving_exit_has_the_price_of_the_last(prices):
+    """Whatever it measures, and wherever it would move; together with the last exit it is measured once."""
+    found, steps = prices(
+        {"method": "loss@auto", "auto_level": 0.0, "auto_every": 1}, {"method": "loss@last"}, cost=cost
+    )
+    assert [(costs.plain_s, costs.selecting_s) for costs in found] == [(8.0, 12.0)] * 2
+    assert [method for method, _ in steps] == ["baseline", "loss@last"] * 7
+
+
 def test_a_contender_with_another_batch_has_a_plain_price_of_its_own(prices):
     found, _ = prices(
         {"method": "baseline"},

@@ -15,6 +15,7 @@ import torch
 import training.run as module
 from training import checkpoint
 from training.budget import StepCosts
+from training.metering import read_meters
 from training.records import COLUMNS, read_evaluations
 from training.run import DIVERGED, FINISHED, INTERRUPTED, train
 
@@ -22,12 +23,15 @@ TIMES = {"wall_clock_s", "selection_s", "forward_s", "backward_s"}
 WORKER = pathlib.Path(__file__).with_name("run_worker.py")
 
 
-def rows(folder):
+def rows(folder, table="evaluations.csv"):
     """The table without its times."""
-    if not (folder / "evaluations.csv").exists():
+    if not (folder / table).exists():
         return []
-    with open(folder / "evaluations.csv", newline="") as file:
-        return [{name: cell for name, cell in row.items() if name not in TIMES} for row in csv.DictReader(file)]
+    with open(folder / table, newline="") as file:
+        return [
+            {name: cell for name, cell in row.items() if name not in {*TIMES, "meter_s"}}
+            for row in csv.DictReader(file)
+        ]
 
 
 def weights(folder):
@@ -327,6 +331,7 @@ def test_an_interrupted_run_goes_on_bitwise(go, tmp_path, at, number):
         "schedule": "one-cycle",
         "max_lr": 0.1,
         "quality_batches": 1,
+        "meter_every": 4,
     }
     go("whole", **values)
     handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
@@ -340,10 +345,13 @@ def test_an_interrupted_run_goes_on_bitwise(go, tmp_path, at, number):
     outcome = go("cut", **values)
     assert outcome.status == FINISHED
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    assert rows(tmp_path / "cut", "meters.csv") == rows(tmp_path / "whole", "meters.csv") != []
     assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
     assert not (tmp_path / "cut" / "checkpoint.pt").exists()
     # Time goes on from where it stood.
     assert outcome.evaluations[-1].wall_clock_s > stopped.header["wall_clock_s"]
+    seconds = [row.meter_s for row in read_meters(tmp_path / "cut")]
+    assert seconds == sorted(seconds)
 
 
 def test_interrupted_at_its_last_step_it_is_finished(go):
@@ -423,6 +431,7 @@ POINTS = [
     "evaluated again",
     "within the second checkpoint",
     "within the table",
+    "within the readings",
     "evaluated at the end",
     "within the model",
     "before the header",
@@ -442,6 +451,7 @@ def test_a_killed_run_loses_no_evaluation_and_ends_as_if_nothing_had_been(killed
     assert found[point]["lost"] == []
     assert found[point]["status"] == FINISHED
     assert rows(folder / point) == rows(folder / "whole")
+    assert rows(folder / point, "meters.csv") == rows(folder / "whole", "meters.csv") != []
     assert same(weights(folder / point), weights(folder / "whole"))
     left = {path.name for path in (folder / point).iterdir() if not path.name.startswith(".")}
-    assert left == {"header.json", "evaluations.csv", "model"}
+    assert left == {"header.json", "evaluations.csv", "meters.csv", "model"}

@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from training.metering import read_meters
 from training.order import Order
 from training.records import read_evaluations
 
@@ -35,6 +36,7 @@ batch_normalised = false
 budget = "{STEPS}steps"
 evaluations = 9
 evaluation_batch_size = 3
+meter_every = 7
 max_lr = {LR}
 weight_decay = 0.1
 schedule = "linear"
@@ -138,6 +140,8 @@ def test_two_ranks_interrupted_equal_one_process(tiny_module, tmp_path):
     found = read_evaluations(folder)
     assert found[: len(seen)] == seen
     assert [row.step for row in found] == [5, 10, 15, 20, 25, 30, 35, 40, 45]
+    readings = [row.reading for row in read_meters(folder)]
+    assert [(reading.step, reading.rows) for reading in readings] == [(step, 16) for step in range(0, 45, 7)]
     assert (found[-1].backprop_samples, found[-1].gross_samples) == (STEPS * 16, STEPS * 32)
 
     model, losses, accuracies, val_loss = reference(tiny_module)

@@ -20,6 +20,7 @@ from training.settings import Method, TrainingSettings, parse_method
         ("loss@1", Method("loss", 1)),
         ("entropy@12", Method("entropy", 12)),
         ("margin@last", Method("margin", None)),
+        ("entropy@auto", Method("entropy", None, auto=True)),
     ],
 )
 def test_methods(text, method):
@@ -27,7 +28,7 @@ def test_methods(text, method):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "loss", "loss@", "loss@0", "loss@-1", "loss@one", "loss@²", "gradient@1", "random@1"]
+    "text", ["", "loss", "loss@", "loss@0", "loss@-1", "loss@one", "loss@²", "gradient@1", "random@1", "random@auto"]
 )
 def test_what_is_no_method(text):
     with pytest.raises(ValueError, match=r"method = .* must be baseline, random, or SCORE@LAYER.*such as loss@1"):
@@ -53,6 +54,9 @@ OUT_OF_RANGE = {
     "score_batch_size": [-1],
     "seed": [-1],
     "quality_batches": [-1],
+    "meter_every": [-1],
+    "auto_level": [-0.1, 1.1, float("nan")],
+    "auto_every": [0],
     "weight_decay": [-0.1, float("nan")],
     "clip_norm": [-1.0, float("nan")],
     "max_lr": [0.0, -1.0, float("nan")],

@@ -429,7 +429,7 @@ def test_what_each_timer_covers(build, train, make_batch, monkeypatch):
     pass, 16 an optimizer step, 1000 an evaluation or a checkpoint. Hooks sit on a layer that scoring does not reach.
     """
     now = [0.0]
-    monkeypatch.setattr("gsgd.sift.meters.time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr("gsgd.sift.counters.time", types.SimpleNamespace(perf_counter=lambda: now[0]))
 
     def go_on(seconds):
         now[0] += seconds
@@ -579,6 +579,27 @@ def test_the_masks_of_evaluation_do_not_change_with_the_epoch(build, train, make
     assert len(set(losses)) == 1
     labels = [inputs["labels"] for inputs, _, _ in trainer.notes]
     assert len({tuple(epoch.flatten().tolist()) for epoch in labels}) == 6
+
+
+def test_readings_are_logged_and_change_nothing(build, train):
+    """Read at steps 0, 2, ... of 7, logged after steps 3 and 6: means of the readings of 0 and 2, and of 4."""
+    models = [build("bert-mlm", dropout=0.1) for _ in range(2)]
+    plain, metered = (
+        train(model, "bert-mlm", SiftArguments(meter_every=every), batches=7, logging_steps=3)
+        for model, every in zip(models, (0, 2), strict=True)
+    )
+    assert_same_weights(*models)
+    readings = metered.sift.readings
+    assert [reading.step for reading in readings] == [0, 2, 4, 6]
+    logs = [entry for entry in metered.state.log_history if "loss" in entry]
+    for entry, (start, end) in zip(logs, ((0, 2), (2, 3)), strict=True):
+        overlaps = [reading.overlap for reading in readings[start:end]]
+        assert entry["meters_overlap"] == pytest.approx(sum(overlaps) / len(overlaps))
+        assert {name.removeprefix("meters_") for name in entry if name.startswith("meters_")} == {
+            field.name for field in dataclasses.fields(readings[0])
+        } - {"step", "exit_layer", "rows", "kept"}
+    assert 0 < logs[0]["meter_s"] < logs[1]["meter_s"] <= metered.sift.meter_s
+    assert not any(name.startswith("meter") for entry in plain.state.log_history for name in entry)
 
 
 def test_arguments_are_the_options_of_sift():

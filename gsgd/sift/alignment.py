@@ -1,0 +1,146 @@
+"""Steps with and without selection, timed, and which way their gradients point; nothing of them stays."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gsgd.sift.batch import batch_size, take_rows
+from gsgd.sift.counters import Stopwatch, Totals
+from gsgd.sift.exits import unwrap
+from gsgd.sift.reuse import Trust
+from gsgd.sift.schedule import Schedule
+
+if TYPE_CHECKING:
+    from gsgd.sift.engine import Sift
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a pair of batches says.
+
+    Attributes:
+        plain_s: median seconds of a step on random rows of the second batch.
+        random: their mean cosine with the gradient on the first.
+        selecting_s, aligned: the same of a step on selected rows, one for each exit.
+    """
+
+    plain_s: float
+    random: float
+    selecting_s: list[float]
+    aligned: list[float]
+
+
+class Bench:
+    """Steps with selection at each exit, and without, from weights that stay as they are.
+
+    Args:
+        sift: the engine whose options all of them have.
+        exits: exit layers to select at.
+        parameters: what gradients are of.
+        draws: random sets of rows to step on, from each batch.
+        seed: of these.
+    """
+
+    def __init__(self, sift: Sift, exits: Sequence[int], parameters: list[nn.Parameter], draws: int, seed: int):
+        self.parameters, self.draws = parameters, draws
+        self.generator = torch.Generator().manual_seed(seed)
+        self.plain = _probe(sift, exits[-1], self.generator)
+        self.selecting = [_probe(sift, layer, self.generator) for layer in exits]
+
+    def judge(self, other: Mapping[str, Any], batch: Mapping[str, Any]) -> Pair:
+        """Steps on `batch`, by the gradient of `other`: all its rows, no more at a time than a step trains on."""
+        target: list[Tensor] | None = None
+        for rows in self.random_rows(other, batch_size(other) // self.kept(other)):
+            gradient, _ = self.step(self.plain, rows, selects=False)
+            target = gradient if target is None else [a + b for a, b in zip(target, gradient, strict=True)]
+        assert target is not None
+        random, selected = [], []
+        for rows in self.random_rows(batch, self.draws):
+            gradient, seconds = self.step(self.plain, rows, selects=False)
+            random.append((_cosine(gradient, target), seconds))
+        for probe in self.selecting:
+            gradient, seconds = self.step(probe, batch, selects=True)
+            selected.append((_cosine(gradient, target), seconds))
+        return Pair(
+            plain_s=float(np.median([seconds for _, seconds in random])),
+            random=float(np.mean([cosine for cosine, _ in random])),
+            selecting_s=[seconds for _, seconds in selected],
+            aligned=[cosine for cosine, _ in selected],
+        )
+
+    def step(self, probe: Sift, batch: Mapping[str, Any], *, selects: bool) -> tuple[list[Tensor], float]:
+        """(gradient, seconds) of a step on the batch, or on what is selected of it."""
+        device = self.parameters[0].device
+        with Stopwatch(device) as watch:
+            rows = probe.choose(batch) if selects else batch
+            loss = getattr(probe.forward_kept(rows), "loss", None)
+            if not isinstance(loss, Tensor):
+                raise ValueError(f"{type(unwrap(probe.model)).__name__} returned no loss: its output must have one")
+            # A backward pass under autocast would cast once more.
+            with torch.autocast(device.type, enabled=False):
+                # Not `backward`: it writes to .grad and calls the hooks of loops that step within it.
+                gradient = torch.autograd.grad(loss.mean(), self.parameters, materialize_grads=True)
+        return list(gradient), watch.seconds
+
+    def kept(self, batch: Mapping[str, Any]) -> int:
+        """How many rows of the batch selection keeps."""
+        return max(1, round(self.plain.keep * batch_size(batch)))
+
+    def random_rows(self, batch: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
+        """So many sets of as many rows as selection keeps, disjoint as far as there are rows."""
+        size, kept = batch_size(batch), self.kept(batch)
+        found: list[Tensor] = []
+        while len(found) < number:
+            found.extend(torch.randperm(size, generator=self.generator).split(kept)[: size // kept])
+        return [take_rows(batch, torch.sort(rows).values) for rows in found[:number]]
+
+
+def _probe(sift: Sift, exit_layer: int, generator: torch.Generator) -> Sift:
+    """An engine like `sift`, of the same model, that selects at every step and has counts of its own."""
+    probe = copy.copy(sift)
+    probe.exit_layer, probe.schedule, probe.accumulation_steps = exit_layer, Schedule(), 1
+    probe.calls, probe.totals, probe.last, probe.generator = 0, Totals(), None, generator
+    probe._shared, probe._trust, probe.auto, probe.meter_every = None, Trust(), None, 0
+    return probe
+
+
+@contextlib.contextmanager
+def left_alone(model: nn.Module, seed: int) -> Iterator[None]:
+    """A model that trains, with draws from `seed`; in the end modes, buffers and generators are as they were."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    devices = {parameter.device.index for parameter in model.parameters() if parameter.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(devices)), torch.enable_grad():
+        torch.manual_seed(seed)
+        try:
+            if not model.training:
+                model.train()
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    # Writing to a buffer, the same or not, spoils a graph that has saved it.
+                    if not torch.equal(buffer, before):
+                        buffer.copy_(before)
+
+
+def _cosine(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    """Of two gradients, in [-1, 1]; NaN where one is 0."""
+    lengths = math.sqrt(_dot(one, one)) * math.sqrt(_dot(other, other))
+    return _dot(one, other) / lengths if lengths > 0 else math.nan
+
+
+def _dot(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    wide = torch.promote_types(one[0].dtype, torch.float32)
+    return sum(float((a.to(wide) * b.to(wide)).sum()) for a, b in zip(one, other, strict=True))

@@ -1,0 +1,207 @@
+"""An exit that moves: the cheapest whose kept rows are, in a stated share, those that exact losses would keep.
+
+sift = Sift(model, exit_layer="auto", auto=AutoExit(level=0.75))
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from gsgd.sift.exits import check_exit_layer, count_exits
+from gsgd.sift.meters import read_batch
+
+if TYPE_CHECKING:
+    from gsgd.sift.engine import Sift
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AutoExit:
+    """When the exit moves.
+
+    The overlap of an exit is the share of the rows it keeps that exact losses would keep. It is measured on the step's
+    own batch: of all exits on the first steps, which select by the last one; then of the present exit and the one below
+    it, now and then. The first choice is the cheapest exit whose overlap is at least `level`, or the last one. From
+    then on the exit moves by one layer: up when its overlap is below `level`, down when that of the exit below is at
+    least `level + margin` (or 1). A move is decided by the mean of at least `first` measurements, and the step that
+    made the last of them selects by the new exit already.
+
+    Args:
+        level: share of the kept rows, in [0, 1].
+        every: selecting steps from one measurement to the next, at least 1. One costs about as much as scoring at the
+            two exits and at the last.
+        first: steps in a row that measure at the beginning, and after every move; at least 1.
+        memory: of the moving averages, in [0, 1): the weight of what was before. They are plain means until a
+            measurement would weigh less than 1 - memory.
+        margin: at least 0; it keeps noise from moving the exit to and fro.
+
+    Raises:
+        ValueError: for values out of range.
+    """
+
+    level: float = 0.75
+    every: int = 200
+    first: int = 4
+    memory: float = 0.75
+    margin: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name in ("every", "first"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} = {value!r} must be a whole number of at least 1")
+        if not 0 <= self.level <= 1:
+            raise ValueError(f"level = {self.level!r} must lie in [0, 1]")
+        if not 0 <= self.memory < 1:
+            raise ValueError(f"memory = {self.memory!r} must lie in [0, 1)")
+        if not self.margin >= 0:
+            raise ValueError(f"margin = {self.margin!r} must be at least 0")
+
+
+class MovingExit:
+    """Where the exit of a run stands, and how it came there. It knows no model: it is told overlaps.
+
+    Args:
+        rule: when it moves.
+        exits: how many there are.
+
+    Attributes:
+        present: the exit to select at, 1..exits; the last one until the first choice.
+        history: (step, exit, overlap) of the first choice and of every move: the step it was made on, the exit from
+            there on, and the mean overlap that decided: of moves up, that of the exit that was left.
+        averages: exit -> [mean overlap, number of measurements].
+    """
+
+    def __init__(self, rule: AutoExit, exits: int):
+        self.rule, self.exits, self.present = rule, exits, exits
+        self.history: list[tuple[int, int, float]] = []
+        self.averages: dict[int, list[float]] = {}
+        self._in_a_row, self._since, self._asked = rule.first, 0, -1
+
+    def due(self, step: int) -> list[int]:
+        """The exits to measure at a selecting step, mostly none; only the first micro-batch of a step is asked for."""
+        if step == self._asked:
+            return []
+        self._asked = step
+        self._since += 1
+        if self._in_a_row == 0 and self._since < self.rule.every:
+            return []
+        self._since = 0
+        return self._watched() if self.history else list(range(1, self.exits + 1))
+
+    def tell(self, overlaps: Mapping[int, float], step: int) -> None:
+        """What was measured of the exits that were due; the exit may move.
+
+        Args:
+            overlaps: exit -> share in [0, 1]; a measurement with a NaN does not count.
+            step: the training step it was measured on.
+        """
+        if any(math.isnan(value) for value in overlaps.values()):
+            return
+        for layer, value in overlaps.items():
+            mean, count = self.averages.get(layer, [0.0, 0])
+            weight = max(1 / (count + 1), 1 - self.rule.memory)
+            self.averages[layer] = [mean + weight * (value - mean), count + 1]
+        self._in_a_row = max(0, self._in_a_row - 1)
+        if self._in_a_row > 0:
+            return
+        level, below = self.rule.level, self.present - 1
+        if not self.history:
+            holds = [layer for layer, (mean, _) in self.averages.items() if mean >= level]
+            chosen = min(holds, default=self.exits)
+            self._move(chosen, chosen, step)
+        elif self.present < self.exits and self.averages[self.present][0] < level:
+            self._move(self.present + 1, self.present, step)
+        elif below >= 1 and self.averages[below][0] >= min(level + self.rule.margin, 1.0):
+            self._move(below, below, step)
+
+    def _move(self, layer: int, decided_by: int, step: int) -> None:
+        overlap = self.averages[decided_by][0]
+        logger.info(
+            "step %d: from here on exit %d, as the overlap at exit %d is %.3f", step, layer, decided_by, overlap
+        )
+        # The first choice has measured all exits, later moves come to one that is new.
+        self._in_a_row = self.rule.first if self.history else 0
+        self.history.append((step, layer, overlap))
+        self.present = layer
+        # Of an exit that is left alone for long the average is about another model.
+        self.averages = {each: self.averages[each] for each in self._watched() if each in self.averages}
+
+    def _watched(self) -> list[int]:
+        return [layer for layer in (self.present - 1, self.present) if layer >= 1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists."""
+        return {
+            "present": self.present,
+            "history": [list(entry) for entry in self.history],
+            "averages": {layer: list(average) for layer, average in self.averages.items()},
+            "in_a_row": self._in_a_row,
+            "since": self._since,
+            "asked": self._asked,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`.
+
+        Raises:
+            ValueError: if it is of a model with fewer exits than its exit needs.
+        """
+        if not 1 <= state["present"] <= self.exits:
+            raise ValueError(f"the state is at exit {state['present']}, but the model has {self.exits}")
+        self.present = state["present"]
+        self.history = [(step, layer, overlap) for step, layer, overlap in state["history"]]
+        self.averages = {layer: list(average) for layer, average in state["averages"].items()}
+        self._in_a_row, self._since, self._asked = state["in_a_row"], state["since"], state["asked"]
+
+
+def exit_for(exit_layer: Any, auto: Any, score: Any, model: nn.Module) -> tuple[int, MovingExit | None]:
+    """(exit to begin with, what moves it) by the arguments of `Sift`.
+
+    Raises:
+        ValueError: for an exit that the model has not, or arguments that do not go together.
+    """
+    if not isinstance(auto, (AutoExit, type(None))):
+        raise ValueError(f"auto is a {type(auto).__name__} but must be an AutoExit")
+    if exit_layer != "auto":
+        if auto is not None:
+            raise ValueError(f'auto is for exit_layer = "auto", but exit_layer = {exit_layer!r}')
+        return (exit_layer if score == "random" else check_exit_layer(exit_layer, count_exits(model))), None
+    if score == "random":
+        raise ValueError('exit_layer = "auto" needs scores to judge exits by: score = "random" has none')
+    moving = MovingExit(auto or AutoExit(), count_exits(model))
+    return moving.present, moving
+
+
+def moved(moving: MovingExit, sift: Sift, batch: Mapping[str, Any], step: int) -> int:
+    """The exit to select at on a gross batch of step `step`, after what there is to measure on it.
+
+    All ranks must call it at the same steps. They take the mean of what they measure, and so move alike.
+    """
+    due = moving.due(step)
+    if due:
+        readings = read_batch(sift, batch, exits=due, step=step)
+        # Where every row is kept, the overlap says nothing.
+        overlaps = [reading.overlap if reading.kept < reading.rows else math.nan for reading in readings]
+        device = next(value.device for value in batch.values() if isinstance(value, Tensor))
+        moving.tell(dict(zip(due, _mean_over_ranks(overlaps, device), strict=True)), step)
+    return moving.present
+
+
+def _mean_over_ranks(values: Sequence[float], device: torch.device) -> list[float]:
+    """Each value's mean over the ranks where it is not NaN."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return list(values)
+    found = torch.tensor(values, dtype=torch.float64, device=device)
+    sums = torch.stack([found.nan_to_num(0.0), (~found.isnan()).to(found.dtype)])
+    dist.all_reduce(sums)
+    return (sums[0] / sums[1]).tolist()

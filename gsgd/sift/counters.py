@@ -1,0 +1,86 @@
+"""What selection costs and keeps: stopwatches that a GPU does not fool, and running totals."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+class Stopwatch:
+    """Seconds between entry and exit of a `with` block, on the device's own clock.
+
+    A GPU runs behind the program, so there CUDA events are recorded, and only reading `seconds` waits for them.
+    """
+
+    def __init__(self, device: torch.device):
+        self._cuda = device.type == "cuda"
+        self._device = device
+        self._marks: list[Any] = []
+        self._seconds: float | None = None
+
+    def __enter__(self) -> Stopwatch:
+        self._mark()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._mark()
+
+    def _mark(self) -> None:
+        if self._cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record(torch.cuda.current_stream(self._device))
+            self._marks.append(event)
+        else:
+            self._marks.append(time.perf_counter())
+
+    @property
+    def seconds(self) -> float:
+        if self._seconds is None:
+            start, end = self._marks
+            if self._cuda:
+                end.synchronize()
+                self._seconds = start.elapsed_time(end) / 1000
+            else:
+                self._seconds = end - start
+            self._marks = []
+        return self._seconds
+
+
+class Elapsed:
+    """The sum of the seconds of several blocks, of which each is measured by a `Stopwatch`."""
+
+    def __init__(self, seconds: float = 0.0):
+        self._seconds = seconds
+        self._watches: list[Stopwatch] = []
+
+    @contextlib.contextmanager
+    def measure(self, device: torch.device) -> Iterator[None]:
+        """Add the seconds of the `with` block, unless it raises."""
+        with Stopwatch(device) as watch:
+            yield
+        self._watches.append(watch)
+
+    @property
+    def seconds(self) -> float:
+        self._seconds += sum(watch.seconds for watch in self._watches)
+        self._watches = []
+        return self._seconds
+
+
+@dataclass
+class Totals:
+    """Counts since the start of training; they are part of `Sift.state_dict()`."""
+
+    gross_samples: int = 0
+    """Rows that came in on training steps."""
+    backprop_samples: int = 0
+    """Rows that were trained on."""
+    selected_steps: int = 0
+    """Calls that selected; under gradient accumulation a step has several."""
+    bad_score_rows: int = 0
+    """Rows whose score was NaN or infinite."""

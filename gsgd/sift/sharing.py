@@ -1,0 +1,100 @@
+"""A scoring pass kept for the training pass on its rows: whether it can be, and which rows it is of."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gsgd.sift import scoring
+from gsgd.sift.batchnorm import gross_statistics
+from gsgd.sift.exits import every_module, innermost, is_compiled, is_fsdp
+from gsgd.sift.reuse import Recording
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A recorded scoring pass up to `exit_layer`, the rows chosen by it, and the gross batch's labels."""
+
+    recording: Recording
+    exit_layer: int
+    rows: dict[str, Any]
+    indices: Tensor
+    labels: Any
+    versions: list[int | None]
+
+    @classmethod
+    def of(
+        cls, recording: Recording, exit_layer: int, rows: dict[str, Any], indices: Tensor, batch: Mapping[str, Any]
+    ) -> Shared:
+        """What `recording` has for `rows` (k rows, at `indices` (k,) of the gross batch), as they are now."""
+        labels = batch.get("labels")
+        return cls(recording, exit_layer, rows, indices, labels, _versions([*rows.values(), labels]))
+
+    def is_of(self, rows: Mapping[str, Any]) -> bool:
+        """Whether these are the very tensors that were chosen, unchanged, be it in another dictionary."""
+        same = set(rows) == set(self.rows) and all(rows[name] is value for name, value in self.rows.items())
+        return same and _versions([*self.rows.values(), self.labels]) == self.versions
+
+    @contextlib.contextmanager
+    def training_pass(self, model: nn.Module) -> Iterator[None]:
+        """Within the block, `model` on the chosen rows takes what the scoring pass has computed."""
+        inner, recording = innermost(model), self.recording
+        with contextlib.ExitStack() as stack:
+            stack.callback(recording.release)
+            if recording.statistics:
+                stack.enter_context(gross_statistics(inner, recording.statistics))
+            if recording.share:
+                stack.enter_context(scoring.without_cache(inner))
+                inputs = {name: value for name, value in self.rows.items() if name not in scoring.LABELS}
+                layer = scoring.last_shared_layer(inner, self.exit_layer)
+                stack.enter_context(recording.replay(inputs, self.indices, layer))
+            yield
+
+    def begin_head(self, chosen: Tensor) -> Tensor:
+        """The kept rows' labelled positions, among those of the gross batch, come next."""
+        labelled = self.labels != scoring.IGNORED
+        number = labelled.flatten().cumsum(0).view(labelled.shape) - 1
+        indices = self.indices.to(labelled.device)
+        self.recording.at_positions(chosen, number[indices][labelled[indices]])
+        return chosen
+
+
+def two_passes_because(
+    model: nn.Module, *, together: bool, score_batch_size: int | None, scoring_mode: str, holds_window: bool
+) -> str | None:
+    """Why training cannot take anything from the scoring pass; None if it can be tried.
+
+    Args:
+        model: as the engine was given it, wrapped or not.
+        together: whether ranks select together.
+        score_batch_size, scoring_mode: the engine's.
+        holds_window: whether several micro-batches are selected before the first of them is trained on.
+    """
+    if together:
+        return 'with scope="global" ranks train on rows that others scored'
+    modules = every_module(model)
+    if any(map(is_fsdp, modules)):
+        return "FSDP gathers weights anew in every pass"
+    if score_batch_size is not None:
+        return "score_batch_size bounds the memory that recording would take"
+    if torch.is_inference_mode_enabled():
+        return "in inference mode no changes of tensors are counted"
+    if scoring_mode != "train":
+        return f"scoring_mode={scoring_mode!r} scores another function than is trained"
+    if is_compiled(model):
+        return "torch.compile runs the whole model as one piece; compile the layers after the exit instead"
+    if holds_window:
+        return "the recordings of all micro-batches would be in memory at once"
+    if any(getattr(module, "gradient_checkpointing", False) for module in modules):
+        return "activation checkpointing computes the layers again in the backward pass"
+    return None
+
+
+def _versions(values: list[Any]) -> list[int | None]:
+    """How often each tensor has been changed in place, where that is counted."""
+    return [value._version if isinstance(value, Tensor) and not value.is_inference() else None for value in values]

@@ -1,0 +1,156 @@
+"""Methods whose exit moves: the engine they build, what a run records, how it goes on, and what a budget charges."""
+
+import csv
+import json
+import signal
+
+import pytest
+import torch
+
+import training.compare as comparing
+import training.run as runs
+from gsgd.sift import AutoExit
+from training.budget import StepCosts
+from training.compare import compare, parse_contender
+from training.run import train
+from training.training import Training, build_sift
+
+
+@pytest.fixture
+def go(tiny, accelerator, tmp_path):
+    """`go(name, **values)`: a run of 24 steps with four evaluations, whose exit is measured often."""
+
+    def run(name="run", **values):
+        config = tiny(**{"method": "loss@auto", "auto_level": 0.7, "auto_every": 3, **values})
+        return train(config, tmp_path / name, accelerator=accelerator)
+
+    return run
+
+
+def weights(folder):
+    return torch.load(folder / "model" / "weights.pt", weights_only=True)
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_engine_has_the_runs_settings(tiny, tiny_module):
+    model = tiny_module.TinyModel(tiny_module.TinySettings())
+    sift = build_sift(model, tiny(method="entropy@auto", auto_level=0.6, auto_every=50).training, 24)
+    assert sift.auto.rule == AutoExit(level=0.6, every=50)
+    assert sift.exit_layer == 2
+    assert build_sift(model, tiny(method="entropy@1", auto_level=0.6).training, 24).auto is None
+
+
+@pytest.mark.parametrize("score", ["loss", "entropy", "margin"])
+@pytest.mark.parametrize(("level", "exit"), [(0.0, 1), (1.0, 2)])
+def test_it_trains_as_at_the_exit_that_it_takes(go, tmp_path, score, level, exit):
+    """Selection from step 6 on; until step 9 exits are measured, and rows selected by the last."""
+    found = go(method=f"{score}@auto", auto_level=level, start_step=6, evaluations=24)
+    assert found.status == "finished"
+    exits = [evaluation.exit_layer for evaluation in found.evaluations]
+    assert exits == 9 * [2] + 15 * [exit]
+    assert {evaluation.score for evaluation in found.evaluations} == {score}
+    if exit == 2:
+        # The last exit from beginning to end, and nothing of what was measured shows.
+        go("fixed", method=f"{score}@last", start_step=6)
+        assert same(weights(tmp_path / "run"), weights(tmp_path / "fixed"))
+
+
+def test_evaluations_have_the_present_exit(go, monkeypatch, tmp_path):
+    """An exit 1 that agrees, then does not, then does again: the run's table follows."""
+    agrees = {step: step < 8 or step >= 16 for step in range(24)}
+    measure = "gsgd.sift.auto.read_batch"
+    reading = type("Reading", (), {"kept": 8, "rows": 16})
+
+    def scripted(sift, batch, *, exits, step):
+        found = [reading() for _ in exits]
+        for layer, each in zip(exits, found, strict=True):
+            each.overlap = 1.0 if layer == 2 or agrees[step] else 0.5
+        return found
+
+    monkeypatch.setattr(measure, scripted)
+    found = go(auto_every=1, evaluations=24)
+    exits = [evaluation.exit_layer for evaluation in found.evaluations]
+    # Chosen on step 3. The mean, of which a quarter is new: 1, 0.875, 0.78, 0.71, 0.66 on step 11, which moves up. Then
+    # four measurements in a row: it falls to 0.55 by step 15, and then rises to 0.66, 0.74, and 0.81 on step 18.
+    assert exits == 3 * [2] + 8 * [1] + 7 * [2] + 6 * [1]
+    with open(tmp_path / "run" / "evaluations.csv", newline="") as file:
+        assert [int(row["exit_layer"]) for row in csv.DictReader(file)] == exits
+
+
+def test_the_meters_and_the_quality_follow(go, tmp_path):
+    found = go(auto_level=0.0, meter_every=1, quality_batches=1, evaluations=24)
+    with open(tmp_path / "run" / "meters.csv", newline="") as file:
+        assert [int(row["exit_layer"]) for row in csv.DictReader(file)] == 3 * [2] + 21 * [1]
+    # Exact losses agree with themselves.
+    assert [row.overlap for row in found.evaluations[:3]] == [1.0] * 3
+    assert min(row.overlap for row in found.evaluations[3:]) < 1
+
+
+@pytest.mark.parametrize("at", [2, 5, 13])
+def test_an_interrupted_run_goes_on_exactly(go, tmp_path, monkeypatch, at):
+    """In the first measurements, and later."""
+    whole = go("whole", evaluations=24)
+    step = Training.train_step
+
+    def interrupted(self):
+        step(self)
+        if self.step == at:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Training, "train_step", interrupted)
+        assert go("parts", evaluations=24).status == "interrupted"
+    parts = go("parts", evaluations=24)
+    assert parts.status == "finished"
+    exits = [[evaluation.exit_layer for evaluation in found.evaluations] for found in (whole, parts)]
+    assert exits[0] == exits[1]
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+def test_another_level_is_another_run(go):
+    go()
+    with pytest.raises(ValueError, match="has the results of another configuration: auto_level"):
+        go(auto_level=0.8)
+
+
+def test_a_budget_of_time_charges_the_price_of_the_last_exit(tiny, accelerator, tmp_path, monkeypatch):
+    """4 s at .1 s a plain step and .25 s a selecting one of the last exit."""
+    asked = []
+
+    def prices(configs, *_, **__):
+        asked.extend(config.training.method for config in configs)
+        costs = {"baseline": 0.1, "loss@auto": 0.25}
+        return [StepCosts(0.1, costs[config.training.method]) for config in configs]
+
+    monkeypatch.setattr(comparing, "measure_costs", prices)
+    found = compare(
+        tiny(evaluations=2, budget="4s"),
+        [parse_contender(method) for method in ("baseline", "loss@auto:auto_level=0:auto_every=2")],
+        tmp_path / "c",
+        seeds=1,
+        accelerator=accelerator,
+    )
+    assert asked == ["baseline", "loss@auto"]
+    assert [summary.steps for summary in found.summaries] == [40, 16]
+    assert all(summary.reference_s <= 4 * (1 + 1e-9) for summary in found.summaries)
+    moving = found.results[1].evaluations
+    assert [row.exit_layer for row in moving] == [1, 1]
+    header = json.loads((tmp_path / "c" / "loss@auto-auto_level=0-auto_every=2-seed0" / "header.json").read_text())
+    assert (header["total_steps"], header["config"]["auto_every"]) == (16, 2)
+
+
+def test_compare_measures_its_price(tiny, accelerator, tmp_path):
+    """On the real clock: the same number for the exit that moves and for the last."""
+    found = compare(
+        tiny(evaluations=1, budget="0.1s"),
+        [parse_contender(method) for method in ("baseline", "loss@last", "loss@auto")],
+        tmp_path / "c",
+        seeds=1,
+        accelerator=accelerator,
+    )
+    assert found.status == "finished"
+    assert found.costs["loss@auto"] == found.costs["loss@last"]
+    assert found.summaries[1].steps == found.summaries[2].steps

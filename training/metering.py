@@ -1,0 +1,95 @@
+"""`meters.csv`: how well the scores stood in for exact losses, one row a reading of the engine's meters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from gsgd.results import write_table
+from gsgd.sift import Sift
+from gsgd.sift.meters import Reading
+from training.records import read_table
+from training.settings import TrainingSettings
+
+METERS = "meters.csv"
+
+
+@dataclass(frozen=True)
+class Metered:
+    """A reading of a run's scores, of rank 0's gross batch.
+
+    Attributes:
+        method, seed: which run it is.
+        reading: see `gsgd.sift.meters.Reading`.
+        meter_s: seconds that readings took since the run's start, this one included, on the device's clock of rank 0.
+    """
+
+    method: str
+    seed: int
+    reading: Reading
+    meter_s: float
+
+
+COLUMNS = ("method", "seed", *(field.name for field in fields(Reading)), "meter_s")
+
+
+class MeterLog:
+    """The readings of a run, kept in its folder.
+
+    Args:
+        folder: of the run.
+        settings: of the run.
+        done: its steps so far; readings of later ones, which a killed run has left, are made again.
+
+    Raises:
+        ValueError: if the table of a run that goes on cannot be read.
+    """
+
+    def __init__(self, folder: Path, settings: TrainingSettings, done: int):
+        self.folder, self.settings = folder, settings
+        self.rows = [row for row in read_meters(folder) if row.reading.step < done] if done else []
+
+    def take(self, sift: Sift, events: Any = None) -> None:
+        """Note the engine's readings; `events` is a writer for TensorBoard, or None."""
+        method, seed = self.settings.label or self.settings.method, self.settings.seed
+        for reading in sift.readings:
+            self.rows.append(Metered(method, seed, reading, sift.meter_s))
+            if events is None:
+                continue
+            for name, value in asdict(reading).items():
+                if isinstance(value, float) and math.isfinite(value):
+                    events.add_scalar(f"meters/{name}", value, reading.step)
+
+    def write(self) -> None:
+        """Write the table, if there are readings. Not at each of them: a step should not wait for a disk."""
+        if self.rows:
+            write_meters(self.folder, self.rows)
+
+    def cost(self, wall_clock_s: float) -> str:
+        """In words, what the readings took of a run of so many seconds."""
+        seconds = self.rows[-1].meter_s if self.rows else 0.0
+        share = f", {100 * seconds / wall_clock_s:.1f}% of training" if wall_clock_s > 0 else ""
+        return f"  {len(self.rows)} readings of the scores took {seconds:.1f} s{share}"
+
+
+def write_meters(folder: Path, rows: Iterable[Metered]) -> None:
+    """Write `meters.csv`; a number that is not defined is `nan`."""
+    cells = ((row.method, row.seed, *astuple(row.reading), row.meter_s) for row in rows)
+    write_table(folder / METERS, COLUMNS, cells)
+
+
+def read_meters(folder: Path) -> list[Metered]:
+    """The readings recorded in `folder`, in their order; none if there is no table.
+
+    Raises:
+        ValueError: if the table cannot be read, naming the file and the row.
+    """
+    whole = {"seed", "step", "exit_layer", "rows", "kept"}
+    found = []
+    for cells in read_table(folder / METERS, COLUMNS, words={"method"}, whole=whole, kind="a reading"):
+        method, seed, meter_s = (cells.pop(name) for name in ("method", "seed", "meter_s"))
+        found.append(Metered(method, seed, Reading(**cells), meter_s))
+    return found
