@@ -17,6 +17,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("theory.cli", "check every statement of the paper and print what holds, and how tightly"),
     "train": ("training.cli", "train BERT or ResNet, with or without selection, by a configuration"),
     "compare": ("training.cli_compare", "train several methods on one budget and report with intervals"),
+    "diagnose": (
+        "gsgd.diagnose.cli",
+        "measure whether selection can help a model, and at which exit, beside the theory",
+    ),
     "figures": ("figures.cli", "draw figures and tables from recorded results, with the paper's numbers beside ours"),
     "report": ("figures.report.cli", "make one page of all recorded results: statements, errata, figures and runs"),
     "bench step": ("training.bench", "measure what selection adds to a training step, beside its arithmetic"),
@@ -45,6 +49,7 @@ def usage() -> str:
             "  gsgd verify --list                    what would be checked",
             "  gsgd train bert-tiny                  a small BERT on what comes with the package, two minutes",
             "  gsgd compare resnet-tiny --methods baseline,random,loss@1 --budget 60s",
+            "  gsgd diagnose bert-tiny               whether selection can help it, and at which exit",
             "  gsgd bench step                       what selection costs a step of BERT-base",
             "  gsgd bench simulate                 simulation speed against plain NumPy",
             "",

@@ -1,0 +1,175 @@
+"""`gsgd diagnose`: can selection help this model, at which exit, and what do the theorems say of it?"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gsgd.diagnose import recorded
+from gsgd.diagnose.record import DIAGNOSIS, point_entry
+from gsgd.diagnose.tables import LEGEND, show_point
+from gsgd.diagnose.words import WHAT_516_IS
+from gsgd.results import write_json
+
+EXAMPLES = """\
+examples:
+  gsgd diagnose bert-tiny                             before training, and after 300 steps of plain training
+  gsgd diagnose my.toml --after 0,500,2000 --batches 64 --data train.parquet
+  gsgd diagnose resnet-tiny --model results/resnet-tiny-baseline-seed0/model      a trained model, as it is
+  gsgd diagnose bert-small --method entropy@1 --exits 1,2,3
+
+  gsgd train bert-tiny --method loss@1 --meter_every 20
+  gsgd diagnose results/bert-tiny-loss@1-seed0        what its meters recorded, beside the formulas
+
+Of a configuration, every exit is measured on gross batches of the training set: what selection there adds to the time
+of a step, how much of the exact choice it keeps, and whether a step on what it selects goes further than one on random
+rows. Results go to results/NAME/diagnosis.json. Of the folder of a run or a comparison with a meters.csv, each reading
+is compared with the formulas, in a live.csv beside it. `gsgd figures` draws both.
+
+exit code: 0 when finished, 2 for bad usage, 130 if it was interrupted
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `gsgd diagnose`."""
+    result = argparse.ArgumentParser(
+        prog="gsgd diagnose",
+        usage="gsgd diagnose CONFIG [--after STEPS,STEPS] [--batches N] [--exits J,J] [--model DIR] [--KEY VALUE ...]\n"
+        "       gsgd diagnose FOLDER",
+        description="Measure whether selection can help a model, at which exit, and what the theorems promise.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # --seed is a key, and short for nothing
+    )
+    result.add_argument("target", metavar="CONFIG", help="a TOML file, a preset's name, or a folder with a meters.csv")
+    result.add_argument(
+        "--after", metavar="STEPS", help="diagnose after so many steps of plain training (default 0,300)"
+    )
+    result.add_argument("--batches", type=int, metavar="N", help="gross batches to measure on (default 32)")
+    result.add_argument("--exits", metavar="J,J", help="exit layers (default: all)")
+    result.add_argument("--level", type=float, help="share of the exact choice that an exit should keep (default 0.75)")
+    result.add_argument("--model", type=Path, metavar="DIR", help="diagnose the trained model in this folder")
+    result.add_argument("--name", help="folder under the results (default: diagnose-CONFIG)")
+    result.add_argument("--results", type=Path, metavar="DIR", help="default: results")
+    result.add_argument("--KEY", metavar="VALUE", help="another value of any key of the configuration")
+    return result
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`gsgd diagnose`: returns 0 when finished, 2 for bad usage."""
+    options, rest = parser().parse_known_args(arguments)
+    if options.KEY is not None:  # it stands for others in the help, and is none itself
+        rest = ["--KEY", options.KEY, *rest]
+    try:
+        if _is_folder(options.target):
+            return _of_folder(Path(options.target), options, rest)
+        return _of_config(options, rest)
+    except ModuleNotFoundError as error:
+        print(f"gsgd diagnose: {error} (pip install 'gsgd[train]')", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"gsgd diagnose: {error}", file=sys.stderr)
+    return 2
+
+
+def _is_folder(target: str) -> bool:
+    """Whether a folder is meant; one that only happens to be called as a preset is not, unless it has readings."""
+    folder = Path(target)
+    preset = Path(str(files("training") / "configs" / f"{target}.toml"))
+    return folder.is_dir() and (recorded.is_recorded(folder) or not preset.is_file())
+
+
+def _of_folder(folder: Path, options: argparse.Namespace, rest: Sequence[str]) -> int:
+    given = [
+        f"--{name}" for name in vars(options) if name not in ("target", "KEY") and getattr(options, name) is not None
+    ]
+    if given or rest:
+        raise ValueError(f"{(given or rest)[0]} is for a configuration, but {folder} is a folder of recorded readings")
+    readings = recorded.read_readings(folder)
+    path = recorded.write_live(folder, readings)
+    recorded.show_readings(Console(), readings)
+    print(f"results in {path}")
+    return 0
+
+
+def _of_config(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    parse_values = importlib.import_module("training.cli").parse_values
+    after = _numbers("--after", options.after)
+    exits = _numbers("--exits", options.exits)
+    values = parse_values(rest)
+    configs, rooms = importlib.import_module("training.config"), importlib.import_module("training.diagnose")
+    live = importlib.import_module("theory.live")
+    config = configs.load(options.target, values)
+    accelerator = importlib.import_module("training.run").make_accelerator(config)
+    more: dict[str, Any] = {} if options.level is None else {"level": options.level}
+    try:
+        with _progress(Console(stderr=True)) as progress:
+            found = rooms.diagnose_config(
+                config,
+                accelerator,
+                after=after,
+                batches=options.batches,
+                exits=exits,
+                model=options.model,
+                progress=progress,
+                **more,
+            )
+            progress("comparing with the formulas", 0, 1)
+            points = [point_entry(point, live) for point in found.points]
+    finally:
+        accelerator.end_training()
+    name = options.name or f"diagnose-{config.name.replace('/', '-')}"
+    path = write_json((options.results or Path("results")) / name / DIAGNOSIS, {**found.header, "points": points})
+    console = Console()
+    for point in points:
+        show_point(console, point, found.header["score"])
+    console.print(f"{WHAT_516_IS}\n\n{LEGEND}\n", highlight=False)
+    console.print(_next_step(config.name, points[-1], found.header["score"]), highlight=False)
+    print(f"results in {path}")
+    return 0
+
+
+def _next_step(name: str, point: dict[str, Any], score: str) -> str:
+    exits = [each["exit_layer"] for each in point["exits"]]
+    candidate = point["recommended"] or point["cheapest"] or exits[0]
+    return (
+        "All this is about one step from these weights. Whether it holds over a run, tells\n"
+        f"  gsgd compare {name} --methods baseline,random,{score}@{candidate}"
+    )
+
+
+def _numbers(option: str, text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isascii() and part.isdigit() for part in parts):
+        raise ValueError(f"{option} {text!r} must be whole numbers with commas between them, such as 0,300")
+    return [int(part) for part in parts]
+
+
+@contextlib.contextmanager
+def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for what is being done, on a terminal; elsewhere a line whenever that changes."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        bar = bars.add_task("reading the data", total=None)
+        shown = ""
+
+        def progress(what: str, done: int, total: int) -> None:
+            nonlocal shown
+            if what != shown:
+                shown = what
+                bars.reset(bar, description=what, total=total)
+                if not console.is_terminal:
+                    console.print(what, highlight=False)
+            bars.update(bar, completed=done, total=total)
+
+        yield progress

@@ -1,0 +1,111 @@
+"""Readings that training has recorded, beside what the formulas say of them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from gsgd.diagnose.tables import print_table
+from gsgd.results import write_table
+
+METERS, LIVE = "meters.csv", "live.csv"
+WHAT_FORMULAS_TAKE = (
+    "The formulas take the measured correlation beta of scores' and exact losses' margins, as if these were Gaussian; "
+    "intervals are 95%, over readings.\n"
+)
+
+
+def is_recorded(folder: Path) -> bool:
+    """Whether there are readings of a run, or of a comparison, in `folder`."""
+    return folder.is_dir() and bool(_tables(folder))
+
+
+def read_readings(folder: Path) -> list[dict[str, Any]]:
+    """The readings in the folder of a run or of a comparison, each with its `run`, `method` and `seed`.
+
+    Raises:
+        ValueError: if a table cannot be read, naming the file and the line, or if there is none.
+    """
+    live, records = importlib.import_module("theory.live"), importlib.import_module("training.records")
+    columns = ("method", "seed", *live.MEASURED)
+    whole = {"seed", "step", "exit_layer", "rows", "kept"}
+    found = []
+    for path in _tables(folder):
+        single = (path.parent / "header.json").exists()
+        for row in records.read_table(path, columns, words={"method"}, whole=whole, kind="a reading"):
+            if empty := [name for name, value in row.items() if value is None]:
+                raise ValueError(f"{path}: a reading has no {empty[0]}")
+            run = path.parent.resolve().name if single else f"{row['method']}-seed{row['seed']}"
+            found.append({"run": run, **row})
+    if not found:
+        raise ValueError(f"{folder} has no readings in a {METERS}: train with --meter_every 20, say")
+    return found
+
+
+def write_live(folder: Path, readings: Sequence[Mapping[str, Any]]) -> Path:
+    """Write `live.csv` to the folder: every reading with what the formulas say beside it.
+
+    Raises:
+        ValueError: for a number that no reading has.
+    """
+    live = importlib.import_module("theory.live")
+    columns = ("run", "method", "seed", *live.MEASURED)
+    rows = []
+    for reading in readings:
+        predicted = live.compare(reading)
+        rows.append([*(reading[name] for name in columns), *(float(predicted[name]) for name in live.PREDICTED)])
+    return write_table(folder / LIVE, (*columns, *live.PREDICTED), rows)
+
+
+def show_readings(console: Console, readings: Sequence[Mapping[str, Any]]) -> None:
+    """A table of measured and predicted numbers, method by method, and what they say of the assumptions."""
+    live = importlib.import_module("theory.live")
+    methods = list(dict.fromkeys(reading["method"] for reading in readings))
+    summaries = {
+        method: live.summarise([reading for reading in readings if reading["method"] == method]) for method in methods
+    }
+    rows = [
+        (
+            method,
+            str(line.readings),
+            line.quantity,
+            f"{line.measured:.3f}",
+            f"{line.predicted:.3f}",
+            f"{line.difference:+.3f} ±{line.half_width:.3f}",
+        )
+        for method, summary in summaries.items()
+        for line in summary.lines
+        if line.readings
+    ]
+    print_table(console, ("method", "readings", "what", "measured", "formula", "difference"), rows)
+    console.print(WHAT_FORMULAS_TAKE, highlight=False)
+    for method, summary in summaries.items():
+        for sentence in sentences(method, summary):
+            console.print(sentence, highlight=False)
+
+
+def sentences(method: str, summary: Any) -> list[str]:
+    """What a `theory.live.Summary` says of Theorem 5.15, Corollary 5.16 and Assumption 5.12."""
+    found = []
+    if summary.noisy:
+        found.append(
+            f"{method}: of {summary.noisy} readings, Theorem 5.15's guarantee holds in {summary.obeying:.0%}; "
+            f"Corollary 5.16 promises that scores beat none in {summary.printed:.0%} as printed, "
+            f"{summary.corrected:.0%} corrected, {summary.sharp:.0%} sharp, and they do in {summary.ahead:.0%}."
+        )
+    if summary.tested:
+        found.append(
+            f"{method}: the noise depends on the exact loss in {summary.dependent:.0%} of {summary.tested} readings at "
+            "level 5%, where Assumption 5.12 allows 5%."
+        )
+    return found
+
+
+def _tables(folder: Path) -> list[Path]:
+    """Of a comparison the table of all its runs, and while it is not finished those of its runs."""
+    whole = folder / METERS
+    return [whole] if whole.exists() else sorted(folder.glob(f"*/{METERS}"))

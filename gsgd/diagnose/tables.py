@@ -1,0 +1,101 @@
+"""Diagnoses and summaries on the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gsgd.diagnose.words import PROMISES, paragraphs
+
+LEGEND = """\
+overlap     share of the exact choice that the exit's choice contains
+gain        how far a step on selected rows goes, over one on random rows
+worth       the same in equal time; above 1 selection pays
+beta, law   correlation of margins, and what Theorem 6.2 makes of it
+sigma       noise of log(score / exact loss), beside the levels that it may have
+            for Corollary 5.16 to promise a gain, corrected and sharp
+5.16        whether it does: p as printed, c corrected, s sharp
+rho_2       of two rows that of the larger score: its loss over the mean loss
+least       what Theorem 5.15 guarantees of rho_2"""
+
+
+def show_point(console: Console, point: Mapping[str, Any], score: str) -> None:
+    """Two tables, one row an exit each, and what they come to in words."""
+    loss = "" if point["train_loss"] is None else f", training loss {point['train_loss']:.3f}"
+    console.print(
+        f"\nafter {point['step']} steps{loss} ({point['batches']} batches in {point['seconds']:.1f} s, 95% intervals)",
+        style="bold",
+        highlight=False,
+    )
+    print_table(
+        console,
+        ("exit", "overlap", "step's cost", "gain of a step", "worth: gain / time"),
+        [
+            (
+                str(each["exit_layer"]),
+                f"{each['means']['overlap']:.3f} ±{each['overlap_half_width']:.3f}",
+                f"{_percent(each['cost'])} ({_percent(each['cost_low'])} to {_percent(each['cost_high'])})",
+                _interval(each, "gain"),
+                _interval(each, "worth"),
+            )
+            for each in point["exits"]
+        ],
+    )
+    console.print()
+    print_table(
+        console,
+        ("exit", "beta", "overlap", "law", "p_j", "law", "sigma", "up to", "sharp", "5.16", "rho_2", "least"),
+        [_against_the_formulas(each) for each in point["exits"]],
+    )
+    console.print()
+    for paragraph in paragraphs(point, score):
+        console.print(paragraph, highlight=False)
+
+
+def _against_the_formulas(each: Mapping[str, Any]) -> tuple[str, ...]:
+    means, predicted, promise = each["means"], each["predicted"], each["promise"]
+    kept = "-" if promise is None else "".join(name[0] if promise[name] else "-" for name, _ in PROMISES)
+    return (
+        str(each["exit_layer"]),
+        number(means["margin_correlation"]),
+        number(means["overlap"]),
+        number(predicted["overlap_finite"]),
+        number(means["pairwise_agreement"]),
+        number(predicted["agreement_predicted"]),
+        number(means["sigma"]),
+        number(predicted["sigma_max"]),
+        number(predicted["sigma_max_sharp"]),
+        kept,
+        number(means["rho_pairs_approx"]),
+        number(predicted["rho_pairs_guaranteed"]),
+    )
+
+
+def number(value: float, digits: int = 2) -> str:
+    """With so many decimals; a dash for NaN."""
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def print_table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns of numbers to the right; what does not fit is folded, never cut off."""
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if place == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _interval(each: Mapping[str, Any], name: str) -> str:
+    if math.isnan(each[name]):
+        return "-"
+    low, high = each[f"{name}_low"], each[f"{name}_high"]
+    return f"{each[name]:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:+.0f}%"

@@ -1,0 +1,111 @@
+"""What a diagnosis comes to, in plain sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+PROMISES = (("printed", "as printed"), ("corrected", "corrected"), ("sharp", "sharp"))
+LIMIT_515 = math.sqrt(2) / 4
+"""Theorem 5.15, and with it the proof of Corollary 5.16 as printed, supposes sigma <= 1 / (2 sqrt 2)."""
+WHAT_516_IS = (
+    "Corollary 5.16 is about GSGD on convex problems, one of two candidates a step, against SGD at the same step size: "
+    "it knows nothing of networks, of other optimizers, or of what scoring costs."
+)
+
+
+def paragraphs(point: Mapping[str, Any], score: str) -> list[str]:
+    """The recommendation and its reasons, for one point of a diagnosis.
+
+    Args:
+        point: as of `record.point_entry`.
+        score: of the engine, such as "loss".
+    """
+    best = _best(point)
+    found = [f"{recommendation(point, score)} {point['reason']}", break_even(best)]
+    if point["cheapest"] is not None:
+        found.append(
+            f"The first exit that keeps at least {point['level']:.0%} of the exact choice is {point['cheapest']}, "
+            f"with {_of(point, point['cheapest'])['means']['overlap']:.0%}."
+        )
+    found.append(promised(best))
+    found.append(where_promised(point))
+    return [each for each in found if each]
+
+
+def recommendation(point: Mapping[str, Any], score: str) -> str:
+    """Which exit to select at, or that none is to be."""
+    if point["recommended"] is not None:
+        return f"Recommended: select by the {score} at exit {point['recommended']}."
+    return "Recommended: no selection." if point["verdict"] == "does not pay" else "No recommendation."
+
+
+def break_even(each: Mapping[str, Any]) -> str:
+    """What selection at an exit must save."""
+    saved = 1 - 1 / each["break_even"]
+    if saved <= 0:
+        return f"To break even, selection at exit {each['exit_layer']} need save nothing: its steps cost no more."
+    return (
+        f"To break even, selection at exit {each['exit_layer']} must get there in {saved:.0%} fewer steps: one on "
+        f"selected rows takes {each['break_even']:.2f} ({1 + each['cost_low']:.2f} to {1 + each['cost_high']:.2f}) "
+        "times as long as one on as many rows without selection."
+    )
+
+
+def promised(each: Mapping[str, Any]) -> str:
+    """What Corollary 5.16 promises at one exit, in its three readings, and whether Assumption 5.12 holds there."""
+    layer, promise, means, predicted = each["exit_layer"], each["promise"], each["means"], each["predicted"]
+    if promise is None:
+        return (
+            f"Of Corollary 5.16 nothing can be said at exit {layer}: where a score or a loss is 0, there is no noise."
+        )
+    limits = (min(LIMIT_515, predicted["sigma_max"]), predicted["sigma_max"], predicted["sigma_max_sharp"])
+    readings = ", ".join(
+        f"{words} {'yes' if promise[name] else 'no'} (noise up to {limit:.2f})"
+        for (name, words), limit in zip(PROMISES, limits, strict=True)
+    )
+    broken = ""
+    if predicted["independence_level"] < 0.05:
+        broken = (
+            f" It assumes noise that does not depend on the loss (Assumption 5.12), but their rank correlation is "
+            f"{means['independence']:.2f}."
+        )
+    return (
+        f"Does Corollary 5.16 promise that scores beat none at exit {layer}, where sigma is {means['sigma']:.2f} and "
+        f"rho_2 is {means['rho_pairs']:.2f}? {readings[0].upper()}{readings[1:]}.{broken}"
+    )
+
+
+def where_promised(point: Mapping[str, Any]) -> str:
+    """At which exits Corollary 5.16 promises anything; nothing to say of a single exit."""
+    known = [each for each in point["exits"] if each["promise"] is not None]
+    if len(known) < 2:
+        return ""
+    exits = {words: [each["exit_layer"] for each in known if each["promise"][name]] for name, words in PROMISES}
+    exact = [each["exit_layer"] for each in known if each["means"]["sigma"] == 0]
+    without = f" (exit {exact[0]} has exact losses, and no noise)" if exact else ""
+    first, *others = exits.values()
+    if all(layers == first for layers in others):
+        return f"It promises so {_at(first, len(known))}, in all three readings{without}."
+    parts = ", ".join(f"{words} {_at(layers, len(known))}" for words, layers in exits.items())
+    return f"It promises so {parts}{without}."
+
+
+def _best(point: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recommended exit, or the one of the largest worth."""
+    if point["recommended"] is not None:
+        return _of(point, point["recommended"])
+    return max(point["exits"], key=lambda each: -math.inf if math.isnan(each["worth"]) else each["worth"])
+
+
+def _of(point: Mapping[str, Any], layer: int) -> Mapping[str, Any]:
+    return next(each for each in point["exits"] if each["exit_layer"] == layer)
+
+
+def _at(layers: list[int], every: int) -> str:
+    if not layers:
+        return "at no exit"
+    if len(layers) == every:
+        return "at every exit"
+    return f"at exit {layers[0]} alone" if len(layers) == 1 else f"at exits {', '.join(map(str, layers))}"

@@ -1,0 +1,109 @@
+"""Overlap at any B and k: against the other exact route, the normal integral, and simulated batches."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from theory import early_exit
+from theory.montecarlo import mean_equals
+from theory.overlap import LARGEST_BATCH, overlap, overlap_curve, overlap_limit
+from theory.verdict import Status
+
+BETAS = (-0.99, -0.5, 0.0, 0.3, 0.7, 0.95, 0.999, 0.99999)
+
+
+def simulated_overlaps(beta, B, k, batches, seed):
+    rng = np.random.default_rng(seed)
+    last = rng.standard_normal((batches, B))
+    early = beta * last + math.sqrt(1 - beta**2) * rng.standard_normal((batches, B))
+    top = [np.argpartition(-margins, k - 1, axis=1)[:, :k] for margins in (last, early)]
+    member = np.zeros((2, batches, B), bool)
+    for number, rows in enumerate(top):
+        np.put_along_axis(member[number], rows, True, axis=1)
+    return (member[0] & member[1]).sum(axis=1) / k
+
+
+@pytest.mark.parametrize(("B", "k"), [(2, 1), (3, 2), (8, 3), (16, 8), (20, 1), (20, 19)])
+def test_both_exact_routes_agree(B, k):
+    for beta in BETAS:
+        assert overlap(beta, B, k) == pytest.approx(early_exit.top_k_overlap(beta, B, k), abs=1e-8)
+
+
+@pytest.mark.parametrize(("B", "k"), [(250, 125), (250, 25), (500, 400)])
+def test_unrelated_margins_keep_their_share_by_chance(B, k):
+    assert overlap(0.0, B, k) == pytest.approx(k / B, abs=1e-10)
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.9])
+def test_large_batches_against_simulation(beta):
+    """Errs with probability 1e-9; a value off by 0.007 is caught with the same certainty."""
+    found = simulated_overlaps(beta, 250, 125, 6000, seed=3)
+    expected = overlap(beta, 250, 125)
+    verdict = mean_equals(found, expected, 1e-9, cap=1.0)
+    assert verdict.status is Status.CONSISTENT
+    assert verdict.detectable < 0.007
+    for wrong in (expected + 0.007, expected - 0.007):
+        assert mean_equals(found, wrong, 1e-9, cap=1.0).status is Status.REFUTED
+
+
+def test_the_distance_to_the_limit_halves_as_the_batch_doubles():
+    for beta, keep in ((0.7, 0.5), (0.9, 0.25), (0.4, 0.75)):
+        gaps = [overlap(beta, B, round(keep * B)) - overlap_limit(beta, keep) for B in (100, 200, 400)]
+        assert gaps[0] / gaps[1] == pytest.approx(2, rel=0.03)
+        assert gaps[1] / gaps[2] == pytest.approx(2, rel=0.015)
+
+
+@pytest.mark.parametrize("beta", [-0.9, -0.2, 0.0, 0.6, 0.97])
+@pytest.mark.parametrize("keep", [0.1, 0.37, 0.5, 0.8])
+def test_the_limit_is_a_probability_of_two_normals(beta, keep):
+    q = stats.norm.ppf(keep)
+    joint = stats.multivariate_normal.cdf([q, q], cov=[[1, beta], [beta, 1]], abseps=1e-10, releps=1e-10)
+    assert overlap_limit(beta, keep) == pytest.approx(joint / keep, abs=1e-7)
+    assert overlap_limit(beta, 0.5) == pytest.approx(0.5 + math.asin(beta) / math.pi, abs=1e-14)
+
+
+def test_the_ends():
+    for B, k in ((10, 4), (10, 7), (90, 60), (5, 5)):
+        for of in (lambda beta, B=B, k=k: overlap(beta, B, k), overlap_curve(B, k)):
+            assert of(1.0) == pytest.approx(1.0, abs=1e-12)
+            assert of(-1.0) == pytest.approx(max(0, 2 * k - B) / k, abs=1e-12)
+        assert overlap_limit(1.0, k / B) == 1.0
+        assert overlap_limit(-1.0, k / B) == pytest.approx(max(0, 2 * k - B) / k, abs=1e-12)
+    assert overlap(0.3, 7, 7) == 1.0
+    assert overlap_limit(0.3, 1.0) == 1.0
+
+
+@pytest.mark.parametrize(("B", "k", "within"), [(64, 32, 1e-6), (128, 32, 1e-5), (250, 125, 1e-4)])
+def test_the_curve_is_the_exact_number(B, k, within):
+    curve = overlap_curve(B, k)
+    betas = np.array([-0.93, -0.11, 0.05, 0.345, 0.71, 0.95, 0.9951, 0.9999])
+    assert curve(betas) == pytest.approx([overlap(b, B, k) for b in betas], abs=within)
+    assert isinstance(curve(0.5), float)
+
+
+def test_of_very_large_batches_the_curve_is_the_limit():
+    B = 2 * LARGEST_BATCH
+    assert overlap_curve(B, B // 2)(0.7) == overlap_limit(0.7, 0.5)
+    assert overlap(0.7, B, B // 2) == pytest.approx(overlap_limit(0.7, 0.5), abs=6e-4)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: overlap(1.1, 4, 2),
+        lambda: overlap(math.nan, 4, 2),
+        lambda: overlap(0.5, 4, 0),
+        lambda: overlap(0.5, 4, 5),
+        lambda: overlap(0.5, 1, 1),
+        lambda: overlap(0.5, 4.5, 2),
+        lambda: overlap_limit(0.5, 0.0),
+        lambda: overlap_limit(0.5, 1.1),
+        lambda: overlap_limit([0.5, -2.0], 0.5),
+        lambda: overlap_curve(8, 4)(1.5),
+    ],
+)
+def test_what_is_out_of_range_is_named(wrong):
+    with pytest.raises(ValueError, match="must"):
+        wrong()

@@ -1,0 +1,217 @@
+"""Whether selection can help a configuration: its model, trained plainly for a while, and diagnosed on its way."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+
+from gsgd.sift import Sift
+from gsgd.sift.diagnosis import Diagnosis
+from gsgd.sift.exits import check_exit_layer, count_exits, innermost, unwrap
+from training.budget import parse_budget, steps_within
+from training.config import Config
+from training.costs import measure_costs
+from training.order import Order
+from training.run import run_header
+from training.settings import parse_method
+from training.task import Task
+from training.training import Training, build_sift
+
+AFTER = (0, 300)
+"""Steps of plain training after which the model is diagnosed, if nothing else is said."""
+BATCHES = 32
+"""Gross batches, if nothing else is said and the training set has as many."""
+DEFAULT_SCORE = "loss"
+
+
+@dataclass(frozen=True)
+class Point:
+    """What was found after some steps of plain training.
+
+    Attributes:
+        step: how many.
+        train_loss: mean since the point before; None where nothing was trained.
+        seconds: that the diagnosis took.
+    """
+
+    step: int
+    train_loss: float | None
+    diagnosis: Diagnosis
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Diagnosed:
+    """A configuration's diagnoses.
+
+    Attributes:
+        header: as of a run, with `score`, `rows` of a gross batch, `kept` of them, and the `model` that was read.
+        points: in the order of their steps.
+    """
+
+    header: dict[str, Any]
+    points: list[Point]
+
+
+def diagnose_config(
+    config: Config,
+    accelerator: Accelerator,
+    *,
+    after: Sequence[int] | None = None,
+    batches: int | None = None,
+    exits: Sequence[int] | None = None,
+    level: float = 0.75,
+    model: Path | None = None,
+    task: Task | None = None,
+    progress: Callable[[str, int, int], object] = lambda what, done, total: None,
+) -> Diagnosed:
+    """Train the configuration without selection, and diagnose selection after some steps.
+
+    Selection is that of the configuration: its score (its method's, or the loss), share, rule and mode of scoring. The
+    learning rate's schedule is that of the whole run, which the configuration's budget is. All points are diagnosed on
+    the same gross batches of the training set, which are disjoint and drawn in an order of their own.
+
+    Args:
+        after: numbers of steps; None is `AFTER`, as far as the run is long enough, and 0 for a trained model.
+        batches: gross batches to diagnose on, at least 2; None is `BATCHES`, or as many as the training set has.
+        exits, level: as of `gsgd.sift.diagnosis.diagnose`.
+        model: a folder that `gsgd train` saved a model in, to be diagnosed as it is; None begins anew.
+        task: of the configuration; made from it if not given.
+        progress: told (what is being done, how much of it is, how much there is).
+
+    Raises:
+        ValueError: for several processes, steps beyond the run's end, more rows than the training set has, a folder
+            without a model of this configuration, or a configuration that has nothing to select.
+    """
+    if accelerator.num_processes > 1:
+        raise ValueError(
+            f"{accelerator.num_processes} processes: a diagnosis runs on one, so launch it without torchrun"
+        )
+    if batches is not None and batches < 2:
+        raise ValueError(f"batches = {batches} must be at least 2; {BATCHES} or more say something")
+    if model is not None and after is not None and set(after) != {0}:
+        raise ValueError("a trained model is diagnosed as it is: leave out the steps to train it for")
+    if after is not None and (not after or min(after) < 0):
+        raise ValueError(f"after = {list(after)} must be numbers of steps, 0 or more")
+    selecting = _selecting(config)
+    task = config.build_task() if task is None else task
+    gross = selecting.training.gross_size
+    batches = max(2, min(BATCHES, task.train_size // gross)) if batches is None else batches
+    if batches * gross > task.train_size:
+        raise ValueError(
+            f"batches = {batches} of {gross} rows are more than the {task.train_size} of the training set: at most "
+            f"{task.train_size // gross} are disjoint"
+        )
+    plain = dataclasses.replace(config, training=dataclasses.replace(config.training, method="baseline"))
+    total = _total_steps(plain, task, accelerator, progress)
+    stops = sorted(set(_default_stops(total, model) if after is None else after))
+    if stops[-1] > total:
+        raise ValueError(
+            f"after = {stops[-1]} steps: by its budget = {config.training.budget} the run has {total}, so raise the "
+            "budget or stop earlier"
+        )
+    training = Training(plain, task, accelerator, total)
+    check = [check_exit_layer(layer, count_exits(unwrap(training.model))) for layer in exits or ()]
+    if model is not None:
+        load_weights(training.model, model)
+    sift = build_sift(training.model, selecting.training, total)
+    header = {
+        **run_header(config, training, None),
+        "score": parse_method(selecting.training.method).score,
+        "rows": gross,
+        "kept": max(1, round(selecting.training.keep * gross)),
+        "batches": batches,
+        "model": None if model is None else str(model),
+    }
+    points = []
+    for step in stops:
+        while training.step < step:
+            training.train_step()
+            progress(f"training to step {step}", training.step, step)
+        trained = training.mean_loss() if step else None
+        points.append(_diagnose(training, sift, trained, batches, gross, check or None, level, progress))
+    accelerator.free_memory()
+    return Diagnosed(header, points)
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Take over the weights of the model that is saved in `folder`.
+
+    Raises:
+        ValueError: if there is none, or it is of another shape.
+    """
+    inner: Any = innermost(unwrap(model))
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder: `gsgd train` saves a model in results/NAME/model")
+    try:
+        saved = type(inner).from_pretrained(folder)
+        inner.load_state_dict(saved.state_dict())
+    except (OSError, AttributeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{folder} holds no model of this configuration: {str(error).splitlines()[0]}") from error
+
+
+def _diagnose(
+    training: Training,
+    sift: Sift,
+    trained: float | None,
+    batches: int,
+    gross: int,
+    exits: Sequence[int] | None,
+    level: float,
+    progress: Callable[[str, int, int], object],
+) -> Point:
+    order = Order(training.task.train_size, training.settings.seed + 1)
+    taken = [training.placed(training.task.training_batch(*order.take(gross))) for _ in range(batches)]
+    what = f"measuring after {training.step} steps"
+    progress(what, 0, batches // 2)
+    begin = time.perf_counter()
+    with training.accelerator.autocast():
+        found = sift.diagnose(
+            taken,
+            exits=exits,
+            level=level,
+            seed=training.settings.seed,
+            progress=lambda done, total: progress(what, done, total),
+        )
+    return Point(training.step, trained, found, time.perf_counter() - begin)
+
+
+def _selecting(config: Config) -> Config:
+    """The configuration with selection at every step, by the score of its method or by the loss."""
+    settings = config.training
+    score = parse_method(settings.method).score if settings.scores_rows else DEFAULT_SCORE
+    always = dataclasses.replace(
+        settings, method=f"{score}@1", start_step=0, start_share=0.0, end_step=0, end_share=1.0, scope="rank"
+    )
+    return dataclasses.replace(config, training=always)
+
+
+def _total_steps(
+    plain: Config, task: Task, accelerator: Accelerator, progress: Callable[[str, int, int], object]
+) -> int:
+    """Of the run without selection, which its budget pays for."""
+    settings, budget, costs = plain.training, parse_budget(plain.training.budget), None
+    if budget.is_time:
+
+        def measuring(done: int, total: int) -> None:
+            progress("measuring the cost of a step", done, total)
+
+        costs = measure_costs([plain], [task], accelerator, progress=measuring)[0]
+    return steps_within(
+        budget,
+        samples_per_step=settings.batch_size * settings.accumulation_steps,
+        train_size=task.train_size,
+        costs=costs,
+        selecting_steps=settings.selecting_steps,
+    )
+
+
+def _default_stops(total: int, model: Path | None) -> tuple[int, ...]:
+    return (0,) if model is not None else tuple(min(step, total) for step in AFTER)
