@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter
 
-from figures import style
-from figures.curves import band, differences, drawn, statement
-from figures.methods import look
+from figures import seeds, style
+from figures.curves import differences, drawn, statement
 
 
 def panel(ax: Axes, rows: pd.DataFrame, x: str, label: str, where: str, *, width: float) -> None:
-    """Mean validation accuracy of each method against `x`, with 95% bands over seeds, under what it shows.
+    """Mean validation accuracy of each method against `x`, with how far seeds are apart, under what it shows.
 
     Args:
         rows: evaluations of one group.
@@ -22,32 +21,20 @@ def panel(ax: Axes, rows: pd.DataFrame, x: str, label: str, where: str, *, width
         width: of the panel in printed inches.
     """
     methods, remarks = drawn(rows)
-    lowest, highest = [], []
-    for method in methods:
-        curve = band(rows[rows["method"] == method], x, "val_accuracy")
-        looks = look(method)
-        every = max(1, len(curve) // 8)
-        ax.plot(curve["x"], curve["mean"], markevery=every, **looks.curve)
-        if curve["half_width"].notna().any():
-            low, high = curve["mean"] - curve["half_width"], curve["mean"] + curve["half_width"]
-            # Of two seeds a band is as wide as the picture: it is still drawn, but may not hide the means.
-            alpha = 0.13 if curve["runs"].iloc[0] > 2 else 0.06
-            ax.fill_between(curve["x"], low, high, color=looks.colour, alpha=alpha, linewidth=0)
-        lowest.append(curve["mean"].min())
-        highest.append(curve["mean"].max())
-    if methods:
-        # Few seeds have wide bands: they may leave the picture, the means may not.
-        margin = 0.08 * (max(highest) - min(lowest)) + 1e-3
-        ax.set_ylim(max(0.0, min(lowest) - margin), min(1.0, max(highest) + margin) + 1e-9)
+    curves = [seeds.curve(ax, rows[rows["method"] == method], method, x, "val_accuracy") for method in methods]
     ax.set(xlabel=label, ylabel="validation accuracy")
     ax.set_xlim(left=0)
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: thousands(value)))
+    if curves:
+        low, high = seeds.limits(curves)
+        ax.set_ylim(max(0.0, low), min(1.0, high) + 1e-9)
+        remarks.append(seeds.remark(curves, ax.get_ylim()))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g}%"))
+    ax.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: thousands(value) if x == "backprop_samples" else f"{value:,g}")
+    )
+    # Accuracy rises to the right, so that the corner below is free.
+    style.note(ax, "\n".join(remarks), paled=True)
     finished = rows[rows["method"].isin(methods)]
-    counts = finished.groupby("method")["run"].nunique()
-    seeds = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-    remarks.append("1 seed" if seeds == "1" else f"{seeds} seeds, 95% bands")
-    style.note(ax, "\n".join(remarks))
     style.title(ax, f"{style.group(rows)}: {statement(differences(finished, x), where)}", width=width)
 
 

@@ -80,7 +80,7 @@ def statement(found: pd.DataFrame, where: str) -> str:
     if found.empty:
         return "there is no baseline to compare with"
     sure = found[found["mean"].abs() > found["half_width"]]
-    above, below = ([look(str(method)).label for method in sure[sign * sure["mean"] > 0]["method"]] for sign in (1, -1))
+    above, below = ([look(str(method)).brief for method in sure[sign * sure["mean"] > 0]["method"]] for sign in (1, -1))
     if above or below:
         parts = [f"{_few(names)} {word} the baseline" for names, word in ((above, "above"), (below, "below")) if names]
         return f"{', '.join(parts)} {where}"
@@ -97,7 +97,7 @@ def drawn(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
     """
     diverged = in_order(rows[rows["diverged"]]["method"])
     methods = [method for method in in_order(rows["method"]) if method not in diverged]
-    remarks = [f"{look(method).label}: diverged" for method in diverged]
+    remarks = [f"{look(method).brief}: diverged" for method in diverged]
     if len(methods) > MOST_CURVES:
         last = {method: float(rows[rows["method"] == method]["val_accuracy"].iloc[-1]) for method in methods}
         ranked = sorted(methods, key=lambda method: (":" in method, -last[method] if ":" in method else 0.0))

@@ -6,10 +6,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from figures import accuracy, style
+from figures.methods import labels_in_order
 
 
 def draw(evaluations: pd.DataFrame) -> Figure:
-    """Mean and 95% band over seeds, one panel a comparison (Figure 1).
+    """Means over seeds and how far these are apart, one panel a comparison (Figure 1).
 
     Args:
         evaluations: the table of that name.
@@ -18,7 +19,7 @@ def draw(evaluations: pd.DataFrame) -> Figure:
     columns = 1 if len(groups) == 1 else 2
     rows = -(-len(groups) // columns)
     width = style.SINGLE_IN if columns == 1 else style.DOUBLE_IN
-    figure, axes = style.new(rows, columns, width=width, height=2.6 * rows + 0.7)
+    figure, axes = style.new(rows, columns, width=width, height=2.6 * rows + (0.7 if len(groups) % columns == 0 else 0))
     for ax, group in zip(axes.flat, groups, strict=False):
         accuracy.panel(
             ax,
@@ -28,7 +29,8 @@ def draw(evaluations: pd.DataFrame) -> Figure:
             "at equal samples",
             width=width / columns,
         )
-    for ax in axes.flat[len(groups) :]:
-        ax.set_axis_off()
-    style.legend_below(figure, axes, columns=2 * columns)
+    if len(groups) < axes.size:
+        style.legend_in(axes.flat[-1], axes, order=labels_in_order(evaluations["method"]))
+    else:
+        style.legend_below(figure, axes, columns=2 * columns, order=labels_in_order(evaluations["method"]))
     return figure

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from figures import accuracy, style
+from figures.methods import labels_in_order
 
 
 def draw(evaluations: pd.DataFrame) -> Figure:
@@ -31,5 +32,5 @@ def draw(evaluations: pd.DataFrame) -> Figure:
             left.set_axis_off()
             style.note(left, "no reference time:\nprices were not measured", x=0.5, y=0.5, ha="center", va="center")
         accuracy.panel(right, timed, "wall", f"real clock ({unit})", "at equal real time", width=half)
-    style.legend_below(figure, axes, columns=4)
+    style.legend_below(figure, axes, columns=4, order=labels_in_order(evaluations["method"]))
     return figure

@@ -34,8 +34,9 @@ def draw(table: pd.DataFrame) -> Figure:
         left.plot(bound.index, bound, color=colour, linestyle=(0, (4, 2)), linewidth=1.0 * style.scale())
         if ratio in share.index:
             right.plot(
-                share.loc[ratio].index, share.loc[ratio], color=colour, marker=marker, markevery=every, markersize=3
-            )
+                share.loc[ratio].index, share.loc[ratio], color=colour, marker=marker, markevery=every,
+                markersize=3 * style.scale(),
+            )  # fmt: skip
     left.plot([], [], color="black", label="exact")
     left.plot([], [], color="black", linestyle=(0, (4, 2)), label="Theorem 5.18's bound")
     left.set(xscale="log", yscale="log", xlabel="candidates $R$", ylabel=r"$\rho_R$")

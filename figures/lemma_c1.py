@@ -68,4 +68,4 @@ def _statement(inside: pd.Series) -> str:
         return f"0.72 is too small: the ratio reaches {inside.max():.4f}"
     if inside.max() > BEST:
         return f"The ratio reaches {inside.max():.4f}, above c*: 0.72 holds, c* does not"
-    return f"On the lemma's range {math.ceil(1e4 * BEST) / 1e4} would do in place of 0.72"
+    return f"In the lemma's range {math.ceil(1e4 * BEST) / 1e4} does in place of 0.72"

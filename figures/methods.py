@@ -9,13 +9,15 @@ from typing import Any
 
 from matplotlib.colors import to_hex, to_rgb
 
+from figures import style
+
 # Okabe and Ito's palette: told apart with any of the usual colour vision deficiencies.
 _SCORES = {
-    "loss": ("#0072B2", "#56B4E9", "o"),
-    "entropy": ("#D55E00", "#E69F00", "^"),
-    "margin": ("#009E73", "#66C7A8", "D"),
+    "loss": ("#0072B2", "#56B4E9", "o", "p"),
+    "entropy": ("#D55E00", "#E69F00", "^", "<"),
+    "margin": ("#009E73", "#66C7A8", "D", "d"),
 }
-"""Score -> (colour at the first exit, colour at the last, marker)."""
+"""Score -> (colour at the first exit, colour at the last, marker, marker of what is called the last exit)."""
 _CHANGES = {
     "keep": "#CC79A7",
     "start_share": "#6B4C9A",
@@ -51,6 +53,11 @@ class Look:
     order: tuple[Any, ...]
 
     @property
+    def brief(self) -> str:
+        """The label in titles and remarks of figures: a long one without its middle, where a dollar is a dollar."""
+        return style.verbatim(style.shortened(self.label, style.LONGEST_NAME))
+
+    @property
     def curve(self) -> dict[str, Any]:
         """Arguments of a line with markers."""
         return {
@@ -59,7 +66,7 @@ class Look:
             "marker": self.marker,
             "markerfacecolor": self.colour if self.filled else "white",
             "markeredgecolor": self.colour,
-            "label": self.label,
+            "label": style.verbatim(self.label),
         }
 
 
@@ -74,10 +81,22 @@ def look(method: str) -> Look:
         return plain
     words = [change.replace("_", " ").replace("=", " ") for change in changes]
     key = changes[0].partition("=")[0].replace("-", "_")
-    number = _hash(":".join(changes))
+    line = _LINES[_step(changes) % len(_LINES)]
     colour = _CHANGES.get(key, _OTHER_CHANGES[_hash(key) % len(_OTHER_CHANGES)])
     label = ", ".join([plain.label, *words])
-    return Look(label, colour, plain.marker, _LINES[1 + number % 4], False, (*plain.order[:2], 1, method))
+    return Look(label, colour, plain.marker, line, False, (*plain.order[:2], 1, method))
+
+
+def _step(changes: list[str]) -> int:
+    """A number that neighbouring values of one change do not share: tenths, counted."""
+    if len(changes) == 1:
+        try:
+            value = float(changes[0].partition("=")[2])
+        except ValueError:
+            return _hash(changes[0])
+        if 0 < value < 1:
+            return round(10 * value)
+    return _hash(":".join(changes))
 
 
 def _plain(name: str) -> Look:
@@ -89,10 +108,10 @@ def _plain(name: str) -> Look:
     if score not in _SCORES or not (layer == "last" or layer.isdigit()):
         colour = _OTHER_CHANGES[_hash(name) % len(_OTHER_CHANGES)]
         return Look(name, colour, "X", _LINES[_hash(name) % len(_LINES)], True, (9, 0.0, 0, name))
-    first, last, marker = _SCORES[score]
+    first, last, marker, last_marker = _SCORES[score]
     order = (2 + list(_SCORES).index(score), math.inf if layer == "last" else float(layer), 0, name)
     if layer == "last":
-        return Look(f"{score} at last exit", last, marker, _LINES[4], True, order)
+        return Look(f"{score} at last exit", last, last_marker, _LINES[4], True, order)
     depth = min(math.log(max(int(layer), 1)) / math.log(LAST_KNOWN_EXIT), 1.0)
     red, green, blue = ((1 - depth) * a + depth * b for a, b in zip(to_rgb(first), to_rgb(last), strict=True))
     colour = to_hex((red, green, blue))
@@ -102,6 +121,11 @@ def _plain(name: str) -> Look:
 def in_order(methods: Any) -> list[str]:
     """Methods without repetition, in the order of `Look.order`."""
     return sorted(set(methods), key=lambda method: look(method).order)
+
+
+def labels_in_order(methods: Any) -> list[str]:
+    """The labels of their curves, in that order."""
+    return [look(method).curve["label"] for method in in_order(methods)]
 
 
 def _hash(text: str) -> int:

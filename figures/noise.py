@@ -37,7 +37,7 @@ def draw(table: pd.DataFrame) -> Figure:
     ax.plot(
         curves["p_sharp"].index, curves["p_sharp"], color="black", linestyle=(0, (5, 2)), label=r"sharper $p(\sigma)$"
     )
-    ax.set(xlabel=r"noise level $\sigma$", ylabel=r"kept share of $\hat F_2$", xlim=(0, None))
+    ax.set(xlabel=r"noise level $\sigma$", ylabel=r"kept share of $\hat F_2$", xlim=(0, table["sigma"].max()))
     ax.set_ylim(min(0.48, table["value"].min() - 0.02), 1.01)
     shaded = r"shaded: $\sigma \leq 1/(2\sqrt{2})$, where Theorem 5.15 speaks"
     style.note(ax, shaded, x=0.01, ha="left")

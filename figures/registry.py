@@ -73,12 +73,15 @@ ENTRIES: dict[str, Entry] = {
         Entry("time_to_target", "figure", "Time and samples to the target accuracy", ("summaries",)),
         Entry("step_cost", "figure", "Where the time of a step goes, and its price", ("runs",), ("costs",)),
         Entry("selection_quality", "figure", "Overlap and rank correlation with exact losses", ("evaluations",)),
+        Entry("live", "figure", "Scores in training beside Theorems 5.15 and 6.2", ("live",)),
+        Entry("diagnosis", "figure", "Can selection help: cost, overlap and gain by exit", ("diagnosis",)),
         Entry("gaussian_rho", "figure", "Theorem 5.18: rho_R exact and bounded", ("theory/gaussian_rho",)),
         Entry("noise", "figure", "Theorem 5.15: what noisy losses cost", ("theory/noise",)),
         Entry("lemma_c1", "figure", "Lemma C.1: the constant 0.72 and the least one", ("theory/lemma_c1",)),
         Entry("agreement", "figure", "Theorem 6.2: how often an early exit picks the same", ("theory/agreement",)),
         Entry("overlap", "figure", "What an early exit keeps of the top half of a batch", ("theory/agreement",)),
         Entry("trajectories", "figure", "Corollary 5.10: GSGD against SGD, with bounds", ("theory/trajectories",)),
+        Entry("worst_case", "figure", "Theorems 5.7, 5.8, 5.14: how loose the bounds are", ("theory/worst_case",)),
         Entry("top_k", "figure", "rho of the k largest of B losses, and its limit", ("theory/top_k",)),
     )
 }

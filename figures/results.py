@@ -1,11 +1,13 @@
 """The one reader of results/: what `gsgd verify`, `gsgd train` and `gsgd compare` wrote, as tables.
 
-Tables of the theory are named "theory/noise" and so on. Of the training there are four, each over all recorded runs:
+Tables of the theory are named "theory/noise" and so on. Of the training there are six, each over all that is recorded:
 
     evaluations  one row an evaluation of a run; `diverged` says whether any run of its method did
     runs         one row a run, with its configuration and where it ended
     summaries    one row a method of a finished comparison
     costs        one row a method of a comparison: the measured prices of its steps
+    live         one row a reading of a run's scores, beside what the formulas say
+    diagnosis    one row an exit at a point of a diagnosis
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 import pandas as pd
 
 from figures.checked import Cell, Missing, choice, field, read_object, read_table
+from figures.measured import read_diagnoses, read_live
 
 STATUSES = ("finished", "running", "interrupted", "diverged")
 HEADER, COMPARE, EVALUATIONS, SUMMARY = "header.json", "compare.json", "evaluations.csv", "summary.csv"
@@ -35,6 +38,15 @@ THEORY: dict[str, tuple[dict[str, Cell], tuple[str, ...]]] = {
     ),
     "trajectories": ({"K": Cell.NUMBER, "method": Cell.TEXT, **_SIMULATED}, ("mean", "bound", "crossing")),
     "top_k": ({"keep": Cell.NUMBER, "B": Cell.OPTIONAL, **_CURVE}, ("rho", "CVaR limit")),
+    "worst_case": (
+        {
+            "theorem": Cell.TEXT,
+            **dict.fromkeys(("n", "R", "k", "K"), Cell.WHOLE),
+            **dict.fromkeys(("sigma", "eta", "rho", "Delta", "bound", "sharper_bound"), Cell.NUMBER),
+            "worst_case": Cell.OPTIONAL,
+        },
+        (),
+    ),
 }
 """Table -> (its columns, what its column `quantity` must have at least once)."""
 
@@ -116,6 +128,8 @@ class Results:
         "runs": "no run (gsgd train and gsgd compare write them)",
         "summaries": "no finished comparison (gsgd compare writes them)",
         "costs": "no comparison (gsgd compare writes them)",
+        "live": "no readings (train with --meter_every 20, say, then gsgd diagnose FOLDER writes them)",
+        "diagnosis": "no diagnosis (gsgd diagnose CONFIG writes it)",
     }
 
     @functools.cached_property
@@ -125,6 +139,8 @@ class Results:
             "runs": self.runs_if_any,
             "summaries": self._summaries,
             "costs": self._costs,
+            "live": lambda: read_live(self.folder),
+            "diagnosis": lambda: read_diagnoses(self.folder),
         }
 
     def _theory(self, name: str) -> pd.DataFrame:
@@ -133,7 +149,8 @@ class Results:
         try:
             found = read_table(path, columns)
         except Missing as missing:
-            raise Missing(f"{missing} (gsgd verify writes it)") from None
+            extra = ", with the extra worst-case" if name == "worst_case" else ""
+            raise Missing(f"{missing} (gsgd verify writes it{extra})") from None
         for quantity in quantities:
             if quantity not in set(found["quantity"]):
                 raise ValueError(f"{path}, column quantity: no row has {quantity!r}")

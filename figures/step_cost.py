@@ -36,18 +36,17 @@ def draw(runs: pd.DataFrame, costs: pd.DataFrame | None = None) -> Figure:
     shares = shares_of(runs)
     if shares.empty:
         raise Missing("no run has got to an evaluation")
-    groups = list(dict.fromkeys(shares["group"]))
-    counts = [int((shares["group"] == group).sum()) for group in groups]
+    groups = forest.groups_of(shares)
+    heights = [forest.inches(rows["method"]) for rows in groups.values()]
     figure, axes = style.new(
         len(groups),
         2,
         width=style.DOUBLE_IN,
-        height=sum(0.21 * count + 1.05 for count in counts) + 0.5,
-        gridspec_kw={"height_ratios": [0.21 * count + 0.4 for count in counts]},
+        height=sum(height + 1.05 for height in heights) + 0.5,
+        gridspec_kw={"height_ratios": [height + 0.4 for height in heights], "wspace": 0.08},
     )
-    for (left, right), group in zip(axes, groups, strict=True):
-        rows = shares[shares["group"] == group]
-        width = forest.panel_width(rows["method"])
+    width = forest.panel_width(shares["method"])
+    for (left, right), rows in zip(axes, groups.values(), strict=True):
         before = pd.Series(0.0, index=rows.index)
         for column, label, colour, hatch in PARTS:
             left.barh(
@@ -63,10 +62,10 @@ def draw(runs: pd.DataFrame, costs: pd.DataFrame | None = None) -> Figure:
         left.xaxis.set_major_formatter(PercentFormatter(1.0))
         forest.label(left, list(rows["method"]))
         dearest = rows.loc[rows["selection_s"].idxmax()]
-        said = f"{look(dearest['method']).label} spends {dearest['selection_s']:.0%} on scoring"
-        style.title(left, f"{style.group(rows)}: {said}", width=width)
+        said = f"{look(dearest['method']).brief} spends {dearest['selection_s']:.0%} on scoring"
+        style.title(left, f"{style.group(rows)}: {said}", width=width, left=0)
         _prices(right, rows, costs, width)
-    style.legend_below(figure, axes, columns=4)
+    style.legend_below(figure, axes, columns=3)
     return figure
 
 
@@ -104,14 +103,14 @@ def _prices(ax: Axes, rows: pd.DataFrame, costs: pd.DataFrame | None, width: flo
     ax.plot(plain, range(len(rows)), "o", color="black", markerfacecolor="white", label="plain step", linestyle="none")
     ax.plot(selecting, range(len(rows)), "s", color=style.VERMILLION, label="selecting step", linestyle="none")
     beside: Any = {"xytext": (5 * style.scale(), 0), "textcoords": "offset points", "va": "center"}
-    for row, (price, dear) in enumerate(zip(selecting / plain, selecting, strict=True)):
+    for row, (price, dear) in enumerate(zip(selecting / plain, np.fmax(plain, selecting), strict=True)):
         if not math.isnan(price):
             size = (style.POINTS - 1.5) * style.scale()
             ax.annotate(rf"$\times${price:.2f}", (dear, row), fontsize=size, **beside)
     ax.set(xlim=(0, 1.25 * float(found.max().max())), xlabel="median step (ms)")
     forest.label(ax, list(rows["method"]))
     ax.set_yticklabels([])
-    style.title(ax, _dearest(selecting / plain), width=width)
+    style.title(ax, _dearest(selecting / plain), width=width, left=0)
 
 
 def _dearest(prices: np.ndarray) -> str:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib import cbook
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE, GREY = (
     *("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
@@ -23,8 +27,10 @@ SINGLE_IN, DOUBLE_IN = 3.4, 7.0
 POINTS = 8.0
 SCALES = {"print": 1.0, "screen": 1.45}
 """A screen's figure is a printed one enlarged, type and lines alike, so that it is laid out the same."""
-CHARACTERS_PER_INCH = 16.5
-"""Of the title's type, about."""
+SPACE_IN = 0.318 * POINTS / 72
+"""Between two words."""
+LONGEST_NAME = 40
+"""Characters of a line; longer names are broken between a method's changes, or lose their middle."""
 
 
 @contextlib.contextmanager
@@ -133,9 +139,14 @@ def simulated(
     )
 
 
-def title(ax: Axes, text: str, *, width: float = SINGLE_IN) -> None:
-    """A statement above the axes, broken where the width in printed inches ends."""
-    ax.set_title(wrapped(text, width - 0.35))
+def title(ax: Axes, text: str, *, width: float = SINGLE_IN, left: float = 0.6) -> None:
+    """A statement above the axes, broken where the width in printed inches ends.
+
+    Args:
+        width: of the panel, with its labels.
+        left: what of it labels take on the left.
+    """
+    ax.set_title(wrapped(text, width - left))
 
 
 def headline(figure: Figure, text: str, *, width: float = DOUBLE_IN) -> None:
@@ -144,25 +155,35 @@ def headline(figure: Figure, text: str, *, width: float = DOUBLE_IN) -> None:
 
 
 def wrapped(text: str, width: float) -> str:
-    """Lines no longer than `width` printed inches, about; "a = 1" and formulas between dollars stay in one line."""
+    """Lines of at most `width` printed inches of titles' type; "a = 1" and formulas between dollars stay in one."""
     words = re.findall(r"(?:\\\$|\$[^$]*\$| [=≥≤] |[^\s$])+", text)
-    lines = [words[0]]
+    lines, used = [words[0]], inches(words[0])
     for word in words[1:]:
-        if _length(f"{lines[-1]} {word}") > width * CHARACTERS_PER_INCH:
+        used += SPACE_IN + inches(word)
+        if used > width:
             lines.append(word)
+            used = inches(word)
         else:
             lines[-1] += f" {word}"
     return "\n".join(lines)
 
 
-def _length(text: str) -> int:
-    """Characters that are seen: of a formula's source, a command is one and dollars are none."""
-    return len(re.sub(r"\\\w+", "x", text).replace("$", ""))
+def inches(text: str, points: float = POINTS) -> float:
+    """How wide a line, with its formulas, is in print."""
+    return _points(text) * points / (72 * POINTS)
+
+
+@functools.lru_cache(maxsize=4096)
+def _points(text: str) -> float:
+    formula = cbook.is_math_text(text)
+    font = FontProperties(family="DejaVu Sans", size=POINTS, math_fontfamily="dejavusans")
+    seen = text if formula else text.replace(r"\$", "$")
+    return float(text_to_path.get_text_width_height_descent(seen, font, formula)[0])
 
 
 def group(rows: pd.DataFrame) -> str:
     """What the group that all rows are of is called in a title."""
-    return verbatim(str(rows["group"].iloc[0]).removeprefix("compare-"))
+    return verbatim(shortened(str(rows["group"].iloc[0]).removeprefix("compare-"), LONGEST_NAME))
 
 
 def verbatim(name: str) -> str:
@@ -170,17 +191,88 @@ def verbatim(name: str) -> str:
     return name.replace("$", r"\$")
 
 
-def note(ax: Axes, text: str, *, x: float = 0.98, y: float = 0.03, **options: Any) -> None:
-    """A remark inside the axes, by default in their lower right corner."""
+def shortened(text: str, most: int) -> str:
+    """A text of at most so many characters: a longer one loses its middle to an ellipsis."""
+    if len(text) <= most:
+        return text
+    tail = (most - 1) // 2
+    return f"{text[: most - 1 - tail]}\N{HORIZONTAL ELLIPSIS}{text[len(text) - tail :]}"
+
+
+def broken(name: str, width: int = LONGEST_NAME, lines: int = 3) -> str:
+    """A name of parts between commas in lines of at most `width` characters, verbatim.
+
+    A part that is longer loses its middle; of more lines than `lines` those before the last are left out.
+    """
+    parts = [shortened(part, width - 1) for part in name.split(", ")]
+    found = [parts[0]]
+    for part in parts[1:]:
+        if len(f"{found[-1]}, {part}") < width:
+            found[-1] += f", {part}"
+        else:
+            found[-1] += ","
+            found.append(part)
+    if len(found) > lines:
+        found = [*found[: lines - 1], f"\N{HORIZONTAL ELLIPSIS} {found[-1]}"]
+    return verbatim("\n".join(found))
+
+
+def note(ax: Axes, text: str, *, x: float = 0.98, y: float = 0.03, paled: bool = False, **options: Any) -> None:
+    """A remark inside the axes, by default in their lower right corner; `paled` fades what is behind it."""
     options = {"ha": "right", "va": "bottom", "color": "#555555", "fontsize": (POINTS - 1.5) * scale(), **options}
+    if paled:
+        options["bbox"] = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.0}
     ax.text(x, y, text, **{"transform": ax.transAxes, **options})
 
 
-def legend_below(figure: Figure, axes: Any, *, columns: int, heading: str | None = None) -> None:
-    """One legend under all axes, each label once."""
+def legend_below(
+    figure: Figure, axes: Any, *, columns: int, heading: str | None = None, order: Sequence[str] = ()
+) -> None:
+    """One legend under all axes, each label once, in as many of `columns` as the figure has room for.
+
+    Args:
+        order: labels that come first, in their order.
+    """
+    handles = _labelled(axes, order)
+    if handles:
+        width = float(figure.get_size_inches()[0]) / scale()
+        figure.legend(
+            list(handles.values()),
+            [_in_legend(label) for label in handles],
+            loc="outside lower center",
+            ncols=_fitting([_in_legend(label) for label in handles], columns, width),
+            title=heading,
+        )
+
+
+def legend_in(place: Axes, axes: Any, *, order: Sequence[str] = ()) -> None:
+    """The same in axes that nothing is drawn in."""
+    handles = _labelled(axes, order)
+    place.set_axis_off()
+    place.legend(list(handles.values()), [_in_legend(label) for label in handles], loc="center")
+
+
+def _labelled(axes: Any, order: Sequence[str]) -> dict[str, Any]:
     handles: dict[str, Any] = {}
     for ax in np.ravel(axes):
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    if handles:
-        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns, title=heading)
+    ranks = {label: rank for rank, label in enumerate(order)}
+    return dict(sorted(handles.items(), key=lambda item: ranks.get(item[0], len(ranks))))
+
+
+def _in_legend(label: str) -> str:
+    """Long names in lines; what has a formula is left as it is."""
+    if len(label) <= LONGEST_NAME or re.search(r"(?<!\\)\$", label):
+        return label
+    return broken(label.replace(r"\$", "$"))
+
+
+def _fitting(labels: list[str], most: int, width: float) -> int:
+    """How many columns of a legend, filled one after the other, fit into so many printed inches."""
+    # Of a column's width its handle, the space behind it, and the space to the next column are 4.6 times its type.
+    widths = [max(inches(line, POINTS - 1) for line in label.split("\n")) + 4.6 * (POINTS - 1) / 72 for label in labels]
+    for columns in range(min(most, len(labels)), 1, -1):
+        if sum(max(column) for column in np.array_split(widths, columns)) <= width:
+            return columns
+    return 1

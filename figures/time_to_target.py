@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -11,45 +14,103 @@ from figures import forest, style
 from figures.accuracy import thousands
 from figures.methods import in_order, look
 
+NOTE_LINE_IN = 0.11
+
 
 def draw(summaries: pd.DataFrame) -> Figure:
     """Seconds and backpropagated samples to the target, means with 95% intervals, one row of panels a comparison.
 
+    Comparisons in which no method got there in every run have no panels, but a sentence below them.
+
     Args:
         summaries: the table of that name.
     """
-    figure, axes, groups = forest.panels(summaries, 1.05)
-    for panels, group in zip(axes, groups, strict=True):
-        rows = summaries[summaries["group"] == group].set_index("method")
-        rows = rows.loc[in_order(rows.index)]
-        clock = "reference time" if rows["reference_s"].notna().all() else "real clock"
-        longest = float(np.nanmax([*rows["seconds_to_target"], 0.0]))
-        unit, seconds = ("h", 3600) if longest > 2 * 3600 else ("s", 1)
-        for ax, column, scale, label in (
-            (panels[0], "seconds_to_target", 1 / seconds, f"{clock} to the target ({unit})"),
-            (panels[1], "samples_to_target", 1.0, "backpropagated samples to the target"),
-        ):
-            means, halves = scale * rows[column], scale * rows[f"{column}_half_width"]
-            forest.rows(ax, list(rows.index), list(means), list(halves))
-            forest.label(ax, list(rows.index))
-            for row, (_, entry) in enumerate(rows.iterrows()):
-                if pd.isna(entry[column]):
-                    forest.remark(ax, row, f"reached by {entry['reached']:.0f} of {entry['runs']:.0f} runs")
-            ax.set_xlim(0, 1.1 * float(np.nanmax([*(means + halves.fillna(0)), 1e-9])))
-            if not means.notna().any():
-                ax.set_xticks([])
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: thousands(value)))
-            ax.set_xlabel(label)
+    groups = {name: _ordered(rows) for name, rows in forest.groups_of(summaries).items()}
+    reached = [rows for rows in groups.values() if rows["seconds_to_target"].notna().any()]
+    rest = [rows for rows in groups.values() if rows["seconds_to_target"].isna().all()]
+    told = [
+        style.wrapped(_nowhere(rows), style.POINTS / (style.POINTS - 1.5) * (style.DOUBLE_IN - 0.1)) for rows in rest
+    ]
+    below = NOTE_LINE_IN * sum(text.count("\n") + 1 for text in told) + (0.13 if told else 0.0)
+    figure, axes = _layout(reached, below)
+    width = 2 * forest.panel_width([method for rows in reached for method in rows.index]) if reached else 0.0
+    for panels, rows in zip(axes, reached, strict=False):
+        _panels(panels, rows)
         target = f"target {rows['target'].iloc[0]:.1%}"
-        text = f"{style.group(rows)}, {target}: {_statement(rows)}"
-        style.title(panels[0], text, width=2 * forest.panel_width(rows.index) - 0.3)
+        style.title(panels[0], f"{style.group(rows)}, {target}: {_statement(rows)}", width=width, left=0)
+    if told:
+        place = axes[-1][0]
+        place.set_axis_off()
+        told.insert(0, "No method reached the target in every run:")
+        style.note(place, "\n".join(told), x=0.0, y=1.0, ha="left", va="top")
     return figure
+
+
+def _layout(reached: list[pd.DataFrame], below: float) -> tuple[Figure, list[list[Axes]]]:
+    """(figure, two panels for each of `reached`, and, if there are sentences, one place for them, last)."""
+    heights = [forest.inches(rows.index) for rows in reached]
+    if not below:
+        figure, axes = forest.panels(heights, 0.85)
+        return figure, [list(pair) for pair in axes]
+    figure, whole = style.new(
+        len(heights) + 1,
+        1,
+        width=style.DOUBLE_IN,
+        height=sum(height + 0.85 for height in heights) + below,
+        gridspec_kw={"height_ratios": [*(height + 0.4 for height in heights), below]},
+    )
+    found = []
+    for (ax,) in whole[:-1]:
+        spec = ax.get_subplotspec().subgridspec(1, 2)
+        ax.remove()
+        left = figure.add_subplot(spec[0])
+        found.append([left, figure.add_subplot(spec[1], sharey=left)])
+    return figure, [*found, [whole[-1][0]]]
+
+
+def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
+    rows = rows.set_index("method")
+    return rows.loc[in_order(rows.index)]
+
+
+def _panels(panels: list[Axes], rows: pd.DataFrame) -> None:
+    clock = "reference time" if rows["reference_s"].notna().all() else "real clock"
+    longest = float(np.nanmax(rows["seconds_to_target"]))
+    unit, seconds = ("h", 3600) if longest > 2 * 3600 else ("s", 1)
+    label = f"{clock} to the target ({unit})"
+    _panel(panels[0], rows, "seconds_to_target", label, 1 / seconds, "{:,g}".format)
+    _panel(panels[1], rows, "samples_to_target", "backpropagated samples to the target", 1.0, thousands)
+    panels[1].tick_params(axis="y", labelleft=False)
+
+
+def _panel(ax: Axes, rows: pd.DataFrame, column: str, label: str, scale: float, number: Callable[[float], str]) -> None:
+    methods = list(rows.index)
+    means, halves = list(scale * rows[column]), list(scale * rows[f"{column}_half_width"])
+    shown = (0.0, forest.limits(means, halves)[1])
+    forest.rows(ax, methods, means, halves, shown, lambda half: number(float(f"{half:.3g}")))
+    forest.label(ax, methods)
+    for row, (_, entry) in enumerate(rows.iterrows()):
+        if pd.isna(entry[column]):
+            forest.remark(ax, row, f"reached by {entry['reached']:.0f} of {entry['runs']:.0f} runs")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    ax.set_xlabel(label)
 
 
 def _statement(rows: pd.DataFrame) -> str:
     reached = rows["seconds_to_target"].dropna()
-    if reached.empty:
-        return "no method got there in every run"
     if len(reached) == 1:
-        return f"only {look(str(reached.index[0])).label} got there in every run"
-    return f"{len(reached)} of {len(rows)} got there in every run, {look(str(reached.idxmin())).label} first on average"
+        return f"only {look(str(reached.index[0])).brief} got there in every run"
+    return f"{len(reached)} of {len(rows)} got there in every run, {look(str(reached.idxmin())).brief} first on average"
+
+
+def _nowhere(rows: pd.DataFrame) -> str:
+    """A sentence on a comparison in which no method got there in every run."""
+    said = [
+        f"{look(str(method)).brief} in {entry['reached']:.0f} of {entry['runs']:.0f}"
+        for method, entry in rows.iterrows()
+        if entry["reached"]
+    ]
+    none = len(rows) - len(said)
+    if none:
+        said.append(f"the {'others' if none > 1 else 'other'} in none" if said else "no method in any run")
+    return f"{style.group(rows)}, target {rows['target'].iloc[0]:.1%}: {', '.join(said)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -19,27 +18,30 @@ def draw(summaries: pd.DataFrame) -> Figure:
     Args:
         summaries: the table of that name.
     """
-    figure, axes, groups = forest.panels(summaries, 0.95, headline_in=0.2)
+    groups = forest.groups_of(summaries)
+    figure, axes = forest.panels([forest.inches(rows["method"]) for rows in groups.values()], 0.95, headline_in=0.2)
     style.headline(figure, "Final validation accuracy against the baseline and against random rows, 95% intervals")
-    for panels, group in zip(axes, groups, strict=True):
-        rows = in_rows(summaries[summaries["group"] == group])
+    width = forest.panel_width(summaries["method"])
+    for panels, of_group in zip(axes, groups.values(), strict=True):
+        rows = in_rows(of_group)
         for number, (ax, (column, other, name)) in enumerate(zip(panels, OTHERS, strict=True)):
-            ax.axvline(0, color="black", linewidth=0.8 * style.scale())
-            points, half = 100 * rows[column], 100 * rows[f"{column}_half_width"]
-            forest.rows(ax, list(rows["method"]), list(points), list(half))
+            points, half = list(100 * rows[column]), list(100 * rows[f"{column}_half_width"])
+            ax.axvline(0, color="black", linewidth=0.8 * style.scale(), zorder=0.9)
+            forest.rows(ax, list(rows["method"]), points, half, forest.limits(points, half))
             forest.label(ax, list(rows["method"]))
             for row, (_, entry) in enumerate(rows.iterrows()):
                 if pd.isna(entry[column]):
                     forest.remark(ax, row, _why_none(entry, other))
-            reach = float(np.nanmax([*(points.abs() + half.fillna(0)), 1e-3]))
-            if rows[column].notna().any():
-                ax.set_xlim(-1.08 * reach, 1.08 * reach)
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}" if value else "0"))
-            ax.set_xlabel(f"points above {name}")
+            ax.xaxis.set_major_formatter(FuncFormatter(_signed))
+            ax.set_xlabel(f"percentage points above {name}")
             said = statement(rows, column, name)
             text = f"{style.group(rows)}: {said}" if number == 0 else said.capitalize()
-            style.title(ax, text, width=forest.panel_width(rows["method"]))
+            style.title(ax, text, width=width, left=0)
     return figure
+
+
+def _signed(value: float, _: int) -> str:
+    return f"{value:+g}".replace("-", "\N{MINUS SIGN}") if value else "0"
 
 
 def in_rows(summaries: pd.DataFrame) -> pd.DataFrame:
@@ -58,6 +60,8 @@ def statement(rows: pd.DataFrame, column: str, name: str) -> str:
         return "one seed each, so luck may be all there is to see"
     sure = known[known[column].abs() > known[f"{column}_half_width"]]
     above, below = int((sure[column] > 0).sum()), int((sure[column] < 0).sum())
+    if not above and not below:
+        return f"no difference from {name} shown"
     return f"{above} of {len(known)} above {name}, {below} below"
 
 

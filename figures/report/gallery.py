@@ -30,7 +30,10 @@ SECTIONS = (
     ("theory", "The theory in pictures"),
 )
 """(id, heading)."""
-_FIRST = ("comparisons", "figure_1", "figure_2", "variants", "time_to_target", "step_cost", "selection_quality")
+_FIRST = (
+    *("comparisons", "figure_1", "figure_2", "variants", "time_to_target", "step_cost", "selection_quality", "live"),
+    "diagnosis",
+)
 """Of what selection buys, in this order."""
 _FAMILIES = {
     **dict.fromkeys(("table_1", "table_6", "crossing"), "bert-base"),
@@ -39,31 +42,44 @@ _FAMILIES = {
 }
 """Table beside the paper's -> the family of presets that ours are taken from."""
 _ABOUT = {
+    "live": ("Theorem 5.15", "Corollary 5.16", "Theorem 6.2", "Beyond 6.2"),
     "gaussian_rho": ("Theorem 5.18", "Beyond 5.18", "Corollary 5.19"),
     "noise": ("Theorem 5.15", "Beyond 5.15", "Corollary 5.16"),
     "lemma_c1": ("Lemma C.1", "Beyond C.1"),
     "agreement": ("Theorem 6.2", "Equation 14", "Beyond 6.2"),
     "overlap": ("Beyond 6.2",),
     "trajectories": ("Theorem 5.7", "Theorem 5.8", "Corollary 5.10"),
+    "worst_case": ("Theorem 5.7", "Theorem 5.8", "Theorem 5.14", "Beyond 5.7"),
     "top_k": ("Beyond 5.7",),
     "table_6": ("Table 6",),
 }
 """What is checked of the same."""
 _READING = {
     "comparisons": "Means over seeds with 95% intervals; differences are paired by seed, so that a difference may be "
-    "clear where two accuracies overlap. A dash is what was not recorded.",
-    "figure_1": "Bands are 95% intervals over seeds. Rows that are scored and not kept do not count.",
+    "clear where two accuracies overlap. Of two seeds an interval is 12.7 standard errors to each side, and may "
+    "exceed what an accuracy can be. A dash is what was not recorded.",
+    "figure_1": "Bands are 95% intervals over seeds; of two seeds the runs are drawn instead. Rows that are scored and "
+    "not kept do not count.",
     "figure_2": "All pay for their scoring here: the clock runs while rows are scored.",
-    "variants": "Right of zero is better. An interval that touches zero shows no difference.",
-    "time_to_target": "Only methods of which every run reached the target have a mark.",
+    "variants": "Right of zero is better. An interval that touches zero shows no difference; one that ends in an arrow "
+    "goes on, to the number beside it.",
+    "time_to_target": "Only methods of which every run reached the target have a mark, and only comparisons with "
+    "one have panels.",
     "step_cost": "Left, where a run's time went; right, the median step before the runs, with and without selection.",
-    "selection_quality": "How far the rows that an early exit keeps are those that the exact losses would keep.",
+    "selection_quality": "How far the rows that an early exit keeps are those that the exact losses would keep. A "
+    "method that scores by the exact loss itself is at 100%.",
+    "live": "What the scores of a run were worth, reading by reading, beside what the theorems make of the measured "
+    "correlation of margins and of the measured noise. The theorems are about convex problems and Gaussian margins.",
+    "diagnosis": "Above its bar of break-even a step on selected rows goes further than the time it takes; an interval "
+    "that reaches across decides nothing. It is about one step from the weights at hand.",
     "gaussian_rho": "Picking the largest of R losses gains more as R grows, and less as the bias eps outweighs delta.",
     "noise": "The bound of the print ends at sigma = 1/(2 sqrt 2); the sharper one does not. Marks are simulated.",
     "lemma_c1": "The printed constant has room to spare; the least one touches the ratio.",
     "agreement": "The closed form needs no bound; the printed bound stays below it. Marks are simulated.",
     "overlap": "The same law as for pairs holds for what is kept of a batch's top half.",
     "trajectories": "Up to the crossing GSGD's bound is the better one; where the means cross is another matter.",
+    "worst_case": "The worst case over all convex smooth problems of n losses is proved by semidefinite programs; at 1 "
+    "a bound cannot be improved. A line is one setting of n, R, rho and sigma; the sharper bound is ours.",
     "top_k": "The gain of keeping the k largest of B rows tends to a limit as batches grow.",
 }
 """How it is read."""
@@ -194,7 +210,10 @@ def _sources(entry: Entry, tables: list[Any], recorded: Recorded, verified: Veri
         parts += ["Drawn from ", *listed(files), ", which ", by, " wrote. "]
     groups = _groups(entry, tables)
     if groups:
-        parts += ["From ", *listed([link(group_anchor(group), group) for group in groups]), ". "]
+        # Readings and diagnoses may be there without the runs that they are of.
+        there = set(recorded.runs["group"])
+        names = [link(group_anchor(group), group) if group in there else tag("code", group) for group in groups]
+        parts += ["From ", *listed(names), ". "]
     elif entry.name in _FAMILIES:
         parts.append(f"No run of {_FAMILIES[entry.name]} as the paper configures it was recorded. ")
     known = set(verified.statements) if verified is not None else set()
@@ -220,7 +239,10 @@ def _tables(entry: Entry, made: pd.DataFrame, recorded: Recorded) -> list[Html]:
         rows.attrs = made.attrs
         label = f"{entry.shows}: {group}"
         content = _table(_with_values(rows), label, functools.partial(_run_target, group, recorded))
-        found += [tag("h4", link(group_anchor(group), group), f", target accuracy {rows['target'].iloc[0]:g}"), content]
+        found += [
+            tag("h4", link(group_anchor(group), group), f", target accuracy {rows['target'].iloc[0]:.2%}"),
+            content,
+        ]
     return found
 
 
@@ -265,6 +287,6 @@ def _table(made: pd.DataFrame, label: str, target: Callable[[pd.Series], str | N
             elif number:
                 cells.append(tag("td", quiet(None if name.endswith("paper") else where, cell), class_="number"))
             else:
-                cells.append(tag("td", cell))
+                cells.append(tag("td", cell, class_="note-cell" if name == "note" else None))
         rows.append(tag("tr", cells))
     return table(label, head, rows)

@@ -158,7 +158,7 @@ def _table(group: str, rows: pd.DataFrame, comparison: Mapping[str, Any] | None)
             tag(
                 "tr",
                 tag("th", _details(title, header), scope="row", data_value=run["place"]),
-                tag("td", look(run["method"]).label),
+                tag("td", look(run["method"]).label, class_="method"),
                 number_cell(run["seed"], decimals=0),
                 tag("td", run["status"]),
                 *(number_cell(run[name], decimals=0) for name in ("steps", "backprop_samples", "wall_clock_s")),

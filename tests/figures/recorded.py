@@ -215,4 +215,66 @@ def write_theory(folder):
     ]
     rows += [(q, None, "CVaR limit", 1 - math.log(q)) for q in (0.25, 0.5, 1.0)]
     write_csv(theory / "top_k.csv", ("keep", "B", "quantity", "value"), rows)
+    # theorem, n, R, k, sigma, eta, rho, Delta, K, worst case, bound, its share, sharper bound.
+    rows = [
+        ("Theorem 5.7", n, 2, 1, 0.0, eta, rho, 0.25, K, 0.5, 0.5 * factor, 1 / factor, 0.5 * sharper)
+        for n, rho in ((2, 1.0), (3, 1.2))
+        for K, sharper in ((1, 1.0), (2, 1.5))
+        for eta, factor in ((0.25, 2.5), (0.5, 2.0 + K))
+    ]
+    rows.append(("Theorem 5.8", 2, 1, 1, 0.0, 0.5, 1.0, 0.25, 1, None, 3.0, None, 1.0))
+    rows.append(("Theorem 5.8", 2, 1, 1, 0.0, 0.25, 1.0, 0.25, 1, 0.25, 2.0, 0.125, 0.25))
+    columns = ("theorem", "n", "R", "k", "sigma", "eta", "rho", "Delta", "K")
+    write_csv(theory / "worst_case.csv", (*columns, "worst_case", "bound", "looseness", "sharper_bound"), rows)
     return folder
+
+
+# ---- Readings of scores, and diagnoses ----
+
+LIVE_COLUMNS = (
+    *("run", "method", "seed", "step", "exit_layer", "rows", "kept", "rho", "rho_approx", "rho_pairs"),
+    *("rho_pairs_approx", "sigma", "independence", "margin_correlation", "pairwise_agreement", "overlap"),
+    *("rank_correlation", "overlap_finite", "overlap_limit", "agreement_predicted", "beta_from_agreement"),
+    *("sigma_max", "sigma_max_sharp", "rho_pairs_guaranteed", "independence_level"),
+)
+
+
+def reading(step, beta=0.7, method="loss@1", seed=0, **changes):
+    """Round numbers: the overlap is 0.05 above its law, and pairs 0.02 below theirs."""
+    law = 0.5 + math.asin(beta) / math.pi
+    row = {
+        **{"run": f"{method}-seed{seed}", "method": method, "seed": seed, "step": step, "exit_layer": 1},
+        **{"rows": 16, "kept": 8, "rho": 1.5, "rho_approx": 1.2, "rho_pairs": 1.4, "rho_pairs_approx": 1.2},
+        **{"sigma": 0.3 + 0.01 * step, "independence": -0.2, "margin_correlation": beta},
+        **{"pairwise_agreement": law - 0.02, "overlap": law - 0.01 + 0.05, "rank_correlation": 0.6},
+        **{"overlap_finite": law - 0.01, "overlap_limit": law, "agreement_predicted": law},
+        **{"beta_from_agreement": 0.65, "sigma_max": 0.36, "sigma_max_sharp": 0.6},
+        **{"rho_pairs_guaranteed": 1.1, "independence_level": 0.3, **changes},
+    }
+    return tuple(row[name] for name in LIVE_COLUMNS)
+
+
+def write_live(folder, rows):
+    """The table that `gsgd diagnose FOLDER` writes, of such rows."""
+    return write_csv(folder / "live.csv", LIVE_COLUMNS, rows)
+
+
+def exit_of(layer, cost, gain, overlap=0.8, **changes):
+    """An exit of a diagnosis."""
+    entry = {
+        **{"exit_layer": layer, "means": {"overlap": overlap}, "predicted": {"overlap_finite": overlap - 0.05}},
+        **{"overlap_half_width": 0.02, "cost": cost, "cost_low": cost - 0.05, "cost_high": cost + 0.1},
+        **{"gain": gain, "gain_low": gain - 0.1, "gain_high": gain + 0.2, "break_even": 1 + cost},
+    }
+    return {**entry, **changes}
+
+
+def write_diagnosis(folder, *points):
+    """A diagnosis of points (step, verdict, recommended, exits)."""
+    folder.mkdir(parents=True)
+    entries = [
+        {"step": step, "level": 0.75, "verdict": verdict, "recommended": recommended, "exits": exits}
+        for step, verdict, recommended, exits in points
+    ]
+    (folder / "diagnosis.json").write_text(json.dumps({"score": "loss", "points": entries}))
+    return folder / "diagnosis.json"

@@ -15,7 +15,7 @@ from figures import cli, style, write
 from figures.registry import ENTRIES
 from figures.results import Results
 
-THEORY = ("gaussian_rho", "noise", "lemma_c1", "agreement", "overlap", "trajectories", "top_k")
+THEORY = ("gaussian_rho", "noise", "lemma_c1", "agreement", "overlap", "trajectories", "top_k", "worst_case")
 TABLES = ("table_1", "table_2", "table_3", "table_4", "table_5", "table_6", "crossing")
 
 
@@ -25,16 +25,17 @@ def test_all_that_the_results_have_and_nothing_else(theory, tmp_path, capsys):
     assert {path.name for path in (tmp_path / "out").iterdir()} == wanted
     said = capsys.readouterr()
     assert {line.rsplit("/", 1)[1] for line in said.out.splitlines()} == wanted
-    assert "left out (7):" in said.err
+    made = len(THEORY) + len(TABLES)
+    assert f"left out ({len(ENTRIES) - made}):" in said.err
     assert re.search(r"figure_1 +\S+ has no evaluated run \(gsgd train", said.err)
-    assert "[ 1/14]" in said.err
+    assert f"[ 1/{made}]" in said.err
 
 
 def test_the_same_results_make_the_same_bytes(recorded, tmp_path):
     """In two processes with other hashes of strings: nothing of the order of sets, of the clock or of the machine."""
     recorded.write_theory(tmp_path / "results")
     recorded.write_comparison(tmp_path / "results" / "c", {"baseline": [[0.2, 0.4]], "loss@1:keep=0.7": [[0.3, 0.5]]})
-    names = ["figure_1", "step_cost", "noise", "table_1", "comparisons"]
+    names = ["figure_1", "variants", "step_cost", "noise", "worst_case", "table_1", "comparisons"]
     contents = []
     for seed in ("1", "2"):
         out = tmp_path / seed
@@ -48,7 +49,7 @@ def test_the_same_results_make_the_same_bytes(recorded, tmp_path):
             capture_output=True,
         )
         contents.append({path.name: path.read_bytes() for path in sorted(out.iterdir())})
-    assert len(contents[0]) == 3 * 3 + 2 * 2
+    assert len(contents[0]) == 5 * 3 + 2 * 2
     assert contents[0] == contents[1]
     assert not re.search(rb"<dc:date>|\d{4}-\d\d-\d\d", contents[0]["figure_1.svg"])
 

@@ -57,6 +57,20 @@ def test_variants_are_hollow_and_of_the_colour_of_what_they_change():
     assert variant.colour != look("loss@1:trim=0.1").colour
 
 
+def test_neighbouring_values_and_the_exits_of_variants_are_told_apart():
+    names = [f"loss@{exit}:keep=0.{tenth}" for exit in (1, "last") for tenth in (1, 3, 5, 7, 9)]
+    looks = [look(name) for name in names]
+    assert len({(each.marker, str(each.line)) for each in looks}) == len(names)
+
+
+def test_a_long_label_is_brief_in_titles():
+    method = "loss@1:" + ":".join(f"change_{i}=0.{i}" for i in range(9))
+    assert look(method).label == "loss at exit 1, " + ", ".join(f"change {i} 0.{i}" for i in range(9))
+    assert look(method).brief == "loss at exit 1, chan…7, change 8 0.8"[:20] + "…" + look(method).label[-19:]
+    assert look("cost$1").brief == look("cost$1").curve["label"] == r"cost\$1"
+    assert look("loss@1").brief == "loss at exit 1"
+
+
 def test_looks_do_not_depend_on_the_process():
     methods = ["loss@1:keep=0.7", "loss@1:oddity=3", "something new"]
     code = f"from figures.methods import look; print([look(m) for m in {methods}])"

@@ -1,5 +1,6 @@
 """Figures of the training: values read back from the artists against the recorded numbers."""
 
+import itertools
 import math
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 import scipy.stats
 
 pytest.importorskip("matplotlib")
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from figures import (
     curves,
@@ -19,6 +22,7 @@ from figures import (
     time_to_target,
     variants,
 )
+from figures import forest as forest_module
 from figures.checked import Missing
 from figures.results import Results
 
@@ -41,9 +45,18 @@ def lines(ax):
 
 
 def forest(ax):
-    """(row, low, mean, high) of the intervals that are drawn."""
+    """(row, low, mean, high) of the intervals that are drawn whole."""
     segments = [s for c in ax.collections for s in c.get_segments()]
     return sorted((s[0][1], s[0][0], (s[0][0] + s[1][0]) / 2, s[1][0]) for s in segments)
+
+
+def runs(ax):
+    """The thin lines, which are single runs."""
+    return [tuple(map(list, line.get_data())) for line in ax.lines if line.get_label() == "_run"]
+
+
+def legend(figure):
+    return [text.get_text() for text in (figure.legends or [figure.axes[-1].get_legend()])[0].get_texts()]
 
 
 # ---- Means and differences ----
@@ -114,20 +127,47 @@ def test_figure_1(compared):
     assert drawn["loss at exit 1"] == ([100, 200, 300], pytest.approx([0.35, 0.55, 0.75]))
     assert "loss at exit 1, keep 0.7" not in drawn
     assert "loss at exit 1, keep 0.7: diverged" in texts(ax)[0]
-    assert "2 seeds" in texts(ax)[0]
+    assert texts(ax)[0].endswith("\n2 seeds: thin lines are runs")
     # Both seeds end .2 above the baseline, so their interval has no width.
     assert title(ax) == ("tiny-5s: loss at exit 1 above the baseline, random rows below the baseline at equal samples")
+    # Two runs of each of three methods, no bands, and axes in which all of them are seen.
+    assert list(ax.collections) == []
+    assert len(runs(ax)) == 6
+    assert ([100, 200, 300], [0.4, 0.6, 0.8]) in runs(ax)
     low, high = ax.get_ylim()
-    assert low < 0.25
-    assert high > 0.75
+    assert low < 0.2
+    assert 0.8 < high < 0.9
+
+
+def test_three_seeds_have_bands_that_may_leave_the_axes(recorded, tmp_path):
+    seeds = {"baseline": [[0.20, 0.40], [0.21, 0.41], [0.22, 0.42]], "loss@1": [[0.1, 0.6], [0.3, 0.6], [0.2, 0.6]]}
+    recorded.write_comparison(tmp_path / "c", seeds)
+    (ax,) = draw(figure_1, Results(tmp_path).table("evaluations")).axes
+    assert runs(ax) == []
+    wide = ax.collections[1].get_paths()[0].vertices
+    low, high = scipy.stats.t.interval(0.95, 2, loc=0.2, scale=scipy.stats.sem([0.1, 0.3, 0.2]))
+    assert (wide[:, 1].min(), wide[wide[:, 0] == 100][:, 1].max()) == (pytest.approx(low), pytest.approx(high))
+    # The means span .2 to .6: the band, down to -.05, may take less than half of that again, and not all of it.
+    assert low < ax.get_ylim()[0] < 0.2
+    assert ax.get_ylim()[0] > 0.0
+    assert texts(ax)[0] == "3 seeds: 95% bands, cut at the axes"
+
+
+def test_bands_that_the_axes_hold_are_not_called_cut(recorded, tmp_path):
+    recorded.write_comparison(tmp_path / "c", {"baseline": [[0.20, 0.40], [0.21, 0.41], [0.22, 0.42]]})
+    (ax,) = draw(figure_1, Results(tmp_path).table("evaluations")).axes
     band = ax.collections[0].get_paths()[0].vertices
-    _, half = recorded_interval([0.5, 0.6])
-    assert band[:, 1].max() >= 0.55 + half - 1e-9
+    assert ax.get_ylim()[0] < band[:, 1].min() < band[:, 1].max() < ax.get_ylim()[1]
+    assert texts(ax)[0] == "3 seeds: 95% bands"
 
 
-def recorded_interval(values):
-    low, high = scipy.stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=scipy.stats.sem(values))
-    return np.mean(values), (high - low) / 2
+def test_methods_of_one_two_and_three_seeds(recorded, tmp_path):
+    seeds = {"baseline": [[0.20, 0.40], [0.21, 0.41], [0.22, 0.42]], "random": 2 * [[0.1, 0.3]], "loss@1": [[0.3, 0.4]]}
+    recorded.write_comparison(tmp_path / "c", seeds, summary=False)
+    (ax,) = draw(figure_1, Results(tmp_path).table("evaluations")).axes
+    assert texts(ax)[0] == "1 to 3 seeds: 95% bands; thin lines are runs of two"
+    assert len(ax.collections) == 1
+    assert len(runs(ax)) == 2
 
 
 def test_figure_1_has_a_panel_for_every_comparison(recorded, tmp_path):
@@ -135,6 +175,45 @@ def test_figure_1_has_a_panel_for_every_comparison(recorded, tmp_path):
         recorded.write_comparison(tmp_path / name, {"baseline": [[0.2, 0.4]]})
     figure = draw(figure_1, Results(tmp_path).table("evaluations"))
     assert [title(ax).split(":")[0] for ax in figure.axes if ax.axison] == ["a", "b", "c"]
+    # The place that is left has the legend.
+    assert not figure.legends
+    assert legend(figure) == ["baseline (all rows)"]
+
+
+def test_a_legend_is_in_the_methods_order(recorded, tmp_path):
+    recorded.write_comparison(tmp_path / "a", {"entropy@1": [[0.2, 0.4]]}, summary=False)
+    recorded.write_comparison(tmp_path / "b", {"baseline": [[0.2, 0.4]], "loss@1": [[0.2, 0.4]]}, summary=False)
+    figure = draw(figure_2, Results(tmp_path).table("evaluations"))
+    assert legend(figure) == ["baseline (all rows)", "loss at exit 1", "entropy at exit 1"]
+
+
+LONG = ("loss@1:" + ":".join(f"change_{i}=0.{i}" for i in range(9)), "loss@last:" + 90 * "x", 95 * "y")
+
+
+@pytest.mark.parametrize("module", [figure_1, variants, time_to_target, step_cost])
+def test_names_of_90_characters_leave_the_figure_its_place(module, recorded, tmp_path):
+    group = "a comparison that is named by a whole sentence, at some length, and goes on".replace(" ", "-")
+    ends = {"baseline": 0.5, "random": 0.5, **dict.fromkeys(LONG, 0.6)}
+    values = {name: [[0.2, end], [0.3, end]] for name, end in ends.items()}
+    recorded.write_comparison(tmp_path / group, values, target=0.45)
+    results = Results(tmp_path)
+    table = {figure_1: "evaluations", step_cost: "runs"}.get(module, "summaries")
+    tables = [results.table(table), *([results.table("costs")] if module is step_cost else [])]
+    with style.sheet():
+        figure = module.draw(*tables)
+        FigureCanvasAgg(figure).draw()
+        width, height = figure.bbox.size
+        for ax in figure.axes:
+            assert ax.bbox.width > 0.25 * width
+            box = ax.get_tightbbox()
+            assert box.x0 >= 0
+            assert box.x1 <= width + 1
+            assert box.y1 <= height + 1
+            labels = [label.get_window_extent() for label in ax.get_yticklabels() if label.get_text()]
+            if module is not figure_1:
+                assert all(above.y0 >= below.y1 for above, below in itertools.pairwise(labels))
+        for below in figure.legends:
+            assert below.get_window_extent().width <= width
 
 
 def test_too_many_methods_are_not_drawn_but_counted(recorded, tmp_path):
@@ -174,9 +253,21 @@ def test_selection_quality(recorded, tmp_path):
     left, right = draw(selection_quality, Results(tmp_path).table("evaluations")).axes
     assert lines(left)["loss at exit 1"] == ([100, 200], [0.8, 0.8])
     assert lines(right)["loss at exit 1"][1] == [0.6, 0.6]
-    assert any(list(line.get_ydata()) == [0.25, 0.25] for line in left.lines)
-    assert any(list(line.get_ydata()) == [0.0, 0.0] for line in right.lines)
+    assert lines(left)["what random rows reach"][1] == [0.25, 0.25]
+    assert lines(right)["what random rows reach"][1] == [0.0, 0.0]
     assert title(left) == "c: loss at exit 1 ends at 80%"
+    assert texts(left) == ["2 seeds: thin lines are runs"]
+    assert legend(left.figure) == ["loss at exit 1", "what random rows reach"]
+
+
+def test_of_methods_that_score_exactly_one_is_drawn(recorded, tmp_path):
+    exact, rough = {"overlap": 1.0, "rank_correlation": 1.0}, {"overlap": 1.0, "rank_correlation": 0.9}
+    folder = recorded.write_comparison(tmp_path / "c", {"loss@1": [[0.2, 0.4]]}, values=rough, summary=False)
+    for method in ("loss@last:keep=0.7", "loss@last", "loss@last:trim=0.1"):
+        recorded.write_run(folder / f"{method.replace(':', '-')}-seed0", [0.2, 0.4], method, values=exact)
+    left, _ = draw(selection_quality, Results(tmp_path).table("evaluations")).axes
+    assert {"loss at exit 1", "loss at last exit"} == set(lines(left)) - {"what random rows reach"}
+    assert texts(left) == ["exact as loss at last exit: 2 more\n1 seed"]
 
 
 def test_selection_quality_that_nobody_recorded_is_missing(compared):
@@ -222,6 +313,42 @@ def test_variants(compared, recorded):
     assert [row for row, *_ in forest(right)] == [0, 2]
 
 
+def test_the_range_of_axes_shows_all_but_the_intervals_that_would_dwarf_them():
+    nan = math.nan
+    low, high = forest_module.limits([-5.0, -10.0, nan], [2.0, 3.0, nan])
+    assert -15 < low < -13
+    assert 0 < high < 2
+    # 101 is more than four times the span of 13.
+    low, high = forest_module.limits([0.0, -10.0, -13.0], [29.0, 2.0, 101.0])
+    assert -60 < low < -30
+    assert 30 < high < 60
+    # Where all are alike none is cut, however wide.
+    low, high = forest_module.limits([0.1, -0.1], [50.0, 60.0])
+    assert low < -60.1
+    assert high > 59.9
+    assert forest_module.limits([3.0], [nan])[1] > 3
+    assert forest_module.limits([nan], [nan]) == (-1.0, 1.0)
+    assert forest_module.limits([0.0], [0.0]) == (-1.0, 1.0)
+
+
+def test_an_interval_that_leaves_the_axes_says_how_wide_it_is(recorded, tmp_path):
+    """Two seeds at +0.1 and +0.3 against the baseline, whose interval is 12.7 times .1; the others hardly differ."""
+    ends = {"baseline": [0.5, 0.5], "loss@1": [0.6, 0.8], "random": [0.4, 0.402], "entropy@1": [0.5, 0.51]}
+    recorded.write_comparison(tmp_path / "c", {name: [[0.2, end] for end in both] for name, both in ends.items()})
+    left, _ = draw(variants, Results(tmp_path).table("summaries")).axes
+    half = 100 * recorded.interval([0.1, 0.3])[1]
+    assert f"±{half:.3g}" in texts(left)
+    low, high = left.get_xlim()
+    assert -10 > low > 20 - half
+    assert 20 < high < 20 + half
+    arrows = {line.get_marker(): line.get_xdata()[0] for line in left.lines if line.get_marker() in ("<", ">")}
+    assert arrows == {"<": low, ">": high}
+    row = [entry for entry in forest(left) if entry[0] == 0]
+    assert [(entry[1], entry[3]) for entry in row] == [(low, high)]
+    # The two others' are whole.
+    assert [mean for row, _, mean, _ in forest(left) if row] == pytest.approx([0.5, -9.9])
+
+
 def test_variants_of_one_seed_have_no_interval(recorded, tmp_path):
     recorded.write_comparison(tmp_path / "c", {"baseline": [[0.5]], "loss@1": [[0.7]]})
     left, _ = draw(variants, Results(tmp_path).table("summaries")).axes
@@ -235,13 +362,46 @@ def test_variants_of_one_seed_have_no_interval(recorded, tmp_path):
 def test_time_to_target(compared):
     """At .45: the baseline in steps 30 and 20, loss@1 in 20 and 20; a step is .2 s of reference time."""
     left, right = draw(time_to_target, Results(compared).table("summaries")).axes
-    means = {row: mean for row, _, mean, _ in forest(left)}
-    assert means == {0: pytest.approx(5.0), 2: pytest.approx(4.0)}
-    assert {row: mean for row, _, mean, _ in forest(right)}[0] == pytest.approx(250.0)
+    assert lines_of_marks(left) == {0: pytest.approx(5.0), 2: pytest.approx(4.0)}
+    assert lines_of_marks(right) == {0: pytest.approx(250.0), 2: pytest.approx(200.0)}
+    # Times are not below 0: there the baseline's interval is cut.
+    half = recorded_interval([6.0, 4.0])
+    assert [(low, high) for row, low, _, high in forest(left) if row == 0] == [(0.0, pytest.approx(5 + half))]
+    assert f"±{half:.3g}" in texts(left)
     assert "reached by 1 of 2 runs" in texts(left)
     assert left.get_xlabel() == "reference time to the target (s)"
     assert title(left) == ("tiny-5s, target 45.0%: 2 of 4 got there in every run, loss at exit 1 first on average")
     assert left.get_xlim()[0] == 0
+
+
+def lines_of_marks(ax):
+    """Row -> where its mark stands."""
+    marks = [line for line in ax.lines if line.get_marker() in ("P", "s", "o")]
+    return {line.get_ydata()[0]: line.get_xdata()[0] for line in marks}
+
+
+def recorded_interval(values):
+    return scipy.stats.t.ppf(0.975, len(values) - 1) * scipy.stats.sem(values)
+
+
+def test_comparisons_in_which_nothing_was_reached_are_a_line_of_words(recorded, tmp_path):
+    reached = {"baseline": [[0.5], [0.6]], "loss@1": [[0.4], [0.6]]}
+    recorded.write_comparison(tmp_path / "a", reached, target=0.45)
+    recorded.write_comparison(tmp_path / "b", {**reached, "random": [[0.1], [0.2]]}, target=0.55)
+    recorded.write_comparison(tmp_path / "c", reached, target=0.9)
+    figure = draw(time_to_target, Results(tmp_path).table("summaries"))
+    left, _, place = sorted((ax for ax in figure.axes), key=lambda ax: not ax.axison)
+    assert title(left).startswith("a, target 45.0%: only baseline (all rows) got there")
+    assert [label.get_text() for label in left.get_yticklabels()] == ["baseline (all rows)", "loss at exit 1"]
+    assert texts(place)[0].split("\n")[1:] == [
+        "b, target 55.0%: baseline (all rows) in 1 of 2, loss at exit 1 in 1 of 2, the other in none",
+        "c, target 90.0%: no method in any run",
+    ]
+    nothing = Results(tmp_path).table("summaries")
+    figure = draw(time_to_target, nothing[nothing["group"] == "c"])
+    (place,) = figure.axes
+    assert "c, target 90.0%: no method in any run" in texts(place)[0]
+    assert figure.get_size_inches()[1] < 1
 
 
 def test_long_times_to_target_are_in_hours(recorded, tmp_path):

@@ -139,7 +139,7 @@ def tools():
 
 @pytest.fixture(scope="session")
 def whole(recorded, tmp_path_factory):
-    """A folder of results in which nothing is missing: checks, tables of the theory, a comparison, a single run."""
+    """Results in which nothing is missing: checks, the theory's tables, a comparison, a run and a diagnosis."""
     folder = tmp_path_factory.mktemp("whole")
     recorded.write_theory(folder)
     write_verify(folder)
@@ -159,6 +159,8 @@ def whole(recorded, tmp_path_factory):
     values = {"overlap": 0.8, "rank_correlation": 0.5}
     recorded.write_comparison(folder / "tiny-5s", curves, target=0.45, values=values, header=provenance)
     recorded.write_run(folder / "alone", [0.1, 0.2], "loss@1", 4, name="solo/one", header=provenance)
+    recorded.write_live(folder / "tiny-5s", [recorded.reading(step) for step in (10, 20, 30)])
+    recorded.write_diagnosis(folder / "diagnose-tiny", (0, "undecided", None, [recorded.exit_of(1, 0.2, 1.1)]))
     return folder
 
 
