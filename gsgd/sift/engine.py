@@ -305,6 +305,7 @@ class Sift:
             return None
         reason = two_passes_because(
             self.model,
+            self.exit_layer,
             together=self.ranks.together,
             score_batch_size=self.score_batch_size,
             scoring_mode=self.scoring_mode,

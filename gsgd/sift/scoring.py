@@ -284,13 +284,21 @@ def _scoring_mode(model: nn.Module, mode: str) -> Iterator[None]:
             assign(module, name, value)
 
 
-def _no_autocast_cache(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """The caller's autocast, without its cache of cast weights.
+@contextlib.contextmanager
+def _no_autocast_cache(device: torch.device) -> Iterator[None]:
+    """The caller's autocast, sharing no cast weights with what runs before and after in the same block.
 
-    A weight that was cast here, without gradients, would be taken from the cache by the training pass of the same
-    autocast block, and get no gradient there (pytorch #112583).
+    A weight that was cast here, without gradients, must not be taken from autocast's cache by the training pass, where
+    it would get no gradient (pytorch #112583), and both passes must be seen to cast the same weights. To leave the
+    cache off is not enough: a prepared model of accelerate brings an autocast of its own, with its cache.
     """
     kind = device.type
     if not torch.is_autocast_enabled(kind):
-        return contextlib.nullcontext()
-    return torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), cache_enabled=False)
+        yield
+        return
+    torch.clear_autocast_cache()
+    try:
+        with torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), cache_enabled=False):
+            yield
+    finally:
+        torch.clear_autocast_cache()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gsgd.sift import scoring
 from gsgd.sift.batchnorm import gross_statistics
-from gsgd.sift.exits import every_module, innermost, is_compiled, is_fsdp
+from gsgd.sift.exits import EarlyExit, every_module, find_layers, innermost, is_compiled, is_fsdp
 from gsgd.sift.reuse import Recording
 
 
@@ -65,12 +65,19 @@ class Shared:
 
 
 def two_passes_because(
-    model: nn.Module, *, together: bool, score_batch_size: int | None, scoring_mode: str, holds_window: bool
+    model: nn.Module,
+    exit_layer: int,
+    *,
+    together: bool,
+    score_batch_size: int | None,
+    scoring_mode: str,
+    holds_window: bool,
 ) -> str | None:
     """Why training cannot take anything from the scoring pass; None if it can be tried.
 
     Args:
         model: as the engine was given it, wrapped or not.
+        exit_layer: where it is scored.
         together: whether ranks select together.
         score_batch_size, scoring_mode: the engine's.
         holds_window: whether several micro-batches are selected before the first of them is trained on.
@@ -88,11 +95,23 @@ def two_passes_because(
         return f"scoring_mode={scoring_mode!r} scores another function than is trained"
     if is_compiled(model):
         return "torch.compile runs the whole model as one piece; compile the layers after the exit instead"
+    if any(map(is_compiled, modules)) and _compiled_up_to(model, exit_layer):
+        return "parts of the model up to the exit, or its head, are compiled; compile the layers after the exit only"
     if holds_window:
         return "the recordings of all micro-batches would be in memory at once"
     if any(getattr(module, "gradient_checkpointing", False) for module in modules):
         return "activation checkpointing computes the layers again in the backward pass"
     return None
+
+
+def _compiled_up_to(model: nn.Module, exit_layer: int) -> bool:
+    """Whether anything but the layers after the exit is compiled."""
+    inner = innermost(model)
+    after: set[int] = set()
+    if not isinstance(inner, EarlyExit):
+        for layer in find_layers(inner)[1][exit_layer:]:
+            after.update(map(id, every_module(layer)))
+    return any(is_compiled(module) for module in every_module(inner) if id(module) not in after)
 
 
 def _versions(values: list[Any]) -> list[int | None]:

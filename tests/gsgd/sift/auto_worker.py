@@ -5,6 +5,7 @@ The exits' overlaps differ between the ranks, and on some steps one of them has 
 
 import datetime
 import importlib.util
+import os
 import pathlib
 import sys
 
@@ -61,4 +62,7 @@ if __name__ == "__main__":
         timeout=datetime.timedelta(seconds=60),
     )
     main(int(sys.argv[1]))
-    dist.destroy_process_group()
+    dist.barrier()
+    # Taking gloo's threads down now and then aborts the process, which is not what is tested.
+    print("ok", flush=True)
+    os._exit(0)

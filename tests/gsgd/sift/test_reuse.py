@@ -1496,6 +1496,26 @@ def test_an_optimizer_step_between_watches_no_longer_than_needed(build, make_bat
     assert len(optimizer._global_optimizer_post_hooks) == before
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own look at it
+@pytest.mark.parametrize("part", ["every layer", "the embeddings", "the first layer, wrapped"])
+def test_parts_compiled_up_to_the_exit_make_two_passes(part, build, make_batch, warnings_said):
+    model, reference, batch = build("bert-mlm"), build("bert-mlm"), make_batch("bert-mlm")
+    layers = model.bert.encoder.layer
+    if part == "the first layer, wrapped":
+        layers[0] = torch.compile(layers[0], backend="eager")
+    for module in {"every layer": layers, "the embeddings": [model.bert.embeddings]}.get(part, []):
+        module.compile(backend="eager")
+    sift, plain = Sift(model, exit_layer=2), Sift(reference, exit_layer=2, reuse=False)
+    for _ in range(2):
+        found, wanted = sift(**batch).loss, plain(**batch).loss
+        torch.testing.assert_close(found, wanted)
+        found.backward()
+        wanted.backward()
+        for one, two in zip(model.parameters(), reference.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, two.grad)
+    assert "parts of the model up to the exit" in warnings_said()[0]
+
+
 @pytest.mark.parametrize("how", ["torch.compile", "model.compile"])
 def test_a_compiled_model_makes_two_passes(how, build, make_batch, warnings_said):
     def build_model():
@@ -1540,7 +1560,7 @@ def test_a_scaled_loss(build, make_batch):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("around", [False, True])
+@pytest.mark.parametrize("around", ["nothing", "scoring", "both", "all steps"])
 def test_accelerate_in_bf16(around, build, make_batch, warnings_said):
     """Its autocast lives on the prepared model's forward, which the scoring view takes over; a loop may add its own."""
     accelerate = pytest.importorskip("accelerate")
@@ -1551,20 +1571,27 @@ def test_accelerate_in_bf16(around, build, make_batch, warnings_said):
     models = [accelerator.prepare(build("bert-mlm")) for _ in range(2)]
     sifts = [Sift(model, exit_layer=2, reuse=reuse) for model, reuse in zip(models, (True, False), strict=True)]
     counts = []
-    for step in range(3):
-        batch = make_batch("bert-mlm", seed=step)
-        losses = []
-        for model, sift in zip(models, sifts, strict=True):
-            model.zero_grad()
-            with accelerator.autocast() if around else contextlib.nullcontext():
-                rows = sift.choose(batch)
-            with Computed() as computed:
-                loss = sift.forward_kept(rows).loss
-            accelerator.backward(loss)
-            losses.append(loss.detach())
-            counts.append(computed.calls["addmm"])
-        torch.testing.assert_close(*losses, rtol=2e-2, atol=0)
-        assert_equal_gradients(gradients(models[0]), gradients(models[1]), 3e-2)
+
+    def autocast(*where):
+        return accelerator.autocast() if around in where else contextlib.nullcontext()
+
+    with autocast("all steps"):
+        for step in range(3):
+            batch = make_batch("bert-mlm", seed=step)
+            losses = []
+            for model, sift in zip(models, sifts, strict=True):
+                model.zero_grad()
+                with autocast("both"):
+                    with autocast("scoring"):
+                        rows = sift.choose(batch)
+                    with Computed() as computed:
+                        loss = sift.forward_kept(rows).loss
+                with torch.autocast("cpu", enabled=False):
+                    accelerator.backward(loss)
+                losses.append(loss.detach())
+                counts.append(computed.calls["addmm"])
+            torch.testing.assert_close(*losses, rtol=2e-2, atol=0)
+            assert_equal_gradients(gradients(models[0]), gradients(models[1]), 3e-2)
     AcceleratorState._reset_state(reset_partial_state=True)
     assert (counts[-2], counts[-1]) == (2 * 6 + 3 + 2, 4 * 6 + 2)
     assert not warnings_said()
