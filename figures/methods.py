@@ -13,11 +13,11 @@ from figures import style
 
 # Okabe and Ito's palette: told apart with any of the usual colour vision deficiencies.
 _SCORES = {
-    "loss": ("#0072B2", "#56B4E9", "o", "p"),
-    "entropy": ("#D55E00", "#E69F00", "^", "<"),
-    "margin": ("#009E73", "#66C7A8", "D", "d"),
+    "loss": ("#0072B2", "#56B4E9", "o", "p", "h"),
+    "entropy": ("#D55E00", "#E69F00", "^", "<", ">"),
+    "margin": ("#009E73", "#66C7A8", "D", "d", "H"),
 }
-"""Score -> (colour at the first exit, colour at the last, marker, marker of what is called the last exit)."""
+"""Score -> (colour at the first exit, colour at the last, markers: of exits, of what is called the last, of "auto")."""
 _CHANGES = {
     "keep": "#CC79A7",
     "start_share": "#6B4C9A",
@@ -29,6 +29,7 @@ _CHANGES = {
     "max_lr": "#B22222",
     "score_batch_size": "#5D737E",
     "scoring_mode": "#2F8F9D",
+    "auto_level": "#4B2E83",
 }
 """What a variant changes -> colour."""
 _OTHER_CHANGES = ("#A6761D", "#7570B3", "#66A61E", "#B3396B", "#4C6E91")
@@ -105,11 +106,16 @@ def _plain(name: str) -> Look:
     if name == "random":
         return Look("random rows", "#808080", "s", (0, (4, 2)), True, (1, 0.0, 0, name))
     score, _, layer = name.partition("@")
-    if score not in _SCORES or not (layer == "last" or layer.isdigit()):
+    if score not in _SCORES or not (layer in ("last", "auto") or layer.isdigit()):
         colour = _OTHER_CHANGES[_hash(name) % len(_OTHER_CHANGES)]
         return Look(name, colour, "X", _LINES[_hash(name) % len(_LINES)], True, (9, 0.0, 0, name))
-    first, last, marker, last_marker = _SCORES[score]
-    order = (2 + list(_SCORES).index(score), math.inf if layer == "last" else float(layer), 0, name)
+    first, last, marker, last_marker, auto_marker = _SCORES[score]
+    depth_of = float(layer) if layer.isdigit() else math.inf
+    order = (2 + list(_SCORES).index(score), depth_of, 0, name)
+    if layer == "auto":
+        return Look(
+            f"{score} at a moving exit", to_hex([0.55 * part for part in to_rgb(first)]), auto_marker, "-", True, order
+        )
     if layer == "last":
         return Look(f"{score} at last exit", last, last_marker, _LINES[4], True, order)
     depth = min(math.log(max(int(layer), 1)) / math.log(LAST_KNOWN_EXIT), 1.0)

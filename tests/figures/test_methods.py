@@ -21,6 +21,7 @@ PAPER = ["baseline", "random", *(f"{score}@{layer}" for score in ("loss", "entro
         ("random", "random rows"),
         ("loss@1", "loss at exit 1"),
         ("loss@last", "loss at last exit"),
+        ("loss@auto", "loss at a moving exit"),
         ("entropy@6", "entropy at exit 6"),
         ("loss@1:keep=0.7:start_share=0.5", "loss at exit 1, keep 0.7, start share 0.5"),
         ("random:keep=0.7", "random rows, keep 0.7"),
