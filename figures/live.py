@@ -16,6 +16,8 @@ from figures.accuracy import thousands
 from figures.curves import MOST_CURVES, band, mean_and_half_width
 from figures.methods import in_order, labels_in_order, look
 
+WIDEST_GAP = 0.12
+"""Of beta, over which a curve goes on in a straight line."""
 MOST_POINTS = 300
 """Readings of a method that are drawn one by one; of more, every second, third, ..."""
 MOST_PLACES = 40
@@ -110,9 +112,16 @@ def _against_beta(ax: Axes, rows: pd.DataFrame, methods: Sequence[str], measured
         if len(sizes):
             common = sizes.idxmax()
             curve = curve[(curve["rows"] == common[0]) & (curve["kept"] == common[1])]
-        ax.plot(curve["margin_correlation"], curve[law], color="black", linestyle=line, label=label, zorder=3)
+        x, y = _with_gaps(curve["margin_correlation"].to_numpy(), curve[law].to_numpy())
+        ax.plot(x, y, color="black", linestyle=line, label=label, zorder=3)
     style.note(ax, "dots: readings; marks: their means", paled=True)
     return _apart(apart)
+
+
+def _with_gaps(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A curve that is known at the sorted `x` only, broken where the next is far: a straight line is not the law."""
+    wide = np.flatnonzero(np.diff(x) > WIDEST_GAP) + 1
+    return np.insert(x.astype(float), wide, np.nan), np.insert(y.astype(float), wide, np.nan)
 
 
 def _apart(apart: dict[str, tuple[float, float]]) -> str:

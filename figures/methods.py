@@ -113,9 +113,8 @@ def _plain(name: str) -> Look:
     depth_of = float(layer) if layer.isdigit() else math.inf
     order = (2 + list(_SCORES).index(score), depth_of, 0, name)
     if layer == "auto":
-        return Look(
-            f"{score} at a moving exit", to_hex([0.55 * part for part in to_rgb(first)]), auto_marker, "-", True, order
-        )
+        red, green, blue = (0.55 * part for part in to_rgb(first))
+        return Look(f"{score} at a moving exit", to_hex((red, green, blue)), auto_marker, "-", True, order)
     if layer == "last":
         return Look(f"{score} at last exit", last, last_marker, _LINES[4], True, order)
     depth = min(math.log(max(int(layer), 1)) / math.log(LAST_KNOWN_EXIT), 1.0)

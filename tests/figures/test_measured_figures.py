@@ -115,6 +115,15 @@ def test_differences_that_luck_explains_are_none(recorded, tmp_path):
     assert "no difference shown" in title(overlap)
 
 
+def test_the_law_is_not_drawn_straight_where_nothing_is_known_of_it(recorded, tmp_path):
+    betas = (0.1, 0.2, 0.6, 0.65)
+    recorded.write_live(tmp_path, [recorded.reading(10 * step, beta) for step, beta in enumerate(betas, start=1)])
+    (_, pairs, *_) = draw(live, Results(tmp_path).table("live")).axes
+    x, y = lines(pairs)["Gaussian margins"]
+    np.testing.assert_allclose(x, [0.1, 0.2, math.nan, 0.6, 0.65])
+    np.testing.assert_allclose(y, [law(0.1), law(0.2), math.nan, law(0.6), law(0.65)])
+
+
 def test_numbers_that_are_not_defined(recorded, tmp_path):
     nan = dict.fromkeys(("sigma", "margin_correlation", "overlap_finite", "overlap_limit", "sigma_max"), "nan")
     recorded.write_live(tmp_path, [recorded.reading(step, **nan, agreement_predicted="nan") for step in (10, 20)])
