@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,15 @@ from gsgd.sift.exits import every_module
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What a BatchNorm normalised the gross batch by: mean and biased variance, (channels,), of `count` values each.
+    """What a BatchNorm normalised the gross batch by: mean and 1 / sqrt(biased variance + eps), (channels,).
 
-    `weight` is the address of its weight, which tells whose they are; None without one.
+    They are of `count` values for each channel. `weight` is the address of its weight, which tells whose they are; None
+    without one.
     """
 
     mean: Tensor
-    variance: Tensor
+    inverse: Tensor
+    eps: float
     count: int
     weight: int | None
 
@@ -33,8 +35,15 @@ class Statistics:
         """Of a call of aten.native_batch_norm or its like, with its arguments by name."""
         _, mean, inverse = output[:3]
         eps = named["epsilon"] if "epsilon" in named else named["eps"]
-        variance = (inverse.pow(-2) - eps).clamp(min=0)  # rounding may leave it below
-        return cls(mean, variance, named["input"].numel() // named["input"].shape[1], _address(named["weight"]))
+        return cls(mean, inverse, eps, named["input"].numel() // named["input"].shape[1], _address(named["weight"]))
+
+
+def _variances(statistics: Sequence[Statistics]) -> list[Tensor]:
+    """Biased variances; all at once, because each is small."""
+    found = torch._foreach_pow([entry.inverse for entry in statistics], -2)
+    torch._foreach_sub_(found, [entry.eps for entry in statistics])
+    torch._foreach_clamp_min_(found, 0)  # rounding may leave one below
+    return list(found)
 
 
 @contextlib.contextmanager
@@ -49,6 +58,8 @@ def gross_statistics(model: nn.Module, statistics: deque[Statistics]) -> Iterato
     """
     norms = [module for module in every_module(model) if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     used: list[tuple[Any, Statistics]] = []
+    entries = list(statistics)  # alive to the end, since they are told by their identities
+    variances = dict(zip(map(id, entries), _variances(entries), strict=True))
     before = [norm.__dict__.get("forward") for norm in norms]
 
     def normalise(norm: Any, own: Any, hidden: Tensor) -> Tensor:
@@ -62,7 +73,8 @@ def gross_statistics(model: nn.Module, statistics: deque[Statistics]) -> Iterato
         statistics.remove(taken)
         if norm.track_running_stats:
             used.append((norm, taken))
-        return F.batch_norm(hidden, taken.mean, taken.variance, norm.weight, norm.bias, training=False, eps=norm.eps)
+        variance = variances[id(taken)]
+        return F.batch_norm(hidden, taken.mean, variance, norm.weight, norm.bias, training=False, eps=norm.eps)
 
     try:
         for norm in norms:
@@ -74,7 +86,7 @@ def gross_statistics(model: nn.Module, statistics: deque[Statistics]) -> Iterato
                 norm.__dict__.pop("forward", None)
             else:
                 norm.__dict__["forward"] = own
-        _move_running_statistics(used)
+        _move_running_statistics([(norm, taken, variances[id(taken)]) for norm, taken in used])
 
 
 def _address(weight: Tensor | None) -> int | None:
@@ -82,23 +94,23 @@ def _address(weight: Tensor | None) -> int | None:
 
 
 @torch.no_grad()
-def _move_running_statistics(used: list[tuple[Any, Statistics]]) -> None:
+def _move_running_statistics(used: Sequence[tuple[Any, Statistics, Tensor]]) -> None:
     """As each BatchNorm would have done by itself; many at once, because each is small."""
     calls: Counter[int] = Counter()
-    groups: dict[tuple[int, float], list[tuple[Any, Statistics]]] = {}
-    for norm, taken in used:
+    groups: dict[tuple[int, float], list[tuple[Any, Statistics, Tensor]]] = {}
+    for norm, taken, variance in used:
         calls[id(norm)] += 1
         norm.num_batches_tracked += 1
         share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
         # Where one was called twice, its second call moves on from where the first has left it.
-        groups.setdefault((calls[id(norm)], share), []).append((norm, taken))
+        groups.setdefault((calls[id(norm)], share), []).append((norm, taken, variance))
     for (_, share), group in sorted(groups.items(), key=lambda entry: entry[0][0]):
-        means = [norm.running_mean for norm, _ in group]
-        variances = [norm.running_var for norm, _ in group]
+        means = [norm.running_mean for norm, _, _ in group]
+        variances = [norm.running_var for norm, _, _ in group]
         unbiased = torch._foreach_mul(
-            [taken.variance for _, taken in group], [taken.count / max(taken.count - 1, 1) for _, taken in group]
+            [variance for _, _, variance in group], [taken.count / max(taken.count - 1, 1) for _, taken, _ in group]
         )
-        towards = [taken.mean for _, taken in group]
+        towards = [taken.mean for _, taken, _ in group]
         torch._foreach_lerp_(means, [one.to(other.dtype) for one, other in zip(towards, means, strict=True)], share)
         torch._foreach_lerp_(
             variances, [one.to(other.dtype) for one, other in zip(unbiased, variances, strict=True)], share

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gsgd.sift.rows import BATCHNORM
-from gsgd.sift.trace import Call, Segment, Source, Step, of_batch
+from gsgd.sift.trace import Call, Segment, Source, Step, facts_of, of_batch
 
 aten = torch.ops.aten
 
@@ -46,8 +45,8 @@ class Likeness:
         """Why this operation is not the recorded one; None if it is."""
         if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
             return "hooks on saved tensors, as of activation checkpointing, may compute again in the backward pass"
-        function, packet, names = call.function, call.function.overloadpacket, list(recorded.arguments)
-        if packet in BATCHNORM and recorded.function.overloadpacket in BATCHNORM:
+        function, names = call.function, list(recorded.arguments)
+        if call.facts.batchnorm and facts_of(recorded.function).batchnorm:
             if call.named.get("training", True):
                 return "BatchNorm normalises the kept rows by their own statistics"
             names = ["input", "weight", "bias"]  # one of them takes its statistics as arguments

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gsgd.sift.likeness import Likeness
-from gsgd.sift.rows import SOFTMAX, VIEWS, cut
+from gsgd.sift.rows import VIEWS, cut
 from gsgd.sift.trace import Call, Segment, Source, Step, Trace, address, as_tuple
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Replay(Trace):
                 trust.mixing.add(self.prefix)
                 return self.end(f"{function} of some rows is not those rows of the gross batch's", actual)
             trust.checked.add(self.prefix)
-        if self.owed and call.function.overloadpacket in SOFTMAX:
+        if self.owed and call.facts.softmax:
             entry: Any = (None, None, args)
             while entry is not None:
                 entry = self.owed.pop(address(entry[2][0]), None)

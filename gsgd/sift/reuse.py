@@ -56,9 +56,6 @@ from gsgd.sift.convolutions import as_product, is_one_product
 from gsgd.sift.draws import bernoulli_, is_slow_draw
 from gsgd.sift.replay import Replay
 from gsgd.sift.rows import (
-    ATTENTION,
-    BATCHNORM,
-    SOFTMAX,
     VIEWS,
     Kind,
     is_cuttable,
@@ -84,11 +81,6 @@ from gsgd.sift.trace import (
 logger = logging.getLogger(__name__)
 aten = torch.ops.aten
 
-COSTLY = ATTENTION | SOFTMAX | {aten.addmm, aten.mm, aten.bmm, aten.baddbmm, aten.convolution}
-"""Operations whose outputs are kept: computing them costs more than copying their rows.
-
-Norms and activations are computed again: they read and write no more than a copy does.
-"""
 _CHEAP = 64
 """Multiplications for one output up to which computing it again costs no more time than keeping it, and no memory.
 
@@ -253,7 +245,7 @@ class _Record(Trace):
         partly = output is not None
         recording.partly |= partly
         if not partly:
-            if is_slow_draw(function, args, kwargs):
+            if call.random and is_slow_draw(function, args, kwargs):
                 output = bernoulli_(*args)
             elif packet is aten.convolution and is_one_product(named):
                 output = as_product(named)
@@ -262,9 +254,9 @@ class _Record(Trace):
         outputs = as_tuple(output)
         if self.prefix in recording.trust.mixing:
             return self.end(f"{function} mixes rows", output)
-        if packet in BATCHNORM and named.get("training", True) and not recording.gross_statistics:
+        if call.facts.batchnorm and named.get("training", True) and not recording.gross_statistics:
             return self.end("BatchNorm normalises the kept rows by their own statistics", output)
-        if packet in ATTENTION and named["dropout_p"]:
+        if call.facts.attention and named["dropout_p"]:
             return self.end(f"the dropout masks inside {packet} cannot be cut into rows", output)
         if call.facts.reshapes:
             # It is no longer the tensor that was remembered.
@@ -294,7 +286,7 @@ class _Record(Trace):
                 before.outputs = None
                 return self.end(f"{packet} changes what was drawn", output)
         if (
-            (call.random or (packet in COSTLY and not partly and not is_cheap(packet, named)))
+            (call.random or (call.facts.costly and not partly and not is_cheap(packet, named)))
             and recording.share
             and not self.keep(step, outputs, rows)
         ):
@@ -316,7 +308,7 @@ class _Record(Trace):
             if self.readers[number] > 1 and number in self.spared:
                 for other in self.spared[number]:
                     other.spared = False
-        if packet in SOFTMAX and step.outputs is not None:
+        if call.facts.softmax and step.outputs is not None:
             self.spare(call.arguments["self"])
         return output
 

@@ -60,6 +60,11 @@ ATTENTION = frozenset(
         aten._scaled_dot_product_fused_attention_overrideable,
     }
 )
+COSTLY = ATTENTION | SOFTMAX | {aten.addmm, aten.mm, aten.bmm, aten.baddbmm, aten.convolution}
+"""Operations whose outputs the shared forward keeps: computing them costs more than copying their rows.
+
+Norms and activations are computed again: they read and write no more than a copy does.
+"""
 
 Kind = bool | None
 """Of a tensor: True by rows; None the same for every row, as weights are; False anything else of the batch."""

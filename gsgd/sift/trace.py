@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
-from gsgd.sift.rows import ATTENTION, BATCHNORM, Kind, parameters, tensors_in
+from gsgd.sift.rows import ATTENTION, BATCHNORM, COSTLY, SOFTMAX, Kind, parameters, tensors_in
 
 aten = torch.ops.aten
 
@@ -22,10 +22,13 @@ StorageReference = weakref.ref[torch.UntypedStorage]
 
 _TRANSPARENT = frozenset({aten.detach, aten.alias, aten.lift_fresh})
 """Autograd inserts these where it saves an output; they are no step of the computation."""
+_EMPTY = aten.empty.memory_format
+"""BatchNorm makes one of no entries in every pass."""
 _MADE_BY_SIZE = frozenset({aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full})
 """Of their first argument these take the type only."""
 
 
+_NUMBERS = frozenset({int, float, bool, type(None)})
 _OF_BATCH = ("input", "step")
 _PLAIN = frozenset({Tensor, nn.Parameter, nn.Buffer})
 
@@ -177,7 +180,7 @@ class Trace(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = function(*args, **kwargs) if self.paused else self.follow(function, types, args, kwargs)
-        if self.watches_norms and function.overloadpacket in BATCHNORM:
+        if self.watches_norms and facts_of(function).batchnorm:
             self.normalised(function, args, kwargs, output)
         return output
 
@@ -188,10 +191,9 @@ class Trace(TorchDispatchMode):
                 reason = f"{kind.__name__} is a tensor with operations of its own"
                 return self.end(reason, function(*args, **kwargs))
         facts = facts_of(function)
-        if facts.transparent:
-            output = function(*args, **kwargs)
-            self.remember(output, self.source(args[0]))
-            return output
+        if facts.transparent or (function is _EMPTY and args[0] == [0]):
+            # What is returned lies where its argument does, and is known by that; or it has no entries.
+            return function(*args, **kwargs)
         if facts.restrides and _same_entries(args, kwargs):
             before = self.source(args[0])
             output = function(*args, **kwargs)
@@ -202,10 +204,10 @@ class Trace(TorchDispatchMode):
         named.update(kwargs)
         arguments = dict(named)
         sources: dict[int, Source] = {}
-        for name in facts.names[: len(args)]:
-            arguments[name] = self.source(arguments[name], sources)
-        for name in kwargs:
-            arguments[name] = self.source(arguments[name], sources)
+        for name in (*facts.names[: len(args)], *kwargs):
+            value = named[name]
+            if value.__class__ not in _NUMBERS:
+                arguments[name] = self.source(value, sources)
         if facts.made_by_size:
             arguments["self"] = (named["self"].dtype, named["self"].device)
             del sources[id(named["self"])]
@@ -257,6 +259,7 @@ class Facts:
         names, defaults: of its parameters.
         writes: names of the parameters that it changes.
         random: whether it draws; fused attention does only if its arguments say so, which is not looked at here.
+        batchnorm, attention, softmax, costly: see `gsgd.sift.rows`.
         transparent, made_by_size: see _TRANSPARENT and _MADE_BY_SIZE.
         reshapes: whether it changes the shape or the strides of its first argument itself.
         restrides: whether it may do so without any entry changing its place.
@@ -267,6 +270,10 @@ class Facts:
     defaults: dict[str, Any]
     writes: tuple[str, ...]
     random: bool
+    batchnorm: bool
+    attention: bool
+    softmax: bool
+    costly: bool
     transparent: bool
     made_by_size: bool
     reshapes: bool
@@ -293,6 +300,10 @@ def _facts(function: Any) -> Facts:
         defaults={name: default for name, default, _ in parameters(function)},
         writes=tuple(name for name, _, writes in parameters(function) if writes),
         random=torch.Tag.nondeterministic_seeded in function.tags and packet not in ATTENTION,
+        batchnorm=packet in BATCHNORM,
+        attention=packet in ATTENTION,
+        softmax=packet in SOFTMAX,
+        costly=packet in COSTLY,
         transparent=packet in _TRANSPARENT,
         made_by_size=packet in _MADE_BY_SIZE,
         reshapes=torch.Tag.inplace_view in function.tags,
