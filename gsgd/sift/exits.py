@@ -51,7 +51,7 @@ def innermost(model: nn.Module) -> nn.Module:
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether FSDP shards some of the model: then every rank must run it as often as the others."""
-    return any(is_fsdp(module) for module in every_module(model))
+    return "torch.distributed.fsdp" in sys.modules and any(map(is_fsdp, every_module(model)))
 
 
 def every_module(model: nn.Module) -> list[nn.Module]:
@@ -69,10 +69,22 @@ def every_module(model: nn.Module) -> list[nn.Module]:
 def is_compiled(model: Any) -> bool:
     """Whether torch.compile runs the model, or what it is wrapped in, as a whole."""
     while model is not None:
-        if "_orig_mod" in model._modules or getattr(model, "_compiled_call_impl", None) is not None:
+        if is_itself_compiled(model):
             return True
         model = _one_inside(model)
     return False
+
+
+def is_itself_compiled(module: nn.Module) -> bool:
+    """Whether torch.compile was applied to this very module."""
+    return "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def checkpoints_activations(module: nn.Module) -> bool:
+    """Whether a Hugging Face module computes its layers again in the backward pass."""
+    # Most modules have no such attribute, which nn.Module takes long to say.
+    found = module.__dict__.get("gradient_checkpointing")
+    return bool(getattr(type(module), "gradient_checkpointing", False) is True if found is None else found)
 
 
 def _one_inside(model: Any) -> nn.Module | None:

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from gsgd import scores
-from gsgd.sift.exits import EarlyExit, every_module, exit_view, find_layers, innermost, is_sharded
+from gsgd.sift.exits import (
+    EarlyExit,
+    checkpoints_activations,
+    every_module,
+    exit_view,
+    find_layers,
+    innermost,
+    is_sharded,
+)
 from gsgd.sift.reuse import Recording
 from gsgd.sift.tail import Labelled
 
@@ -275,7 +283,7 @@ def _scoring_mode(model: nn.Module, mode: str) -> Iterator[None]:
             elif batchnorm and module.track_running_stats:
                 # Normalises by the batch, and updates nothing.
                 change(module, "track_running_stats", False)
-            if getattr(module, "gradient_checkpointing", False):
+            if checkpoints_activations(module):
                 # There is no backward pass to recompute for.
                 change(module, "gradient_checkpointing", False)
         yield

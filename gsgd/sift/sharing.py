@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from gsgd.sift import scoring
 from gsgd.sift.batchnorm import gross_statistics
-from gsgd.sift.exits import EarlyExit, every_module, find_layers, innermost, is_compiled, is_fsdp
+from gsgd.sift.exits import (
+    EarlyExit,
+    checkpoints_activations,
+    every_module,
+    find_layers,
+    innermost,
+    is_compiled,
+    is_itself_compiled,
+    is_sharded,
+)
 from gsgd.sift.reuse import Recording
 
 
@@ -85,7 +94,7 @@ def two_passes_because(
     if together:
         return 'with scope="global" ranks train on rows that others scored'
     modules = every_module(model)
-    if any(map(is_fsdp, modules)):
+    if is_sharded(model):
         return "FSDP gathers weights anew in every pass"
     if score_batch_size is not None:
         return "score_batch_size bounds the memory that recording would take"
@@ -95,11 +104,11 @@ def two_passes_because(
         return f"scoring_mode={scoring_mode!r} scores another function than is trained"
     if is_compiled(model):
         return "torch.compile runs the whole model as one piece; compile the layers after the exit instead"
-    if any(map(is_compiled, modules)) and _compiled_up_to(model, exit_layer):
+    if any(map(is_itself_compiled, modules)) and _compiled_up_to(model, exit_layer):
         return "parts of the model up to the exit, or its head, are compiled; compile the layers after the exit only"
     if holds_window:
         return "the recordings of all micro-batches would be in memory at once"
-    if any(getattr(module, "gradient_checkpointing", False) for module in modules):
+    if any(map(checkpoints_activations, modules)):
         return "activation checkpointing computes the layers again in the backward pass"
     return None
 
@@ -111,7 +120,7 @@ def _compiled_up_to(model: nn.Module, exit_layer: int) -> bool:
     if not isinstance(inner, EarlyExit):
         for layer in find_layers(inner)[1][exit_layer:]:
             after.update(map(id, every_module(layer)))
-    return any(is_compiled(module) for module in every_module(inner) if id(module) not in after)
+    return any(is_itself_compiled(module) for module in every_module(inner) if id(module) not in after)
 
 
 def _versions(values: list[Any]) -> list[int | None]:
