@@ -11,6 +11,7 @@ import copy
 import functools
 import sys
 import types
+from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ def innermost(model: nn.Module) -> nn.Module:
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether FSDP shards some of the model: then every rank must run it as often as the others."""
-    return "torch.distributed.fsdp" in sys.modules and any(map(is_fsdp, every_module(model)))
+    return any_fsdp(every_module(model))
 
 
 def every_module(model: nn.Module) -> list[nn.Module]:
@@ -100,6 +101,11 @@ def _one_inside(model: Any) -> nn.Module | None:
             "it: use adapters within the layers, such as LoRA"
         )
     return model.get_base_model()
+
+
+def any_fsdp(modules: Iterable[nn.Module]) -> bool:
+    """Whether FSDP shards one of these."""
+    return "torch.distributed.fsdp" in sys.modules and any(map(is_fsdp, modules))
 
 
 def is_fsdp(module: nn.Module) -> bool:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from gsgd.sift.trace import Call, Segment, Source, Step, facts_of, of_batch
+from gsgd.sift.facts import facts_of
+from gsgd.sift.trace import Call, Segment, Source, Step, of_batch
 
 aten = torch.ops.aten
 
@@ -21,7 +21,6 @@ class Likeness:
 
     Args:
         inputs: the arguments of the model for the kept rows, by name.
-        held: given tensors of the scoring pass, each with a copy where it may be written to.
         segments: of the scoring pass, and `number`, which of them the operations belong to.
         count: of the kept rows.
     """
@@ -29,13 +28,11 @@ class Likeness:
     def __init__(
         self,
         inputs: Mapping[str, Any],
-        held: Mapping[Source, tuple[Tensor, Tensor | None]],
         segments: Sequence[Segment],
         number: int,
         count: int,
     ):
         self.inputs = inputs
-        self.held = held
         self.segment = segments[number]
         self.first_steps = segments[0].steps  # by their numbers
         self.count = count
@@ -45,6 +42,8 @@ class Likeness:
         """Why this operation is not the recorded one; None if it is."""
         if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
             return "hooks on saved tensors, as of activation checkpointing, may compute again in the backward pass"
+        if call.finding is not None and call.finding is recorded.known:
+            return None  # found last time
         function, names = call.function, list(recorded.arguments)
         if call.facts.batchnorm and facts_of(recorded.function).batchnorm:
             if call.named.get("training", True):
@@ -84,9 +83,6 @@ class Likeness:
                 known = self.compared[id(gross), id(kept)] = (gross, kept, alike)
             return known[2]
         if isinstance(gross, Source):
-            if gross[0] == "given" and gross[:-1] == kept[:-1] and gross != kept:
-                now, before = self.held.get(gross, (None, None))
-                return now is not None and before is not None and torch.equal(now, before)
             return bool(gross == kept)
         if isinstance(gross, tuple):
             scaled = next((n for n, size in enumerate(gross) if size != 1), None) if name in _SIZES else None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gsgd.sift.likeness import Likeness
 from gsgd.sift.rows import VIEWS, cut
-from gsgd.sift.trace import Call, Segment, Source, Step, Trace, address, as_tuple
+from gsgd.sift.trace import Call, Held, Segment, Source, Step, Trace, address, as_tuple
 
 if TYPE_CHECKING:
     from gsgd.sift.reuse import Recording
@@ -32,7 +32,7 @@ class Replay(Trace):
     """
 
     def __init__(self, recording: Recording, inputs: Mapping[str, Any], indices: Tensor):
-        super().__init__(inputs)
+        super().__init__(inputs, recording.trust.known, ())
         self.recording = recording
         self.inputs = inputs
         self.ended: str | None = None
@@ -42,18 +42,29 @@ class Replay(Trace):
 
     def begin(self, segment: int, indices: Tensor) -> None:
         self.segment, self.position, self.indices = segment, 0, indices
-        self.likeness = Likeness(
-            self.inputs, self.recording.held, self.recording.segments or [Segment(0)], segment, len(indices)
-        )
+        segments = self.recording.segments or [Segment(0)]
+        self.likeness = Likeness(self.inputs, segments, segment, len(indices))
+        self.sizes = segments[segment].rows, len(indices)
 
-    def step(self, call: Call, args: Any, kwargs: Any) -> Any:
-        function, segment, trust = call.function, self.likeness.segment, self.recording.trust
+    def hold(self, value: Tensor, version: int | None, source: Source) -> Source:
+        self.held[source] = Held(value, version, None)
+        before = self.recording.held.get(source)
+        if before is None or before.version == version:
+            return source
+        if before.copy is not None and torch.equal(before.copy, value):
+            return source
+        return Source(("given", "changed", source[2]))
+
+    def step(self, call: Call) -> Any:
+        function, args, kwargs = call.function, call.args, call.kwargs
+        segment, trust = self.likeness.segment, self.recording.trust
         if self.position == len(segment.steps):
             self.paused = True
             return self.compute(function, args, kwargs)
         recorded = segment.steps[self.position]
         if (difference := self.likeness.difference(recorded, call)) is not None:
             return self.end(difference, self.compute(function, args, kwargs))
+        call.finding = recorded.known
         self.position += 1
         if recorded.absorbed:
             return args[0]

@@ -43,7 +43,7 @@ import functools
 import logging
 import weakref
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from gsgd.sift.batchnorm import Statistics
 from gsgd.sift.convolutions import as_product, is_one_product
 from gsgd.sift.draws import bernoulli_, is_slow_draw
+from gsgd.sift.facts import facts_of
+from gsgd.sift.known import Known
 from gsgd.sift.replay import Replay
 from gsgd.sift.rows import (
     VIEWS,
@@ -66,6 +68,7 @@ from gsgd.sift.rows import (
 from gsgd.sift.tail import Labelled, at_positions, products_by_position
 from gsgd.sift.trace import (
     Call,
+    Held,
     Segment,
     Source,
     Step,
@@ -74,7 +77,6 @@ from gsgd.sift.trace import (
     address,
     alive,
     as_tuple,
-    facts_of,
     storage_of,
 )
 
@@ -100,6 +102,25 @@ class Trust:
     """Products that scoring needs at labelled positions only, see `gsgd.sift.tail`; found in a full pass."""
     positions_meet: bool = False
     """Whether a score turned out to depend on a position without a label."""
+    known: dict[int, Known] = field(default_factory=dict)
+    """Calls of both passes, as they were the last time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """What scoring makes of an operation.
+
+    Attributes:
+        way: how it is carried out.
+        kinds: of its outputs.
+        worth: whether its outputs are worth being kept.
+        like_first: see `Step`.
+    """
+
+    way: Callable[[Call], Any]
+    kinds: tuple[Kind, ...]
+    worth: bool
+    like_first: bool
 
 
 class Recording:
@@ -123,7 +144,7 @@ class Recording:
         self.gross_statistics = gross_statistics
         self.segments: list[Segment] = []
         self.statistics: deque[Statistics] = deque()
-        self.held: dict[Source, tuple[Tensor, Tensor | None]] = {}
+        self.held: dict[Source, Held] = {}
         self.stopped: str | None = None
         self.partly = False
         self.outdated = False
@@ -214,7 +235,7 @@ class Recording:
 
 class _Record(Trace):
     def __init__(self, recording: Recording, inputs: Mapping[str, Any], rows: int, labelled: Labelled | None):
-        super().__init__(inputs)
+        super().__init__(inputs, recording.trust.known, (rows,))
         self.recording = recording
         self.labelled = None if recording.trust.positions_meet else labelled
         recording.segments = [Segment(rows)]
@@ -228,50 +249,37 @@ class _Record(Trace):
         self.paused = not recording.share
         self.watches_norms = recording.gross_statistics
 
-    def normalised(self, function: Any, args: Any, kwargs: Any, output: Any) -> None:
-        facts = facts_of(function)
-        named = {**facts.defaults, **dict(zip(facts.names, args, strict=False)), **kwargs}
+    def normalised(self, named: Mapping[str, Any], output: Any) -> None:
         if named.get("training", True):
             self.recording.statistics.append(Statistics.of(named, output))
 
-    def step(self, call: Call, args: Any, kwargs: Any) -> Any:
-        function, named, recording = call.function, call.named, self.recording
+    def recall(self, function: Any, args: Any, kwargs: Any) -> Known | None:
+        # What was spoilt is told by places in memory.
+        return None if self.spoilt else super().recall(function, args, kwargs)
+
+    def step(self, call: Call) -> Any:
+        function, facts, recording = call.function, call.facts, self.recording
         packet, rows, steps = function.overloadpacket, recording.segments[-1].rows, recording.segments[-1].steps
-        if "compute_log_sumexp" in named:
-            # The backward pass needs them.
-            args, kwargs = (), {**named, "compute_log_sumexp": True}
-            call.arguments["compute_log_sumexp"] = True
+        found: _Finding | None = call.finding
         output = at_positions(call, self.labelled) if self.prefix in recording.trust.by_position else None
         partly = output is not None
         recording.partly |= partly
+        way = _way(call) if found is None else found.way
         if not partly:
-            if call.random and is_slow_draw(function, args, kwargs):
-                output = bernoulli_(*args)
-            elif packet is aten.convolution and is_one_product(named):
-                output = as_product(named)
-            else:
-                output = function(*args, **kwargs)
+            output = way(call)
         outputs = as_tuple(output)
         if self.prefix in recording.trust.mixing:
             return self.end(f"{function} mixes rows", output)
-        if call.facts.batchnorm and named.get("training", True) and not recording.gross_statistics:
+        if facts.batchnorm and not recording.gross_statistics and call.named.get("training", True):
             return self.end("BatchNorm normalises the kept rows by their own statistics", output)
-        if call.facts.attention and named["dropout_p"]:
+        if facts.attention and call.named["dropout_p"]:
             return self.end(f"the dropout masks inside {packet} cannot be cut into rows", output)
-        if call.facts.reshapes:
-            # It is no longer the tensor that was remembered.
-            kinds: list[Kind] = [False] * len(outputs)
-        else:
-            known = {tensor: self.kind_of(source) for tensor, source in call.sources.items()}
-            if self.spoilt:
-                known |= {id(tensor): self.kind(tensor) for tensor in tensors_in(list(named.values()))}
-            kinds = results_by_rows(function, named, outputs, rows, lambda tensor: known[id(tensor)])
-        step = Step(function, call.arguments, kinds)
-        if call.random and step.kinds[0] is None and row_axis(outputs[0].shape, rows) is not None:
-            # Drawn by size: one for each row, it seems. Replaying sees whether the size follows the number of rows.
-            step.kinds = [True]
-        elif call.written and True in step.kinds and any(self.kind(target) is None for target in call.written):
-            step.kinds = [False] * len(outputs)
+        if found is None:
+            kinds, lasting = self.judge(call, outputs, rows)
+            worth = facts.random or (facts.costly and not is_cheap(packet, call.named))
+            found = _Finding(way, kinds, worth, bool(call.args) and _alike(call.args[0], output))
+            call.finding = found if lasting and not partly else None
+        step = Step(function, call.arguments, list(found.kinds), like_first=found.like_first, known=call.known)
         blame = self.learn(call, step.kinds)
         for target in call.written if not call.random else ():
             before = self.kept.get(address(target))
@@ -285,11 +293,7 @@ class _Record(Trace):
             else:
                 before.outputs = None
                 return self.end(f"{packet} changes what was drawn", output)
-        if (
-            (call.random or (call.facts.costly and not partly and not is_cheap(packet, named)))
-            and recording.share
-            and not self.keep(step, outputs, rows)
-        ):
+        if found.worth and recording.share and not partly and not self.keep(step, outputs, rows):
             if call.random:
                 return self.end(f"the draws of {packet} cannot be cut into rows", output)
             if blame is not None:
@@ -297,7 +301,6 @@ class _Record(Trace):
         if isinstance(output, (bool, int, float)):
             step.scalar = output
         step.shape, step.prefix = tuple(getattr(outputs[0], "shape", ())), self.prefix
-        step.like_first = bool(args) and _alike(args[0], output)
         steps.append(step)
         self.steps.append(step)
         for source in call.sources.values():
@@ -311,6 +314,22 @@ class _Record(Trace):
         if call.facts.softmax and step.outputs is not None:
             self.spare(call.arguments["self"])
         return output
+
+    def judge(self, call: Call, outputs: tuple[Any, ...], rows: int) -> tuple[tuple[Kind, ...], bool]:
+        """The kinds of an operation's outputs, and whether they are the same for like arguments."""
+        if call.facts.reshapes:
+            # It is no longer the tensor that was remembered.
+            return (False,) * len(outputs), False
+        known = {tensor: self.kind_of(source) for tensor, source in call.sources.items()}
+        if self.spoilt:
+            known |= {id(tensor): self.kind(tensor) for tensor in tensors_in(list(call.named.values()))}
+        kinds, lasting = results_by_rows(call.function, call.named, outputs, rows, lambda tensor: known[id(tensor)])
+        if call.random and kinds[0] is None and row_axis(outputs[0].shape, rows) is not None:
+            # Drawn by size: one for each row, it seems. Replaying sees whether the size follows the number of rows.
+            kinds = [True]
+        elif call.written and True in kinds and any(self.kind(target) is None for target in call.written):
+            kinds = [False] * len(outputs)
+        return tuple(kinds), lasting and not self.spoilt
 
     def spare(self, source: Source) -> None:
         """Let go of a product that only softmax reads: autograd saves what softmax returns, not what it is given."""
@@ -343,9 +362,11 @@ class _Record(Trace):
                 self.mixed_by[Source(("step", self.count, number))] = blame
         return blame
 
-    def copy_of(self, value: Tensor) -> Tensor | None:
+    def hold(self, value: Tensor, version: int | None, source: Source) -> Source:
         # DistributedDataParallel writes to all buffers before every pass, mostly what they are.
-        return value.clone() if not isinstance(value, nn.Parameter) and value.numel() <= _SMALL else None
+        small = not isinstance(value, nn.Parameter) and value.numel() <= _SMALL
+        self.held[source] = Held(value, version, value.clone() if small else None)
+        return source
 
     def kind(self, tensor: Tensor) -> Kind:
         if self.spoilt and alive(self.spoilt, address(tensor)) is not None:
@@ -380,8 +401,38 @@ class _Record(Trace):
         if self.recording.stopped is None and self.recording.share:
             self.remember(chosen, Source(("input", "positions")))
             self.recording.segments.append(Segment(chosen.shape[1]))
+            self.sizes = (chosen.shape[1],)
             self.paused = False
             self.enter()
+
+
+def _way(call: Call) -> Callable[[Call], Any]:
+    """How scoring carries out an operation: as torch does, or faster."""
+    if call.facts.attention and "compute_log_sumexp" in call.named:
+        return _with_log_sumexp
+    if call.random and is_slow_draw(call.function, call.args, call.kwargs):
+        return _drawn
+    if call.function.overloadpacket is aten.convolution and is_one_product(call.named):
+        return _as_product
+    return _as_torch
+
+
+def _as_torch(call: Call) -> Any:
+    return call.function(*call.args, **call.kwargs)
+
+
+def _as_product(call: Call) -> Any:
+    return as_product(call.named)
+
+
+def _drawn(call: Call) -> Any:
+    return bernoulli_(*call.args)
+
+
+def _with_log_sumexp(call: Call) -> Any:
+    # The backward pass needs them.
+    call.arguments["compute_log_sumexp"] = True
+    return call.function(**{**call.named, "compute_log_sumexp": True})
 
 
 def is_cheap(packet: Any, named: Mapping[str, Any]) -> bool:

@@ -121,43 +121,21 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 def results_by_rows(
     function: Any, named: Mapping[str, Any], outputs: Sequence[Any], rows: int, kind: Callable[[Tensor], Kind]
-) -> list[Kind]:
-    """The kind of each output.
+) -> tuple[list[Kind], bool]:
+    """The kind of each output, and whether that follows from kinds, shapes and other arguments alone.
 
     Args:
         named: the arguments by the names of their parameters, defaults included.
         rows: in the batch.
         kind: of an argument.
     """
-    key: list[Any] = [id(function), rows, len(outputs)]
-    kinds: set[Kind] = set()
-    for argument in named.values():
-        if isinstance(argument, Tensor):
-            found = kind(argument)
-            kinds.add(found)
-            key.append((found, argument.shape, None if found else argument.stride()))
-        elif isinstance(argument, (list, tuple)):
-            within = [(kind(tensor), tensor.shape, tensor.stride()) for tensor in tensors_in(argument)]
-            kinds.update(found for found, _, _ in within)
-            key.append(tuple(within) if within else tuple(argument))
-        else:
-            key.append(argument)
+    kinds = {kind(tensor) for tensor in tensors_in(list(named.values()))}
     if False in kinds:
-        return [False] * len(outputs)
+        return [False] * len(outputs), True
     if True not in kinds:
-        return [None] * len(outputs)
-    known = _JUDGED.get(tuple(key))
-    if known is not None:
-        return list(known)
+        return [None] * len(outputs), True
     call = _Call(function.overloadpacket, named, rows, kind)
-    judged = _judge(call, function, outputs)
-    if not call.looked:
-        _JUDGED[tuple(key)] = tuple(judged)
-    return judged
-
-
-_JUDGED: dict[tuple[Any, ...], tuple[Kind, ...]] = {}
-"""Kinds of outputs by operation, kinds and shapes of its tensors, and other arguments: all that they depend on."""
+    return _judge(call, function, outputs), not call.looked
 
 
 def _judge(call: _Call, function: Any, outputs: Sequence[Any]) -> list[Kind]:

@@ -14,13 +14,13 @@ from gsgd.sift import scoring
 from gsgd.sift.batchnorm import gross_statistics
 from gsgd.sift.exits import (
     EarlyExit,
+    any_fsdp,
     checkpoints_activations,
     every_module,
     find_layers,
     innermost,
     is_compiled,
     is_itself_compiled,
-    is_sharded,
 )
 from gsgd.sift.reuse import Recording
 
@@ -94,7 +94,7 @@ def two_passes_because(
     if together:
         return 'with scope="global" ranks train on rows that others scored'
     modules = every_module(model)
-    if is_sharded(model):
+    if any_fsdp(modules):
         return "FSDP gathers weights anew in every pass"
     if score_batch_size is not None:
         return "score_batch_size bounds the memory that recording would take"

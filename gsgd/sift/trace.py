@@ -14,20 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
-from gsgd.sift.rows import ATTENTION, BATCHNORM, COSTLY, SOFTMAX, Kind, parameters, tensors_in
+from gsgd.sift.facts import Facts, facts_of
+from gsgd.sift.known import MOST, Known
+from gsgd.sift.rows import Kind
 
 aten = torch.ops.aten
 
 StorageReference = weakref.ref[torch.UntypedStorage]
 
-_TRANSPARENT = frozenset({aten.detach, aten.alias, aten.lift_fresh})
-"""Autograd inserts these where it saves an output; they are no step of the computation."""
 _EMPTY = aten.empty.memory_format
 """BatchNorm makes one of no entries in every pass."""
-_MADE_BY_SIZE = frozenset({aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full})
-"""Of their first argument these take the type only."""
-
-
+_STATISTICS = (3, 4)
+"""Where BatchNorm is given what it normalises by."""
 _NUMBERS = frozenset({int, float, bool, type(None)})
 _OF_BATCH = ("input", "step")
 _PLAIN = frozenset({Tensor, nn.Parameter, nn.Buffer})
@@ -37,8 +35,8 @@ class Source(tuple):
     """Where a tensor comes from.
 
     ("input", name), ("step", n, output), ("constant", function, arguments, output) for what no input is part of, and
-    ("given", address, shape, strides, version) for weights, buffers and all that was there before. Of a single number
-    among the latter its value counts.
+    ("given", place in memory, n) for weights, buffers and all that was there before, as it was after it had been seen
+    to change n times. Of a single number among the latter its value counts.
     """
 
     __slots__ = ()
@@ -48,26 +46,43 @@ class Source(tuple):
         return self[0] in _OF_BATCH
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
 class Call:
     """One operation on data that depend on the batch, or on chance.
 
     Attributes:
         function: the operation.
         facts: see there.
-        named, arguments: its arguments by name; and with tensors as their sources.
-        sources: these, by the tensors' `id`.
+        args, kwargs: it was called with.
+        arguments: by name, with tensors as their sources.
+        sources: these, by the tensors' `id`; those of a call that is recalled, by what their `id` was.
         written: the tensors that it changes in place.
-        random: whether it draws.
+        known: the like call that is recalled, if any.
+        finding: what the pass made of it; None if that is not to be recalled.
+        by_name: see `named`.
     """
 
     function: Any
     facts: Facts
-    named: dict[str, Any]
+    args: Any
+    kwargs: Any
     arguments: dict[str, Any]
     sources: dict[int, Source]
     written: list[Tensor]
-    random: bool
+    known: Known | None = None
+    finding: Any = None
+    by_name: dict[str, Any] | None = None
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """All arguments by name, defaults included."""
+        if self.by_name is None:
+            self.by_name = self.facts.named(self.args, self.kwargs)
+        return self.by_name
+
+    @property
+    def random(self) -> bool:
+        return self.facts.random
 
 
 @dataclass(slots=True)
@@ -85,6 +100,7 @@ class Step:
         like_first: whether it returned a tensor of its first argument's shape and type.
         shape: of its first output.
         prefix: tells the sequence of operations up to this one.
+        known: the like call that was recalled, if any.
     """
 
     function: Any
@@ -98,6 +114,16 @@ class Step:
     like_first: bool = False
     shape: tuple[int, ...] = ()
     prefix: int = 0
+    known: Known | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A given tensor, its version when it was seen, and a copy of what it was, of those that may be written to."""
+
+    value: Tensor
+    version: int | None
+    copy: Tensor | None
 
 
 @dataclass
@@ -113,23 +139,37 @@ class Trace(TorchDispatchMode):
 
     Args:
         inputs: the arguments of the model, by name; tensors with rows among them are what the batch is.
+        known: calls of earlier passes, by the sequences of operations up to them; takes those of this one.
+        sizes: numbers of rows that findings rest on.
     """
 
-    def __init__(self, inputs: Mapping[str, Any]):
+    def __init__(self, inputs: Mapping[str, Any], known: dict[int, Known], sizes: tuple[int, ...]):
         super().__init__()
         # By place in memory; the entry of a tensor that is gone has expired, whatever is at its address now.
         self.sources: dict[tuple, tuple[StorageReference, Source]] = {}
         self.written: dict[int, tuple[StorageReference, Source]] = {}
-        # What was given, and a copy. An address tells a tensor only as long as that is there: while a recording lasts.
-        self.held: dict[Source, tuple[Tensor, Tensor | None]] = {}
-        for name, value in inputs.items():
-            if isinstance(value, Tensor) and value.dim() > 0:
+        # What was given. An address tells a tensor only as long as that is there: while a recording lasts.
+        self.given: dict[tuple, tuple[int | None, Source]] = {}
+        self.held: dict[Source, Held] = {}
+        self.known = known
+        self.sizes = sizes
+        tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+        for name, value in tensors.items():
+            if value.dim() > 0:
                 self.remember(value, Source(("input", name)))
+        self.place = hash(
+            (type(self), *((name, each.shape, each.dtype, each.device) for name, each in tensors.items()))
+        )
         self.active = False
         self.paused = False
         self.watches_norms = False
         self.count = 0
         self.prefix = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Else torch wraps every operation in a guard against compiling what is done here, as nothing asks for.
+        return False
 
     def enter(self) -> None:
         if not self.active:
@@ -160,28 +200,42 @@ class Trace(TorchDispatchMode):
         return found
 
     def _source(self, value: Tensor) -> Source:
-        known = alive(self.sources, _key(value))
-        if known is not None and known[0] in _OF_BATCH:
+        key = _key(value)
+        entry = self.sources.get(key)
+        known = None if entry is None or entry[0]() is None else entry[1]
+        if known is None:
+            known = self._given(value, key)
+        elif known[0] in _OF_BATCH:
             return known
-        if known is None and value.dim() == 0 and value.device.type == "cpu":
-            # A Python number, as a rule, which gets a tensor of its own in every pass.
-            known = Source(("given", value.dtype, repr(value.item())))
-        elif known is None:
-            version = None if value.is_inference() else value._version
-            known = Source(("given", value.data_ptr(), tuple(value.shape), value.stride(), version))
-            if known not in self.held:
-                self.held[known] = value, self.copy_of(value)
         written = alive(self.written, address(value)) if self.written else None
         if written is None or written is known:
             return known
         # A part of it, or all of it in another shape, has been written to.
         return Source(("step", written[1], "memory") if written.of_batch else ("constant", "memory", (known, written)))
 
+    def _given(self, value: Tensor, key: tuple) -> Source:
+        entry = self.given.get(key)
+        version = None if value.is_inference() else value._version
+        if entry is not None and entry[0] == version:
+            return entry[1]
+        if value.dim() == 0 and value.device.type == "cpu":
+            # A Python number, as a rule, which gets a tensor of its own in every pass.
+            return Source(("given", value.dtype, repr(value.item())))
+        seen = 0 if entry is None else entry[1][2] + 1
+        source = self.hold(value, version, Source(("given", key, seen)))
+        self.given[key] = version, source
+        return source
+
+    def hold(self, value: Tensor, version: int | None, source: Source) -> Source:
+        """A given tensor is seen for the first time, or has changed; returns what it is called."""
+        self.held[source] = Held(value, version, None)
+        return source
+
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = function(*args, **kwargs) if self.paused else self.follow(function, types, args, kwargs)
         if self.watches_norms and facts_of(function).batchnorm:
-            self.normalised(function, args, kwargs, output)
+            self.normalised(facts_of(function).named(args, kwargs), output)
         return output
 
     def follow(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -199,9 +253,97 @@ class Trace(TorchDispatchMode):
             output = function(*args, **kwargs)
             self.remember(output, before)
             return output
-        named = dict(facts.defaults)
-        named.update(zip(facts.names, args, strict=False))
-        named.update(kwargs)
+        self.place = hash((self.place, facts.number))
+        known = self.recall(function, args, kwargs)
+        if known is None:
+            arguments, sources = self.look(facts, args, kwargs)
+            of_batch = facts.random or any(source.of_batch for source in sources.values())
+        else:
+            arguments, sources, of_batch = known.arguments, known.sources, known.number is not None
+        written = facts.targets(args, kwargs) if facts.writes else []
+        number, finding = None, None
+        if of_batch:
+            self.prefix = hash((self.prefix, facts.number))
+            finding = None if known is None else known.finding
+            call = Call(function, facts, args, kwargs, arguments, sources, written, known, finding)
+            output = self.step(call)
+            finding, number = call.finding, self.count
+            source: tuple = ("step", number)
+            self.count += 1
+        else:
+            output = function(*args, **kwargs)
+            if written and all(self.source(target)[0] == "given" for target in written):
+                return output  # a buffer that is written to stays what it is: given
+            source = ("constant", function, arguments)
+        outputs = as_tuple(output)
+        if known is None:
+            made = tuple([Source((*source, place)) for place in range(len(outputs))])
+        else:
+            made, known.finding = known.made, finding
+        for one, its_source in zip(outputs, made, strict=True):
+            if isinstance(one, Tensor) and one.layout is torch.strided:
+                self.remember(one, its_source)
+        for target in written:
+            now = alive(self.sources, _key(target)) or Source((*source, "memory"))
+            self.written[address(target)] = (storage_of(target), now)
+        if known is None and facts.lasting and not self.paused and (finding is not None if of_batch else not written):
+            self.know(Call(function, facts, args, kwargs, arguments, sources, written, None, finding), number, made)
+        return output
+
+    def recall(self, function: Any, args: Any, kwargs: Any) -> Known | None:
+        """The call at this place of an earlier pass, if nothing that its findings rest on is different."""
+        known = self.known.get(self.place)
+        if known is None or known.function is not function or known.sizes != self.sizes:
+            return None
+        if (known.number is not None and known.number != self.count) or not known.has(args, kwargs):
+            return None
+        for position, source, kind, shape, strides in known.tensors:
+            value = args[position]
+            if not isinstance(value, Tensor) or value.shape != shape:
+                return None
+            if source is None:
+                if alive(self.sources, _key(value)) is not None:
+                    return None
+                continue
+            mine = self._source(value)
+            if (mine is not source and mine != source) or self.kind_of(mine) is not kind:
+                return None
+            if strides is not None and value.stride() != strides:
+                return None
+        return known
+
+    def know(self, call: Call, number: int | None, made: tuple[Source, ...]) -> None:
+        """Remember a call and what was found of it; `number` is None on constants, `made` are its outputs' sources."""
+        if any(isinstance(value, Tensor) for value in call.kwargs.values()):
+            return
+        values = [(place, value) for place, value in enumerate(call.args) if not isinstance(value, Tensor)]
+        tensors = []
+        for place, value in enumerate(call.args):
+            if isinstance(value, Tensor):
+                source: Source | None = call.sources[id(value)]
+                kind = self.kind_of(call.sources[id(value)])
+                if call.facts.batchnorm and place in _STATISTICS and call.sources[id(value)][0] == "given":
+                    source = None  # another tensor in every training pass
+                tensors.append((place, source, kind, value.shape, None if kind else value.stride()))
+        if len(self.known) >= MOST:
+            self.known.clear()
+        self.known[self.place] = Known(
+            function=call.function,
+            number=number,
+            sizes=self.sizes,
+            count=len(call.args),
+            values=tuple(values),
+            options=dict(call.kwargs),
+            tensors=tuple(tensors),
+            arguments=call.arguments,
+            sources=call.sources,
+            made=made,
+            finding=call.finding,
+        )
+
+    def look(self, facts: Facts, args: Any, kwargs: Any) -> tuple[dict[str, Any], dict[int, Source]]:
+        """A call's arguments by name, with tensors as their sources; and these, by the tensors' `id`."""
+        named = facts.named(args, kwargs)
         arguments = dict(named)
         sources: dict[int, Source] = {}
         for name in (*facts.names[: len(args)], *kwargs):
@@ -211,34 +353,17 @@ class Trace(TorchDispatchMode):
         if facts.made_by_size:
             arguments["self"] = (named["self"].dtype, named["self"].device)
             del sources[id(named["self"])]
-        written = list(tensors_in([named[name] for name in facts.writes])) if facts.writes else []
-        if facts.random or any(source.of_batch for source in sources.values()):
-            self.prefix = hash((self.prefix, facts.number))
-            output = self.step(Call(function, facts, named, arguments, sources, written, facts.random), args, kwargs)
-            source: tuple = ("step", self.count)
-            self.count += 1
-        else:
-            output = function(*args, **kwargs)
-            if written and all(self.source(target)[0] == "given" for target in written):
-                return output  # a buffer that is written to stays what it is: given
-            source = ("constant", function, arguments)
-        for number, made in enumerate(as_tuple(output)):
-            if isinstance(made, Tensor) and made.layout is torch.strided:
-                self.remember(made, Source((*source, number)))
-        for target in written:
-            now = alive(self.sources, _key(target)) or Source((*source, "memory"))
-            self.written[address(target)] = (storage_of(target), now)
-        return output
+        return arguments, sources
 
-    def copy_of(self, value: Tensor) -> Tensor | None:
-        """What is to be held of a given tensor, beside itself."""
+    def kind_of(self, source: Source) -> Kind:
+        """Of what comes from `source`, if the pass tells kinds."""
         return None
 
-    def normalised(self, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    def normalised(self, named: Mapping[str, Any], output: Any) -> None:
         """A BatchNorm has returned; called if `watches_norms`, while paused, too."""
 
-    def step(self, call: Call, args: Any, kwargs: Any) -> Any:
-        """Carry out one operation on batch data."""
+    def step(self, call: Call) -> Any:
+        """Carry out one operation on batch data, and set `call.finding` to what may be remembered of it."""
         raise NotImplementedError
 
     def end(self, reason: str, output: Any) -> Any:
@@ -248,67 +373,6 @@ class Trace(TorchDispatchMode):
     def new_segment(self, chosen: Tensor, indices: Tensor | None) -> None:
         """Go on, with `chosen` as input."""
         raise NotImplementedError
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What is always so of an operation; looked up once, because hashing one takes as long as the rest.
-
-    Attributes:
-        number: tells it from others in this process.
-        names, defaults: of its parameters.
-        writes: names of the parameters that it changes.
-        random: whether it draws; fused attention does only if its arguments say so, which is not looked at here.
-        batchnorm, attention, softmax, costly: see `gsgd.sift.rows`.
-        transparent, made_by_size: see _TRANSPARENT and _MADE_BY_SIZE.
-        reshapes: whether it changes the shape or the strides of its first argument itself.
-        restrides: whether it may do so without any entry changing its place.
-    """
-
-    number: int
-    names: tuple[str, ...]
-    defaults: dict[str, Any]
-    writes: tuple[str, ...]
-    random: bool
-    batchnorm: bool
-    attention: bool
-    softmax: bool
-    costly: bool
-    transparent: bool
-    made_by_size: bool
-    reshapes: bool
-    restrides: bool
-
-
-def facts_of(function: Any) -> Facts:
-    """What is always so of it."""
-    known = _FACTS.get(id(function))
-    if known is None:
-        known = _FACTS[id(function)] = _facts(function)
-    return known
-
-
-_FACTS: dict[int, Facts] = {}
-"""By `id`, since torch keeps its operations for good."""
-
-
-def _facts(function: Any) -> Facts:
-    packet = function.overloadpacket
-    return Facts(
-        number=id(function),
-        names=tuple(name for name, _, _ in parameters(function)),
-        defaults={name: default for name, default, _ in parameters(function)},
-        writes=tuple(name for name, _, writes in parameters(function) if writes),
-        random=torch.Tag.nondeterministic_seeded in function.tags and packet not in ATTENTION,
-        batchnorm=packet in BATCHNORM,
-        attention=packet in ATTENTION,
-        softmax=packet in SOFTMAX,
-        costly=packet in COSTLY,
-        transparent=packet in _TRANSPARENT,
-        made_by_size=packet in _MADE_BY_SIZE,
-        reshapes=torch.Tag.inplace_view in function.tags,
-        restrides=packet is aten.as_strided_,
-    )
 
 
 def _same_entries(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

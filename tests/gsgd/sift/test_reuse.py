@@ -907,7 +907,6 @@ def test_a_first_batch_that_cannot_be_cut_does_not_count_as_checked(monkeypatch,
     from gsgd.sift import rows
 
     monkeypatch.setattr(rows, "_RESHAPING", rows._RESHAPING | {torch.ops.aten.flip})
-    monkeypatch.setattr(rows, "_JUDGED", {})
     model = tower(reversed_rows)
     follow(model, inputs(0), inputs(1), inputs(2))
     assert any("is not those rows of the gross batch's" in text for text in warnings_said())
