@@ -14,8 +14,8 @@ from torch import Tensor
 
 from gsgd.sift.rows import Kind
 
-MOST = 2**16
-"""Calls that are remembered; then all are forgotten. A pass has hundreds to thousands for each shape of its inputs."""
+MOST = 2**15
+"""Calls that are remembered, 1.5 KB each; then all are forgotten. A pass has some hundreds for each input shape."""
 
 
 @dataclass(slots=True, eq=False)
@@ -29,8 +29,8 @@ class Known:
         count: how many positional arguments it had.
         values: those that are no tensors, with their positions.
         options: the keyword arguments.
-        tensors: position, source, kind, shape, and (unless by rows) strides of those that are. A source of None stands
-            for any tensor that was given.
+        tensors: position, source, kind and shape of those that are. A source of None stands for any tensor that was
+            given. Strides follow from where a tensor comes from, as far as findings rest on them.
         arguments, sources: as in `Call`.
         made: the outputs' sources.
         finding: what the kind of pass makes of it, which has no tensors.
@@ -42,7 +42,7 @@ class Known:
     count: int
     values: tuple[tuple[int, Any], ...]
     options: dict[str, Any]
-    tensors: tuple[tuple[int, Any, Kind, Any, Any], ...]
+    tensors: tuple[tuple[int, Any, Kind, Any], ...]
     arguments: dict[str, Any]
     sources: dict[int, Any]
     made: tuple[Any, ...]

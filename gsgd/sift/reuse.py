@@ -52,8 +52,6 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gsgd.sift.batchnorm import Statistics
-from gsgd.sift.convolutions import as_product, is_one_product
-from gsgd.sift.draws import bernoulli_, is_slow_draw
 from gsgd.sift.facts import facts_of
 from gsgd.sift.known import Known
 from gsgd.sift.replay import Replay
@@ -79,15 +77,11 @@ from gsgd.sift.trace import (
     as_tuple,
     storage_of,
 )
+from gsgd.sift.ways import is_cheap, way_of
 
 logger = logging.getLogger(__name__)
 aten = torch.ops.aten
 
-_CHEAP = 64
-"""Multiplications for one output up to which computing it again costs no more time than keeping it, and no memory.
-
-Kept, it is written to where no cache holds it, and its rows are read from there and written once more.
-"""
 _SMALL = 2**16
 """Entries of a buffer that is compared by its values, where it has been written to between the passes."""
 
@@ -264,7 +258,7 @@ class _Record(Trace):
         output = at_positions(call, self.labelled) if self.prefix in recording.trust.by_position else None
         partly = output is not None
         recording.partly |= partly
-        way = _way(call) if found is None else found.way
+        way = way_of(call) if found is None else found.way
         if not partly:
             output = way(call)
         outputs = as_tuple(output)
@@ -404,43 +398,6 @@ class _Record(Trace):
             self.sizes = (chosen.shape[1],)
             self.paused = False
             self.enter()
-
-
-def _way(call: Call) -> Callable[[Call], Any]:
-    """How scoring carries out an operation: as torch does, or faster."""
-    if call.facts.attention and "compute_log_sumexp" in call.named:
-        return _with_log_sumexp
-    if call.random and is_slow_draw(call.function, call.args, call.kwargs):
-        return _drawn
-    if call.function.overloadpacket is aten.convolution and is_one_product(call.named):
-        return _as_product
-    return _as_torch
-
-
-def _as_torch(call: Call) -> Any:
-    return call.function(*call.args, **call.kwargs)
-
-
-def _as_product(call: Call) -> Any:
-    return as_product(call.named)
-
-
-def _drawn(call: Call) -> Any:
-    return bernoulli_(*call.args)
-
-
-def _with_log_sumexp(call: Call) -> Any:
-    # The backward pass needs them.
-    call.arguments["compute_log_sumexp"] = True
-    return call.function(**{**call.named, "compute_log_sumexp": True})
-
-
-def is_cheap(packet: Any, named: Mapping[str, Any]) -> bool:
-    """Whether an operation of COSTLY is not worth being kept after all: a convolution by 1x1 of few channels."""
-    if packet is not aten.convolution:
-        return False
-    _, channels, *kernel = named["weight"].shape
-    return channels <= _CHEAP and all(size == 1 for size in kernel)
 
 
 def _forgets_its_input(step: Step) -> bool:

@@ -261,13 +261,13 @@ class Trace(TorchDispatchMode):
         else:
             arguments, sources, of_batch = known.arguments, known.sources, known.number is not None
         written = facts.targets(args, kwargs) if facts.writes else []
-        number, finding = None, None
+        call = Call(function, facts, args, kwargs, arguments, sources, written, known)
+        number = None
         if of_batch:
             self.prefix = hash((self.prefix, facts.number))
-            finding = None if known is None else known.finding
-            call = Call(function, facts, args, kwargs, arguments, sources, written, known, finding)
+            call.finding = None if known is None else known.finding
             output = self.step(call)
-            finding, number = call.finding, self.count
+            number = self.count
             source: tuple = ("step", number)
             self.count += 1
         else:
@@ -276,18 +276,20 @@ class Trace(TorchDispatchMode):
                 return output  # a buffer that is written to stays what it is: given
             source = ("constant", function, arguments)
         outputs = as_tuple(output)
-        if known is None:
+        if known is None or len(known.made) != len(outputs):
             made = tuple([Source((*source, place)) for place in range(len(outputs))])
         else:
-            made, known.finding = known.made, finding
+            made, known.finding = known.made, call.finding
         for one, its_source in zip(outputs, made, strict=True):
             if isinstance(one, Tensor) and one.layout is torch.strided:
                 self.remember(one, its_source)
         for target in written:
             now = alive(self.sources, _key(target)) or Source((*source, "memory"))
             self.written[address(target)] = (storage_of(target), now)
-        if known is None and facts.lasting and not self.paused and (finding is not None if of_batch else not written):
-            self.know(Call(function, facts, args, kwargs, arguments, sources, written, None, finding), number, made)
+        if known is None and facts.lasting and not self.paused:
+            remembered = call.finding is not None if of_batch else not written
+            if remembered:
+                self.know(call, number, made)
         return output
 
     def recall(self, function: Any, args: Any, kwargs: Any) -> Known | None:
@@ -297,7 +299,7 @@ class Trace(TorchDispatchMode):
             return None
         if (known.number is not None and known.number != self.count) or not known.has(args, kwargs):
             return None
-        for position, source, kind, shape, strides in known.tensors:
+        for position, source, kind, shape in known.tensors:
             value = args[position]
             if not isinstance(value, Tensor) or value.shape != shape:
                 return None
@@ -307,8 +309,6 @@ class Trace(TorchDispatchMode):
                 continue
             mine = self._source(value)
             if (mine is not source and mine != source) or self.kind_of(mine) is not kind:
-                return None
-            if strides is not None and value.stride() != strides:
                 return None
         return known
 
@@ -324,7 +324,7 @@ class Trace(TorchDispatchMode):
                 kind = self.kind_of(call.sources[id(value)])
                 if call.facts.batchnorm and place in _STATISTICS and call.sources[id(value)][0] == "given":
                     source = None  # another tensor in every training pass
-                tensors.append((place, source, kind, value.shape, None if kind else value.stride()))
+                tensors.append((place, source, kind, value.shape))
         if len(self.known) >= MOST:
             self.known.clear()
         self.known[self.place] = Known(

@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from gsgd.sift import Sift  # noqa: E402
 from gsgd.sift import reuse as reuse_module  # noqa: E402
+from gsgd.sift.trace import Trace  # noqa: E402
 
 # ---- the reference ----
 
@@ -418,17 +419,22 @@ def inputs(seed=0, rows=8, width=4, **more):
     return {"x": x, **more, "labels": torch.randint(3, (rows,), generator=draw)}
 
 
-def follow(model, *batches, rows=None, share=None):
+def follow(model, *batches, rows=None, share=None, change=None):
     """Sift's loss, gradients and buffers on batch after batch, against two plain passes of a copy of the model.
 
+    All batches come twice: what was learnt of a pass is there when the next of its kind comes.
+
     `share`: whether the last training pass carries out fewer matrix products than the model's own.
+    `change`: of the model and its copy, before each batch, with the batch's number.
     """
     reference = copy.deepcopy(model)
     options = {} if rows is None else {"select": lambda scores, k, rng: rows}
     sift = Sift(model, exit_layer=1, keep=3 / 8, **options)
-    for batch in batches:
+    for number, batch in enumerate((*batches, *batches)):
         for m in (model, reference):
             m.zero_grad()
+            if change is not None:
+                change(m, number)
         chosen = sift.choose(batch)
         with Computed() as computed:
             found = sift.forward_kept(chosen)
@@ -931,6 +937,203 @@ def test_tensors_with_operations_of_their_own_are_left_alone(warnings_said):
 
     follow(tower(block), inputs(0), inputs(1))
     assert "TwoTensor is a tensor with operations of its own" in warnings_said()[0]
+
+
+# ---- calls that are recalled ----
+
+
+def looked_at(monkeypatch):
+    """Which operations are looked into anew, by pass."""
+    calls, look = collections.Counter(), Trace.look
+
+    def counted(self, facts, args, kwargs):
+        calls[type(self).__name__] += 1
+        return look(self, facts, args, kwargs)
+
+    monkeypatch.setattr(Trace, "look", counted)
+    return calls
+
+
+@pytest.mark.parametrize("one", ["bert-mlm", "gpt2", "vit"])
+def test_from_the_third_step_on_nothing_is_looked_into_anew(one, build, make_batch, monkeypatch):
+    model = build(one, dropout=0.1)
+    sift, optimizer = Sift(model, exit_layer=3), torch.optim.SGD(model.parameters(), lr=1e-2)
+    calls = looked_at(monkeypatch)
+    for step in range(5):
+        calls.clear()
+        sift(**make_batch(one, seed=step)).loss.backward()
+        optimizer.step()
+        if step == 0:
+            assert min(calls["_Record"], calls["Replay"]) > 60
+    # But for the scoring of labelled positions, whose number is another in each batch, and what has lists of tensors.
+    assert calls["_Record"] < 10
+    assert calls["Replay"] < 6
+
+
+def test_batches_of_two_shapes_in_turn_are_both_recalled(monkeypatch):
+    model = tower(lambda self, x: self.two(self.one(x).relu()))
+    sift = Sift(model, exit_layer=1)
+    calls = looked_at(monkeypatch)
+    for step in range(8):
+        if step == 6:
+            calls.clear()
+        sift(**inputs(step, width=4 + step % 2)).backward()
+    assert calls == {"Replay": 2}  # the operation after the exit, with which sharing ends
+
+
+def test_what_was_learnt_is_forgotten_before_it_takes_too_much_memory(monkeypatch):
+    monkeypatch.setattr("gsgd.sift.trace.MOST", 7)
+    block = tower(lambda self, x: self.two(self.one(x).relu()))
+    follow(block, *(inputs(seed, width=4 + seed) for seed in range(4)), share=True)
+    sift = Sift(block, exit_layer=1)
+    for seed in range(4):
+        sift(**inputs(seed)).backward()
+        assert 0 < len(sift._trust.known) <= 7
+
+
+class Scaled(Tower):
+    """Whose first block heeds numbers, a buffer, a flag, and weights that tests put others in place of."""
+
+    def __init__(self):
+        super().__init__(Scaled.scaled)
+        self.scale, self.power, self.flag = 2.0, 2, True
+        self.register_buffer("rows", torch.ones(8, 1, 1))
+        self.register_buffer("shift", torch.ones(6))
+
+    def scaled(self, x):
+        h = self.norm(self.one(x) * self.scale + self.shift).pow(self.power)
+        return self.two(h.clamp(min=0.0) if self.flag else h) + self.memory
+
+
+def put(name, value):
+    return lambda model: setattr(model, name, value)
+
+
+def another_weight(model):
+    model.one.weight = nn.Parameter(model.one.weight.detach() * 2)
+
+
+def other_data(model):
+    model.one.weight.data = model.one.weight.detach() * 2
+
+
+def frozen(model):
+    model.one.requires_grad_(False)
+
+
+def tied_weights(model):
+    model.two.weight = model.one.weight
+
+
+def stored_otherwise(model):
+    model.one.weight.data = model.one.weight.detach().t().contiguous().t()
+
+
+def in_place(change):
+    def changed(model):
+        with torch.no_grad():
+            change(model)
+
+    return changed
+
+
+CHANGES = {
+    "a number": put("scale", 3.0),
+    "a number of another type": put("scale", torch.tensor(3.0, dtype=torch.float64)),
+    "a power": put("power", 3),
+    "a flag": put("flag", False),
+    "a layer's setting": lambda model: setattr(model.norm, "eps", 0.5),
+    "a weight in place": in_place(lambda model: model.one.weight.mul_(2)),
+    "another weight": another_weight,
+    "a weight's data": other_data,
+    "a weight's strides": stored_otherwise,
+    "a weight for another": tied_weights,
+    "a buffer in place": in_place(lambda model: model.shift.add_(1)),
+    "a buffer of other sizes": lambda model: setattr(model, "shift", torch.full((4, 6), 2.0, dtype=torch.float64)),
+    "a buffer by rows": lambda model: setattr(model, "shift", torch.full((1, 1, 6), 2.0, dtype=torch.float64)),
+    "a layer": lambda model: setattr(model, "norm", nn.Identity()),
+    "frozen weights": frozen,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("at", [1, 3, 4, 7])
+def test_what_changes_between_steps_is_seen(change, at):
+    """Whether what was learnt before is of one pass, of both, or used already."""
+    torch.manual_seed(0)
+    model = Scaled().double().train()
+
+    def changed(model, number):
+        if number == at:
+            change(model)
+
+    follow(model, *(inputs(seed) for seed in range(5)), change=changed)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 5])
+def test_a_constant_that_is_no_longer_the_same_for_all_rows(at):
+    """Its entries were looked at to tell, and are others now: what was found so is not remembered."""
+    model = tower(lambda self, x: self.two(self.one(x) + torch.arange(len(x))[:, None, None] * self.shift))
+    model.register_buffer("shift", torch.zeros(1, dtype=torch.float64))
+
+    def changed(model, number):
+        if number == at:
+            model.shift.fill_(1.0)
+
+    follow(model, *(inputs(seed) for seed in range(4)), change=changed)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 5])
+def test_scoring_that_changes_while_training_does_not(at):
+    model = tower(lambda self, x: self.two(self.one(x) * (2.0 if torch.is_grad_enabled() else self.scoring)))
+
+    def changed(model, number):
+        model.scoring = 2.0 if number < at else 3.0
+
+    follow(model, *(inputs(seed) for seed in range(4)), change=changed)
+
+
+def written_from_neighbours(self, x):
+    h = self.one(x)
+    h[:, 0] = h.roll(1, self.dim)[:, 1]
+    return self.two(h)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 5])
+@pytest.mark.parametrize("first", [0, 1])
+def test_what_is_written_into_rows_comes_from_other_rows_only_in_some_steps(first, at):
+    """Who reads the whole of it sees no other call than before."""
+
+    def changed(model, number):
+        model.dim = first if number < at else 1 - first
+
+    follow(tower(written_from_neighbours), *(inputs(seed) for seed in range(4)), change=changed)
+
+
+def test_what_no_longer_mixes_rows_is_shared_again():
+    model = tower(written_from_neighbours)
+    sift, counts = Sift(model, exit_layer=1), []
+    for step in range(6):
+        model.dim = int(step > 2)
+        rows = sift.choose(inputs(step))
+        with Computed() as computed:
+            sift.forward_kept(rows)
+        counts.append(computed.calls["addmm"])
+    # Of five products the block's second and the early head's; its first is written to.
+    assert (counts[2], counts[-1]) == (5, 3)
+
+
+def test_branches_taken_in_turn():
+    def block(self, x):
+        h = self.one(x)
+        h = h.relu() if float(x.detach().sum()) > 0 else h.tanh() * 2
+        return self.two(h)
+
+    # One row decides, so that gross batch and kept rows may differ, too.
+    batches = [inputs(seed) for seed in range(6)]
+    for number, batch in enumerate(batches):
+        batch["x"] = batch["x"] * 0.1 + (1.0 if number % 3 else -1.0)
+    follow(tower(block), *batches)
 
 
 # ---- draws ----
