@@ -142,3 +142,20 @@ def test_lists_of_tensors_and_tensors_in_options_are_not_remembered():
         return torch.mul(x, 2, out=torch.empty(3, 4))
 
     assert recalled(into, into) == [False]
+
+
+def test_what_batchnorm_normalises_by_is_another_tensor_each_time_but_always_given():
+    def block(which):
+        def run(x):
+            own = x.mean(0)
+            statistics = {"given": WEIGHT, "own": own}[which]
+            with torch.no_grad():
+                return torch.native_batch_norm(x, None, None, statistics, statistics, False, 0.1, 1e-5)
+
+        return run
+
+    assert recalled(block("given"), block("given"))[-1]
+    assert not recalled(block("given"), block("own"))[-1]
+    assert not recalled(block("own"), block("given"))[-1]
+    plain = recalled(lambda x: x.mul(WEIGHT), lambda x: x.mul(torch.full((4,), 2.0)))
+    assert plain == [False]
