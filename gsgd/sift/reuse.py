@@ -26,8 +26,8 @@ What makes it safe:
 - Random operations whose draws cannot be cut into rows (attention with dropout inside a fused kernel) end it, too, and
   so does activation checkpointing, which would draw again in the backward pass.
 
-To find all this out takes Python longer than a small operation takes; what was found is kept for the next pass, and holds
-there as long as nothing is different that it rests on (`gsgd.sift.known`).
+To find all this out takes Python longer than a small operation takes; what was found is kept for the next pass, and
+holds there as long as nothing is different that it rests on (`gsgd.sift.known`).
 
 What it cannot see are weights changed behind autograd's back (`.data`, NumPy) between the two passes.
 
