@@ -14,7 +14,8 @@ from torch import nn
 
 from gsgd.sift import Sift
 from gsgd.sift.diagnosis import Diagnosis
-from gsgd.sift.exits import check_exit_layer, count_exits, innermost, unwrap
+from gsgd.sift.exits import check_exit_layer, count_exits
+from gsgd.sift.wrappers import innermost, unwrap
 from training.budget import parse_budget, steps_within
 from training.config import Config
 from training.costs import measure_costs

@@ -10,7 +10,7 @@ from typing import Any
 
 from gsgd.results import write_table
 from gsgd.sift import Sift
-from gsgd.sift.meters import Reading
+from gsgd.sift.readings import Reading
 from training.records import read_table
 from training.settings import TrainingSettings
 
@@ -23,7 +23,7 @@ class Metered:
 
     Attributes:
         method, seed: which run it is.
-        reading: see `gsgd.sift.meters.Reading`.
+        reading: see `gsgd.sift.readings.Reading`.
         meter_s: seconds that readings took since the run's start, this one included, on the device's clock of rank 0.
     """
 

@@ -17,10 +17,11 @@ from transformers import get_constant_schedule_with_warmup, get_linear_schedule_
 
 from gsgd import scores
 from gsgd.sift import AutoExit, Selection, Sift
-from gsgd.sift.counters import Stopwatch
-from gsgd.sift.exits import count_exits, innermost, unwrap
-from gsgd.sift.meters import read_batch
+from gsgd.sift.exits import count_exits
+from gsgd.sift.readings import read_batch
 from gsgd.sift.scoring import IGNORED, positions_only
+from gsgd.sift.timing import Stopwatch
+from gsgd.sift.wrappers import innermost, unwrap
 from training.config import Config
 from training.order import Order
 from training.settings import TrainingSettings, parse_method

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gsgd.sift.exits import every_module
+from gsgd.sift.wrappers import every_module
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from gsgd.sift.alignment import Bench, left_alone
+from gsgd.intervals import fieller, mean_half_width, median_interval
 from gsgd.sift.batch import batch_size
-from gsgd.sift.exchange import Ranks
-from gsgd.sift.exits import check_exit_layer, count_exits, is_sharded, unwrap
-from gsgd.sift.intervals import fieller, mean_half_width, median_interval
-from gsgd.sift.meters import Reading, read_batch
+from gsgd.sift.exits import check_exit_layer, count_exits
+from gsgd.sift.ranks import Ranks
+from gsgd.sift.readings import Reading, read_batch
+from gsgd.sift.step_trials import Bench, left_alone
+from gsgd.sift.wrappers import is_sharded, unwrap
 
 if TYPE_CHECKING:
     from gsgd.sift.engine import Sift

@@ -21,16 +21,17 @@ from torch import Tensor, nn
 
 from gsgd.selectors import Selector, select_random, select_top_k
 from gsgd.sift import scoring
-from gsgd.sift.auto import AutoExit, exit_for, moved
 from gsgd.sift.batch import batch_size, take_rows
-from gsgd.sift.counters import Elapsed, Totals
 from gsgd.sift.diagnosis import Diagnosis, diagnose
-from gsgd.sift.exchange import Ranks, exchange_rows
-from gsgd.sift.exits import count_exits, innermost, is_sharded, unwrap
-from gsgd.sift.meters import Reading, read_batch
-from gsgd.sift.reuse import Recording, Trust, say_once
+from gsgd.sift.exits import count_exits
+from gsgd.sift.moving_exit import AutoExit, exit_for, moved
+from gsgd.sift.ranks import Ranks, exchange_rows
+from gsgd.sift.readings import Reading, read_batch
 from gsgd.sift.schedule import Schedule
-from gsgd.sift.sharing import Shared, two_passes_because
+from gsgd.sift.shared_forward.recording import Findings, Recording, say_once
+from gsgd.sift.shared_forward.sharing import Shared, two_passes_because
+from gsgd.sift.timing import Elapsed, Totals
+from gsgd.sift.wrappers import innermost, is_sharded, unwrap
 
 logger = logging.getLogger(__name__)
 
@@ -96,16 +97,16 @@ class Sift:
             Raising on one of several ranks ends the job, as any exception does: the others wait for it in their
             backward pass until the launcher ends them, so do not catch it there.
         score_batch_size: score at most so many rows at a time, which bounds memory; None for all at once.
-        reuse: let the training pass take from the scoring pass what both compute (`gsgd.sift.reuse`), where that is
-            exact; elsewhere two passes are made, and a warning says once why.
+        reuse: let the training pass take from the scoring pass what both compute (`gsgd.sift.shared_forward`), where
+            that is exact; elsewhere two passes are made, and a warning says once why.
         batchnorm: what BatchNorm normalises the kept rows by, up to the exit: "kept", their own statistics, where
             sharing ends at the first BatchNorm; or "gross", those of the gross batch, constants in the backward pass.
         auto: what `exit_layer="auto"` holds to (`AutoExit`), None for its defaults. The attribute `auto` then has the
             moves, as `history`. What it measures is part of `selection_s`.
         meter_every: every so many steps that select, from the first of them on, `choose` measures on the gross batch
-            how well the scores stand in for exact losses (`gsgd.sift.meters`) and appends the `Reading` to `readings`;
-            0 for never. Weights, draws and counts are bit for bit those of a run without. A reading costs about a
-            forward pass of the model and one up to the exit, on the gross batch; `meter_s` tells.
+            how well the scores stand in for exact losses (`gsgd.sift.readings`) and appends the `Reading` to
+            `readings`; 0 for never. Weights, draws and counts are bit for bit those of a run without. A reading costs
+            about a forward pass of the model and one up to the exit, on the gross batch; `meter_s` tells.
         seed: for rules that draw; ranks draw differently.
 
     Raises:
@@ -188,7 +189,7 @@ class Sift:
         self._shared: Shared | None = None
         # A trainer that selects all micro-batches of a step before it trains on the first of them says so.
         self.holds_window = False
-        self._trust = Trust()
+        self._trust = Findings()
         # Ranks that select together must draw alike, others must not.
         self.generator = torch.Generator().manual_seed(seed if self.ranks.together else seed + self.ranks.rank)
 

@@ -10,17 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from gsgd import scores
-from gsgd.sift.exits import (
-    EarlyExit,
-    checkpoints_activations,
-    every_module,
-    exit_view,
-    find_layers,
-    innermost,
-    is_sharded,
-)
-from gsgd.sift.reuse import Recording
-from gsgd.sift.tail import Labelled
+from gsgd.sift.exits import EarlyExit, exit_view, find_layers
+from gsgd.sift.shared_forward.labelled_positions import Labelled
+from gsgd.sift.shared_forward.recording import Recording
+from gsgd.sift.wrappers import checkpoints_activations, every_module, innermost, is_sharded
 
 Score = Callable[[Tensor, Tensor], Tensor]
 IGNORED = -100
@@ -58,7 +51,7 @@ def score_rows(
         mode: "train", "eval", or "frozen-batchnorm"; in each of them the running statistics of BatchNorm stay.
         causal: whether position t predicts label t + 1.
         recording: takes down what the layers compute, for the training pass; what the scores do not need of the exit
-            layer is then left out (`gsgd.sift.tail`).
+            layer is then left out (`gsgd.sift.shared_forward.labelled_positions`).
 
     Returns:
         (B,), float32 or float64, on the logits' device.

@@ -27,14 +27,15 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from gsgd.selectors import Selector, select_top_k
 from gsgd.sift import scoring
-from gsgd.sift.auto import AutoExit
 from gsgd.sift.batch import batch_size, take_rows
 from gsgd.sift.checkpoints import STAGING, last_complete_checkpoint, publish, what_is_missing
 from gsgd.sift.collator import MaskingCollator, WatchedCollator, own_generator, warn_not_resumable
-from gsgd.sift.counters import Stopwatch
 from gsgd.sift.engine import Selection, Sift
-from gsgd.sift.exits import EarlyExit, exit_view, innermost, unwrap
-from gsgd.sift.step_meters import StepMeters
+from gsgd.sift.exits import EarlyExit, exit_view
+from gsgd.sift.moving_exit import AutoExit
+from gsgd.sift.timing import Stopwatch
+from gsgd.sift.trainer_log import StepMeters
+from gsgd.sift.wrappers import innermost, unwrap
 
 logger = logging.getLogger(__name__)
 

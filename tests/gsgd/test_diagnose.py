@@ -123,7 +123,7 @@ def test_the_tables_hold_the_numbers():
 
 def test_the_numbers_of_a_reading_are_the_meters():
     pytest.importorskip("torch")
-    from gsgd.sift.meters import Reading
+    from gsgd.sift.readings import Reading
 
     assert tuple(field.name for field in dataclasses.fields(Reading)) == live.MEASURED
 

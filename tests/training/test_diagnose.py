@@ -9,7 +9,7 @@ pytest.importorskip("torch")
 import torch
 
 import training.diagnose as diagnoses
-from gsgd.sift.meters import read_batch
+from gsgd.sift.readings import read_batch
 from training.diagnose import diagnose_config, load_weights
 from training.order import Order
 from training.training import Training, build_sift

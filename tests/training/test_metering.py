@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 import training.run as runs
-from gsgd.sift.meters import Reading
+from gsgd.sift.readings import Reading
 from training.compare import compare, parse_contender
 from training.display import Display
 from training.metering import Metered, MeterLog, read_meters, write_meters

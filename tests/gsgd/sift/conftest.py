@@ -42,7 +42,7 @@ def _one_thread():
 def _torchs_own_draws(request, monkeypatch):
     """Scoring draws masks by torch's own operation, so that a reference from the same seed has the same ones."""
     if not request.module.__name__.endswith("test_draws"):
-        monkeypatch.setattr("gsgd.sift.ways.is_slow_draw", lambda *_: False)
+        monkeypatch.setattr("gsgd.sift.shared_forward.execution.is_slow_draw", lambda *_: False)
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,8 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from gsgd.sift import Sift, reuse
+from gsgd.sift import Sift
+from gsgd.sift.shared_forward import recording as recording_module
 
 RANKS = 2
 CLASSES = 5
@@ -274,8 +275,8 @@ def sharded_models_make_two_passes(rank):
     said = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
-    reuse.say_once.cache_clear()
-    logging.getLogger("gsgd.sift.reuse").addHandler(handler)
+    recording_module.say_once.cache_clear()
+    logging.getLogger("gsgd.sift.shared_forward.recording").addHandler(handler)
     try:
         for shard in (fsdp1, fsdp2):
             model = masked_lm()
@@ -284,7 +285,7 @@ def sharded_models_make_two_passes(rank):
                 sift.choose(text_of(rank, step))
                 assert sift.recorded_bytes == 0
     finally:
-        logging.getLogger("gsgd.sift.reuse").removeHandler(handler)
+        logging.getLogger("gsgd.sift.shared_forward.recording").removeHandler(handler)
     assert len(said) == 1, said
     assert "two passes: FSDP gathers weights anew" in said[0]
 

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from gsgd.sift import Sift  # noqa: E402
-from gsgd.sift import reuse as reuse_module  # noqa: E402
+from gsgd.sift.shared_forward import recording as reuse_module  # noqa: E402
 from training.resnet import EarlyExitResNet  # noqa: E402
 
 KINDS = nn.modules.batchnorm._BatchNorm
@@ -126,8 +126,11 @@ class Computed(TorchDispatchMode):
 @pytest.fixture
 def warnings_said(caplog):
     reuse_module.say_once.cache_clear()
-    caplog.set_level(logging.WARNING, logger="gsgd.sift.reuse")
-    return lambda: [record.getMessage() for record in caplog.records if record.name == "gsgd.sift.reuse"]
+    name = "gsgd.sift.shared_forward.recording"
+    caplog.set_level(logging.WARNING, logger=name)
+    return lambda: [
+        record.getMessage() for record in caplog.records if record.name == "gsgd.sift.shared_forward.recording"
+    ]
 
 
 def follow(model, batches, exit_layer=1, tolerance=1e-11, **options):

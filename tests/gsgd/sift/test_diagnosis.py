@@ -15,8 +15,8 @@ from torch import nn  # noqa: E402
 from torch.nn.functional import cross_entropy  # noqa: E402
 
 from gsgd.sift import Sift, diagnosis  # noqa: E402
-from gsgd.sift.exchange import Ranks  # noqa: E402
-from gsgd.sift.meters import Reading, read_batch  # noqa: E402
+from gsgd.sift.ranks import Ranks  # noqa: E402
+from gsgd.sift.readings import Reading, read_batch  # noqa: E402
 
 FEATURES = 6
 
@@ -88,11 +88,11 @@ def clock(monkeypatch):
         def __exit__(self, *_):
             self.seconds = now[0] - self.begin
 
-    monkeypatch.setattr("gsgd.sift.alignment.Stopwatch", Watch)
+    monkeypatch.setattr("gsgd.sift.step_trials.Stopwatch", Watch)
     return now
 
 
-# ---- Known answers ----
+# ---- CachedOperation answers ----
 
 
 def test_identical_layers_agree(build, make_batch):

@@ -11,7 +11,8 @@ transformers = pytest.importorskip("transformers")
 from torch import nn  # noqa: E402
 
 from gsgd.sift import EarlyExit, count_exits, exit_view  # noqa: E402
-from gsgd.sift.exits import find_layers, unwrap  # noqa: E402
+from gsgd.sift.exits import find_layers  # noqa: E402
+from gsgd.sift.wrappers import unwrap  # noqa: E402
 
 EXITS = range(1, 5)
 

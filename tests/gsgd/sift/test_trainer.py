@@ -429,7 +429,7 @@ def test_what_each_timer_covers(build, train, make_batch, monkeypatch):
     pass, 16 an optimizer step, 1000 an evaluation or a checkpoint. Hooks sit on a layer that scoring does not reach.
     """
     now = [0.0]
-    monkeypatch.setattr("gsgd.sift.counters.time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr("gsgd.sift.timing.time", types.SimpleNamespace(perf_counter=lambda: now[0]))
 
     def go_on(seconds):
         now[0] += seconds

@@ -1,6 +1,6 @@
 """The shared forward against two plain passes with the same draws, written out here.
 
-The reference never sees `gsgd.sift.reuse`: it scores with a copy of the model cut by hand, takes down what dropout
+The reference never sees the shared forward: it scores with a copy of the model cut by hand, takes down what dropout
 draws in the layers up to the exit, and trains on the kept rows with those rows of the draws. Sift starts from the same
 seed.
 """
@@ -26,8 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from gsgd.sift import Sift  # noqa: E402
-from gsgd.sift import reuse as reuse_module  # noqa: E402
-from gsgd.sift.trace import Trace  # noqa: E402
+from gsgd.sift.shared_forward import recording as reuse_module  # noqa: E402
+from gsgd.sift.shared_forward.operation_tracker import OperationTracker  # noqa: E402
 
 # ---- the reference ----
 
@@ -124,8 +124,11 @@ def two_passes(truncated, row_scores, stack_of):
 def warnings_said(caplog):
     """What was logged in the test, though other tests may have had it logged before."""
     reuse_module.say_once.cache_clear()
-    caplog.set_level(logging.WARNING, logger="gsgd.sift.reuse")
-    return lambda: [record.getMessage() for record in caplog.records if record.name == "gsgd.sift.reuse"]
+    name = "gsgd.sift.shared_forward.recording"
+    caplog.set_level(logging.WARNING, logger=name)
+    return lambda: [
+        record.getMessage() for record in caplog.records if record.name == "gsgd.sift.shared_forward.recording"
+    ]
 
 
 class Computed(TorchDispatchMode):
@@ -910,7 +913,7 @@ def test_operations_in_place_views_and_weights_used_twice(block):
 
 def test_a_first_batch_that_cannot_be_cut_does_not_count_as_checked(monkeypatch, warnings_said):
     """The comparison of the first replay, on its own: an operation that is wrongly held to go by rows is found."""
-    from gsgd.sift import rows
+    from gsgd.sift.shared_forward import row_structure as rows
 
     monkeypatch.setattr(rows, "_RESHAPING", rows._RESHAPING | {torch.ops.aten.flip})
     model = tower(reversed_rows)
@@ -944,13 +947,13 @@ def test_tensors_with_operations_of_their_own_are_left_alone(warnings_said):
 
 def looked_at(monkeypatch):
     """Which operations are looked into anew, by pass."""
-    calls, look = collections.Counter(), Trace.look
+    calls, look = collections.Counter(), OperationTracker.look
 
     def counted(self, facts, args, kwargs):
         calls[type(self).__name__] += 1
         return look(self, facts, args, kwargs)
 
-    monkeypatch.setattr(Trace, "look", counted)
+    monkeypatch.setattr(OperationTracker, "look", counted)
     return calls
 
 
@@ -982,7 +985,7 @@ def test_batches_of_two_shapes_in_turn_are_both_recalled(monkeypatch):
 
 
 def test_what_was_learnt_is_forgotten_before_it_takes_too_much_memory(monkeypatch):
-    monkeypatch.setattr("gsgd.sift.trace.MOST", 7)
+    monkeypatch.setattr("gsgd.sift.shared_forward.operation_tracker.MOST", 7)
     block = tower(lambda self, x: self.two(self.one(x).relu()))
     follow(block, *(inputs(seed, width=4 + seed) for seed in range(4)), share=True)
     sift = Sift(block, exit_layer=1)

@@ -12,17 +12,16 @@ from torch import Tensor, nn
 
 from gsgd.sift import scoring
 from gsgd.sift.batchnorm import gross_statistics
-from gsgd.sift.exits import (
-    EarlyExit,
+from gsgd.sift.exits import EarlyExit, find_layers
+from gsgd.sift.shared_forward.recording import Recording
+from gsgd.sift.wrappers import (
     any_fsdp,
     checkpoints_activations,
     every_module,
-    find_layers,
     innermost,
     is_compiled,
     is_itself_compiled,
 )
-from gsgd.sift.reuse import Recording
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from gsgd.sift.counters import Stopwatch, Totals  # noqa: E402
+from gsgd.sift.timing import Stopwatch, Totals  # noqa: E402
 
 
 def test_a_stopwatch_measures_its_block_only():

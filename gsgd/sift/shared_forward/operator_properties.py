@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gsgd.sift.rows import ATTENTION, BATCHNORM, COSTLY, SOFTMAX, parameters, tensors_in
+from gsgd.sift.shared_forward.row_structure import ATTENTION, BATCHNORM, COSTLY, SOFTMAX, parameters, tensors_in
 
 aten = torch.ops.aten
 
@@ -22,7 +22,7 @@ _BY_ENTRIES = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output, 
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class OperatorProperties:
     """What is always so of an operation; looked up once, because hashing one takes as long as the rest.
 
     Attributes:
@@ -30,7 +30,7 @@ class Facts:
         names, defaults: of its parameters.
         writes: names of the parameters that it changes.
         random: whether it draws; fused attention does only if its arguments say so, which is not looked at here.
-        batchnorm, attention, softmax, costly: see `gsgd.sift.rows`.
+        batchnorm, attention, softmax, costly: see `gsgd.sift.shared_forward.row_structure`.
         transparent, made_by_size: see _TRANSPARENT and _MADE_BY_SIZE.
         reshapes: whether it changes the shape or the strides of its first argument itself.
         restrides: whether it may do so without any entry changing its place.
@@ -66,7 +66,7 @@ class Facts:
         return list(tensors_in([named[name] for name in self.writes]))
 
 
-def facts_of(function: Any) -> Facts:
+def properties_of(function: Any) -> OperatorProperties:
     """What is always so of it."""
     known = _FACTS.get(id(function))
     if known is None:
@@ -74,13 +74,13 @@ def facts_of(function: Any) -> Facts:
     return known
 
 
-_FACTS: dict[int, Facts] = {}
+_FACTS: dict[int, OperatorProperties] = {}
 """By `id`, since torch keeps its operations for good."""
 
 
-def _facts(function: Any) -> Facts:
+def _facts(function: Any) -> OperatorProperties:
     packet = function.overloadpacket
-    return Facts(
+    return OperatorProperties(
         number=id(function),
         names=tuple(name for name, _, _ in parameters(function)),
         defaults={name: default for name, default, _ in parameters(function)},

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from gsgd.sift.facts import facts_of
-from gsgd.sift.trace import Call, Segment, Source, Step, of_batch
+from gsgd.sift.shared_forward.operation_tracker import Call, Segment, Source, Step, of_batch
+from gsgd.sift.shared_forward.operator_properties import properties_of
 
 aten = torch.ops.aten
 
@@ -16,7 +16,7 @@ _ABOUT_A_MASK = frozenset({aten.all, aten.any, aten.sum, aten.eq, aten.ne, aten.
 _SIZES = frozenset({"size", "shape", "repeats"})
 
 
-class Likeness:
+class OperationComparison:
     """Compares operation by operation.
 
     Args:
@@ -45,7 +45,7 @@ class Likeness:
         if call.finding is not None and call.finding is recorded.known:
             return None  # found last time
         function, names = call.function, list(recorded.arguments)
-        if call.facts.batchnorm and facts_of(recorded.function).batchnorm:
+        if call.facts.batchnorm and properties_of(recorded.function).batchnorm:
             if call.named.get("training", True):
                 return "BatchNorm normalises the kept rows by their own statistics"
             names = ["input", "weight", "bias"]  # one of them takes its statistics as arguments

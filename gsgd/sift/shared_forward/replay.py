@@ -1,4 +1,4 @@
-"""The training pass on kept rows: operations hand out rows of what the scoring pass recorded; see `gsgd.sift.reuse`."""
+"""The training pass on kept rows: operations hand out rows of what the scoring pass recorded; see `recording`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gsgd.sift.likeness import Likeness
-from gsgd.sift.rows import VIEWS, cut
-from gsgd.sift.trace import Call, Held, Segment, Source, Step, Trace, address, as_tuple
+from gsgd.sift.shared_forward.comparison import OperationComparison
+from gsgd.sift.shared_forward.operation_tracker import (
+    Call,
+    Held,
+    OperationTracker,
+    Segment,
+    Source,
+    Step,
+    address,
+    as_tuple,
+)
+from gsgd.sift.shared_forward.row_structure import VIEWS, cut
 
 if TYPE_CHECKING:
-    from gsgd.sift.reuse import Recording
+    from gsgd.sift.shared_forward.recording import Recording
 
 aten = torch.ops.aten
 
@@ -22,7 +31,7 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2, to
 """Of the first replay's comparison, relative to the largest entry: rounding passes, other rows do not."""
 
 
-class Replay(Trace):
+class Replay(OperationTracker):
     """Follows the training pass.
 
     Args:
@@ -43,7 +52,7 @@ class Replay(Trace):
     def begin(self, segment: int, indices: Tensor) -> None:
         self.segment, self.position, self.indices = segment, 0, indices
         segments = self.recording.segments or [Segment(0)]
-        self.likeness = Likeness(self.inputs, segments, segment, len(indices))
+        self.likeness = OperationComparison(self.inputs, segments, segment, len(indices))
         self.sizes = segments[segment].rows, len(indices)
 
     def hold(self, value: Tensor, version: int | None, source: Source) -> Source:

@@ -19,8 +19,8 @@ transformers = pytest.importorskip("transformers")
 from torch import nn  # noqa: E402
 
 from gsgd import scores as gsgd_scores  # noqa: E402
-from gsgd.sift import Sift, engine, meters  # noqa: E402
-from gsgd.sift.meters import Reading, read, read_batch  # noqa: E402
+from gsgd.sift import Sift, engine, readings  # noqa: E402
+from gsgd.sift.readings import Reading, read, read_batch  # noqa: E402
 from training.resnet import EarlyExitResNet  # noqa: E402
 
 LEAST = float(torch.finfo(torch.float32).min)
@@ -215,7 +215,24 @@ def test_the_smallest_numbers_there_are():
     with np.errstate(all="raise"):
         found = read([5e-324, 1.0, 1e300], [1e300, 1.0, 5e-324], kept=1)
     assert found.sigma == pytest.approx(statistics.stdev([math.log(5e-324) - math.log(1e300), 0.0, 1435.217]), rel=1e-5)
-    assert math.isfinite(found.margin_correlation)
+    assert found.margin_correlation == pytest.approx(-1 / 2, rel=1e-12)  # of (0, 0, -1e300) and (-1e300, 0, 0)
+
+
+def test_no_processors_underflow_is_an_error(monkeypatch):
+    """Whether expm1 of the smallest losses counts as an underflow depends on which of its loops NumPy runs."""
+    exact = np.expm1
+
+    def underflowing(numbers):
+        assert np.float64(5e-324) * np.float64(0.5) == 0
+        return exact(numbers)
+
+    monkeypatch.setattr(np, "expm1", underflowing)
+    losses = [5e-324, 1e-310, 2e-308, 1e-200, 1.0, 40.0]
+    scores = [losses[row] for row in (1, 0, 5, 3, 2, 4)]
+    with np.errstate(all="raise"):
+        found = read(scores, losses, kept=3).margin_correlation
+    one, two = ([margin(loss) for loss in column] for column in (scores, losses))
+    assert found == pytest.approx(statistics.correlation(one, two), rel=1e-12)
 
 
 def test_one_row():
@@ -367,7 +384,7 @@ def watch_columns(sift, batch, **options):
     """(scores, losses) that a reading of the batch is of."""
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(meters, "read", lambda scores, losses, **_: seen.append((scores, losses)))
+        patch.setattr(readings, "read", lambda scores, losses, **_: seen.append((scores, losses)))
         read_batch(sift, batch, **options)
     return seen[0]
 
@@ -621,7 +638,7 @@ def test_the_state_of_an_engine_without_meters_loads():
 def test_seconds_are_the_meters_own(monkeypatch):
     """A clock that stands still but for readings, of 100 s, and scoring, of 1 s."""
     now = [0.0]
-    monkeypatch.setattr("gsgd.sift.counters.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("gsgd.sift.timing.time.perf_counter", lambda: now[0])
     scoring = engine.scoring.score_rows
 
     def slowly(what, seconds):

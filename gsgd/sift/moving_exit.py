@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gsgd.sift.exits import check_exit_layer, count_exits
-from gsgd.sift.meters import read_batch
+from gsgd.sift.readings import read_batch
 
 if TYPE_CHECKING:
     from gsgd.sift.engine import Sift

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from gsgd.sift.batch import batch_size, take_rows
-from gsgd.sift.counters import Stopwatch, Totals
-from gsgd.sift.exits import unwrap
-from gsgd.sift.reuse import Trust
 from gsgd.sift.schedule import Schedule
+from gsgd.sift.shared_forward.recording import Findings
+from gsgd.sift.timing import Stopwatch, Totals
+from gsgd.sift.wrappers import unwrap
 
 if TYPE_CHECKING:
     from gsgd.sift.engine import Sift
@@ -109,7 +109,7 @@ def _probe(sift: Sift, exit_layer: int, generator: torch.Generator) -> Sift:
     probe = copy.copy(sift)
     probe.exit_layer, probe.schedule, probe.accumulation_steps = exit_layer, Schedule(), 1
     probe.calls, probe.totals, probe.last, probe.generator = 0, Totals(), None, generator
-    probe._shared, probe._trust, probe.auto, probe.meter_every = None, Trust(), None, 0
+    probe._shared, probe._trust, probe.auto, probe.meter_every = None, Findings(), None, 0
     return probe
 
 

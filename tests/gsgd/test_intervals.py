@@ -9,7 +9,7 @@ from scipy.stats import ttest_1samp
 
 pytest.importorskip("torch")
 
-from gsgd.sift.intervals import fieller, mean_half_width, median_interval
+from gsgd.intervals import fieller, mean_half_width, median_interval
 
 
 def test_mean():

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from gsgd.sift.convolutions import as_product, is_one_product
-from gsgd.sift.draws import bernoulli_, is_slow_draw
-from gsgd.sift.trace import Call
+from gsgd.sift.shared_forward.convolutions import as_product, is_one_product
+from gsgd.sift.shared_forward.fast_dropout import bernoulli_, is_slow_draw
+from gsgd.sift.shared_forward.operation_tracker import Call
 
 aten = torch.ops.aten
 

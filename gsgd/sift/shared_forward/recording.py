@@ -1,6 +1,6 @@
 """One forward pass for scoring and training: the kept rows take what the gross batch has already computed.
 
-    recording = Recording(Trust())
+    recording = Recording(Findings())
     with recording.record(gross, rows=16):     # scoring, without gradients
         ...
     with recording.replay(kept, indices):      # training on the kept rows, under autograd
@@ -19,7 +19,7 @@ What makes it safe:
   Replaying compares operation by operation: another function, argument, weight, version of a weight, or data flow ends
   the sharing there, and the pass goes on by computing. So a model whose control flow differs between the two passes,
   or whose weights changed between them, is no danger.
-- Only what is made row by row is handed out, as `gsgd.sift.rows` judges by the operations, never by the data. What
+- Only what is made row by row is handed out, as `row_structure` judges by the operations, never by the data. What
   follows a mean over the batch, say, is computed in both passes.
 - As a second check, the first replay of an operation computes it as well and holds it against its rows. That shows
   what depends on the number of rows alone, such as a division by it.
@@ -27,7 +27,7 @@ What makes it safe:
   so does activation checkpointing, which would draw again in the backward pass.
 
 To find all this out takes Python longer than a small operation takes; what was found is kept for the next pass, and
-holds there as long as nothing is different that it rests on (`gsgd.sift.known`).
+holds there as long as nothing is different that it rests on (`gsgd.sift.shared_forward.operation_cache`).
 
 What it cannot see are weights changed behind autograd's back (`.data`, NumPy) between the two passes.
 
@@ -35,8 +35,8 @@ Memory: the sum of the recorded outputs' sizes for the gross batch, until the tr
 `keep` times that for the rows handed out, which autograd would have saved for the most part anyway. Of a BERT layer
 with B rows of T tokens, width H, F in the middle, A heads, and dropout these are B T (8 H + F + 2 A T) numbers:
 products 6 H + F, masks 2 H + A T, softmax A T. Products that only softmax reads are not kept, and of the exit layer
-nothing but masks behind its attention (`gsgd.sift.tail`). `score_batch_size` bounds the memory of scoring: then there
-are two passes.
+nothing but masks behind its attention (`labelled_positions`). `score_batch_size` bounds the memory of scoring: then
+there are two passes.
 """
 
 from __future__ import annotations
@@ -55,10 +55,25 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gsgd.sift.batchnorm import Statistics
-from gsgd.sift.facts import facts_of
-from gsgd.sift.known import Known
-from gsgd.sift.replay import Replay
-from gsgd.sift.rows import (
+from gsgd.sift.shared_forward.execution import is_cheap, way_of
+from gsgd.sift.shared_forward.labelled_positions import Labelled, at_positions, products_by_position
+from gsgd.sift.shared_forward.operation_cache import CachedOperation
+from gsgd.sift.shared_forward.operation_tracker import (
+    Call,
+    Held,
+    OperationTracker,
+    Segment,
+    Source,
+    Step,
+    StorageReference,
+    address,
+    alive,
+    as_tuple,
+    storage_of,
+)
+from gsgd.sift.shared_forward.operator_properties import properties_of
+from gsgd.sift.shared_forward.replay import Replay
+from gsgd.sift.shared_forward.row_structure import (
     VIEWS,
     Kind,
     is_cuttable,
@@ -66,21 +81,6 @@ from gsgd.sift.rows import (
     row_axis,
     tensors_in,
 )
-from gsgd.sift.tail import Labelled, at_positions, products_by_position
-from gsgd.sift.trace import (
-    Call,
-    Held,
-    Segment,
-    Source,
-    Step,
-    StorageReference,
-    Trace,
-    address,
-    alive,
-    as_tuple,
-    storage_of,
-)
-from gsgd.sift.ways import is_cheap, way_of
 
 logger = logging.getLogger(__name__)
 aten = torch.ops.aten
@@ -90,16 +90,16 @@ _SMALL = 2**16
 
 
 @dataclass
-class Trust:
+class Findings:
     """What replays found out about operations, each told by the sequence of operations up to it."""
 
     checked: set[int] = field(default_factory=set)
     mixing: set[int] = field(default_factory=set)
     by_position: set[int] = field(default_factory=set)
-    """Products that scoring needs at labelled positions only, see `gsgd.sift.tail`; found in a full pass."""
+    """Products that scoring needs at labelled positions only, see `labelled_positions`; found in a full pass."""
     positions_meet: bool = False
     """Whether a score turned out to depend on a position without a label."""
-    known: dict[int, Known] = field(default_factory=dict)
+    known: dict[int, CachedOperation] = field(default_factory=dict)
     """Calls of both passes, as they were the last time."""
 
 
@@ -134,7 +134,7 @@ class Recording:
         head: whether the head on labelled positions is shared, too.
     """
 
-    def __init__(self, trust: Trust, *, share: bool = True, gross_statistics: bool = False, head: bool = False):
+    def __init__(self, trust: Findings, *, share: bool = True, gross_statistics: bool = False, head: bool = False):
         self.trust = trust
         self.share = share
         self.head = head
@@ -145,7 +145,7 @@ class Recording:
         self.stopped: str | None = None
         self.partly = False
         self.outdated = False
-        self._mode: Trace | None = None
+        self._mode: OperationTracker | None = None
         self._hook: Any = None
 
     @contextlib.contextmanager
@@ -217,7 +217,7 @@ class Recording:
         return sum(output.untyped_storage().nbytes() for output in kept if isinstance(output, Tensor))
 
     @contextlib.contextmanager
-    def _running(self, mode: Trace, layer: nn.Module | None) -> Iterator[None]:
+    def _running(self, mode: OperationTracker, layer: nn.Module | None) -> Iterator[None]:
         hook = None if layer is None else layer.register_forward_hook(lambda *_: mode.leave())
         self._mode = mode
         mode.enter()
@@ -230,7 +230,7 @@ class Recording:
                 hook.remove()
 
 
-class _Record(Trace):
+class _Record(OperationTracker):
     def __init__(self, recording: Recording, inputs: Mapping[str, Any], rows: int, labelled: Labelled | None):
         super().__init__(inputs, recording.trust.known, (rows,))
         self.recording = recording
@@ -250,7 +250,7 @@ class _Record(Trace):
         if named.get("training", True):
             self.recording.statistics.append(Statistics.of(named, output))
 
-    def recall(self, function: Any, args: Any, kwargs: Any) -> Known | None:
+    def recall(self, function: Any, args: Any, kwargs: Any) -> CachedOperation | None:
         # What was spoilt is told by places in memory.
         return None if self.spoilt else super().recall(function, args, kwargs)
 
@@ -282,7 +282,7 @@ class _Record(Trace):
             before = self.kept.get(address(target))
             if before is None:
                 continue
-            if not facts_of(before.function).random:
+            if not properties_of(before.function).random:
                 before.outputs = None
             elif packet is aten.div_ and steps[-1] is before:
                 step.absorbed = True

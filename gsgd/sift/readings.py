@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from gsgd.selectors import select_top_k
 from gsgd.sift import scoring
-from gsgd.sift.exits import check_exit_layer, count_exits, unwrap
+from gsgd.sift.exits import check_exit_layer, count_exits
+from gsgd.sift.wrappers import unwrap
 
 if TYPE_CHECKING:
     from gsgd.sift.engine import Sift
@@ -215,7 +216,11 @@ def _margins(losses: Column) -> Column | None:
     """-log(e^loss - 1), without overflow for large losses or cancellation for small ones; None for one <= 0."""
     if losses.min() <= 0:
         return None
-    return -losses - np.log(-np.expm1(-losses))
+    # That of the smallest losses, which is exact, and of the largest, which is -1, counts as an underflow on some
+    # processors, and on others not.
+    with np.errstate(under="ignore"):
+        shares = -np.expm1(-losses)
+    return -losses - np.log(shares)
 
 
 def _agreement(one: Column, other: Column) -> float:

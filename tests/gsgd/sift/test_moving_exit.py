@@ -17,8 +17,8 @@ pytest.importorskip("transformers")
 from torch import nn  # noqa: E402
 from torch.nn.functional import cross_entropy  # noqa: E402
 
-from gsgd.sift import AutoExit, Sift, auto  # noqa: E402
-from gsgd.sift.auto import MovingExit  # noqa: E402
+from gsgd.sift import AutoExit, Sift, moving_exit  # noqa: E402
+from gsgd.sift.moving_exit import MovingExit  # noqa: E402
 from gsgd.sift.trainer import SiftArguments  # noqa: E402
 
 ROWS, KEPT = 20, 10
@@ -180,7 +180,7 @@ def test_a_step_is_counted_once():
 
 
 def test_moves_are_logged(caplog):
-    with caplog.at_level(logging.INFO, logger="gsgd.sift.auto"):
+    with caplog.at_level(logging.INFO, logger="gsgd.sift.moving_exit"):
         run(AutoExit(level=0.7, every=1, first=1, memory=0.0), lambda step, layer: 0.8 if step < 2 else 0.5, 3, exits=2)
     assert [record.getMessage() for record in caplog.records] == [
         "step 0: from here on exit 1, as the overlap at exit 1 is 0.800",
@@ -347,9 +347,9 @@ def test_states_that_do_not_fit():
 
 def test_it_counts_steps_that_select_not_micro_batches(monkeypatch):
     measured = []
-    read = auto.read_batch
+    read = moving_exit.read_batch
     monkeypatch.setattr(
-        auto, "read_batch", lambda *a, **k: measured.append((k["step"], tuple(k["exits"]))) or read(*a, **k)
+        moving_exit, "read_batch", lambda *a, **k: measured.append((k["step"], tuple(k["exits"]))) or read(*a, **k)
     )
     rule = AutoExit(level=0.7, every=2, first=2)
     sift = Sift(Scripted(), exit_layer="auto", auto=rule, keep=0.5, start_step=3, interrupt=3, accumulation_steps=2)
@@ -388,7 +388,7 @@ def test_what_is_measured_is_charged_to_selection(monkeypatch):
         return early_logits(self, *arguments, **inputs)
 
     monkeypatch.setattr(Scripted, "early_logits", timed)
-    monkeypatch.setattr("gsgd.sift.counters.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("gsgd.sift.timing.time.perf_counter", lambda: now[0])
     sift = Sift(Scripted(), exit_layer="auto", auto=AutoExit(level=0.7, every=3, first=1), keep=0.5)
     seconds = []
     for step in range(4):

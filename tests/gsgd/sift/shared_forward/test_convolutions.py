@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402
 
-from gsgd.sift.convolutions import as_product, is_one_product  # noqa: E402
+from gsgd.sift.shared_forward.convolutions import as_product, is_one_product  # noqa: E402
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gsgd.sift.counters import Stopwatch
 from gsgd.sift.engine import Selection, Sift
-from gsgd.sift.meters import Reading
+from gsgd.sift.readings import Reading
+from gsgd.sift.timing import Stopwatch
 
 QUANTILES = (0.1, 0.5, 0.9)
 """Of the gross scores."""

@@ -6,13 +6,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from gsgd.sift.known import Known  # noqa: E402
-from gsgd.sift.trace import Trace  # noqa: E402
+from gsgd.sift.shared_forward.operation_cache import CachedOperation  # noqa: E402
+from gsgd.sift.shared_forward.operation_tracker import OperationTracker  # noqa: E402
 
 
 def known(*args, **kwargs):
     values = tuple((place, value) for place, value in enumerate(args) if not isinstance(value, torch.Tensor))
-    return Known(
+    return CachedOperation(
         function=None, number=0, sizes=(8,), count=len(args), values=values, options=kwargs, tensors=(), arguments={},
         sources={}, made=(), finding=None,
     )  # fmt: skip
@@ -50,7 +50,7 @@ def test_the_same_call_with_other_tensors():
     assert known(X, [1, 2], 0.5, dtype=torch.float32).has((X * 2, [1, 2], 0.5), {"dtype": torch.float32})
 
 
-class Follower(Trace):
+class Follower(OperationTracker):
     """Takes down of each operation on batch data whether it was recalled."""
 
     def __init__(self, inputs, known, sizes, kind):

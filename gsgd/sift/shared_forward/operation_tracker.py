@@ -1,6 +1,6 @@
 """What a pass through a model computes from its batch, operation by operation, with where all arguments come from.
 
-`gsgd.sift.reuse` compares two passes by it.
+`gsgd.sift.shared_forward.recording` compares two passes by it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
-from gsgd.sift.facts import Facts, facts_of
-from gsgd.sift.known import MOST, Known
-from gsgd.sift.rows import Kind
+from gsgd.sift.shared_forward.operation_cache import MOST, CachedOperation
+from gsgd.sift.shared_forward.operator_properties import OperatorProperties, properties_of
+from gsgd.sift.shared_forward.row_structure import Kind
 
 aten = torch.ops.aten
 
@@ -63,13 +63,13 @@ class Call:
     """
 
     function: Any
-    facts: Facts
+    facts: OperatorProperties
     args: Any
     kwargs: Any
     arguments: dict[str, Any]
     sources: dict[int, Source]
     written: list[Tensor]
-    known: Known | None = None
+    known: CachedOperation | None = None
     finding: Any = None
     by_name: dict[str, Any] | None = None
 
@@ -91,7 +91,7 @@ class Step:
 
     Attributes:
         function, arguments: the operation; its arguments by name, with tensors as their sources.
-        kinds: of its outputs, see `gsgd.sift.rows`.
+        kinds: of its outputs, see `gsgd.sift.shared_forward.row_structure`.
         outputs: kept ones, or None where it is computed again.
         versions: of the kept outputs; a later in-place operation would show in them.
         absorbed: an in-place operation whose effect the kept output of the random step before it already has.
@@ -114,7 +114,7 @@ class Step:
     like_first: bool = False
     shape: tuple[int, ...] = ()
     prefix: int = 0
-    known: Known | None = None
+    known: CachedOperation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class Segment:
     steps: list[Step] = field(default_factory=list)
 
 
-class Trace(TorchDispatchMode):
+class OperationTracker(TorchDispatchMode):
     """Follows a pass; knows of every tensor where it came from.
 
     Args:
@@ -143,7 +143,7 @@ class Trace(TorchDispatchMode):
         sizes: numbers of rows that findings rest on.
     """
 
-    def __init__(self, inputs: Mapping[str, Any], known: dict[int, Known], sizes: tuple[int, ...]):
+    def __init__(self, inputs: Mapping[str, Any], known: dict[int, CachedOperation], sizes: tuple[int, ...]):
         super().__init__()
         # By place in memory; the entry of a tensor that is gone has expired, whatever is at its address now.
         self.sources: dict[tuple, tuple[StorageReference, Source]] = {}
@@ -234,8 +234,8 @@ class Trace(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = function(*args, **kwargs) if self.paused else self.follow(function, types, args, kwargs)
-        if self.watches_norms and facts_of(function).batchnorm:
-            self.normalised(facts_of(function).named(args, kwargs), output)
+        if self.watches_norms and properties_of(function).batchnorm:
+            self.normalised(properties_of(function).named(args, kwargs), output)
         return output
 
     def follow(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -244,7 +244,7 @@ class Trace(TorchDispatchMode):
             if kind not in _PLAIN:
                 reason = f"{kind.__name__} is a tensor with operations of its own"
                 return self.end(reason, function(*args, **kwargs))
-        facts = facts_of(function)
+        facts = properties_of(function)
         if facts.transparent or (function is _EMPTY and args[0] == [0]):
             # What is returned lies where its argument does, and is known by that; or it has no entries.
             return function(*args, **kwargs)
@@ -292,7 +292,7 @@ class Trace(TorchDispatchMode):
                 self.know(call, number, made)
         return output
 
-    def recall(self, function: Any, args: Any, kwargs: Any) -> Known | None:
+    def recall(self, function: Any, args: Any, kwargs: Any) -> CachedOperation | None:
         """The call at this place of an earlier pass, if nothing that its findings rest on is different."""
         known = self.known.get(self.place)
         if known is None or known.function is not function or known.sizes != self.sizes:
@@ -327,7 +327,7 @@ class Trace(TorchDispatchMode):
                 tensors.append((place, source, kind, value.shape))
         if len(self.known) >= MOST:
             self.known.clear()
-        self.known[self.place] = Known(
+        self.known[self.place] = CachedOperation(
             function=call.function,
             number=number,
             sizes=self.sizes,
@@ -341,7 +341,7 @@ class Trace(TorchDispatchMode):
             finding=call.finding,
         )
 
-    def look(self, facts: Facts, args: Any, kwargs: Any) -> tuple[dict[str, Any], dict[int, Source]]:
+    def look(self, facts: OperatorProperties, args: Any, kwargs: Any) -> tuple[dict[str, Any], dict[int, Source]]:
         """A call's arguments by name, with tensors as their sources; and these, by the tensors' `id`."""
         named = facts.named(args, kwargs)
         arguments = dict(named)

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from gsgd.sift import Sift  # noqa: E402
-from gsgd.sift.draws import bernoulli_, is_slow_draw  # noqa: E402
+from gsgd.sift.shared_forward.fast_dropout import bernoulli_, is_slow_draw  # noqa: E402
 
 aten = torch.ops.aten
 

@@ -12,20 +12,20 @@ from typing import Any
 
 from torch import Tensor
 
-from gsgd.sift.rows import Kind
+from gsgd.sift.shared_forward.row_structure import Kind
 
 MOST = 2**15
 """Calls that are remembered, 1.5 KB each; then all are forgotten. A pass has some hundreds for each input shape."""
 
 
 @dataclass(slots=True, eq=False)
-class Known:
+class CachedOperation:
     """A call, by all that its findings rest on, and these.
 
     Attributes:
         function: the operation.
         number: which one it was among those on batch data; None if it is on constants.
-        sizes: the numbers of rows then, see `Trace.sizes`.
+        sizes: the numbers of rows then, see `OperationTracker.sizes`.
         count: how many positional arguments it had.
         values: those that are no tensors, with their positions.
         options: the keyword arguments.

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gsgd.sift.rows import is_pointwise
-from gsgd.sift.trace import Call, Source, Step
+from gsgd.sift.shared_forward.operation_tracker import Call, Source, Step
+from gsgd.sift.shared_forward.row_structure import is_pointwise
 
 aten = torch.ops.aten
 

@@ -1,0 +1,1 @@
+"""One forward pass that serves scoring and training; private to `gsgd.sift`."""
