@@ -25,26 +25,36 @@ from array_api_compat import array_namespace, device, is_array_api_obj
 Array = Any  # numpy.ndarray or torch.Tensor: torch may be absent, so neither can be named here
 
 
-def cross_entropy(logits: Array, labels: Array, *, ignore_index: int = -100) -> Array:
+def cross_entropy(logits: Array, labels: Array, *, ignore_index: int = -100, label_smoothing: float = 0.0) -> Array:
     """Cross-entropy loss, in nats: the f~ of loss-based SIFT (Section 6).
 
         -log p_y  =  log(1 + e^d),     d = log sum_{j != y} e^{z_j} - z_y,     p = softmax(z)
+
+    With label smoothing s it is  (1 - s) (-log p_y) + s mean_j (-log p_j), as in torch and the Hugging Face Trainer.
 
     Args:
         logits: (B, C) or (B, ..., C), floating.
         labels: (B,) or (B, ...), integers in 0..C-1, or `ignore_index`.
         ignore_index: the label of positions that do not count.
+        label_smoothing: s, in [0, 1).
 
     Returns:
         Scores (B,) >= 0 on the logits' device, 0 for a sample without a labelled position. Differentiable in torch.
 
     Raises:
-        ValueError: if shapes do not match, the batch is empty, logits are not floating or labels not integers in range.
+        ValueError: if shapes do not match, the batch is empty, logits are not floating, labels not integers in range,
+            or `label_smoothing` is out of range.
     """
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing = {label_smoothing!r} must lie in [0, 1)")
 
     def position_loss(xp: Any, z: Array, y: Array) -> Array:
         log_odds, _, _ = _wrong_classes(xp, z, y)
-        return xp.logaddexp(xp.zeros_like(log_odds), log_odds)  # log sum e^z - z_y would round small losses to 0
+        loss = xp.logaddexp(xp.zeros_like(log_odds), log_odds)  # log sum e^z - z_y would round small losses to 0
+        if not label_smoothing:
+            return loss
+        at_label = _at_label(xp, z, y)
+        return loss + label_smoothing * xp.mean(at_label[:, None] - z, axis=-1)
 
     return _mean_over_labelled(position_loss, logits, labels, ignore_index, lowest=0.0)
 

@@ -18,8 +18,8 @@ from transformers import get_constant_schedule_with_warmup, get_linear_schedule_
 from gsgd import scores
 from gsgd.sift import AutoExit, Selection, Sift
 from gsgd.sift.exits import count_exits
-from gsgd.sift.readings import read_batch
-from gsgd.sift.scoring import IGNORED, positions_only
+from gsgd.sift.head_positions import positions_only
+from gsgd.sift.row_losses import IGNORED
 from gsgd.sift.timing import Stopwatch
 from gsgd.sift.wrappers import innermost, unwrap
 from training.config import Config
@@ -233,7 +233,7 @@ class Training:
             for number in range(settings.quality_batches):
                 torch.manual_seed(settings.seed + number)
                 batch = self.task.training_batch(*order.take(settings.gross_size))
-                (reading,) = read_batch(self.sift, self.placed(batch))
+                (reading,) = self.sift.read(self.placed(batch))
                 found.append((reading.overlap, reading.rank_correlation))
         overlap, correlation = torch.tensor(found, dtype=torch.float64).mean(dim=0).tolist()
         return overlap, correlation

@@ -3,7 +3,21 @@
 from gsgd.sift.diagnosis import Diagnosis
 from gsgd.sift.engine import Selection, Sift
 from gsgd.sift.exits import EarlyExit, count_exits, exit_view
-from gsgd.sift.moving_exit import AutoExit
+from gsgd.sift.options import AutoExit, SiftOptions
+from gsgd.sift.readings import Reading
 from gsgd.sift.schedule import Schedule
+from gsgd.sift.scorer import Scorer
 
-__all__ = ["AutoExit", "Diagnosis", "EarlyExit", "Schedule", "Selection", "Sift", "count_exits", "exit_view"]
+__all__ = [
+    "AutoExit",
+    "Diagnosis",
+    "EarlyExit",
+    "Reading",
+    "Schedule",
+    "Scorer",
+    "Selection",
+    "Sift",
+    "SiftOptions",
+    "count_exits",
+    "exit_view",
+]

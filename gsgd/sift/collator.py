@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gsgd.sift.scoring import IGNORED
+from gsgd.sift.row_losses import IGNORED
 
 logger = logging.getLogger(__name__)
 
@@ -186,7 +186,10 @@ class MaskingCollator:
 
 
 class WatchedCollator:
-    """A collator that reports, once, if the first batch it makes draws from a global generator."""
+    """A collator that reports, once, if the first batch it makes draws from a global generator.
+
+    All else that is asked of it is the collator's own: a Trainer reads its padding token, say.
+    """
 
     def __init__(self, collate: Callable[[Any], Any]):
         self.collate = collate
@@ -202,6 +205,11 @@ class WatchedCollator:
         if (worker is None or worker.id == 0) and _global_generators() != before:
             warn_not_resumable(self.collate, "the global generator")
         return batch
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "collate" not in self.__dict__:
+            raise AttributeError(name)  # it is being unpickled
+        return getattr(self.collate, name)
 
 
 def own_generator(collate: Any) -> str | None:

@@ -10,21 +10,18 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from gsgd.intervals import fieller, mean_half_width, median_interval
-from gsgd.sift.batch import batch_size
-from gsgd.sift.exits import check_exit_layer, count_exits
+from gsgd.sift.exits import check_exit_layer
 from gsgd.sift.ranks import Ranks
 from gsgd.sift.readings import Reading, read_batch
-from gsgd.sift.step_trials import Bench, left_alone
+from gsgd.sift.scorer import Scorer
+from gsgd.sift.step_trials import Engine, StepTrials, left_alone
 from gsgd.sift.wrappers import is_sharded, unwrap
-
-if TYPE_CHECKING:
-    from gsgd.sift.engine import Sift
 
 ERROR = 0.05
 """Probability that an interval misses what it is about."""
@@ -123,9 +120,10 @@ class Diagnosis:
 
 
 def diagnose(
-    sift: Sift,
+    scorer: Scorer,
     batches: Iterable[Mapping[str, Any]],
     *,
+    engine_at: Callable[[int], Engine],
     exits: Sequence[int] | None = None,
     level: float = 0.75,
     draws: int = 4,
@@ -143,9 +141,10 @@ def diagnose(
     What this does not see: it is about one step from the present weights, not about where many of them lead.
 
     Args:
-        sift: an engine that scores; its schedule does not matter.
+        scorer: of the model, with a score.
         batches: gross batches, on the model's device, of the same kind as in training; at least 2, and
             16 or more for narrow intervals. One that is left without a pair is read only.
+        engine_at: an engine for each exit that selects by it at every step; `Sift.diagnose` gives its own.
         exits: 1..layers, in any order; None for all.
         level: of `Diagnosis.cheapest`, in [0, 1].
         draws: random sets of rows to step on, of each pair; at least 1.
@@ -157,20 +156,20 @@ def diagnose(
             loss or weights that train, and for arguments out of range.
     """
     batches = list(batches)
-    parameters = [parameter for parameter in sift.model.parameters() if parameter.requires_grad]
-    _check(sift, batches, parameters, level, draws)
-    last = count_exits(unwrap(sift.model))
+    parameters = [parameter for parameter in scorer.model.parameters() if parameter.requires_grad]
+    _check(scorer, batches, parameters, level, draws)
+    last = scorer.exits
     wanted = sorted({check_exit_layer(layer, last) for layer in (range(1, last + 1) if exits is None else exits)})
     if not wanted:
         raise ValueError(f"exits = {exits!r} must have at least one of 1..{last}")
     pairs = list(zip(batches[::2], batches[1::2], strict=False))
-    with left_alone(sift.model, seed):
-        bench = Bench(sift, wanted, parameters, draws, seed)
-        readings = [read_batch(bench.plain, batch, exits=wanted) for batch in batches]
-        bench.judge(*pairs[0])  # the first steps are slower: they warm up
+    with left_alone(scorer.model, seed):
+        trials = StepTrials(engine_at, wanted, parameters, draws, seed)
+        readings = [read_batch(scorer, batch, exits=wanted) for batch in batches]
+        trials.judge(*pairs[0])  # the first steps are slower: they warm up
         found = []
         for number, pair in enumerate(pairs, start=1):
-            found.append(bench.judge(*pair))
+            found.append(trials.judge(*pair))
             progress(number, len(pairs))
     plain = np.array([each.plain_s for each in found])
     random = np.array([each.random for each in found])
@@ -253,20 +252,20 @@ def _judged(exits: Sequence[ExitDiagnosis]) -> tuple[str, int | None, str]:
     )
 
 
-def _check(sift: Sift, batches: Sequence[Any], trained: Sequence[nn.Parameter], level: float, draws: int) -> None:
-    if sift.score is None:
+def _check(scorer: Scorer, batches: Sequence[Any], trained: Sequence[nn.Parameter], level: float, draws: int) -> None:
+    if scorer.function is None:
         raise ValueError('score = "random" scores nothing that could be diagnosed')
-    if Ranks.here("rank").size > 1 or is_sharded(sift.model):
+    if Ranks.here("rank").size > 1 or is_sharded(scorer.model):
         raise ValueError("diagnose runs on a single process, without FSDP: call it before the model is distributed")
     if not trained:
-        raise ValueError(f"{type(unwrap(sift.model)).__name__} has no weights that train")
+        raise ValueError(f"{type(unwrap(scorer.model)).__name__} has no weights that train")
     if len(batches) < 2:
         raise ValueError(f"batches has {len(batches)}, but must have at least 2; 16 or more say something")
     for number, batch in enumerate(batches):
-        size = batch_size(batch)
-        if max(1, round(sift.keep * size)) == size:
+        size = scorer.rows.size(batch)
+        if max(1, round(scorer.options.keep * size)) == size:
             raise ValueError(
-                f"keep = {sift.keep:g} keeps all {size} rows of batches[{number}]: there is nothing to select"
+                f"keep = {scorer.options.keep:g} keeps all {size} rows of batches[{number}]: there is nothing to select"
             )
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
         raise ValueError(f"draws = {draws!r} must be a whole number of at least 1")

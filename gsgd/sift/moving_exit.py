@@ -8,63 +8,17 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-from gsgd.sift.exits import check_exit_layer, count_exits
+from gsgd.sift.options import AutoExit, SiftOptions
 from gsgd.sift.readings import read_batch
-
-if TYPE_CHECKING:
-    from gsgd.sift.engine import Sift
+from gsgd.sift.scorer import Scorer
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class AutoExit:
-    """When the exit moves.
-
-    The overlap of an exit is the share of the rows it keeps that exact losses would keep. It is measured on the step's
-    own batch: of all exits on the first steps, which select by the last one; then of the present exit and the one below
-    it, now and then. The first choice is the cheapest exit whose overlap is at least `level`, or the last one. From
-    then on the exit moves by one layer: up when its overlap is below `level`, down when that of the exit below is at
-    least `level + margin` (or 1). A move is decided by the mean of at least `first` measurements, and the step that
-    made the last of them selects by the new exit already.
-
-    Args:
-        level: share of the kept rows, in [0, 1].
-        every: selecting steps from one measurement to the next, at least 1. One costs about as much as scoring at the
-            two exits and at the last.
-        first: steps in a row that measure at the beginning, and after every move; at least 1.
-        memory: of the moving averages, in [0, 1): the weight of what was before. They are plain means until a
-            measurement would weigh less than 1 - memory.
-        margin: at least 0; it keeps noise from moving the exit to and fro.
-
-    Raises:
-        ValueError: for values out of range.
-    """
-
-    level: float = 0.75
-    every: int = 200
-    first: int = 4
-    memory: float = 0.75
-    margin: float = 0.05
-
-    def __post_init__(self) -> None:
-        for name in ("every", "first"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} = {value!r} must be a whole number of at least 1")
-        if not 0 <= self.level <= 1:
-            raise ValueError(f"level = {self.level!r} must lie in [0, 1]")
-        if not 0 <= self.memory < 1:
-            raise ValueError(f"memory = {self.memory!r} must lie in [0, 1)")
-        if not self.margin >= 0:
-            raise ValueError(f"margin = {self.margin!r} must be at least 0")
 
 
 class MovingExit:
@@ -86,6 +40,25 @@ class MovingExit:
         self.history: list[tuple[int, int, float]] = []
         self.averages: dict[int, list[float]] = {}
         self._in_a_row, self._since, self._asked = rule.first, 0, -1
+
+    @classmethod
+    def of(cls, options: SiftOptions, exits: int) -> MovingExit:
+        """The exit of an engine with these options, `exit_layer="auto"`."""
+        return cls(options.auto or AutoExit(), exits)
+
+    def moved(self, scorer: Scorer, batch: Mapping[str, Any], step: int) -> int:
+        """The exit to select at on a gross batch of step `step`, after what there is to measure on it.
+
+        All ranks must call it at the same steps. They take the mean of what they measure, and so move alike.
+        """
+        due = self.due(step)
+        if due:
+            readings = read_batch(scorer, batch, exits=due, step=step)
+            # Where every row is kept, the overlap says nothing.
+            overlaps = [reading.overlap if reading.kept < reading.rows else math.nan for reading in readings]
+            device = next(value.device for value in batch.values() if isinstance(value, Tensor))
+            self.tell(dict(zip(due, _mean_over_ranks(overlaps, device), strict=True)), step)
+        return self.present
 
     def due(self, step: int) -> list[int]:
         """The exits to measure at a selecting step, mostly none; only the first micro-batch of a step is asked for."""
@@ -162,39 +135,6 @@ class MovingExit:
         self.history = [(step, layer, overlap) for step, layer, overlap in state["history"]]
         self.averages = {layer: list(average) for layer, average in state["averages"].items()}
         self._in_a_row, self._since, self._asked = state["in_a_row"], state["since"], state["asked"]
-
-
-def exit_for(exit_layer: Any, auto: Any, score: Any, model: nn.Module) -> tuple[int, MovingExit | None]:
-    """(exit to begin with, what moves it) by the arguments of `Sift`.
-
-    Raises:
-        ValueError: for an exit that the model has not, or arguments that do not go together.
-    """
-    if not isinstance(auto, (AutoExit, type(None))):
-        raise ValueError(f"auto is a {type(auto).__name__} but must be an AutoExit")
-    if exit_layer != "auto":
-        if auto is not None:
-            raise ValueError(f'auto is for exit_layer = "auto", but exit_layer = {exit_layer!r}')
-        return (exit_layer if score == "random" else check_exit_layer(exit_layer, count_exits(model))), None
-    if score == "random":
-        raise ValueError('exit_layer = "auto" needs scores to judge exits by: score = "random" has none')
-    moving = MovingExit(auto or AutoExit(), count_exits(model))
-    return moving.present, moving
-
-
-def moved(moving: MovingExit, sift: Sift, batch: Mapping[str, Any], step: int) -> int:
-    """The exit to select at on a gross batch of step `step`, after what there is to measure on it.
-
-    All ranks must call it at the same steps. They take the mean of what they measure, and so move alike.
-    """
-    due = moving.due(step)
-    if due:
-        readings = read_batch(sift, batch, exits=due, step=step)
-        # Where every row is kept, the overlap says nothing.
-        overlaps = [reading.overlap if reading.kept < reading.rows else math.nan for reading in readings]
-        device = next(value.device for value in batch.values() if isinstance(value, Tensor))
-        moving.tell(dict(zip(due, _mean_over_ranks(overlaps, device), strict=True)), step)
-    return moving.present
 
 
 def _mean_over_ranks(values: Sequence[float], device: torch.device) -> list[float]:

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gsgd.sift.batch import take_rows
+from gsgd.sift.batch import BatchRows
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Ranks:
         Raises:
             ValueError: on every rank, if they do not.
         """
+        if not isinstance(batch, Mapping):
+            raise ValueError(f'scope="global" needs a mapping as batch, not a {type(batch).__name__}')
         tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor) and value.dim() > 0}
         layout = ", ".join(f"{name} {tuple(v.shape)} {v.dtype}" for name, v in sorted(tensors.items()))
         digest = int.from_bytes(hashlib.blake2b(layout.encode(), digest_size=8).digest(), "little", signed=True)
@@ -53,6 +56,18 @@ class Ranks:
                 f'scope="global" exchanges rows, so all ranks must have the same number of them, and of one shape: '
                 f"{listed}. Pad to a common length, and drop the last batch if it is smaller"
             )
+
+    def any(self, here: bool, device: torch.device) -> bool:
+        """Whether it is true on any rank; all must ask."""
+        found = torch.tensor([int(here)], device=device)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return bool(found)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """The values of all ranks, in their order; all must give one."""
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
 
     def pool(self, scores: Tensor | None, kept: int, rows: int) -> tuple[Tensor | None, int, int]:
         """(scores of all ranks end to end, kept rows of all, rows of all); `check_alike` comes first."""
@@ -84,14 +99,32 @@ class Ranks:
         return torch.cat(parts)
 
 
-def exchange_rows(batch: Mapping[str, Any], chosen: Tensor, ranks: Ranks) -> dict[str, Any]:
+def exchange_rows(batch: Mapping[str, Any], chosen: Tensor, ranks: Ranks, rows: BatchRows) -> dict[str, Any]:
     """This rank's share of the rows `chosen` (k,) of all ranks' batches laid end to end; k is a multiple of the ranks.
 
     `Ranks.check_alike` comes first. What has no rows is passed on as it is.
+
+    Args:
+        rows: which entries have rows.
+
+    Raises:
+        ValueError: if something that has rows is neither a tensor, an array nor a list.
     """
-    gathered = {
-        name: ranks._gather(value) if isinstance(value, Tensor) and value.dim() > 0 else value
-        for name, value in sorted(batch.items())
-    }
+    with_rows = {name.split(".")[0] for name in rows.cut_names(batch)}
+    gathered: dict[str, Any] = {}
+    for name, value in sorted(batch.items()):
+        if name not in with_rows:
+            gathered[name] = value
+        elif isinstance(value, Tensor):
+            gathered[name] = ranks._gather(value)
+        elif isinstance(value, np.ndarray):
+            gathered[name] = np.concatenate(ranks.gather_objects(value))
+        elif isinstance(value, (list, tuple)) and name in rows.cut_names(batch):
+            gathered[name] = [entry for part in ranks.gather_objects(list(value)) for entry in part]
+        else:
+            raise ValueError(
+                f'scope="global" exchanges tensors, arrays and lists, but {name} is a {type(value).__name__}: '
+                'flatten it, or select with scope="rank"'
+            )
     share = len(chosen) // ranks.size
-    return take_rows(gathered, chosen[ranks.rank * share : (ranks.rank + 1) * share])
+    return rows.take(gathered, chosen[ranks.rank * share : (ranks.rank + 1) * share])

@@ -1,7 +1,7 @@
 """How well an early exit's scores stand in for exact losses, measured on one gross batch.
 
     reading = read(scores, losses, kept=16)      # of two columns of numbers
-    first, last = read_batch(sift, batch, exits=(1, 4))
+    first, last = read_batch(sift.scorer, batch, exits=(1, 4))
 
 The numbers are those that the theory speaks of; to hold them against its formulas is not done here.
 """
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +20,10 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from gsgd.selectors import select_top_k
-from gsgd.sift import scoring
-from gsgd.sift.exits import check_exit_layer, count_exits
+from gsgd.sift.exits import check_exit_layer
+from gsgd.sift.module_state import unchanged
+from gsgd.sift.scorer import Scorer
 from gsgd.sift.wrappers import unwrap
-
-if TYPE_CHECKING:
-    from gsgd.sift.engine import Sift
 
 Column = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -102,7 +100,8 @@ def read(scores: Any, losses: Any, *, kept: int, step: int = 0, exit_layer: int 
     chosen, hardest = select_top_k(scores, kept), select_top_k(losses, kept)
     score_ranks, loss_ranks = rankdata(scores), rankdata(losses)
     mean, pairs = float(losses.mean()), count * (count - 1) / 2
-    log_ratio, score_margins, loss_margins = _log_ratio(scores, losses), _margins(scores), _margins(losses)
+    log_ratio, ratio_ranks = _log_ratio(scores, losses)
+    score_margins, loss_margins = _margins(scores), _margins(losses)
     return Reading(
         step=step,
         exit_layer=exit_layer,
@@ -114,7 +113,7 @@ def read(scores: Any, losses: Any, *, kept: int, step: int = 0, exit_layer: int 
         rho_pairs=_ratio(losses @ (loss_ranks - 1), pairs * mean),
         rho_pairs_approx=_ratio(losses @ (score_ranks - 1), pairs * mean),
         sigma=math.nan if log_ratio is None or count < 2 else float(log_ratio.std(ddof=1)),
-        independence=math.nan if log_ratio is None else _correlation(rankdata(log_ratio), loss_ranks),
+        independence=_correlation(ratio_ranks, loss_ranks),
         margin_correlation=_correlation(score_margins, loss_margins),
         pairwise_agreement=_agreement(score_ranks, loss_ranks),
         overlap=len(np.intersect1d(chosen, hardest)) / kept,
@@ -122,49 +121,46 @@ def read(scores: Any, losses: Any, *, kept: int, step: int = 0, exit_layer: int 
     )
 
 
-def read_batch(
-    sift: Sift, batch: Mapping[str, Any], *, exits: Sequence[int] | None = None, step: int | None = None
-) -> list[Reading]:
-    """Readings of a gross batch at exits of the engine's model, against the exact losses at its last exit.
+def read_batch(scorer: Scorer, batch: Mapping[str, Any], *, exits: Sequence[int], step: int = 0) -> list[Reading]:
+    """Readings of a gross batch at exits of a model, against the exact losses at its last exit.
 
-    All passes run without gradients in the engine's scoring mode, with the same dropout masks. Nothing is touched: the
-    generators of CPU and CUDA are put back, so are buffers (running statistics), and the engine counts nothing.
+    All passes run without gradients in the scorer's mode, with the same dropout masks. Nothing is touched: the
+    generators of CPU and CUDA are put back, and so is the model.
 
     Args:
-        sift: an engine that scores.
+        scorer: with a score; `options.keep` is the share of the rows that selection keeps.
         batch: a gross batch, on the model's device.
-        exits: 1..layers; the engine's own where None.
-        step: to be noted in the readings; the engine's next one where None.
+        exits: 1..layers.
+        step: to be noted in the readings.
 
     Returns:
         A reading for each of `exits`, of this rank's batch.
 
     Raises:
-        ValueError: if the engine scores nothing, the model has no such exit, or the batch has no labels that are
-            classes.
+        ValueError: if nothing is scored, the model has no such exit, or the batch has no labels with a loss.
     """
-    if sift.score is None:
+    if scorer.function is None:
         raise ValueError('score = "random" has no scores to compare with exact losses')
-    model = unwrap(sift.model)
-    last = count_exits(model)
-    wanted = [check_exit_layer(layer, last) for layer in ([sift.exit_layer] if exits is None else exits)]
-    loss = scoring.BY_NAME["loss"]
+    model = unwrap(scorer.model)
+    last, loss = scorer.exits, scorer.loss
+    wanted = [check_exit_layer(layer, last) for layer in exits]
     scores: dict[int, list[Tensor]] = {layer: [] for layer in wanted}
     losses: list[Tensor] = []
-    with torch.no_grad(), _untouched(model):
-        for part in sift.score_parts(batch):
-            common: dict[str, Any] = {"mode": sift.scoring_mode, "causal": sift.causal}
+    with torch.no_grad(), unchanged(model), _same_draws(model):
+        for part in scorer.parts(batch):
             for layer, found in scores.items():
-                if layer == last and sift.score is loss:
+                if layer == last and scorer.function is loss:
                     continue
                 with _same_draws(model):
-                    found.append(scoring.score_rows(model, part, exit_layer=layer, score=sift.score, **common))
+                    found.append(scorer.scores(part, layer))
             # The exact losses come last and move the generators on, for the next part to have masks of its own.
-            losses.append(scoring.score_rows(model, part, exit_layer=last, score=loss, **common))
-    exact, step = torch.cat(losses), sift.step if step is None else step
-    labelled = _labelled(batch["labels"], sift.causal)
+            losses.append(scorer.scores(part, last, function=loss))
+    exact = torch.cat(losses)
+    labelled = scorer.labelled(batch, exact)
     return [
-        _of_labelled(torch.cat(scores[layer] or losses), exact, labelled, sift.keep, step=step, exit_layer=layer)
+        _of_labelled(
+            torch.cat(scores[layer] or losses), exact, labelled, scorer.options.keep, step=step, exit_layer=layer
+        )
         for layer in wanted
     ]
 
@@ -178,12 +174,6 @@ def _of_labelled(
         return Reading(step, exit_layer, 0, 0, *[math.nan] * 10)
     kept = max(1, round(keep * count))
     return read(scores[usable], losses[usable], kept=kept, step=step, exit_layer=exit_layer)
-
-
-def _labelled(labels: Tensor, causal: bool) -> Tensor:
-    """(B,), which rows have a label that a prediction is made for."""
-    there = labels != scoring.IGNORED
-    return there[:, int(causal) :].any(dim=1) if there.dim() > 1 else there
 
 
 def _column(name: str, values: Any) -> Column:
@@ -202,14 +192,18 @@ def _ratio(value: float, mean: float) -> float:
     return float(value) / mean if mean > 0 else math.nan
 
 
-def _log_ratio(scores: Column, losses: Column) -> Column | None:
-    """log(score / loss); None where it is not defined for all rows."""
+def _log_ratio(scores: Column, losses: Column) -> tuple[Column, Column] | tuple[None, None]:
+    """log(score / loss) and its ranks; None where it is not defined for all rows."""
     if min(scores.min(), losses.min()) <= 0:
-        return None
+        return None, None
     with np.errstate(over="ignore", under="ignore"):
         ratio = scores / losses
-    # The logarithm of a quotient leaves equal quotients equal; of one that is out of range there is the difference.
-    return np.log(ratio) if ratio.min() > 0 and ratio.max() < math.inf else np.log(scores) - np.log(losses)
+    if ratio.min() > 0 and ratio.max() < math.inf:
+        # Quotients are ranked, not logarithms: those of neighbouring quotients are equal on one processor and not on
+        # another.
+        return np.log(ratio), rankdata(ratio)
+    log_ratio = np.log(scores) - np.log(losses)  # of a quotient that is out of range there is the difference
+    return log_ratio, rankdata(log_ratio)
 
 
 def _margins(losses: Column) -> Column | None:
@@ -240,20 +234,6 @@ def _correlation(one: Column | None, other: Column | None) -> float:
     centred = [column - column.mean() for column in (one, other)]
     one, other = (column / np.abs(column).max() for column in centred)  # so that no square underflows
     return float(np.clip(one @ other / math.sqrt((one @ one) * (other @ other)), -1, 1))
-
-
-@contextlib.contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    """Put generators and buffers back, in the end, as they are now."""
-    # Of BatchNorm scoring updates nothing; other modules, such as spectral norms, write to their buffers, too.
-    kept = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers() if not buffer.is_inference()]
-    with _same_draws(model):
-        try:
-            yield
-        finally:
-            for buffer, version, before in kept:
-                if buffer._version != version:
-                    buffer.copy_(before)
 
 
 def _same_draws(model: nn.Module) -> contextlib.AbstractContextManager[None]:

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gsgd.sift.batch import batch_size, take_rows
-from gsgd.sift.schedule import Schedule
-from gsgd.sift.shared_forward.recording import Findings
-from gsgd.sift.timing import Stopwatch, Totals
+from gsgd.sift.scorer import Scorer
+from gsgd.sift.timing import Stopwatch
 from gsgd.sift.wrappers import unwrap
-
-if TYPE_CHECKING:
-    from gsgd.sift.engine import Sift
 
 
 @dataclass(frozen=True)
@@ -39,27 +33,48 @@ class Pair:
     aligned: list[float]
 
 
-class Bench:
+class Engine(Protocol):
+    """What selects and runs a step: `gsgd.sift.Sift`."""
+
+    model: nn.Module
+    scorer: Scorer
+    generator: torch.Generator
+
+    def choose(self, batch: Any) -> Any: ...
+    def forward_kept(self, rows: Mapping[str, Any]) -> Any: ...
+
+
+class StepTrials:
     """Steps with selection at each exit, and without, from weights that stay as they are.
 
     Args:
-        sift: the engine whose options all of them have.
+        engine_at: an engine that selects at an exit, at every step.
         exits: exit layers to select at.
         parameters: what gradients are of.
         draws: random sets of rows to step on, from each batch.
         seed: of these.
     """
 
-    def __init__(self, sift: Sift, exits: Sequence[int], parameters: list[nn.Parameter], draws: int, seed: int):
+    def __init__(
+        self,
+        engine_at: Callable[[int], Engine],
+        exits: Sequence[int],
+        parameters: list[nn.Parameter],
+        draws: int,
+        seed: int,
+    ):
         self.parameters, self.draws = parameters, draws
         self.generator = torch.Generator().manual_seed(seed)
-        self.plain = _probe(sift, exits[-1], self.generator)
-        self.selecting = [_probe(sift, layer, self.generator) for layer in exits]
+        self.plain = engine_at(exits[-1])
+        self.selecting = [engine_at(layer) for layer in exits]
+        for engine in (self.plain, *self.selecting):
+            engine.generator = self.generator
+        self.rows = self.plain.scorer.rows
 
     def judge(self, other: Mapping[str, Any], batch: Mapping[str, Any]) -> Pair:
         """Steps on `batch`, by the gradient of `other`: all its rows, no more at a time than a step trains on."""
         target: list[Tensor] | None = None
-        for rows in self.random_rows(other, batch_size(other) // self.kept(other)):
+        for rows in self.random_rows(other, self.rows.size(other) // self.kept(other)):
             gradient, _ = self.step(self.plain, rows, selects=False)
             target = gradient if target is None else [a + b for a, b in zip(target, gradient, strict=True)]
         assert target is not None
@@ -67,8 +82,8 @@ class Bench:
         for rows in self.random_rows(batch, self.draws):
             gradient, seconds = self.step(self.plain, rows, selects=False)
             random.append((_cosine(gradient, target), seconds))
-        for probe in self.selecting:
-            gradient, seconds = self.step(probe, batch, selects=True)
+        for engine in self.selecting:
+            gradient, seconds = self.step(engine, batch, selects=True)
             selected.append((_cosine(gradient, target), seconds))
         return Pair(
             plain_s=float(np.median([seconds for _, seconds in random])),
@@ -77,14 +92,14 @@ class Bench:
             aligned=[cosine for cosine, _ in selected],
         )
 
-    def step(self, probe: Sift, batch: Mapping[str, Any], *, selects: bool) -> tuple[list[Tensor], float]:
+    def step(self, engine: Engine, batch: Mapping[str, Any], *, selects: bool) -> tuple[list[Tensor], float]:
         """(gradient, seconds) of a step on the batch, or on what is selected of it."""
         device = self.parameters[0].device
         with Stopwatch(device) as watch:
-            rows = probe.choose(batch) if selects else batch
-            loss = getattr(probe.forward_kept(rows), "loss", None)
+            rows = engine.choose(batch) if selects else batch
+            loss = getattr(engine.forward_kept(rows), "loss", None)
             if not isinstance(loss, Tensor):
-                raise ValueError(f"{type(unwrap(probe.model)).__name__} returned no loss: its output must have one")
+                raise ValueError(f"{type(unwrap(engine.model)).__name__} returned no loss: its output must have one")
             # A backward pass under autocast would cast once more.
             with torch.autocast(device.type, enabled=False):
                 # Not `backward`: it writes to .grad and calls the hooks of loops that step within it.
@@ -93,24 +108,15 @@ class Bench:
 
     def kept(self, batch: Mapping[str, Any]) -> int:
         """How many rows of the batch selection keeps."""
-        return max(1, round(self.plain.keep * batch_size(batch)))
+        return max(1, round(self.plain.scorer.options.keep * self.rows.size(batch)))
 
     def random_rows(self, batch: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
         """So many sets of as many rows as selection keeps, disjoint as far as there are rows."""
-        size, kept = batch_size(batch), self.kept(batch)
+        size, kept = self.rows.size(batch), self.kept(batch)
         found: list[Tensor] = []
         while len(found) < number:
             found.extend(torch.randperm(size, generator=self.generator).split(kept)[: size // kept])
-        return [take_rows(batch, torch.sort(rows).values) for rows in found[:number]]
-
-
-def _probe(sift: Sift, exit_layer: int, generator: torch.Generator) -> Sift:
-    """An engine like `sift`, of the same model, that selects at every step and has counts of its own."""
-    probe = copy.copy(sift)
-    probe.exit_layer, probe.schedule, probe.accumulation_steps = exit_layer, Schedule(), 1
-    probe.calls, probe.totals, probe.last, probe.generator = 0, Totals(), None, generator
-    probe._shared, probe._trust, probe.auto, probe.meter_every = None, Findings(), None, 0
-    return probe
+        return [self.rows.take(batch, torch.sort(rows).values) for rows in found[:number]]
 
 
 @contextlib.contextmanager

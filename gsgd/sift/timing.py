@@ -52,7 +52,7 @@ class Stopwatch:
 
 
 class Elapsed:
-    """The sum of the seconds of several blocks, of which each is measured by a `Stopwatch`."""
+    """The sum of the seconds of several blocks, of which each is measured by a `Stopwatch`. It can be pickled."""
 
     def __init__(self, seconds: float = 0.0):
         self._seconds = seconds
@@ -64,6 +64,9 @@ class Elapsed:
         with Stopwatch(device) as watch:
             yield
         self._watches.append(watch)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_seconds": self.seconds, "_watches": []}  # events of a GPU are of this process
 
     @property
     def seconds(self) -> float:
@@ -84,3 +87,5 @@ class Totals:
     """Calls that selected; under gradient accumulation a step has several."""
     bad_score_rows: int = 0
     """Rows whose score was NaN or infinite."""
+    idle_steps: int = 0
+    """Calls that were to select, but could not (a batch of one row, say), and trained on the whole batch."""

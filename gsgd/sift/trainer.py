@@ -12,9 +12,8 @@ import logging
 import os
 import random
 import shutil
-import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,14 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from gsgd.selectors import Selector, select_top_k
-from gsgd.sift import scoring
-from gsgd.sift.batch import batch_size, take_rows
 from gsgd.sift.checkpoints import STAGING, last_complete_checkpoint, publish, what_is_missing
 from gsgd.sift.collator import MaskingCollator, WatchedCollator, own_generator, warn_not_resumable
 from gsgd.sift.engine import Selection, Sift
 from gsgd.sift.exits import EarlyExit, exit_view
-from gsgd.sift.moving_exit import AutoExit
+from gsgd.sift.module_state import unchanged
+from gsgd.sift.options import SiftOptions
+from gsgd.sift.row_losses import IGNORED
+from gsgd.sift.scoring_mode import scoring_mode, without_router_losses
 from gsgd.sift.timing import Stopwatch
 from gsgd.sift.trainer_log import StepMeters
 from gsgd.sift.wrappers import innermost, unwrap
@@ -40,40 +39,24 @@ from gsgd.sift.wrappers import innermost, unwrap
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class SiftArguments:
-    """The options of `Sift`, under the same names and with the same defaults.
+@dataclass(frozen=True, kw_only=True)
+class SiftArguments(SiftOptions):
+    """The options of `Sift`, under the same names and with the same defaults: see `SiftOptions`.
 
-    Only `accumulation_steps` is not among them: the Trainer's `gradient_accumulation_steps` says it.
+    Only `accumulation_steps` is the Trainer's to say, by its `gradient_accumulation_steps`; `label_smoothing` and
+    `label_names` are taken from its arguments, too, where they are left out here.
 
     Raises:
-        ValueError: as `Sift`; that the model has an exit `exit_layer` is for `SiftTrainer` to see.
+        ValueError: as `SiftOptions`; that the model has an exit `exit_layer` is for `SiftTrainer` to see.
     """
 
-    exit_layer: int | str = 1
-    keep: float = 0.5
-    score: str | scoring.Score = "loss"
-    select: Selector = select_top_k
-    start_step: int = 0
-    end_step: int | None = None
-    interrupt: Callable[[int], bool] | int | None = None
-    scoring_mode: str = "train"
-    scope: str = "rank"
-    labelled_head: bool = False
-    on_bad_scores: str = "raise"
-    score_batch_size: int | None = None
-    reuse: bool = True
-    batchnorm: str = "kept"
-    auto: AutoExit | None = None
-    meter_every: int = 0
-    seed: int = 0
-
     def __post_init__(self) -> None:
-        Sift(_AnyModel(), **self.options())
-
-    def options(self) -> dict[str, Any]:
-        """As keyword arguments of `Sift`."""
-        return {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        super().__post_init__()
+        if self.accumulation_steps != 1:
+            raise ValueError(
+                f"accumulation_steps = {self.accumulation_steps} is the Trainer's to say: set "
+                "gradient_accumulation_steps in its TrainingArguments"
+            )
 
 
 class SiftTrainer(Trainer):
@@ -119,6 +102,7 @@ class SiftTrainer(Trainer):
         self._num_items: Any = None
         self._probed = False
         self._warned = False
+        self._resumed_from: str | None = None
         self._staging: str | None = None
         self._pushes: list[str] = []
         self._meters = StepMeters(self.args.device)
@@ -139,38 +123,51 @@ class SiftTrainer(Trainer):
                 raise ValueError(f"there is no complete checkpoint in {folder} to resume from")
         elif resume_from_checkpoint and (problem := what_is_missing(resume_from_checkpoint)):
             raise ValueError(f"the checkpoint {resume_from_checkpoint} is not complete: {problem}")
+        self._resumed_from = str(resume_from_checkpoint) if resume_from_checkpoint else None
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def _inner_training_loop(
-        self,
-        batch_size: int | None = None,
-        args: Any = None,
-        resume_from_checkpoint: str | None = None,
-        trial: Any = None,
-        ignore_keys_for_eval: list[str] | None = None,
-    ) -> Any:
-        # Here, because `model_init` and the search for a batch size begin anew, and nothing has been trained yet.
+    def _begin(self) -> None:
+        """Start selecting anew: training begins, with weights and state as they were loaded."""
         self.sift = self._build_sift()
         self._meters = StepMeters(self.args.device)
         self._probed = False
-        if resume_from_checkpoint is not None:
-            self._load_sift(resume_from_checkpoint)
+        if self._resumed_from is not None:
+            self._load_sift(self._resumed_from)
         if self.args.should_save:
-            for leftover in Path(self._get_output_dir(trial)).glob(f"{STAGING}*"):
+            for leftover in Path(self._get_output_dir(getattr(self, "_trial", None))).glob(f"{STAGING}*"):
                 shutil.rmtree(leftover)
-        return super()._inner_training_loop(
-            batch_size=batch_size,
-            args=args,
-            resume_from_checkpoint=resume_from_checkpoint,
-            trial=trial,
-            ignore_keys_for_eval=ignore_keys_for_eval,
-        )
 
     def _build_sift(self) -> Sift:
         model: Any = self.model
-        sift = Sift(model, accumulation_steps=self.args.gradient_accumulation_steps, **self.sift_arguments.options())
+        chosen = self.sift_arguments
+        own_labels = tuple(self.args.label_names or ())
+        options = {entry.name: getattr(chosen, entry.name) for entry in dataclasses.fields(SiftOptions)} | {
+            "accumulation_steps": self.args.gradient_accumulation_steps,
+            "label_smoothing": chosen.label_smoothing or float(self.args.label_smoothing_factor),
+            "label_names": chosen.label_names or own_labels,
+        }
+        sift = Sift(model, SiftOptions(**options))
         sift.holds_window = True
+        sift.scorer.reference = self._loss_of_row
+        sift.scorer.rows.learn_fields(self._sample_fields())
         return sift
+
+    def _loss_of_row(self, row: Mapping[str, Any]) -> Tensor:
+        """What this trainer trains on, of one row: scores are held against it."""
+        model = unwrap(self.sift.model)
+        with without_router_losses(model):
+            return self.compute_loss(model, row if not isinstance(row, Mapping) else dict(row))
+
+    def _sample_fields(self) -> list[str]:
+        """Names of the training samples' fields; none where they cannot be told without training."""
+        columns = getattr(self.train_dataset, "column_names", None)
+        if columns:
+            return list(columns)
+        if not hasattr(self.train_dataset, "__getitem__") or not hasattr(self.train_dataset, "__len__"):
+            return []
+        with _generators_kept():
+            sample = self.train_dataset[0] if len(self.train_dataset) else None  # type: ignore[arg-type]
+        return [str(name) for name in sample] if isinstance(sample, Mapping) else []
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Any]:
         self._meters.begin_step()
@@ -224,16 +221,22 @@ class SiftTrainer(Trainer):
         inner = innermost(model)
         if not self.model_accepts_loss_kwargs or hasattr(inner, "accepts_loss_kwargs"):
             return True
-        rows = [row for batch in batches if (row := _most_labelled_row(batch)) is not None]
-        if not rows:
+        row = self._most_labelled_row(batches)
+        if row is None:
             return False
-        row = max(rows, key=lambda row: int((row["labels"] != scoring.IGNORED).sum()))
         callee = unwrap(model)
-        with torch.no_grad(), _generators_kept(), scoring._scoring_mode(callee, "eval"), self.accelerator.autocast():
-            few, many = (
-                float(_loss(callee(**row, num_items_in_batch=torch.tensor(count, device=self.args.device))))
-                for count in (1, 1000)
+
+        def loss(count: int) -> float:
+            found = self.compute_loss(
+                callee,
+                dict(row) if isinstance(row, Mapping) else row,
+                num_items_in_batch=torch.tensor(count, device=self.args.device),
             )
+            return float(found.mean())
+
+        modes = unchanged(callee), scoring_mode(callee, "eval"), self.accelerator.autocast()
+        with torch.no_grad(), _generators_kept(), modes[0], modes[1], modes[2]:
+            few, many = loss(1), loss(1000)
         # Dividing by it makes a factor of 1000; what else is in a loss (of routing, say) dilutes that.
         known = bool(np.isfinite([few, many]).all()) and few != 0
         heeds = torch.tensor([int(known), int(known and abs(few - many) > 0.01 * abs(few))], device=self.args.device)
@@ -246,6 +249,20 @@ class SiftTrainer(Trainer):
         if not heeds[1]:
             logger.info("%s ignores num_items_in_batch: losses are averaged over micro-batches", type(inner).__name__)
         return True
+
+    def _most_labelled_row(self, batches: list[Any]) -> Any:
+        """The row of the batches with the most labels, as a batch of one; None if they have no labels."""
+        rows, found, most = self.sift.scorer.rows, None, 0
+        for batch in batches:
+            labels = batch.get("labels") if isinstance(batch, Mapping) else None
+            if not isinstance(batch, Mapping):
+                return rows.take(batch, torch.tensor([0]))
+            if not isinstance(labels, Tensor) or labels.dim() == 0:
+                continue
+            counts = (labels != IGNORED).reshape(rows.size(batch), -1).sum(dim=1)
+            if int(counts.max()) > most:
+                found, most = rows.take(batch, counts.argmax().reshape(1)), int(counts.max())
+        return found
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if not model.training:
@@ -269,7 +286,7 @@ class SiftTrainer(Trainer):
             return flops
         trained = flops * last.kept // last.gross
         model = unwrap(self.sift.model)
-        if self.sift.score is None or isinstance(innermost(model), EarlyExit):
+        if self.sift.scorer.function is None or isinstance(innermost(model), EarlyExit):
             return trained
         # transformers counts 2 operations per weight and token forward, 4 backward.
         parts: list[Any] = [exit_view(model, self.sift.exit_layer), innermost(model)]
@@ -396,6 +413,10 @@ class _Hooks(TrainerCallback):
     def __init__(self, trainer: SiftTrainer):
         self.trainer = trainer
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # Here, because `model_init` and the search for a batch size begin anew, and nothing has been trained yet.
+        self.trainer._begin()
+
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # After a resumption in mid-epoch `state.epoch` is a fraction.
         if hasattr(self.trainer.data_collator, "set_epoch"):
@@ -403,15 +424,6 @@ class _Hooks(TrainerCallback):
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer._meters.end_step()
-
-
-class _AnyModel(nn.Module):
-    """Has every exit, so that options can be checked before there is a model."""
-
-    exit_layers = sys.maxsize
-
-    def early_logits(self, exit_layer: int, **inputs: Any) -> Tensor:
-        raise NotImplementedError
 
 
 @contextlib.contextmanager
@@ -426,19 +438,6 @@ def _generators_kept() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
-
-
-def _most_labelled_row(batch: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The row of the batch with the most labels, as a batch of one; None if the batch has no labels."""
-    labels = batch.get("labels")
-    if not isinstance(labels, Tensor) or labels.dim() == 0:
-        return None
-    count = (labels != scoring.IGNORED).reshape(batch_size(batch), -1).sum(dim=1)
-    return take_rows(batch, count.argmax().reshape(1))
-
-
-def _loss(output: Any) -> Any:
-    return output["loss"] if isinstance(output, Mapping) else output[0]
 
 
 def _for_evaluation(collator: Any) -> Any:

@@ -102,6 +102,18 @@ def test_results_do_not_depend_on_threads():
     np.testing.assert_array_equal(one.last, many.last)
 
 
+@pytest.mark.parametrize("fast", [False, pytest.param(True, marks=needs_kernel)])
+def test_what_is_recorded_of_a_run_does_not_depend_on_its_company(fast):
+    """33 runs are one part of NumPy's, and two of the kernel's, the second of a single run."""
+    target = problem(np.random.default_rng(3), n=50, d=20)
+    arguments = {"eta": 0.1 / target.smoothness, "K": 20, "record": [3, 20]}
+    crowd = sgd.run(Oracle(target, 3), np.ones(20), rng=np.random.default_rng(5), runs=33, fast=False, **arguments)
+    for runs in (1, 2, 7, 33):
+        few = sgd.run(Oracle(target, 3), np.ones(20), rng=np.random.default_rng(5), runs=runs, fast=fast, **arguments)
+        np.testing.assert_array_equal(few.objective, crowd.objective[:, :runs])
+        np.testing.assert_array_equal(few.objective_of_average, crowd.objective_of_average[:, :runs])
+
+
 def test_a_run_does_not_depend_on_its_company_nor_on_what_is_recorded():
     target = problem(np.random.default_rng(3))
     alone = sgd.run(Oracle(target, 3), np.ones(5), eta=0.1, K=30, runs=2, rng=np.random.default_rng(5))

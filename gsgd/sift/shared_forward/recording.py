@@ -127,15 +127,15 @@ class Recording:
     one, whose rows are positions.
 
     Args:
-        trust: shared by all recordings of an engine.
+        findings: shared by all recordings of an engine.
         share: whether to keep outputs; without, only the statistics of BatchNorm are taken.
         gross_statistics: take BatchNorm's statistics from the gross batch; else sharing ends at the first BatchNorm
             that normalises by its batch.
         head: whether the head on labelled positions is shared, too.
     """
 
-    def __init__(self, trust: Findings, *, share: bool = True, gross_statistics: bool = False, head: bool = False):
-        self.trust = trust
+    def __init__(self, findings: Findings, *, share: bool = True, gross_statistics: bool = False, head: bool = False):
+        self.findings = findings
         self.share = share
         self.head = head
         self.gross_statistics = gross_statistics
@@ -166,7 +166,7 @@ class Recording:
             yield
         self.held = mode.held
         if mode.labelled is not None and self.share and self.stopped is None:
-            self.trust.by_position |= products_by_position(self.segments[0].steps, mode.labelled.of)
+            self.findings.by_position |= products_by_position(self.segments[0].steps, mode.labelled.of)
         # Fused optimizers do not count their changes in the weights' versions.
         self._hook = register_optimizer_step_post_hook(functools.partial(_outdate, weakref.ref(self)))
         weakref.finalize(self, self._hook.remove)
@@ -232,9 +232,9 @@ class Recording:
 
 class _Record(OperationTracker):
     def __init__(self, recording: Recording, inputs: Mapping[str, Any], rows: int, labelled: Labelled | None):
-        super().__init__(inputs, recording.trust.known, (rows,))
+        super().__init__(inputs, recording.findings.known, (rows,))
         self.recording = recording
-        self.labelled = None if recording.trust.positions_meet else labelled
+        self.labelled = None if recording.findings.positions_meet else labelled
         recording.segments = [Segment(rows)]
         self.kinds: dict[Source, Kind] = {}
         self.mixed_by: dict[Source, Any] = {}
@@ -258,14 +258,14 @@ class _Record(OperationTracker):
         function, facts, recording = call.function, call.facts, self.recording
         packet, rows, steps = function.overloadpacket, recording.segments[-1].rows, recording.segments[-1].steps
         found: _Finding | None = call.finding
-        output = at_positions(call, self.labelled) if self.prefix in recording.trust.by_position else None
+        output = at_positions(call, self.labelled) if self.prefix in recording.findings.by_position else None
         partly = output is not None
         recording.partly |= partly
         way = way_of(call) if found is None else found.way
         if not partly:
             output = way(call)
         outputs = as_tuple(output)
-        if self.prefix in recording.trust.mixing:
+        if self.prefix in recording.findings.mixing:
             return self.end(f"{function} mixes rows", output)
         if facts.batchnorm and not recording.gross_statistics and call.named.get("training", True):
             return self.end("BatchNorm normalises the kept rows by their own statistics", output)

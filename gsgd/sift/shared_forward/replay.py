@@ -41,7 +41,7 @@ class Replay(OperationTracker):
     """
 
     def __init__(self, recording: Recording, inputs: Mapping[str, Any], indices: Tensor):
-        super().__init__(inputs, recording.trust.known, ())
+        super().__init__(inputs, recording.findings.known, ())
         self.recording = recording
         self.inputs = inputs
         self.ended: str | None = None
@@ -66,7 +66,7 @@ class Replay(OperationTracker):
 
     def step(self, call: Call) -> Any:
         function, args, kwargs = call.function, call.args, call.kwargs
-        segment, trust = self.likeness.segment, self.recording.trust
+        segment, findings = self.likeness.segment, self.recording.findings
         if self.position == len(segment.steps):
             self.paused = True
             return self.compute(function, args, kwargs)
@@ -83,21 +83,21 @@ class Replay(OperationTracker):
         if outputs is None or not torch.is_grad_enabled():
             if call.random:
                 return self.end(f"the draws of {function} cannot be had again", self.compute(function, args, kwargs))
-            if recorded.spared and self.prefix in trust.checked and torch.is_grad_enabled():
+            if recorded.spared and self.prefix in findings.checked and torch.is_grad_enabled():
                 return self.owe(function, args, kwargs)
             if recorded.spared:
-                trust.checked.add(self.prefix)  # by what softmax makes of it
+                findings.checked.add(self.prefix)  # by what softmax makes of it
             return self.check(recorded, self.compute(function, args, kwargs))
         pairs = zip(outputs, recorded.kinds, strict=True)
         handed = [cut(made, segment.rows, self.indices) if kind else made for made, kind in pairs]
         if call.written:
             return call.written[0].copy_(handed[0])
-        if not call.random and self.prefix not in trust.checked:
+        if not call.random and self.prefix not in findings.checked:
             actual = self.compute(function, args, kwargs)
             if not _close(as_tuple(actual)[0], handed[0]):
-                trust.mixing.add(self.prefix)
+                findings.mixing.add(self.prefix)
                 return self.end(f"{function} of some rows is not those rows of the gross batch's", actual)
-            trust.checked.add(self.prefix)
+            findings.checked.add(self.prefix)
         if self.owed and call.facts.softmax:
             entry: Any = (None, None, args)
             while entry is not None:

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gsgd.sift import scoring
 from gsgd.sift.batchnorm import gross_statistics
-from gsgd.sift.exits import EarlyExit, find_layers
+from gsgd.sift.exits import EarlyExit, find_layers, last_shared_layer
+from gsgd.sift.labels import LABEL_NAMES
+from gsgd.sift.row_losses import IGNORED
+from gsgd.sift.scoring_mode import without_cache
 from gsgd.sift.shared_forward.recording import Recording
 from gsgd.sift.wrappers import (
     any_fsdp,
@@ -57,15 +59,15 @@ class Shared:
             if recording.statistics:
                 stack.enter_context(gross_statistics(inner, recording.statistics))
             if recording.share:
-                stack.enter_context(scoring.without_cache(inner))
-                inputs = {name: value for name, value in self.rows.items() if name not in scoring.LABELS}
-                layer = scoring.last_shared_layer(inner, self.exit_layer)
+                stack.enter_context(without_cache(inner))
+                inputs = {name: value for name, value in self.rows.items() if name not in LABEL_NAMES}
+                layer = last_shared_layer(inner, self.exit_layer)
                 stack.enter_context(recording.replay(inputs, self.indices, layer))
             yield
 
     def begin_head(self, chosen: Tensor) -> Tensor:
         """The kept rows' labelled positions, among those of the gross batch, come next."""
-        labelled = self.labels != scoring.IGNORED
+        labelled = self.labels != IGNORED
         number = labelled.flatten().cumsum(0).view(labelled.shape) - 1
         indices = self.indices.to(labelled.device)
         self.recording.at_positions(chosen, number[indices][labelled[indices]])

@@ -76,7 +76,7 @@ def by_hand(scores, losses, kept):
         else:
             alike.append(float((scores[one] > scores[two]) == (losses[one] > losses[two])))
     positive = min(scores) > 0 and min(losses) > 0
-    ratios = [math.log(score / loss) for score, loss in zip(scores, losses, strict=True)] if positive else []
+    ratios = [score / loss for score, loss in zip(scores, losses, strict=True)] if positive else []
     no_pairs = count < 2
     return {
         "rows": count,
@@ -85,7 +85,7 @@ def by_hand(scores, losses, kept):
         "rho_approx": share(chosen, losses),
         "rho_pairs": math.nan if no_pairs or mean == 0 else statistics.fmean(larger) / mean,
         "rho_pairs_approx": math.nan if no_pairs or mean == 0 else statistics.fmean(taken) / mean,
-        "sigma": statistics.stdev(ratios) if positive and not no_pairs else math.nan,
+        "sigma": statistics.stdev(map(math.log, ratios)) if positive and not no_pairs else math.nan,
         "independence": quietly(scipy.stats.spearmanr, ratios, losses) if positive else math.nan,
         "margin_correlation": quietly(
             scipy.stats.pearsonr, [margin(score) for score in scores], [margin(loss) for loss in losses]
@@ -199,6 +199,14 @@ def test_noise_that_grows_with_the_loss_is_not_independent():
     losses = np.linspace(0.1, 2, 20)
     assert read(losses * np.exp(losses), losses, kept=10).independence == pytest.approx(1)
     assert read(losses / np.exp(losses), losses, kept=10).independence == pytest.approx(-1)
+
+
+def test_independence_ranks_the_quotients_themselves():
+    """Neighbouring numbers have one logarithm on this processor, and another's may tell them apart."""
+    first = 1e10
+    second = math.nextafter(first, math.inf)
+    third = math.nextafter(second, math.inf)
+    assert read([first, 2 * second, 4 * third], [1.0, 2.0, 4.0], kept=1).independence == pytest.approx(1)
 
 
 def test_margins_from_losses_of_any_size():

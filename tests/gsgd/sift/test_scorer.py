@@ -13,18 +13,23 @@ from torch import nn  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from gsgd import scores as score_functions  # noqa: E402
-from gsgd.sift import scoring  # noqa: E402
-from gsgd.sift.engine import is_causal  # noqa: E402
-from gsgd.sift.scoring import BY_NAME, positions_only, score_rows  # noqa: E402
+from gsgd.sift import Scorer, SiftOptions, scorer  # noqa: E402
+from gsgd.sift.head_positions import positions_only  # noqa: E402
+from gsgd.sift.labels import shifts_by_name  # noqa: E402
 
 CAUSAL = ("gpt2", "llama")
 MASKED = ("bert-mlm", "bert-pretraining", "roberta", "distilbert", "modernbert")
 LEAST = torch.finfo(torch.float32).min
+BY_NAME = {"loss": score_functions.cross_entropy, "entropy": score_functions.entropy}
+
+
+def score_rows(model, batch, *, exit_layer, score, mode):
+    return Scorer(model, SiftOptions(score=score, scoring_mode=mode)).scores(batch, exit_layer)
 
 
 def score(model, batch, name, *, exit_layer=2, kind="loss", mode="eval"):
     function = BY_NAME.get(kind, kind)
-    return score_rows(model, batch, exit_layer=exit_layer, score=function, mode=mode, causal=name in CAUSAL)
+    return score_rows(model, batch, exit_layer=exit_layer, score=function, mode=mode)
 
 
 @torch.no_grad()
@@ -80,7 +85,7 @@ def test_the_head_in_parts_gives_the_same_scores(one, at_once, build, make_batch
     functions = [score_functions.cross_entropy, score_functions.entropy, score_functions.margin]
 
     def run(limit, kind):
-        monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", limit)
+        monkeypatch.setattr(scorer, "LOGITS_AT_ONCE", limit)
         torch.manual_seed(3)  # the layers' dropout; the heads have none
         return score(model, batch, one, kind=kind, mode="train", exit_layer=3)
 
@@ -108,7 +113,7 @@ def test_the_head_in_parts_gives_the_same_scores(one, at_once, build, make_batch
 def test_logits_in_memory_are_bounded_by_the_parts(build, make_batch, monkeypatch):
     """Every tensor as wide as the vocabulary is small, and they are gone before the next part has its own."""
     model, batch = build("bert-mlm"), make_batch("bert-mlm", rows=16)
-    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 500)
+    monkeypatch.setattr(scorer, "LOGITS_AT_ONCE", 500)
     alive, most = [], []
 
     class Watch(TorchDispatchMode):
@@ -143,7 +148,7 @@ def test_a_head_that_reads_more_of_its_base_models_output(build, make_batch, mon
     model, batch = MixtralForCausalLM(config).train(), make_batch("llama")
     found = []
     for limit in (10**9, 500):
-        monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", limit)
+        monkeypatch.setattr(scorer, "LOGITS_AT_ONCE", limit)
         found.append(score(model, batch, "llama", exit_layer=4))
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
 
@@ -261,7 +266,7 @@ class TestStateStays:
         model.frozen.eval()  # the user's own choice
         before = self.describe(model)
         batch = {"x": 5 + torch.randn(4, 2, 6), "labels": torch.tensor([0, 1, 2, 0])}
-        arguments = {"exit_layer": 1, "score": BY_NAME["loss"], "mode": mode, "causal": False}
+        arguments = {"exit_layer": 1, "score": BY_NAME["loss"], "mode": mode}
         if fails:
             with pytest.raises(RuntimeError, match="out of memory"):
                 score_rows(model, batch, **arguments)
@@ -281,7 +286,7 @@ class TestStateStays:
         batch = {"x": 5 + torch.randn(4, 2, 6), "labels": torch.tensor([0, 1, 2, 0])}
         own, by_mode = (lambda logits, labels: logits[:, 0]), {}
         for mode in ("train", "eval", "frozen-batchnorm"):
-            by_mode[mode] = score_rows(model, batch, exit_layer=1, score=own, mode=mode, causal=False)
+            by_mode[mode] = score_rows(model, batch, exit_layer=1, score=own, mode=mode)
         reference = copy.deepcopy(model)
         assert torch.equal(by_mode["train"], reference.early_logits(1, batch["x"])[:, 0])
         reference = copy.deepcopy(model).eval()
@@ -361,18 +366,18 @@ class TestErrors:
 
 class TestCausal:
     def test_architectures(self, name, build):
-        assert is_causal(build(name)) == (name in CAUSAL)
+        assert shifts_by_name(build(name)) == (name in CAUSAL)
 
     def test_a_subclass_predicts_as_its_parent(self):
         class Mine(transformers.GPT2LMHeadModel):
             pass
 
         config = transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=9, bos_token_id=1, eos_token_id=1)
-        assert is_causal(Mine(config))
+        assert shifts_by_name(Mine(config))
 
     def test_a_classifier_on_a_causal_base_is_none(self):
         config = transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=9, bos_token_id=1, eos_token_id=1)
-        assert not is_causal(transformers.GPT2ForSequenceClassification(config))
+        assert not shifts_by_name(transformers.GPT2ForSequenceClassification(config))
 
     def test_a_model_without_a_config_is_none(self):
-        assert not is_causal(nn.Linear(1, 1))
+        assert not shifts_by_name(nn.Linear(1, 1))

@@ -1,0 +1,282 @@
+"""The options of sample selection, each written down once; the engine, the Trainer and `gsgd train` read them here."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import numbers
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from gsgd.selectors import Selector, select_top_k
+
+Score = Callable[..., Any]
+"""`(logits, labels) -> (B,)` or `(logits, labels, batch) -> (B,)`, one number a row; larger is harder."""
+
+ScoreName = Literal["loss", "entropy", "random"]
+ScoringMode = Literal["train", "eval", "frozen-batchnorm"]
+Scope = Literal["rank", "global"]
+OnBadScores = Literal["raise", "drop", "keep-all"]
+BatchNormStatistics = Literal["kept", "gross"]
+
+
+@dataclass(frozen=True)
+class AutoExit:
+    """When an exit that moves (`exit_layer="auto"`) does so.
+
+    The overlap of an exit is the share of the rows it keeps that exact losses would keep. It is measured on the step's
+    own batch: of all exits on the first steps, which select by the last one; then of the present exit and the one below
+    it, now and then. The first choice is the cheapest exit whose overlap is at least `level`, or the last one. From
+    then on the exit moves by one layer: up when its overlap is below `level`, down when that of the exit below is at
+    least `level + margin` (or 1). A move is decided by the mean of at least `first` measurements, and the step that
+    made the last of them selects by the new exit already.
+
+    Args:
+        level: share of the kept rows, in [0, 1].
+        every: selecting steps from one measurement to the next, at least 1. One costs about as much as scoring at the
+            two exits and at the last.
+        first: steps in a row that measure at the beginning, and after every move; at least 1.
+        memory: of the moving averages, in [0, 1): the weight of what was before. They are plain means until a
+            measurement would weigh less than 1 - memory.
+        margin: at least 0; it keeps noise from moving the exit to and fro.
+
+    Raises:
+        ValueError: for values out of range.
+    """
+
+    level: float = 0.75
+    every: int = 200
+    first: int = 4
+    memory: float = 0.75
+    margin: float = 0.05
+
+    def __post_init__(self) -> None:
+        _set(self, "every", whole("every", self.every, least=1))
+        _set(self, "first", whole("first", self.first, least=1))
+        _set(self, "level", within("level", self.level, "lie in [0, 1]", lambda value: 0 <= value <= 1))
+        _set(self, "memory", within("memory", self.memory, "lie in [0, 1)", lambda value: 0 <= value < 1))
+        _set(self, "margin", within("margin", self.margin, "be at least 0", lambda value: value >= 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiftOptions:
+    """What `Sift` does to a batch; every option has a default.
+
+    Args:
+        exit_layer: 1..layers, the layer whose early prediction scores; the last is exact-loss selection (OHEM, ordered
+            SGD). Of an encoder-decoder it is a layer of the decoder. "auto" moves it to the cheapest exit that keeps
+            rows as exact losses would, see `auto`; the attribute `exit_layer` of the engine is the present one.
+        keep: share of rows to train on, in (0, 1]; max(1, round(keep * B)) rows are kept.
+        score: "loss" or "entropy" of the early prediction, "random" (the control: nothing is scored), or a callable
+            `(logits, labels) -> (B,)`, or with three arguments `(logits, labels, batch) -> (B,)`; larger is harder. It
+            gets labels as they stand in the batch, not shifted. `gsgd.scores` has more of the built-in kind.
+        select: a rule of `gsgd.selectors`, or any function `(scores, k, rng) -> (k,) indices`.
+        start_step: steps before it train on the whole batch; at least 0. The paper starts at 20,000.
+        end_step: steps from it on train on the whole batch again; None for never.
+        interrupt: `step -> bool`, True skips selection at that step; or n >= 2, which skips every n-th step.
+        accumulation_steps: micro-batches per optimizer step, if the loop accumulates: the step counts those.
+        scoring_mode: "train" (the paper's naive double pass, dropout on), "eval", or "frozen-batchnorm" (train, but
+            BatchNorm normalises by its running statistics). None of them changes any state of the model.
+        scope: "rank" selects on each rank by itself (the paper: 64 -> 32 per GPU), "global" over the batches of all
+            ranks, then deals the rows out so that every rank trains on the same number. It needs batches of one shape
+            on all ranks, and exchanges whole batches. Gradients are averaged over ranks as in any loop.
+        labelled_head: of masked language models, run the head on labelled positions in the training pass, too: the
+            same loss and gradients for less work and memory. The output's logits then cover those positions only.
+        on_bad_scores: what a NaN or infinite score does: "raise", "drop" the row, or "keep-all", train on the whole
+            batch (as "drop" does if no row is left); the latter two warn and count (`totals.bad_score_rows`; over all
+            ranks if they select together).
+            Raising on one of several ranks ends the job, as any exception does: the others wait for it in their
+            backward pass until the launcher ends them, so do not catch it there.
+        score_batch_size: score at most so many rows at a time, which bounds memory; None for all at once.
+        reuse: let the training pass take from the scoring pass what both compute (`gsgd.sift.shared_forward`), where
+            that is exact; elsewhere two passes are made, and a warning says once why.
+        batchnorm: what BatchNorm normalises the kept rows by, up to the exit: "kept", their own statistics, where
+            sharing ends at the first BatchNorm; or "gross", those of the gross batch, constants in the backward pass.
+        auto: what `exit_layer="auto"` holds to (`AutoExit`), None for its defaults. The engine's attribute `auto` then
+            has the moves, as `history`. What it measures is part of `selection_s`.
+        meter_every: every so many steps that select, from the first of them on, `choose` measures on the gross batch
+            how well the scores stand in for exact losses (`gsgd.sift.readings`) and appends the `Reading` to
+            `readings`; 0 for never. Weights, draws and counts are bit for bit those of a run without. A reading costs
+            about a forward pass of the model and one up to the exit, on the gross batch; `meter_s` tells.
+        check: hold the scores against the model's own losses at the first step that selects, 100 such steps later, and
+            when the batch's form changes (`gsgd.sift.self_check`); a difference is a ValueError. It costs a few passes
+            of two rows. A callable `score` of one's own is never checked.
+        rows: names of entries of the batch that have one entry a row and that no other sign tells (`gsgd.sift.batch`).
+        label_names: the batch's entries that are labels; () for the model's usual ones (`labels`, or `start_positions`
+            and `end_positions`).
+        label_smoothing: of the "loss" score, in [0, 1), where the training loss is smoothed outside of the model, as
+            the Trainer's `label_smoothing_factor` does.
+        seed: for rules that draw; ranks draw differently. At least 0.
+
+    Raises:
+        ValueError: for values out of range, naming value and rule, or that do not go together.
+    """
+
+    exit_layer: int | Literal["auto"] = 1
+    keep: float = 0.5
+    score: ScoreName | Score = "loss"
+    select: Selector = select_top_k
+    start_step: int = 0
+    end_step: int | None = None
+    interrupt: Callable[[int], bool] | int | None = None
+    accumulation_steps: int = 1
+    scoring_mode: ScoringMode = "train"
+    scope: Scope = "rank"
+    labelled_head: bool = False
+    on_bad_scores: OnBadScores = "raise"
+    score_batch_size: int | None = None
+    reuse: bool = True
+    batchnorm: BatchNormStatistics = "kept"
+    auto: AutoExit | None = None
+    meter_every: int = 0
+    check: bool = True
+    rows: Sequence[str] = ()
+    label_names: Sequence[str] = ()
+    label_smoothing: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._take_numbers()
+        if not callable(self.score):
+            names = get_args(ScoreName)
+            if not isinstance(self.score, str) or self.score not in names:
+                raise ValueError(
+                    f'score = {self.score!r} must be "loss", "entropy", "random" or a callable (logits, labels)'
+                    f"{nearest(self.score, names)}"
+                )
+        if not callable(self.select):
+            raise ValueError(
+                f"select = {self.select!r} must be callable, (scores, k, rng) -> (k,) indices, such as "
+                "gsgd.selectors.select_top_k"
+            )
+        one_of("scoring_mode", self.scoring_mode, get_args(ScoringMode))
+        one_of("scope", self.scope, get_args(Scope))
+        one_of("on_bad_scores", self.on_bad_scores, get_args(OnBadScores))
+        one_of("batchnorm", self.batchnorm, get_args(BatchNormStatistics))
+        if not isinstance(self.auto, (AutoExit, type(None))):
+            raise ValueError(f"auto is a {type(self.auto).__name__} but must be an AutoExit")
+        self._check_combinations()
+
+    def _take_numbers(self) -> None:
+        """Replace numbers of NumPy and the like by Python's own, and lists by tuples."""
+        if not isinstance(self.exit_layer, str):
+            exit_layer = self.exit_layer
+            if not isinstance(exit_layer, numbers.Integral) or isinstance(exit_layer, bool):
+                raise ValueError(f'exit_layer = {exit_layer!r} must be a whole number in 1..layers, or "auto"')
+            _set(self, "exit_layer", int(exit_layer))
+        elif self.exit_layer != "auto":
+            raise ValueError(f'exit_layer = {self.exit_layer!r} must be a whole number in 1..layers, or "auto"')
+        _set(self, "keep", within("keep", self.keep, "lie in (0, 1]", lambda value: 0 < value <= 1))
+        smoothing = within("label_smoothing", self.label_smoothing, "lie in [0, 1)", lambda value: 0 <= value < 1)
+        _set(self, "label_smoothing", smoothing)
+        for name, least in (("start_step", 0), ("accumulation_steps", 1), ("meter_every", 0), ("seed", 0)):
+            _set(self, name, whole(name, getattr(self, name), least=least))
+        if self.seed >= 2**63:
+            raise ValueError(f"seed = {self.seed!r} must be below 2^63")
+        if self.end_step is not None:
+            _set(self, "end_step", whole("end_step", self.end_step, least=self.start_step))
+        if self.interrupt is not None and not callable(self.interrupt):
+            _set(self, "interrupt", whole("interrupt", self.interrupt, least=2))
+        if self.score_batch_size is not None:
+            _set(self, "score_batch_size", whole("score_batch_size", self.score_batch_size, least=1))
+        for name in ("labelled_head", "reuse", "check"):
+            value = getattr(self, name)
+            if type(value).__name__ not in ("bool", "bool_"):  # NumPy's is called either
+                raise ValueError(f"{name} = {value!r} must be True or False")
+            _set(self, name, bool(value))
+        for name in ("rows", "label_names"):
+            value = getattr(self, name)
+            if isinstance(value, str) or not isinstance(value, (Sequence, set, frozenset)):
+                raise ValueError(f"{name} = {value!r} must be a sequence of names, such as ({str(value)!r},)")
+            if not all(isinstance(entry, str) for entry in value):
+                raise ValueError(f"{name} = {value!r} must hold names, strings")
+            _set(self, name, tuple(value))
+
+    def _check_combinations(self) -> None:
+        if self.batchnorm == "gross":
+            if self.score == "random" or self.scoring_mode != "train" or self.scope == "global":
+                raise ValueError(
+                    'batchnorm = "gross" needs a scoring pass that normalises by the batch that rows are kept of: '
+                    f'score = {self.score!r} must not be "random", scoring_mode = {self.scoring_mode!r} must be '
+                    f'"train", and scope = {self.scope!r} must be "rank"'
+                )
+            if self.score_batch_size is not None:
+                raise ValueError(
+                    'batchnorm = "gross" needs the gross batch scored at once: '
+                    f"score_batch_size = {self.score_batch_size!r}"
+                )
+        if self.meter_every and self.score == "random":
+            raise ValueError(
+                f'meter_every = {self.meter_every}, but score = "random" has no scores to measure: set it to 0'
+            )
+        if self.exit_layer != "auto" and self.auto is not None:
+            raise ValueError(f'auto is for exit_layer = "auto", but exit_layer = {self.exit_layer!r}')
+        if self.exit_layer == "auto" and self.score == "random":
+            raise ValueError('exit_layer = "auto" needs scores to judge exits by: score = "random" has none')
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> SiftOptions:
+        """The options of these names and values.
+
+        Raises:
+            ValueError: for a name that is no option, with the nearest one.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in options:
+            if name not in names:
+                raise ValueError(f"{name!r} is no option{nearest(name, names)}; there are: {', '.join(names)}")
+        return cls(**options)
+
+    @classmethod
+    def help(cls) -> dict[str, str]:
+        """What the docstring says of each option, by name, on one line."""
+        arguments = (SiftOptions.__doc__ or "").split("Args:")[1].split("Raises:")[0]
+        entries = re.split(r"^ {8}(?=\w+: )", arguments, flags=re.MULTILINE)[1:]
+        named = (entry.split(": ", 1) for entry in entries)
+        return {name: " ".join(text.split()) for name, text in named}
+
+
+def whole(name: str, value: Any, *, least: int) -> int:
+    """`value` as an int.
+
+    Raises:
+        ValueError: unless it is a whole number, of Python or NumPy, of at least `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise ValueError(f"{name} = {value!r} must be a whole number of at least {least}")
+    return int(value)
+
+
+def within(name: str, value: Any, rule: str, holds: Callable[[float], bool]) -> float:
+    """`value` as a float.
+
+    Raises:
+        ValueError: unless it is a finite number, of Python or NumPy, for which `holds` is true; it ends in `rule`.
+    """
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not holds(float(value)):
+        raise ValueError(f"{name} = {value!r} must {rule}")
+    return float(value)
+
+
+def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
+    """Check a word.
+
+    Raises:
+        ValueError: unless it is one of `allowed`, with the nearest of them.
+    """
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} = {value!r} must be one of: {', '.join(allowed)}{nearest(value, allowed)}")
+
+
+def nearest(word: Any, allowed: Sequence[str]) -> str:
+    """A question that proposes the allowed word most like `word`; nothing where none is like it."""
+    found = difflib.get_close_matches(word, allowed, n=1) if isinstance(word, str) else []
+    return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def _set(options: Any, name: str, value: Any) -> None:
+    object.__setattr__(options, name, value)  # they are frozen for everybody else

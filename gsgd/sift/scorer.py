@@ -1,0 +1,601 @@
+"""Scores of a gross batch from an early prediction, without gradients and without touching the model's state.
+
+scorer = Scorer(model, SiftOptions(score="loss"))
+scores = scorer.scores(batch, exit_layer=1)      # (B,)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gsgd import scores as row_scores
+from gsgd.sift.batch import BatchRows
+from gsgd.sift.exits import EarlyExit, count_exits, exit_view, find_layers, last_shared_layer, only_up_to
+from gsgd.sift.head_positions import GivenOutput, NotCalled, modules_below_head, positions_only
+from gsgd.sift.labels import LABEL_NAMES, LabelReading, found_shift, label_names, shifts_by_name
+from gsgd.sift.module_state import unchanged
+from gsgd.sift.options import SiftOptions
+from gsgd.sift.row_losses import IGNORED, LEAST, LossCall, NoRowLoss, RowLosses
+from gsgd.sift.scoring_mode import (
+    no_autocast_cache,
+    scoring_mode,
+    without_prepared_autocast,
+    without_router_losses,
+)
+from gsgd.sift.shared_forward.labelled_positions import Labelled
+from gsgd.sift.shared_forward.recording import Recording
+from gsgd.sift.wrappers import every_module, innermost, is_sharded, unwrap
+
+BUILT_IN = (row_scores.cross_entropy, row_scores.entropy, row_scores.margin, row_scores.gradient_norm_bound)
+"""Scores that are a mean over labelled positions, so that the head need not run on the others."""
+
+LOGITS_AT_ONCE = 2**24
+"""Entries of the matrix of logits that scoring has in memory at a time."""
+
+_SCORED_AT_ONCE = 2**20
+"""Entries that a score is computed from at a time: few enough to stay in a processor's cache through all its passes."""
+
+Form = tuple[tuple[str, str, int], ...]
+
+
+class Scorer:
+    """Scores rows of a batch at any exit of a model; the model, its buffers and its modes stay as they are.
+
+    How the model reads its labels is found from its own loss, the first time that a batch of a form comes, on two rows
+    of it (`learn`).
+
+    Args:
+        model: any Hugging Face model with a stack of layers, or one that implements `EarlyExit`, wrapped or not.
+        options: score, mode of scoring, rows at a time, names of labels and of rows.
+
+    Attributes:
+        function: the score, `(logits, labels) -> (B,)`; None for "random".
+        rows: which entries of a batch have rows.
+        reference: the model's own loss of a batch of one row, as training computes it; a Trainer sets its own.
+
+    Raises:
+        ValueError: if the model has no exits although it is to be scored.
+    """
+
+    def __init__(self, model: nn.Module, options: SiftOptions):
+        self.model = model
+        self.options = options
+        self.function = score_function(options)
+        names = (*options.label_names, *LABEL_NAMES)
+        self.rows = BatchRows(innermost(model), rows=options.rows, label_names=names)
+        self.reference: Callable[[Mapping[str, Any]], Tensor | None] = self.own_loss
+        self._readings: dict[Form, LabelReading] = {}
+        if self.function is not None:
+            self.exits = count_exits(unwrap(model))
+        self._arguments = _accepted_arguments(innermost(model))
+
+    @property
+    def loss(self) -> Callable[..., Tensor]:
+        """The exact loss as a score, smoothed as the options say."""
+        if isinstance(self.function, functools.partial) and self.function.func is row_scores.cross_entropy:
+            return self.function
+        return row_scores.cross_entropy
+
+    @property
+    def built_in(self) -> bool:
+        """Whether the score is one of `gsgd.scores`, which know labels, and not a callable of the user's own."""
+        return _is_built_in(self.function)
+
+    @torch.no_grad()
+    def scores(
+        self,
+        batch: Mapping[str, Any],
+        exit_layer: int,
+        *,
+        function: Callable[..., Tensor] | None = None,
+        mode: str | None = None,
+        reading: LabelReading | None = None,
+        recording: Recording | None = None,
+    ) -> Tensor:
+        """One score per row of the gross batch, by the early prediction at `exit_layer`; larger is harder.
+
+        For language models the labels of a row are (T,), and its score is the mean over its labelled positions; a row
+        without any gets float32's least number, so that it ranks last.
+
+        Args:
+            batch: with labels, and the model's inputs. If FSDP shards the model, every rank must call this.
+            function: `(logits, labels) -> (B,)`; the options' where None.
+            mode: "train", "eval", or "frozen-batchnorm"; the options' where None.
+            reading: how labels are read; what `learn` found where None.
+            recording: takes down what the layers compute, for the training pass; what the scores do not need of the
+                exit layer is then left out.
+
+        Returns:
+            (B,), float32 or float64, on the logits' device.
+
+        Raises:
+            ValueError: if the batch has no labels, or has no loss per row, or `function` returns another shape.
+        """
+        function = self.function if function is None else function
+        if function is None:
+            raise ValueError('score = "random" scores nothing')
+        model = unwrap(self.model)
+        if reading is None:
+            reading = self.reading(batch) if _is_built_in(function) else LabelReading("callable")
+        names = self.label_names(batch)
+        size = self.rows.size(batch)
+        device = batch[names[0]].device if names and isinstance(batch[names[0]], Tensor) else _device(model)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(unchanged(model))
+            stack.enter_context(scoring_mode(model, mode or self.options.scoring_mode))
+            stack.enter_context(no_autocast_cache(device))
+            stack.enter_context(only_up_to(model, exit_layer))
+            view = exit_view(model, exit_layer)
+            labels = batch[names[0]]
+            if reading.way == "own loss":
+                return self._own_losses(view, batch, exit_layer, function, reading, recording)
+            inputs = self.inputs(batch, labels=_makes_decoder_inputs(model, batch))
+            targets = labels
+            if _is_built_in(function):
+                targets = reading.aligned(labels)
+                if targets.dim() > 1 and targets.shape[1:].numel() == 1 and reading.way == "logits":
+                    targets = targets.reshape(size)
+            by_position = reading.way == "positions"
+            with contextlib.ExitStack() as recorded:
+                if recording is not None:
+                    labelled = Labelled.among(targets != IGNORED) if by_position else None
+                    layer = last_shared_layer(model, exit_layer)
+                    recorded.enter_context(recording.record(inputs, size, layer, labelled))
+                if by_position:
+                    values = _score_labelled_positions(
+                        view, inputs, targets, function, recorded, recording, reading.below
+                    )
+                else:
+                    logits = (
+                        view(**inputs) if isinstance(innermost(model), EarlyExit) else logits_of(_run(view, inputs))
+                    )
+            if not by_position:
+                return _checked(_call(function, logits, targets, batch), size)
+        if recording is None or not recording.partly or not bool(values.isnan().any()):
+            return values
+        # Either a score depends on positions that were left out, or it is NaN anyway.
+        recording.findings.positions_meet = True
+        full = self.scores(batch, exit_layer, function=function, mode=mode, reading=reading, recording=recording)
+        recording.findings.positions_meet = bool((values.isnan() & ~full.isnan()).any())
+        return full
+
+    def _own_losses(
+        self,
+        view: nn.Module,
+        batch: Mapping[str, Any],
+        exit_layer: int,
+        function: Callable[..., Tensor],
+        reading: LabelReading,
+        recording: Recording | None,
+    ) -> Tensor:
+        size, inputs = self.rows.size(batch), self.inputs(batch, labels=True)
+        if reading.below is None:
+            return _own_losses(view, RowLosses(size, function), inputs)[0]
+        name = self.label_names(batch)[0]
+        labels = batch[name]
+        rows, columns = torch.nonzero(labels != reading.ignore_index, as_tuple=True)
+        if len(rows) == 0:
+            # One position without a label keeps the head, and other ranks, going.
+            rows = columns = torch.zeros(1, dtype=torch.int64, device=labels.device)
+        chosen = labels[rows, columns].unsqueeze(0)
+        head = recording is not None and recording.head
+
+        def at_positions(hidden: Tensor) -> Tensor:
+            if recording is not None and head:
+                recording.at_positions(hidden, None)
+            return hidden
+
+        with contextlib.ExitStack() as stack:
+            if recording is not None:
+                labelled = Labelled.among(labels != reading.ignore_index)
+                layer = last_shared_layer(unwrap(self.model), exit_layer)
+                stack.enter_context(recording.record(self.inputs(batch, labels=False), size, layer, labelled))
+            stack.enter_context(positions_only(view, rows, columns, at_positions, reading.below))
+            return _own_losses(view, RowLosses(size, function, chosen, rows), {**inputs, name: chosen})[0]
+
+    def parts(self, batch: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """A gross batch in the parts, `score_batch_size` rows each, that a scoring pass takes at a time."""
+        size = self.rows.size(batch)
+        step = self.options.score_batch_size or size
+        cuts = [torch.arange(start, min(start + step, size)) for start in range(0, size, step)]
+        return [batch] if len(cuts) == 1 else [self.rows.take(batch, cut) for cut in cuts]
+
+    # ---- How labels are read ----
+
+    def label_names(self, batch: Mapping[str, Any]) -> list[str]:
+        """The batch's entries that are labels.
+
+        Raises:
+            ValueError: if it has none.
+        """
+        names = (
+            label_names(innermost(self.model), batch, self.options.label_names) if isinstance(batch, Mapping) else []
+        )
+        if not names or not isinstance(batch[names[0]], Tensor):
+            wanted = " or ".join(f"`{name}`" for name in self.options.label_names or ("labels",))
+            held = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+            raise ValueError(
+                f"scoring needs {wanted} in the batch, which holds: {held or 'nothing'} (label_names says other names)"
+            )
+        return names
+
+    def form(self, batch: Mapping[str, Any]) -> Form:
+        """What kind of batch it is: names, types and numbers of axes, never lengths."""
+        return tuple(
+            (str(name), str(value.dtype), value.dim()) if isinstance(value, Tensor) else (str(name), "", 0)
+            for name, value in sorted(batch.items(), key=lambda entry: str(entry[0]))
+        )
+
+    def reading(self, batch: Mapping[str, Any]) -> LabelReading:
+        """How labels of batches of this form are read; it is learnt the first time."""
+        found = self._readings.get(self.form(batch))
+        return self.learn(batch) if found is None else found
+
+    def learn(self, batch: Mapping[str, Any]) -> LabelReading:
+        """Find out from the model's own loss of two rows how it reads their labels.
+
+        If FSDP shards the model, every rank must call this.
+        """
+        probe = self.rows.take(batch, self.probe_rows(batch))
+        found = self._found_reading(probe)
+        self._readings[self.form(batch)] = found
+        return found
+
+    def assume(self, batch: Mapping[str, Any], reading: LabelReading) -> None:
+        """Read labels of batches of this form in this way from now on."""
+        self._readings[self.form(batch)] = reading
+
+    def probe_rows(self, batch: Mapping[str, Any], number: int = 2) -> Tensor:
+        """(2,) rows, or (1,) of a batch of one, that have the most labels."""
+        labels = batch[self.label_names(batch)[0]]
+        size = self.rows.size(batch)
+        counts = (labels != IGNORED).reshape(size, -1).sum(dim=1)
+        order = torch.sort(counts, descending=True, stable=True).indices
+        return torch.sort(order[: min(number, size)]).values
+
+    @property
+    def shifts(self) -> bool:
+        """Whether position t predicts label t + 1: as was learnt last, or before that as the model's class suggests."""
+        found = [reading.shift for reading in self._readings.values() if reading.way in ("positions", "logits")]
+        return bool(found[-1]) if found else shifts_by_name(unwrap(self.model))
+
+    def not_recorded_because(self, batch: Mapping[str, Any]) -> str | None:
+        """Why the shared forward cannot take down how such a batch is scored; None if it can."""
+        if not self.built_in and self.function is not None:
+            own = _makes_decoder_inputs(unwrap(self.model), batch)
+            return "the decoder's inputs are made of the labels" if own else None
+        reading = self.reading(batch)
+        if reading.way == "own loss" and reading.below is None:
+            return "rows are scored by the model's own loss functions"
+        return None
+
+    def labelled(self, batch: Mapping[str, Any], losses: Tensor) -> Tensor:
+        """(rows,), which rows have a label that a prediction is made for, given their exact losses."""
+        reading, labels = self.reading(batch), batch[self.label_names(batch)[0]]
+        if reading.way == "own loss" or labels.is_floating_point():
+            return losses != LEAST
+        there = reading.aligned(labels) != IGNORED
+        return there.reshape(len(there), -1).any(dim=1)
+
+    def readings_to_try(self, batch: Mapping[str, Any], doubt: str) -> list[LabelReading]:
+        """Guesses where the loss could not be watched, the likeliest first."""
+        model = unwrap(self.model)
+        labels = batch[self.label_names(batch)[0]]
+        shifts = (1, 0) if shifts_by_name(model) else (0, 1)
+        if labels.is_floating_point():
+            return []
+        if labels.dim() < 2 or labels.shape[1:].numel() == 1:
+            return [LabelReading("logits", doubt=doubt)]
+        if isinstance(innermost(model), EarlyExit):
+            return [LabelReading("logits", shift=shift, doubt=doubt) for shift in shifts]
+        below = modules_below_head(model, find_layers(model)[0])
+        return [LabelReading("positions", shift=shift, below=name, doubt=doubt) for shift in shifts for name in below]
+
+    def _found_reading(self, probe: Mapping[str, Any]) -> LabelReading:
+        model = unwrap(self.model)
+        labels, size = probe[self.label_names(probe)[0]], self.rows.size(probe)
+        own_exits = isinstance(innermost(model), EarlyExit)
+        if labels.is_floating_point() and own_exits:
+            raise ValueError(
+                f"labels has dtype {labels.dtype}, but the scores of gsgd need classes (integers): "
+                "for another task pass a callable, score=(logits, labels) -> (B,)"
+            )
+        try:
+            with self.watched():
+                whole = model if own_exits else exit_view(model, self.exits)
+                values, calls = _own_losses(whole, RowLosses(size), self.inputs(probe, labels=True))
+        except NoRowLoss as error:
+            doubt = str(error)
+        except (RuntimeError, TypeError, IndexError) as error:
+            # A model may do with its loss what cannot be done with one value a row; anything else that is wrong with
+            # it comes up again when it is scored.
+            doubt = f"{type(error).__name__}: {error}"
+        else:
+            return self._simplest(probe, labels, values, calls)
+        guesses = self.readings_to_try(probe, doubt)
+        if not guesses:
+            raise ValueError(
+                f"{type(innermost(model)).__name__} has no loss per row that scores could be: {doubt}. "
+                "Pass a callable, score=(logits, labels) -> (B,)"
+            )
+        return guesses[0]
+
+    def _simplest(
+        self, probe: Mapping[str, Any], labels: Tensor, values: Tensor, calls: list[LossCall]
+    ) -> LabelReading:
+        """The cheapest way of scoring that agrees with the loss as it was watched."""
+        model = unwrap(self.model)
+        shift = found_shift(calls, labels)
+        own_exits = isinstance(innermost(model), EarlyExit)
+        if shift is None and own_exits:
+            return LabelReading("logits", doubt="its loss is not the cross-entropy of its labels")
+        ignored = calls[0].ignore_index
+        single = labels.dim() < 2 or labels.shape[1:].numel() == 1
+        below = [] if own_exits or single else modules_below_head(model, find_layers(model)[0])
+        if shift is None:
+            as_they_are = [found_shift([call], labels) == 0 for call in calls]
+            tries = [LabelReading("own loss", 0, ignored, name) for name in below if any(as_they_are)]
+        elif own_exits or single:
+            tries = [LabelReading("logits", 0 if single else shift, ignored)]
+        else:
+            tries = [LabelReading("positions", shift, ignored, name) for name in below]
+        if _makes_decoder_inputs(model, probe):
+            tries = []  # the decoder reads the labels, too
+        for reading in tries:
+            if own_exits:
+                return reading  # its early logits are its own; the self-check holds them against its loss
+            try:
+                with self.watched():
+                    found = self.scores(probe, self.exits, function=self.loss, mode="eval", reading=reading)
+            except (NotCalled, RuntimeError, TypeError, IndexError, ValueError):
+                continue  # not the module that the head reads from
+            if torch.allclose(found.double(), values.double(), rtol=1e-3, atol=1e-4):
+                return reading
+        return LabelReading("own loss")
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Within the block the model is in eval mode, in full precision, without gradients; afterwards as it was."""
+        model = unwrap(self.model)
+        kind = _device(model).type
+        with (
+            torch.no_grad(),
+            unchanged(model),
+            scoring_mode(model, "eval"),
+            without_prepared_autocast(model),
+            torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else contextlib.nullcontext(),
+        ):
+            yield
+
+    def own_loss(self, row: Mapping[str, Any]) -> Tensor | None:
+        """The model's own loss of a batch, without router losses; None where it returns none."""
+        model = unwrap(self.model)
+        with without_router_losses(model):
+            return loss_of(model(**self.inputs(row, labels=True)))
+
+    def inputs(self, batch: Mapping[str, Any], *, labels: bool) -> dict[str, Any]:
+        """What of the batch the model is called with, with its labels or without."""
+        left_out = () if labels else (*LABEL_NAMES, *self.label_names(batch))
+        named = {name: value for name, value in batch.items() if name not in left_out}
+        if self._arguments is None:
+            return named
+        names, any_name = self._arguments
+        simple = (Tensor, bool, int, float)
+        return {
+            name: value for name, value in named.items() if name in names or (any_name and isinstance(value, simple))
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        if getattr(self.reference, "__self__", None) is self:
+            del state["reference"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__dict__.setdefault("reference", self.own_loss)
+
+
+def score_function(options: SiftOptions) -> Callable[..., Tensor] | None:
+    """The score of the options as a function; None where nothing is scored."""
+    if options.score == "random":
+        return None
+    if options.score == "loss":
+        if options.label_smoothing:
+            return functools.partial(row_scores.cross_entropy, label_smoothing=options.label_smoothing)
+        return row_scores.cross_entropy
+    if options.score == "entropy":
+        return row_scores.entropy
+    assert callable(options.score)
+    return options.score
+
+
+def loss_of(output: Any) -> Tensor | None:
+    """The loss in a model's output."""
+    if isinstance(output, Mapping):
+        return output.get("loss")
+    if hasattr(output, "loss"):
+        return output.loss
+    return output[0] if isinstance(output, tuple) and output and isinstance(output[0], Tensor) else None
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in a model's output.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    for name in ("logits", "prediction_logits"):
+        if getattr(output, name, None) is not None:
+            return getattr(output, name)
+    if isinstance(output, Tensor):
+        return output
+    raise ValueError(
+        f"the early prediction is a {type(output).__name__} without `logits` or `prediction_logits`: "
+        "the model must have a head, and return_dict=True"
+    )
+
+
+def _is_built_in(function: Any) -> bool:
+    return function in BUILT_IN or (isinstance(function, functools.partial) and function.func in BUILT_IN)
+
+
+def _call(function: Callable[..., Any], logits: Tensor, labels: Any, batch: Mapping[str, Any]) -> Any:
+    """A score of logits and labels, and of the batch if it asks for three arguments."""
+    return function(logits, labels, batch) if takes_batch(function) else function(logits, labels)
+
+
+@functools.lru_cache(maxsize=64)
+def takes_batch(function: Callable[..., Any]) -> bool:
+    """Whether a score takes the batch as its third argument."""
+    if _is_built_in(function):
+        return False
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    positional = [entry for entry in parameters if entry.kind in (entry.POSITIONAL_ONLY, entry.POSITIONAL_OR_KEYWORD)]
+    required = [entry for entry in positional if entry.default is entry.empty]
+    return len(required) >= 3 or (len(positional) >= 3 and positional[2].name == "batch")
+
+
+def _own_losses(view: nn.Module, losses: RowLosses, inputs: dict[str, Any]) -> tuple[Tensor, list[LossCall]]:
+    """((rows,) values of the model's loss, calls of loss functions).
+
+    Raises:
+        NoRowLoss: if it has none, or not one for each row.
+    """
+    with losses:
+        output = _run(view, inputs)
+    values, rows = loss_of(output), losses.rows
+    name = type(innermost(view)).__name__
+    if values is None:
+        raise NoRowLoss(f"{name} returned no loss for this batch")
+    if not losses.calls or losses.labelled is None:
+        raise NoRowLoss(f"{name} computes its loss without the loss functions of torch.nn.functional")
+    if values.shape != (rows,):
+        raise NoRowLoss(f"the loss of {name} has shape {tuple(values.shape)}, not one value for each of {rows} rows")
+    return torch.where(losses.labelled, values, LEAST), losses.calls
+
+
+def _score_labelled_positions(
+    view: nn.Module,
+    inputs: dict[str, Any],
+    labels: Tensor,
+    function: Callable[..., Tensor],
+    recorded: contextlib.ExitStack,
+    recording: Recording | None,
+    below: str | None,
+) -> Tensor:
+    rows, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
+    if len(rows) == 0:
+        if is_sharded(view):
+            # The other ranks score, and gather weights from this one.
+            first = torch.zeros(1, dtype=torch.int64, device=labels.device)
+            with positions_only(view, first, first, below=below):
+                _run(view, inputs)
+        return torch.full((len(labels),), LEAST, device=labels.device)
+    shared_head = recording is not None and recording.head
+    parts = [len(rows)] if shared_head or is_sharded(view) else _parts(view, len(rows))
+    hidden: list[Tensor] = []
+
+    def first_part(chosen: Tensor) -> Tensor:
+        if shared_head:
+            assert recording is not None
+            recording.at_positions(chosen, None)
+        hidden.extend([chosen] if len(parts) == 1 else chosen.split(parts, dim=1))
+        return hidden[0]
+
+    found: list[Any] = []
+    wanted = labels[rows, columns].split(parts)
+    with positions_only(view, rows, columns, first_part, below) as base:
+        hook = base.register_forward_hook(lambda module, arguments, output: found.append(output))
+        try:
+            logits = logits_of(_run(view, inputs))
+        finally:
+            hook.remove()
+    recorded.close()
+    values = [_score_part(view, logits, wanted[0], function)]
+    del logits
+    for part, part_wanted in zip(hidden[1:], wanted[1:], strict=True):
+        # What lies below the head has run; only the head is left to run on the rest.
+        _replace(view, base, GivenOutput(found[0], part))
+        values.append(_score_part(view, logits_of(_run(view, inputs)), part_wanted, function))
+        base = next(module for module in view.modules() if isinstance(module, GivenOutput))
+    every = torch.cat(values)
+    total = every.new_zeros(len(labels)).index_add_(0, rows, every)
+    count = torch.bincount(rows, minlength=len(labels))
+    return torch.where(count > 0, total / count.clamp(min=1), LEAST)
+
+
+def _replace(view: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put one module of a view, on the way to its layers, in the place of another."""
+    for module in every_module(view):
+        for name, child in module._modules.items():
+            if child is old:
+                module._modules[name] = new
+                return
+
+
+def _parts(view: nn.Module, positions: int) -> list[int]:
+    """Sizes of the parts in which the head runs on labelled positions."""
+    classes = getattr(getattr(view, "config", None), "vocab_size", None)
+    size = max(1, LOGITS_AT_ONCE // classes) if isinstance(classes, int) and classes > 0 else positions
+    return [min(size, positions - start) for start in range(0, positions, size)]
+
+
+def _score_part(view: nn.Module, logits: Tensor, wanted: Tensor, function: Callable[..., Tensor]) -> Tensor:
+    if logits.dim() != 3 or logits.shape[:2] != (1, len(wanted)):
+        raise NotCalled(
+            f"the head of {type(view).__name__} returned predictions {tuple(logits.shape[:-1])} for "
+            f"{len(wanted)} positions"
+        )
+    size = max(1, _SCORED_AT_ONCE // logits.shape[2])
+    return torch.cat([function(*part) for part in zip(logits[0].split(size), wanted.split(size), strict=True)])
+
+
+def _run(view: nn.Module, inputs: dict[str, Any]) -> Any:
+    # Keys and values of a decoder serve generation; here they would only take memory.
+    caches = getattr(getattr(view, "config", None), "use_cache", False)
+    return view(**{**inputs, "use_cache": False}) if caches else view(**inputs)
+
+
+def _checked(values: Any, rows: int) -> Tensor:
+    if not isinstance(values, Tensor) or values.shape != (rows,):
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(f"the score has shape {shape}, but must be one number per row, ({rows},)")
+    return values
+
+
+def _makes_decoder_inputs(model: nn.Module, batch: Mapping[str, Any]) -> bool:
+    """Whether the model makes its decoder's inputs out of the labels, so that it must be given them."""
+    config = getattr(innermost(model), "config", None)
+    given = any(batch.get(name) is not None for name in ("decoder_input_ids", "decoder_inputs_embeds"))
+    return bool(getattr(config, "is_encoder_decoder", False)) and not given
+
+
+def _accepted_arguments(model: nn.Module) -> tuple[frozenset[str], bool] | None:
+    """(names that the model's forward takes, whether it takes any other); None where it takes whatever comes."""
+    function = model.early_logits if isinstance(model, EarlyExit) else type(model).forward
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    names = frozenset(entry.name for entry in parameters if entry.kind not in (entry.VAR_POSITIONAL, entry.VAR_KEYWORD))
+    any_name = any(entry.kind is entry.VAR_KEYWORD for entry in parameters)
+    if any_name and len(names) <= 2:
+        return None
+    if isinstance(model, EarlyExit):
+        names |= frozenset(inspect.signature(type(model).forward).parameters)
+    return names, any_name
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((weight.device for weight in model.parameters()), torch.device("cpu"))

@@ -1,0 +1,233 @@
+"""Scores held against the model's own losses, so that no run selects by something else without a word.
+
+At the first step that selects, 100 such steps later, and when a batch of another form comes, two rows are scored at the
+last exit and each is run alone through the model, in eval mode and full precision. Different numbers end the run with a
+sentence that has both. At initialisation every prediction of a language model is about as likely as any other, so the
+two rows are also compared with most of their labels taken out, which leaves too few to average a wrong shift away.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gsgd.sift.exits import EarlyExit
+from gsgd.sift.labels import LabelReading
+from gsgd.sift.ranks import Ranks
+from gsgd.sift.row_losses import LEAST
+from gsgd.sift.scorer import Form, Scorer
+from gsgd.sift.wrappers import innermost, is_sharded, unwrap
+
+logger = logging.getLogger(__name__)
+
+AGAIN = 100
+"""Selecting steps after which the first check is made once more: by then predictions differ."""
+TOLERANCE, TOLERANCE_HALF = 1e-4, 2e-2
+"""Relative differences that rounding explains, in float32 and in half precision."""
+_LABELS_LEFT = 2
+
+
+@dataclass
+class SelfCheck:
+    """When scores are checked, and by how much they may differ. It holds no model.
+
+    Attributes:
+        enabled: by the option `check`.
+        steps: selecting steps so far, those of no use (one row) included, so that all ranks count alike.
+        forms: of batches whose scores were found equal.
+        undecided: steps that could not be decided, since no row had a finite loss.
+    """
+
+    enabled: bool = True
+    steps: int = 0
+    forms: set[Form] = field(default_factory=set)
+    undecided: int = 0
+
+    def prepare(self, scorer: Scorer, batch: Mapping[str, Any], ranks: Ranks, *, scores: bool = True) -> None:
+        """Learn how the batch's labels are read, and check it, if it is time.
+
+        Args:
+            scores: whether this rank scores the batch at this step; ranks that do not still answer the others.
+
+        Raises:
+            ValueError: if scores are not the model's losses, on all ranks alike where all check.
+        """
+        number, self.steps = self.steps, self.steps + 1
+        if not scorer.built_in:
+            return
+        scheduled = number in (0, AGAIN) or (self.undecided > 0 and number & (number - 1) == 0)
+        new = scores and (scorer.form(batch) not in self.forms)
+        together = ranks.size > 1 and (is_sharded(scorer.model) or number in (0, AGAIN))
+        if ranks.size > 1 and is_sharded(scorer.model):
+            # All ranks run a sharded model together, or none does.
+            new = ranks.any(new, _device(scorer.model))
+        if not scheduled and not new:
+            return
+        problem: str | None = None
+        try:
+            if scores or is_sharded(scorer.model):
+                with _draws_kept(scorer.model):
+                    if new:
+                        scorer.learn(batch)
+                    problem = self._compare(scorer, batch) if self.enabled else None
+                self.forms.add(scorer.form(batch))
+        except ValueError as error:
+            if not together:
+                raise
+            problem = str(error)
+        problems = ranks.gather_objects(problem) if together else [problem]
+        found = next((text for text in problems if text is not None), None)
+        if found is not None:
+            raise ValueError(found)
+
+    def _compare(self, scorer: Scorer, batch: Mapping[str, Any]) -> str | None:
+        """What is wrong with the scores of this batch, in words; None if nothing is."""
+        rows = scorer.probe_rows(batch)
+        probe = scorer.rows.take(batch, rows)
+        reading = scorer.reading(batch)
+        readings = [reading]
+        if reading.doubt is not None:
+            readings = [reading, *(other for other in scorer.readings_to_try(batch, reading.doubt) if other != reading)]
+        probes = [probe, *_with_few_labels(scorer, probe, reading)]
+        losses = []
+        for one in probes:
+            found = _losses_alone(scorer, one)
+            if found is None:
+                logger.warning(
+                    "%s returns no loss, so that scores cannot be checked against it; check=False leaves the check out",
+                    type(innermost(scorer.model)).__name__,
+                )
+                return None
+            losses.append(found)
+        if not any(bool(torch.isfinite(each).any()) for each in losses):
+            self.undecided += 1
+            return None
+        self.undecided = 0
+        first: str | None = None
+        for candidate in readings:
+            problem = self._difference(scorer, probes, losses, candidate, rows)
+            if problem is None:
+                if candidate != reading:
+                    scorer.assume(batch, candidate)
+                return None
+            first = first or problem
+        return first
+
+    def _difference(
+        self, scorer: Scorer, probes: list[Any], losses: list[Tensor], reading: LabelReading, rows: Tensor
+    ) -> str | None:
+        """How the scores of the probes differ from their losses, if they are read in this way."""
+        tolerance = TOLERANCE_HALF if _has_half_precision(scorer.model) else TOLERANCE
+        for probe, expected in zip(probes, losses, strict=True):
+            try:
+                with scorer.watched(), _full_precision():
+                    found = scorer.scores(probe, scorer.exits, function=scorer.loss, mode="eval", reading=reading)
+            except (ValueError, RuntimeError, TypeError, IndexError) as error:
+                if reading.doubt is None:
+                    raise
+                return self._sentence(scorer, reading, f"it cannot be scored so ({type(error).__name__}: {error})")
+            found = found.double().cpu()
+            usable = torch.isfinite(expected) & (found != LEAST)
+            off = (found - expected).abs() > tolerance * torch.maximum(expected.abs(), found.abs()) + 1e-5
+            wrong = torch.nonzero(usable & (off | ~torch.isfinite(found)))
+            if len(wrong):
+                place = int(wrong[0])
+                numbers = (
+                    f"row {int(rows[place])} of the batch has the score {float(found[place]):.6g} at the last exit, "
+                    f"but its loss is {float(expected[place]):.6g}"
+                    f"{'' if probe is probes[0] else ', with most of its labels taken out'}"
+                )
+                return self._sentence(scorer, reading, numbers)
+        return None
+
+    def _sentence(self, scorer: Scorer, reading: LabelReading, numbers: str) -> str:
+        model = innermost(scorer.model)
+        names = ", ".join(scorer.options.label_names or ("labels",))
+        way = {
+            "positions": f"the head ({reading.below or 'base model'} below it) on labelled positions",
+            "logits": "logits beside labels",
+            "own loss": "the model's own loss functions, one value a row",
+            "callable": "a callable",
+        }[reading.way]
+        shift = "position t predicts label t + 1" if reading.shift else "labels are not shifted"
+        doubt = f"; {reading.doubt}" if reading.doubt else ""
+        exits = "" if isinstance(model, EarlyExit) else ", implement `early_logits` on the model (gsgd.sift.EarlyExit)"
+        return (
+            f"the scores of {type(model).__name__} are not its losses: {numbers}. Assumed were: {way}, {shift}, "
+            f"label names {names}, ignored label {reading.ignore_index}{doubt}. Pass a callable, "
+            f"score=(logits, labels, batch) -> (B,){exits}, or accept the difference with check=False"
+        )
+
+
+def _losses_alone(scorer: Scorer, probe: Mapping[str, Any]) -> Tensor | None:
+    """(rows,) losses of the model on each row by itself, float64 on the CPU; None where it returns none."""
+    found = []
+    for row in range(scorer.rows.size(probe)):
+        alone = scorer.rows.take(probe, torch.tensor([row]))
+        with scorer.watched(), _full_precision():
+            loss = scorer.reference(alone)
+        if loss is None:
+            return None
+        found.append(loss.detach().double().mean().cpu())
+    return torch.stack(found)
+
+
+def _with_few_labels(scorer: Scorer, probe: Mapping[str, Any], reading: LabelReading) -> list[dict[str, Any]]:
+    """The same rows with few of their labels left, those whose neighbours are other labels; none where that is no use.
+
+    Averaged over a long row a wrong shift shows too little before a model has learnt anything.
+    """
+    name = scorer.label_names(probe)[0]
+    labels = probe[name]
+    sequences = labels.dim() == 2 and labels.shape[1] > 2 and not labels.is_floating_point()
+    if not sequences or reading.way not in ("positions", "logits"):
+        return []
+    ignored = reading.ignore_index
+    there = labels != ignored
+    differs = torch.ones_like(there)
+    differs[:, 1:] &= labels[:, 1:] != labels[:, :-1]
+    differs[:, :-1] &= labels[:, :-1] != labels[:, 1:]
+    differs[:, 0] = False  # a shifted label 0 is predicted by nothing
+    good = there & differs
+    left = good & (good.flip(1).cumsum(dim=1).flip(1) <= _LABELS_LEFT)
+    if not bool(left.any(dim=1).all()):
+        return []
+    return [{**probe, name: torch.where(left, labels, torch.full_like(labels, ignored))}]
+
+
+def _has_half_precision(model: nn.Module) -> bool:
+    """Whether any of the model's arithmetic is in less than float32, or in weights of fewer bits."""
+    kinds = {parameter.dtype for parameter in unwrap(model).parameters()}
+    policies = [getattr(module, "_mp_policy", None) for module in model.modules()]
+    policies += [getattr(getattr(module, "mixed_precision", None), "param_dtype", None) for module in model.modules()]
+    mixed = any(policy is not None for policy in policies)
+    return mixed or bool(kinds - {torch.float32, torch.float64})
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((weight.device for weight in model.parameters()), torch.device("cpu"))
+
+
+def _draws_kept(model: nn.Module) -> AbstractContextManager[None]:
+    """Within the block draws are those that would come next; afterwards they are still to come."""
+    devices = {weight.device.index for weight in model.parameters() if weight.device.type == "cuda"}
+    return torch.random.fork_rng(devices=sorted(devices))
+
+
+class _full_precision:
+    """Within the block matrix products of float32 are not rounded to TF32."""
+
+    def __enter__(self) -> None:
+        self.before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_float32_matmul_precision(self.before[0])
+        torch.backends.cudnn.allow_tf32 = self.before[1]
