@@ -18,7 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("training.cli", "train BERT or ResNet, with or without selection, by a configuration"),
     "compare": ("training.cli_compare", "train several methods on one budget and report with intervals"),
     "diagnose": (
-        "gsgd.diagnose.cli",
+        "training.diagnose.cli",
         "measure whether selection can help a model, and at which exit, beside the theory",
     ),
     "figures": ("figures.cli", "draw figures and tables from recorded results, with the paper's numbers beside ours"),

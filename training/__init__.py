@@ -1,1 +1,3 @@
 """Training runs with sample selection: models, data, configurations and their results."""
+
+import gsgd as gsgd  # it knows the old names of what has moved

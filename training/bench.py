@@ -112,6 +112,8 @@ def _bert(layers: int, hidden: int) -> Callable[[argparse.Namespace], tuple[Any,
         import torch
         from transformers import BertConfig, BertForPreTraining
 
+        from gsgd.sift.row_losses import IGNORED
+
         sizes: dict[str, Any] = {
             "num_hidden_layers": layers,
             "hidden_size": hidden,
@@ -124,7 +126,7 @@ def _bert(layers: int, hidden: int) -> Callable[[argparse.Namespace], tuple[Any,
         ids = torch.randint(config.vocab_size, (rows, options.seq))
         # The same number of masked positions in each row, as the paper's rate gives on average.
         masked = torch.rand(rows, options.seq).argsort(dim=1) < max(1, round(0.15 * options.seq))
-        labels = torch.where(masked, ids, -100)
+        labels = torch.where(masked, ids, IGNORED)
         batch = {"input_ids": ids, "labels": labels, "next_sentence_label": torch.randint(2, (rows,))}
         return model, batch, sorted({1, max(1, layers // 2), layers})
 
@@ -272,6 +274,8 @@ def _peers_choice(select_using_loss: Any, model: Any, batch: dict[str, Any], kee
     import torch
     import torch.nn.functional as F
 
+    from gsgd.sift.row_losses import IGNORED
+
     inputs = {name: value for name, value in batch.items() if name not in ("labels", "next_sentence_label")}
     labels = batch["labels"]
 
@@ -280,8 +284,8 @@ def _peers_choice(select_using_loss: Any, model: Any, batch: dict[str, Any], kee
         return output.prediction_logits if hasattr(output, "prediction_logits") else output.logits
 
     def losses(logits: Any, rows: Any, reduction: str = "none") -> Any:
-        each = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction=reduction, ignore_index=-100)
-        return each.view(len(labels), -1).sum(1) / (labels != -100).view(len(labels), -1).sum(1).clamp(min=1)
+        each = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction=reduction, ignore_index=IGNORED)
+        return each.view(len(labels), -1).sum(1) / (labels != IGNORED).view(len(labels), -1).sum(1).clamp(min=1)
 
     rows = torch.arange(len(labels), device=labels.device)
     return select_using_loss(rows, rows, predictions, losses, keep)[0]

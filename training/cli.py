@@ -131,17 +131,24 @@ def _list_presets(presets: dict[str, Path]) -> int:
 
 def _list_keys(task: str) -> int:
     import dataclasses
+    import textwrap
 
+    from gsgd.sift.options import SiftOptions
     from training.config import TASKS
-    from training.settings import TrainingSettings
+    from training.settings import AS_THE_ENGINES, TrainingSettings
 
     if task not in TASKS:
         raise ValueError(f"--keys {task!r}: the tasks are {', '.join(TASKS)}")
+    of_the_engine = SiftOptions.help()
     for kind in (TrainingSettings, TASKS[task][0]):
-        print(f"{(kind.__doc__ or '').strip()}\n")
+        for described in (base for base in kind.__mro__ if dataclasses.is_dataclass(base)):
+            print(f"{(described.__doc__ or '').strip()}\n")
         for field in dataclasses.fields(kind):
             default: Any = field.default
             print(f"  {field.name} = {list(default) if isinstance(default, tuple) else default!r}")
+            if field.name in AS_THE_ENGINES:
+                indent = 8 * " "
+                print(textwrap.fill(of_the_engine[field.name], 120, initial_indent=indent, subsequent_indent=indent))
         print()
     return 0
 

@@ -11,7 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from training.images.task import ImageSettings, ImageTask
+from training.images.settings import ImageSettings
+from training.images.task import ImageTask
 from training.settings import TrainingSettings
 from training.task import Task
 from training.text.settings import TextSettings

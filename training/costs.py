@@ -25,14 +25,26 @@ ROUNDS = 12
 """Timed steps of each method."""
 
 
-ALWAYS = ("batch_size", "accumulation_steps", "precision", "channels_last", "compile", "clip_norm", "labelled_head")
-SELECTING = ("method", "keep", "select", "trim", "scoring_mode", "scope", "score_batch_size", "reuse", "batchnorm")
+ONLY_SELECTING = frozenset(
+    ("method", "keep", "select", "trim", "scoring_mode", "scope", "score_batch_size", "reuse", "batchnorm")
+)
+"""Settings that change what a selecting step costs, and no other."""
+FREE = frozenset(
+    (
+        *("start_step", "end_step", "start_share", "end_share", "auto_level", "auto_every", "meter_every", "check"),
+        *("budget", "max_lr", "weight_decay", "decay_all", "beta1", "beta2", "eps", "schedule", "warmup_share"),
+        *("cycle_momentum", "seed", "evaluations", "evaluation_batch_size", "checkpoint_every_s", "quality_batches"),
+        *("tensorboard", "test", "save_model", "label"),
+    )
+)
+"""Settings that change no step's price. A setting that is named nowhere here counts: at worst it is measured twice."""
 
 
 def price(config: Config) -> tuple:
     """What the cost of a selecting step depends on: methods of one price are measured once."""
-    names = ALWAYS + SELECTING if config.training.selects else ALWAYS
-    return config.data, *(getattr(_as_priced(config).training, name) for name in names)
+    without = FREE if config.training.selects else FREE | ONLY_SELECTING
+    values = dataclasses.asdict(_as_priced(config).training)
+    return config.data, *((name, value) for name, value in values.items() if name not in without)
 
 
 def _as_priced(config: Config) -> Config:

@@ -11,10 +11,8 @@ from typing import Any
 from gsgd.results import write_table
 from gsgd.sift import Sift
 from gsgd.sift.readings import Reading
-from training.records import read_table
+from training.records import METERS, read_table
 from training.settings import TrainingSettings
-
-METERS = "meters.csv"
 
 
 @dataclass(frozen=True)

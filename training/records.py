@@ -13,7 +13,8 @@ from gsgd.results import write_json, write_table
 
 HEADER = "header.json"
 EVALUATIONS = "evaluations.csv"
-NOT_PART_OF_THE_RUN = ("cache_dir", "tensorboard", "checkpoint_every_s", "save_model", "label")
+METERS = "meters.csv"
+NOT_PART_OF_THE_RUN = ("cache_dir", "tensorboard", "checkpoint_every_s", "save_model", "label", "check")
 """Keys that change nothing that is trained."""
 
 

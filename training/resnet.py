@@ -11,6 +11,7 @@ from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 from transformers.models.resnet.modeling_resnet import ResNetConvLayer, ResNetPreTrainedModel
 
 from gsgd.sift.exits import check_exit_layer
+from gsgd.sift.options import within
 
 
 class EarlyExitResNet(ResNetPreTrainedModel):
@@ -58,8 +59,7 @@ class EarlyExitResNet(ResNetPreTrainedModel):
                 f"exit_stage = {self.exit_stage!r} must be a whole number in 1..{stages - 1}, before the last stage"
             )
         self.early_loss: float = getattr(config, "early_loss", 0.0)
-        if not self.early_loss >= 0:
-            raise ValueError(f"early_loss = {self.early_loss!r} must be at least 0")
+        within("early_loss", self.early_loss, "be at least 0, and finite", lambda value: value >= 0)
         if getattr(config, "small_images", False):
             # Paper: does not say which stem the 32x32 images of CIFAR-100 met; here: either, by the configuration.
             embedder: Any = self.resnet.embedder

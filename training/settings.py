@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass
 from typing import Any
 
+from gsgd import scores
 from gsgd.selectors import (
     Selector,
     select_online_batch,
@@ -14,6 +16,7 @@ from gsgd.selectors import (
     select_top_k,
     trim,
 )
+from gsgd.sift.options import AutoExit, SiftOptions, one_of, whole, within
 from training.budget import parse_budget
 
 SCORES = ("loss", "entropy", "margin")
@@ -22,6 +25,10 @@ SELECTORS: dict[str, Selector] = {
     "online-batch": select_online_batch,
     "selective-backprop": select_selective_backprop,
 }
+AS_THE_ENGINES = ("scoring_mode", "scope", "labelled_head", "reuse", "batchnorm", "check")
+"""Settings that are the engine's options of their names, with nothing to add to what `SiftOptions` says of them."""
+NO_SETTING = ("interrupt", "rows", "label_names", "label_smoothing")
+"""Options that our tasks have no use for: their rows and labels have the usual names, their losses are plain."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +74,8 @@ class TrainingSettings:
         trim: share of the largest scores to leave out first, in [0, 1).
         start_step, end_step: selection from the one to the other; end_step = 0 is never. Or as shares of the run:
         start_share, end_share: in [0, 1].
-        scoring_mode, scope, score_batch_size, labelled_head, reuse, batchnorm: as of `gsgd.sift.Sift`;
-            score_batch_size = 0 scores all rows at once.
+        score_batch_size: score at most so many rows at a time, which bounds memory; 0 for all at once.
+        scoring_mode, scope, labelled_head, reuse, batchnorm, check: as of `gsgd.sift.SiftOptions`.
         auto_level, auto_every: `level` and `every` of `gsgd.sift.AutoExit`, for methods @auto, such as loss@auto. A
             budget of time charges every step of theirs the price of the last exit, an upper bound. Re-measuring, the
             time of about two steps in `auto_every`, is not charged; `wall_clock_s` and `selection_s` have all.
@@ -104,23 +111,24 @@ class TrainingSettings:
     """
 
     method: str = "baseline"
-    keep: float = 0.5
+    keep: float = SiftOptions.keep
     select: str = "top-k"
     trim: float = 0.0
-    start_step: int = 0
+    start_step: int = SiftOptions.start_step
     end_step: int = 0
     start_share: float = 0.0
     end_share: float = 1.0
-    scoring_mode: str = "train"
-    scope: str = "rank"
+    scoring_mode: str = SiftOptions.scoring_mode
+    scope: str = SiftOptions.scope
     score_batch_size: int = 0
-    labelled_head: bool = False
-    reuse: bool = True
-    batchnorm: str = "kept"
-    auto_level: float = 0.75
-    auto_every: int = 200
+    labelled_head: bool = SiftOptions.labelled_head
+    reuse: bool = SiftOptions.reuse
+    batchnorm: str = SiftOptions.batchnorm
+    check: bool = SiftOptions.check
+    auto_level: float = AutoExit.level
+    auto_every: int = AutoExit.every
     batch_size: int = 32
-    accumulation_steps: int = 1
+    accumulation_steps: int = SiftOptions.accumulation_steps
     budget: str = "1epochs"
     max_lr: float = 1e-3
     weight_decay: float = 0.01
@@ -135,12 +143,12 @@ class TrainingSettings:
     precision: str = "no"
     channels_last: bool = False
     compile: bool = False
-    seed: int = 0
+    seed: int = SiftOptions.seed
     evaluations: int = 10
     evaluation_batch_size: int = 256
     checkpoint_every_s: float = 600.0
     quality_batches: int = 0
-    meter_every: int = 0
+    meter_every: int = SiftOptions.meter_every
     tensorboard: bool = True
     test: bool = False
     save_model: bool = True
@@ -149,29 +157,25 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         parse_method(self.method)
         parse_budget(self.budget)
-        _one_of("select", self.select, tuple(SELECTORS))
-        _one_of("scoring_mode", self.scoring_mode, ("train", "eval", "frozen-batchnorm"))
-        _one_of("scope", self.scope, ("rank", "global"))
-        _one_of("batchnorm", self.batchnorm, ("kept", "gross"))
-        _one_of("schedule", self.schedule, ("one-cycle", "linear", "constant"))
-        _one_of("precision", self.precision, ("no", "bf16", "fp16"))
+        one_of("select", self.select, tuple(SELECTORS))
+        one_of("schedule", self.schedule, ("one-cycle", "linear", "constant"))
+        one_of("precision", self.precision, ("no", "bf16", "fp16"))
         for name in ("batch_size", "accumulation_steps", "evaluations", "evaluation_batch_size", "auto_every"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("start_step", "end_step", "score_batch_size", "seed", "quality_batches", "meter_every"):
-            _at_least(name, getattr(self, name), 0)
+            whole(name, getattr(self, name), least=1)
+        for name in ("start_step", "end_step", "score_batch_size", "quality_batches", "meter_every"):
+            whole(name, getattr(self, name), least=0)
         for name in ("weight_decay", "clip_norm"):
-            _at_least(name, getattr(self, name), 0.0)
-        for name in ("max_lr", "eps", "checkpoint_every_s"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} = {getattr(self, name)!r} must be above 0")
+            within(name, getattr(self, name), "be at least 0, and finite", lambda value: value >= 0)
+        for name in ("max_lr", "eps"):
+            within(name, getattr(self, name), "be above 0, and finite", lambda value: value > 0)
+        if not self.checkpoint_every_s > 0:
+            raise ValueError(f"checkpoint_every_s = {self.checkpoint_every_s!r} must be above 0")
         for name in ("beta1", "beta2", "trim"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)!r} must lie in [0, 1)")
+            within(name, getattr(self, name), "lie in [0, 1)", lambda value: 0 <= value < 1)
         for name in ("start_share", "end_share", "warmup_share", "auto_level"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} = {getattr(self, name)!r} must lie in [0, 1]")
-        if not 0 < self.keep <= 1:
-            raise ValueError(f"keep = {self.keep!r} must lie in (0, 1]")
+            within(name, getattr(self, name), "lie in [0, 1]", lambda value: 0 <= value <= 1)
+        # What the engine will be told, so that it refuses nothing later that can be refused now.
+        self.sift_options(total_steps=1, exits=1)
         self._check_combinations()
 
     def _check_combinations(self) -> None:
@@ -224,18 +228,35 @@ class TrainingSettings:
         first, last = self.first_and_last(total_steps)
         return last - first
 
+    def sift_options(self, total_steps: int, exits: int) -> SiftOptions:
+        """The engine's options for a run of so many steps, of a model with so many exits.
+
+        Each is the setting of its name, or made here from others, or one of `NO_SETTING`.
+
+        Raises:
+            ValueError: for values out of range, or that do not go together.
+        """
+        method = parse_method(self.method)
+        first, last = self.first_and_last(total_steps)
+        made: dict[str, Any] = {
+            "exit_layer": "auto" if method.auto else method.exit_layer or exits,
+            "auto": AutoExit(level=self.auto_level, every=self.auto_every) if method.auto else None,
+            "score": {None: "random", "margin": scores.margin}.get(method.score, method.score),
+            "select": self.rule(),
+            "start_step": first,
+            "end_step": last,
+            # Nothing scores for the baseline, and nothing selects: it is the same whatever this is.
+            "batchnorm": "kept" if self.batchnorm == "gross" and not self.selects else self.batchnorm,
+            "score_batch_size": self.score_batch_size or None,
+            "meter_every": self.meter_every if self.scores_rows else 0,
+            # Scores that are not finite are a run that diverges, which shows in its loss.
+            "on_bad_scores": "keep-all",
+        }
+        left = [each.name for each in dataclasses.fields(SiftOptions) if each.name not in (*made, *NO_SETTING)]
+        return SiftOptions.of({**{name: getattr(self, name) for name in left}, **made})
+
     def rule(self) -> Selector:
         """The selector: `select` on what `trim` leaves."""
         if not self.trim:
             return SELECTORS[self.select]
         return functools.partial(trim, share=self.trim, select=SELECTORS[self.select])
-
-
-def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} = {value!r} must be one of: {', '.join(allowed)}")
-
-
-def _at_least(name: str, value: Any, least: float) -> None:
-    if not value >= least:
-        raise ValueError(f"{name} = {value!r} must be at least {least}")

@@ -15,8 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from gsgd import scores
-from gsgd.sift import AutoExit, Selection, Sift
+from gsgd.sift import Selection, Sift
 from gsgd.sift.exits import count_exits
 from gsgd.sift.head_positions import positions_only
 from gsgd.sift.row_losses import IGNORED
@@ -24,7 +23,7 @@ from gsgd.sift.timing import Stopwatch
 from gsgd.sift.wrappers import innermost, unwrap
 from training.config import Config
 from training.order import Order
-from training.settings import TrainingSettings, parse_method
+from training.settings import TrainingSettings
 from training.task import Task
 
 
@@ -317,30 +316,7 @@ def _labelled_only(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Any, dic
 
 def build_sift(model: nn.Module, settings: TrainingSettings, total_steps: int) -> Sift:
     """The engine of a run; for the baseline one that never selects."""
-    method = parse_method(settings.method)
-    first, last = settings.first_and_last(total_steps)
-    score: Any = {"margin": scores.margin}.get(str(method.score), method.score)
-    return Sift(
-        model,
-        exit_layer="auto" if method.auto else method.exit_layer or count_exits(unwrap(model)),
-        auto=AutoExit(level=settings.auto_level, every=settings.auto_every) if method.auto else None,
-        keep=settings.keep,
-        score="random" if score is None else score,
-        select=settings.rule(),
-        start_step=first,
-        end_step=last,
-        accumulation_steps=settings.accumulation_steps,
-        scoring_mode=settings.scoring_mode,
-        scope=settings.scope,
-        labelled_head=settings.labelled_head,
-        # Scores that are not finite are a run that diverges, which shows in its loss.
-        on_bad_scores="keep-all",
-        score_batch_size=settings.score_batch_size or None,
-        reuse=settings.reuse,
-        batchnorm=settings.batchnorm,
-        meter_every=settings.meter_every if settings.scores_rows else 0,
-        seed=settings.seed,
-    )
+    return Sift(model, settings.sift_options(total_steps, count_exits(unwrap(model))))
 
 
 def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:

@@ -62,6 +62,9 @@ def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
         found = [name for name, module in lists.items() if len(module) == depth and _belongs(model, name, part, config)]
         # Lists inside the layers (experts, say) may happen to be as long as the stack itself.
         outer = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
+        if len(outer) > 1 and part == "":
+            # A model of text may hold encoders of images or sound as deep as itself, with configurations of their own.
+            outer = [name for name in outer if _configuration(model, name, config) is config] or outer
         if len(outer) == 1:
             _check_widths(model, outer[0], config)
             return outer[0], lists[outer[0]]
@@ -100,12 +103,17 @@ def _belongs(model: nn.Module, name: str, part: str, config: Any) -> bool:
         return "decoder" in name
     if part == "":
         return True
-    wanted, owner, path = getattr(config, part), model, name.split(".")
-    own: Any = config
-    for step in path:
+    wanted, own = getattr(config, part), _configuration(model, name, config)
+    return own is wanted or type(own) is type(wanted)
+
+
+def _configuration(model: nn.Module, name: str, config: Any) -> Any:
+    """The configuration of the innermost module on the way to the one of this dotted name that has one."""
+    owner, own = model, config
+    for step in name.split("."):
         owner = owner.get_submodule(step)
         own = getattr(owner, "config", own)
-    return own is wanted or type(own) is type(wanted)
+    return own
 
 
 def _check_widths(model: nn.Module, name: str, config: Any) -> None:
@@ -220,7 +228,7 @@ def _shell(module: Any) -> nn.Module:
     # compiled call: both would run the whole model instead of this one. A method can be bound anew.
     # What holds on to the original in its closure (TRL wraps `forward` so) cannot be bound anew: then the class's own
     # forward runs, and the self-check sees whether that is the same.
-    forward = state.pop("forward", None)
+    forward: Any = state.pop("forward", None)
     if isinstance(forward, types.MethodType) and forward.__self__ is module and not _holds(forward.__func__, module):
         state["forward"] = types.MethodType(forward.__func__, shell)
     if "config" in state:
@@ -257,7 +265,7 @@ def only_up_to(model: nn.Module, exit_layer: int) -> Iterator[None]:
         ValueError: in the block, where a forward that somebody put in the place of the model's own runs the others.
     """
     inner = innermost(model)
-    layers = [] if isinstance(inner, EarlyExit) else find_layers(model)[1]
+    layers: Any = [] if isinstance(inner, EarlyExit) else find_layers(model)[1]
     if exit_layer >= len(layers):
         yield
         return

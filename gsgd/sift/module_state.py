@@ -232,7 +232,9 @@ class _Snapshot:
     def restore(self) -> None:
         for table, before in itertools.chain(self._tables, self._parameter_tables):
             if (table or before) and not _same_entries(table, before):
-                _DICT.write(table, before)
+                # What says that hooks are installed stays as the hooks do: transformers would install them again.
+                marks = {name: value for name, value in table.items() if str(name).endswith("_hooks_installed")}
+                _DICT.write(table, {**before, **marks})
         for found, kept, kind in self._containers:
             if not kind.same(found, kept):
                 kind.write(found, kept)

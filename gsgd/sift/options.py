@@ -164,7 +164,7 @@ class SiftOptions:
         """Replace numbers of NumPy and the like by Python's own, and lists by tuples."""
         if not isinstance(self.exit_layer, str):
             exit_layer = self.exit_layer
-            if not isinstance(exit_layer, numbers.Integral) or isinstance(exit_layer, bool):
+            if not isinstance(exit_layer, numbers.Integral) or isinstance(exit_layer, bool) or exit_layer < 1:
                 raise ValueError(f'exit_layer = {exit_layer!r} must be a whole number in 1..layers, or "auto"')
             _set(self, "exit_layer", int(exit_layer))
         elif self.exit_layer != "auto":

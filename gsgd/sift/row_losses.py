@@ -30,7 +30,7 @@ LEAST = torch.finfo(torch.float32).min
 PositionScore = Callable[[Tensor, Tensor], Tensor]
 """`(logits (n, C), labels (n,)) -> (n,)`; larger is harder."""
 
-_SCORED_AT_ONCE = 2**20
+SCORED_AT_ONCE = 2**20
 """Entries that a score is computed from at a time: few enough to stay in a processor's cache through all its passes."""
 
 
@@ -118,7 +118,7 @@ class RowLosses(TorchFunctionMode):
         counts = flat != ignore_index
         chosen = torch.nonzero(counts).squeeze(1)
         own, labels = (logits, flat) if len(chosen) == len(flat) else (logits[chosen], flat[chosen])
-        size = max(1, _SCORED_AT_ONCE // logits.shape[1])
+        size = max(1, SCORED_AT_ONCE // logits.shape[1])
         parts = list(zip(own.split(size), labels.split(size), strict=True)) if len(chosen) else []
         if plain or not self.is_loss:
             found = [self.score(*part) for part in parts]
@@ -137,8 +137,8 @@ class RowLosses(TorchFunctionMode):
         if not at_positions:
             return self._reduced(each, weights, reduction)
         assert self.label_rows is not None
-        totals = [values.new_zeros(self.rows).index_add_(0, self.label_rows, value) for value in (each, weights)]
-        return self._summed(*totals, reduction)
+        total, count = (values.new_zeros(self.rows).index_add_(0, self.label_rows, part) for part in (each, weights))
+        return self._summed(total, count, reduction)
 
     def nll_loss(
         self,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gsgd import scores as row_scores
 from gsgd.sift.batch import BatchRows
 from gsgd.sift.exits import EarlyExit, count_exits, exit_view, find_layers, last_shared_layer, only_up_to
-from gsgd.sift.head_positions import GivenOutput, NotCalled, modules_below_head, positions_only
+from gsgd.sift.head_positions import NotCalled, modules_below_head
 from gsgd.sift.labels import LABEL_NAMES, LabelReading, found_shift, label_names, shifts_by_name
 from gsgd.sift.module_state import unchanged
 from gsgd.sift.options import SiftOptions
@@ -29,18 +29,13 @@ from gsgd.sift.scoring_mode import (
     without_prepared_autocast,
     without_router_losses,
 )
+from gsgd.sift.scoring_pass import logits_of, loss_of, own_losses, own_losses_at_positions, run, scores_at_positions
 from gsgd.sift.shared_forward.labelled_positions import Labelled
 from gsgd.sift.shared_forward.recording import Recording
-from gsgd.sift.wrappers import every_module, innermost, is_sharded, unwrap
+from gsgd.sift.wrappers import innermost, unwrap
 
 BUILT_IN = (row_scores.cross_entropy, row_scores.entropy, row_scores.margin, row_scores.gradient_norm_bound)
 """Scores that are a mean over labelled positions, so that the head need not run on the others."""
-
-LOGITS_AT_ONCE = 2**24
-"""Entries of the matrix of logits that scoring has in memory at a time."""
-
-_SCORED_AT_ONCE = 2**20
-"""Entries that a score is computed from at a time: few enough to stay in a processor's cache through all its passes."""
 
 Form = tuple[tuple[str, str, int], ...]
 
@@ -133,30 +128,31 @@ class Scorer:
             stack.enter_context(no_autocast_cache(device))
             stack.enter_context(only_up_to(model, exit_layer))
             view = exit_view(model, exit_layer)
+            own = reading.way == "own loss"
             labels = batch[names[0]]
-            if reading.way == "own loss":
-                return self._own_losses(view, batch, exit_layer, function, reading, recording)
-            inputs = self.inputs(batch, labels=_makes_decoder_inputs(model, batch))
+            inputs = self.inputs(batch, labels=own or _makes_decoder_inputs(model, batch))
             targets = labels
             if _is_built_in(function):
                 targets = reading.aligned(labels)
                 if targets.dim() > 1 and targets.shape[1:].numel() == 1 and reading.way == "logits":
                     targets = targets.reshape(size)
-            by_position = reading.way == "positions"
             with contextlib.ExitStack() as recorded:
                 if recording is not None:
-                    labelled = Labelled.among(targets != IGNORED) if by_position else None
                     layer = last_shared_layer(model, exit_layer)
-                    recorded.enter_context(recording.record(inputs, size, layer, labelled))
-                if by_position:
-                    values = _score_labelled_positions(
-                        view, inputs, targets, function, recorded, recording, reading.below
+                    seen = {name: value for name, value in inputs.items() if name not in names}
+                    labelled = _labelled_positions(targets, first=own) if reading.below is not None else None
+                    recorded.enter_context(recording.record(seen, size, layer, labelled))
+                if own and reading.below is None:
+                    values, _ = own_losses(view, RowLosses(size, function), inputs)
+                elif own:
+                    values = own_losses_at_positions(
+                        view, inputs, names[0], labels, reading.ignore_index, function, recording, str(reading.below)
                     )
+                elif reading.way == "positions":
+                    values = scores_at_positions(view, inputs, targets, function, recorded, recording, reading.below)
                 else:
-                    logits = (
-                        view(**inputs) if isinstance(innermost(model), EarlyExit) else logits_of(_run(view, inputs))
-                    )
-            if not by_position:
+                    logits = view(**inputs) if isinstance(innermost(model), EarlyExit) else logits_of(run(view, inputs))
+            if not own and reading.way != "positions":
                 return _checked(_call(function, logits, targets, batch), size)
         if recording is None or not recording.partly or not bool(values.isnan().any()):
             return values
@@ -165,40 +161,6 @@ class Scorer:
         full = self.scores(batch, exit_layer, function=function, mode=mode, reading=reading, recording=recording)
         recording.findings.positions_meet = bool((values.isnan() & ~full.isnan()).any())
         return full
-
-    def _own_losses(
-        self,
-        view: nn.Module,
-        batch: Mapping[str, Any],
-        exit_layer: int,
-        function: Callable[..., Tensor],
-        reading: LabelReading,
-        recording: Recording | None,
-    ) -> Tensor:
-        size, inputs = self.rows.size(batch), self.inputs(batch, labels=True)
-        if reading.below is None:
-            return _own_losses(view, RowLosses(size, function), inputs)[0]
-        name = self.label_names(batch)[0]
-        labels = batch[name]
-        rows, columns = torch.nonzero(labels != reading.ignore_index, as_tuple=True)
-        if len(rows) == 0:
-            # One position without a label keeps the head, and other ranks, going.
-            rows = columns = torch.zeros(1, dtype=torch.int64, device=labels.device)
-        chosen = labels[rows, columns].unsqueeze(0)
-        head = recording is not None and recording.head
-
-        def at_positions(hidden: Tensor) -> Tensor:
-            if recording is not None and head:
-                recording.at_positions(hidden, None)
-            return hidden
-
-        with contextlib.ExitStack() as stack:
-            if recording is not None:
-                labelled = Labelled.among(labels != reading.ignore_index)
-                layer = last_shared_layer(unwrap(self.model), exit_layer)
-                stack.enter_context(recording.record(self.inputs(batch, labels=False), size, layer, labelled))
-            stack.enter_context(positions_only(view, rows, columns, at_positions, reading.below))
-            return _own_losses(view, RowLosses(size, function, chosen, rows), {**inputs, name: chosen})[0]
 
     def parts(self, batch: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """A gross batch in the parts, `score_batch_size` rows each, that a scoring pass takes at a time."""
@@ -310,7 +272,7 @@ class Scorer:
         try:
             with self.watched():
                 whole = model if own_exits else exit_view(model, self.exits)
-                values, calls = _own_losses(whole, RowLosses(size), self.inputs(probe, labels=True))
+                values, calls = own_losses(whole, RowLosses(size), self.inputs(probe, labels=True))
         except NoRowLoss as error:
             doubt = str(error)
         except (RuntimeError, TypeError, IndexError) as error:
@@ -417,32 +379,6 @@ def score_function(options: SiftOptions) -> Callable[..., Tensor] | None:
     return options.score
 
 
-def loss_of(output: Any) -> Tensor | None:
-    """The loss in a model's output."""
-    if isinstance(output, Mapping):
-        return output.get("loss")
-    if hasattr(output, "loss"):
-        return output.loss
-    return output[0] if isinstance(output, tuple) and output and isinstance(output[0], Tensor) else None
-
-
-def logits_of(output: Any) -> Tensor:
-    """The logits in a model's output.
-
-    Raises:
-        ValueError: if it has none.
-    """
-    for name in ("logits", "prediction_logits"):
-        if getattr(output, name, None) is not None:
-            return getattr(output, name)
-    if isinstance(output, Tensor):
-        return output
-    raise ValueError(
-        f"the early prediction is a {type(output).__name__} without `logits` or `prediction_logits`: "
-        "the model must have a head, and return_dict=True"
-    )
-
-
 def _is_built_in(function: Any) -> bool:
     return function in BUILT_IN or (isinstance(function, functools.partial) and function.func in BUILT_IN)
 
@@ -466,105 +402,13 @@ def takes_batch(function: Callable[..., Any]) -> bool:
     return len(required) >= 3 or (len(positional) >= 3 and positional[2].name == "batch")
 
 
-def _own_losses(view: nn.Module, losses: RowLosses, inputs: dict[str, Any]) -> tuple[Tensor, list[LossCall]]:
-    """((rows,) values of the model's loss, calls of loss functions).
-
-    Raises:
-        NoRowLoss: if it has none, or not one for each row.
-    """
-    with losses:
-        output = _run(view, inputs)
-    values, rows = loss_of(output), losses.rows
-    name = type(innermost(view)).__name__
-    if values is None:
-        raise NoRowLoss(f"{name} returned no loss for this batch")
-    if not losses.calls or losses.labelled is None:
-        raise NoRowLoss(f"{name} computes its loss without the loss functions of torch.nn.functional")
-    if values.shape != (rows,):
-        raise NoRowLoss(f"the loss of {name} has shape {tuple(values.shape)}, not one value for each of {rows} rows")
-    return torch.where(losses.labelled, values, LEAST), losses.calls
-
-
-def _score_labelled_positions(
-    view: nn.Module,
-    inputs: dict[str, Any],
-    labels: Tensor,
-    function: Callable[..., Tensor],
-    recorded: contextlib.ExitStack,
-    recording: Recording | None,
-    below: str | None,
-) -> Tensor:
-    rows, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
-    if len(rows) == 0:
-        if is_sharded(view):
-            # The other ranks score, and gather weights from this one.
-            first = torch.zeros(1, dtype=torch.int64, device=labels.device)
-            with positions_only(view, first, first, below=below):
-                _run(view, inputs)
-        return torch.full((len(labels),), LEAST, device=labels.device)
-    shared_head = recording is not None and recording.head
-    parts = [len(rows)] if shared_head or is_sharded(view) else _parts(view, len(rows))
-    hidden: list[Tensor] = []
-
-    def first_part(chosen: Tensor) -> Tensor:
-        if shared_head:
-            assert recording is not None
-            recording.at_positions(chosen, None)
-        hidden.extend([chosen] if len(parts) == 1 else chosen.split(parts, dim=1))
-        return hidden[0]
-
-    found: list[Any] = []
-    wanted = labels[rows, columns].split(parts)
-    with positions_only(view, rows, columns, first_part, below) as base:
-        hook = base.register_forward_hook(lambda module, arguments, output: found.append(output))
-        try:
-            logits = logits_of(_run(view, inputs))
-        finally:
-            hook.remove()
-    recorded.close()
-    values = [_score_part(view, logits, wanted[0], function)]
-    del logits
-    for part, part_wanted in zip(hidden[1:], wanted[1:], strict=True):
-        # What lies below the head has run; only the head is left to run on the rest.
-        _replace(view, base, GivenOutput(found[0], part))
-        values.append(_score_part(view, logits_of(_run(view, inputs)), part_wanted, function))
-        base = next(module for module in view.modules() if isinstance(module, GivenOutput))
-    every = torch.cat(values)
-    total = every.new_zeros(len(labels)).index_add_(0, rows, every)
-    count = torch.bincount(rows, minlength=len(labels))
-    return torch.where(count > 0, total / count.clamp(min=1), LEAST)
-
-
-def _replace(view: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put one module of a view, on the way to its layers, in the place of another."""
-    for module in every_module(view):
-        for name, child in module._modules.items():
-            if child is old:
-                module._modules[name] = new
-                return
-
-
-def _parts(view: nn.Module, positions: int) -> list[int]:
-    """Sizes of the parts in which the head runs on labelled positions."""
-    classes = getattr(getattr(view, "config", None), "vocab_size", None)
-    size = max(1, LOGITS_AT_ONCE // classes) if isinstance(classes, int) and classes > 0 else positions
-    return [min(size, positions - start) for start in range(0, positions, size)]
-
-
-def _score_part(view: nn.Module, logits: Tensor, wanted: Tensor, function: Callable[..., Tensor]) -> Tensor:
-    if logits.dim() != 3 or logits.shape[:2] != (1, len(wanted)):
-        raise NotCalled(
-            f"the head of {type(view).__name__} returned predictions {tuple(logits.shape[:-1])} for "
-            f"{len(wanted)} positions"
-        )
-    size = max(1, _SCORED_AT_ONCE // logits.shape[2])
-    return torch.cat([function(*part) for part in zip(logits[0].split(size), wanted.split(size), strict=True)])
-
-
-def _run(view: nn.Module, inputs: dict[str, Any]) -> Any:
-    # Keys and values of a decoder serve generation; here they would only take memory.
-    caches = getattr(getattr(view, "config", None), "use_cache", False)
-    return view(**{**inputs, "use_cache": False}) if caches else view(**inputs)
+def _labelled_positions(labels: Tensor, *, first: bool) -> Labelled | None:
+    """The positions (B, T) that scores are made of: labelled ones, and the first if a pooler may read it."""
+    mask = labels != IGNORED
+    if first:
+        mask = mask.clone()
+        mask[:, 0] = True
+    return Labelled.among(mask)
 
 
 def _checked(values: Any, rows: int) -> Tensor:

@@ -78,7 +78,8 @@ def without_prepared_autocast(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def without_router_losses(model: nn.Module) -> Iterator[None]:
     """A mixture of experts whose loss is that of its predictions alone."""
-    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
+    found: list[Any] = [module.config for module in model.modules() if hasattr(module, "config")]
+    configs = {id(config): config for config in found}
     changed = [config for config in configs.values() if getattr(config, "output_router_logits", False) is True]
     for config in changed:
         config.output_router_logits = False

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from gsgd.sift.exits import EarlyExit
 from gsgd.sift.labels import LabelReading
 from gsgd.sift.ranks import Ranks
-from gsgd.sift.row_losses import LEAST
 from gsgd.sift.scorer import Form, Scorer
 from gsgd.sift.wrappers import innermost, is_sharded, unwrap
 
@@ -30,6 +29,8 @@ AGAIN = 100
 """Selecting steps after which the first check is made once more: by then predictions differ."""
 TOLERANCE, TOLERANCE_HALF = 1e-4, 2e-2
 """Relative differences that rounding explains, in float32 and in half precision."""
+_ROUNDING = 1e-5
+"""Absolute difference that rounding explains, in losses near 0."""
 _LABELS_LEFT = 2
 
 
@@ -94,57 +95,28 @@ class SelfCheck:
         readings = [reading]
         if reading.doubt is not None:
             readings = [reading, *(other for other in scorer.readings_to_try(batch, reading.doubt) if other != reading)]
-        probes = [probe, *_with_few_labels(scorer, probe, reading)]
-        losses = []
-        for one in probes:
-            found = _losses_alone(scorer, one)
-            if found is None:
-                logger.warning(
-                    "%s returns no loss, so that scores cannot be checked against it; check=False leaves the check out",
-                    type(innermost(scorer.model)).__name__,
-                )
-                return None
-            losses.append(found)
-        if not any(bool(torch.isfinite(each).any()) for each in losses):
+        few = _with_few_labels(scorer, probe, reading)
+        losses = _losses_alone(scorer, probe if few is None else few)
+        if losses is None:
+            logger.warning(
+                "%s returns no loss, so that scores cannot be checked against it; check=False leaves the check out",
+                type(innermost(scorer.model)).__name__,
+            )
+            return None
+        if not bool(torch.isfinite(losses).any()):
             self.undecided += 1
             return None
         self.undecided = 0
         first: str | None = None
         for candidate in readings:
-            problem = self._difference(scorer, probes, losses, candidate, rows)
-            if problem is None:
+            numbers = _difference(scorer, probe if few is None else few, losses, candidate, rows)
+            if numbers is None:
                 if candidate != reading:
                     scorer.assume(batch, candidate)
                 return None
-            first = first or problem
+            few_labels = "" if few is None else ", with all but a few of its labels taken out"
+            first = first or self._sentence(scorer, candidate, numbers + few_labels)
         return first
-
-    def _difference(
-        self, scorer: Scorer, probes: list[Any], losses: list[Tensor], reading: LabelReading, rows: Tensor
-    ) -> str | None:
-        """How the scores of the probes differ from their losses, if they are read in this way."""
-        tolerance = TOLERANCE_HALF if _has_half_precision(scorer.model) else TOLERANCE
-        for probe, expected in zip(probes, losses, strict=True):
-            try:
-                with scorer.watched(), _full_precision():
-                    found = scorer.scores(probe, scorer.exits, function=scorer.loss, mode="eval", reading=reading)
-            except (ValueError, RuntimeError, TypeError, IndexError) as error:
-                if reading.doubt is None:
-                    raise
-                return self._sentence(scorer, reading, f"it cannot be scored so ({type(error).__name__}: {error})")
-            found = found.double().cpu()
-            usable = torch.isfinite(expected) & (found != LEAST)
-            off = (found - expected).abs() > tolerance * torch.maximum(expected.abs(), found.abs()) + 1e-5
-            wrong = torch.nonzero(usable & (off | ~torch.isfinite(found)))
-            if len(wrong):
-                place = int(wrong[0])
-                numbers = (
-                    f"row {int(rows[place])} of the batch has the score {float(found[place]):.6g} at the last exit, "
-                    f"but its loss is {float(expected[place]):.6g}"
-                    f"{'' if probe is probes[0] else ', with most of its labels taken out'}"
-                )
-                return self._sentence(scorer, reading, numbers)
-        return None
 
     def _sentence(self, scorer: Scorer, reading: LabelReading, numbers: str) -> str:
         model = innermost(scorer.model)
@@ -165,6 +137,35 @@ class SelfCheck:
         )
 
 
+def _difference(
+    scorer: Scorer, probe: Mapping[str, Any], losses: Tensor, reading: LabelReading, rows: Tensor
+) -> str | None:
+    """How the scores of a probe, read in this way, differ from its rows' losses, in words; None if they do not.
+
+    Args:
+        losses: of its rows, where they are finite.
+        rows: which rows of the batch they are.
+    """
+    try:
+        with scorer.watched(), _full_precision():
+            found = scorer.scores(probe, scorer.exits, function=scorer.loss, mode="eval", reading=reading)
+    except (ValueError, RuntimeError, TypeError, IndexError) as error:
+        if reading.doubt is None:
+            raise
+        return f"it cannot be scored so ({type(error).__name__}: {error})"
+    tolerance = TOLERANCE_HALF if _has_half_precision(scorer.model) else TOLERANCE
+    found = found.double().cpu()
+    off = ~((found - losses).abs() <= tolerance * torch.maximum(losses.abs(), found.abs()) + _ROUNDING)
+    wrong = torch.nonzero(torch.isfinite(losses) & off)
+    if len(wrong) == 0:
+        return None
+    place = int(wrong[0])
+    return (
+        f"row {int(rows[place])} of the batch has the score {float(found[place]):.6g} at the last exit, but its loss "
+        f"is {float(losses[place]):.6g}"
+    )
+
+
 def _losses_alone(scorer: Scorer, probe: Mapping[str, Any]) -> Tensor | None:
     """(rows,) losses of the model on each row by itself, float64 on the CPU; None where it returns none."""
     found = []
@@ -178,8 +179,8 @@ def _losses_alone(scorer: Scorer, probe: Mapping[str, Any]) -> Tensor | None:
     return torch.stack(found)
 
 
-def _with_few_labels(scorer: Scorer, probe: Mapping[str, Any], reading: LabelReading) -> list[dict[str, Any]]:
-    """The same rows with few of their labels left, those whose neighbours are other labels; none where that is no use.
+def _with_few_labels(scorer: Scorer, probe: Mapping[str, Any], reading: LabelReading) -> dict[str, Any] | None:
+    """The same rows with few of their labels left, whose neighbours are other labels; None where that is no use.
 
     Averaged over a long row a wrong shift shows too little before a model has learnt anything.
     """
@@ -187,7 +188,7 @@ def _with_few_labels(scorer: Scorer, probe: Mapping[str, Any], reading: LabelRea
     labels = probe[name]
     sequences = labels.dim() == 2 and labels.shape[1] > 2 and not labels.is_floating_point()
     if not sequences or reading.way not in ("positions", "logits"):
-        return []
+        return None
     ignored = reading.ignore_index
     there = labels != ignored
     differs = torch.ones_like(there)
@@ -197,8 +198,8 @@ def _with_few_labels(scorer: Scorer, probe: Mapping[str, Any], reading: LabelRea
     good = there & differs
     left = good & (good.flip(1).cumsum(dim=1).flip(1) <= _LABELS_LEFT)
     if not bool(left.any(dim=1).all()):
-        return []
-    return [{**probe, name: torch.where(left, labels, torch.full_like(labels, ignored))}]
+        return None
+    return {**probe, name: torch.where(left, labels, torch.full_like(labels, ignored))}
 
 
 def _has_half_precision(model: nn.Module) -> bool:

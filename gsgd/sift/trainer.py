@@ -160,13 +160,14 @@ class SiftTrainer(Trainer):
 
     def _sample_fields(self) -> list[str]:
         """Names of the training samples' fields; none where they cannot be told without training."""
-        columns = getattr(self.train_dataset, "column_names", None)
+        data: Any = self.train_dataset
+        columns = getattr(data, "column_names", None)
         if columns:
             return list(columns)
-        if not hasattr(self.train_dataset, "__getitem__") or not hasattr(self.train_dataset, "__len__"):
+        if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
             return []
         with _generators_kept():
-            sample = self.train_dataset[0] if len(self.train_dataset) else None  # type: ignore[arg-type]
+            sample = data[0] if len(data) else None
         return [str(name) for name in sample] if isinstance(sample, Mapping) else []
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Any]:

@@ -26,3 +26,12 @@ def test_fixed_noise_needs_a_positive_rival():
     # With f = (1, 0) the second atom's approximate loss is 0 under any noise: it is chosen with probability .1^3.
     losses = np.repeat([1.0, 0.0], [9, 1])
     assert noise_laws.expected_selected(losses, 3, 1e4, noise_laws.gaussian) == pytest.approx(0.999)
+
+
+@pytest.mark.parametrize("function", ["exp", "log"])
+@pytest.mark.parametrize("towards", [-np.inf, np.inf])
+def test_equation_28_does_not_hang_on_the_last_digit(monkeypatch, function, towards):
+    """Which noise wins is read off a comparison, and processors differ in the last digit of exponentials."""
+    exact = getattr(np, function)
+    monkeypatch.setattr(np, function, lambda numbers: np.nextafter(exact(numbers), towards))
+    assert load()["noise_proof.probability_of_first"].run(seed=0, alpha=1e-8).status is Status.PROVED

@@ -166,7 +166,8 @@ def test_definition_5_13_batches_are_rows(law):
     for R in (2, 3):
         chosen = selection_probabilities(losses, R, 0.4, law)
         assert chosen.shape == losses.shape
-        np.testing.assert_allclose(chosen[1, 2], selection_probabilities(losses[1, 2], R, 0.4, law), atol=1e-15)
+        # A batch's sums may be added up in another order than a row's.
+        np.testing.assert_allclose(chosen[1, 2], selection_probabilities(losses[1, 2], R, 0.4, law), atol=1e-14)
         assert expected_selected(losses, R, 0.4, law).shape == (3, 4)
     assert selection_probabilities(np.empty((0, 3)), 2, 0.4, law).shape == (0, 3)
 

@@ -34,7 +34,8 @@ FIELDS = {
 def gsgd_verify(folder, *arguments, columns=100):
     environment = os.environ | {"COLUMNS": str(columns)}
     command = [sys.executable, "-m", "gsgd", "verify", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
+    # A whole run takes a minute on two cores; beside others, and on slow ones, ten times that. The limit is for a hang.
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, env=environment)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import torch
 
 import training.run as runs
 from gsgd.cli import main
+from gsgd.sift.options import SiftOptions
 from training.cli import parse_values
 from training.config import load, presets
 from training.records import read_evaluations
@@ -87,7 +88,7 @@ def test_divergence_is_1(train):
         (["tiny.toml", "--method", "loss"], "method = 'loss' must be baseline, random, or SCORE@LAYER"),
         (["tiny.toml", "--method", "loss@7"], "exit_layer = 7 must be a whole number in 1..2"),
         (["tiny.toml", "--batch_size", "100"], "a gross batch has 100 rows, but the training set 64"),
-        (["tiny.toml", "--batch_size", "-8"], "batch_size = -8 must be at least 1"),
+        (["tiny.toml", "--batch_size", "-8"], "batch_size = -8 must be a whole number of at least 1"),
         (["tiny.toml", "extra"], "'extra' is not expected here"),
         (["tiny.toml", "-x", "3"], "'-x' is not expected here"),
         (["tiny.toml", "--trim", "0.6", "--method", "loss@1"], "trim = 0.6 and keep = 0.5"),
@@ -158,6 +159,9 @@ def test_the_list_of_keys_has_every_key(train, task):
     listed = set(re.findall(r"^  (\w+) = ", out, flags=re.MULTILINE))
     preset = {"bert": "bert-tiny", "resnet": "resnet-tiny"}[task]
     assert listed == set(load(preset).values()) - {"task"}
+    said = " ".join(out.split())
+    assert f"check = True {SiftOptions.help()['check']}" in said
+    assert "early_loss: what the early classifier's own loss counts" in said or task == "bert"
 
 
 def test_values():

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from training.config import TASKS, build, load, presets
-from training.images.task import ImageSettings
+from training.images.settings import ImageSettings
 from training.settings import TrainingSettings
 from training.text.settings import TextSettings
 

@@ -1,9 +1,12 @@
 """The price of a step: each method's own median, on a clock that the test turns."""
 
+import dataclasses
+
 import pytest
 
 import training.costs as module
-from training.costs import measure_costs
+from training.costs import FREE, ONLY_SELECTING, measure_costs, price
+from training.settings import TrainingSettings
 
 
 @pytest.fixture
@@ -109,3 +112,17 @@ def test_progress(prices):
     seen = []
     prices({"method": "baseline"}, cost=cost, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(number, 7) for number in range(1, 8)]
+
+
+def test_what_a_price_depends_on(tiny):
+    """Every key is one of these, or known to be free."""
+    of_any_step = {"batch_size": 4, "accumulation_steps": 2, "precision": "bf16", "channels_last": True}
+    of_any_step |= {"compile": True, "clip_norm": 1.0, "labelled_head": True}
+    names = {field.name for field in dataclasses.fields(TrainingSettings)}
+    assert names == set(of_any_step) | ONLY_SELECTING | FREE
+    for name, value in of_any_step.items():
+        for method in ("baseline", "loss@1"):
+            assert price(tiny(method=method)) != price(tiny(**{"method": method, name: value}))
+    assert price(tiny(keep=0.25)) == price(tiny())
+    assert price(tiny(method="loss@1", keep=0.25)) != price(tiny(method="loss@1"))
+    assert price(tiny(method="loss@1", seed=3, start_step=5)) == price(tiny(method="loss@1"))

@@ -8,8 +8,10 @@ import torch
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from gsgd import scores
 from gsgd.selectors import select_top_k
-from training.settings import Method, TrainingSettings, parse_method
+from gsgd.sift.options import AutoExit, SiftOptions
+from training.settings import AS_THE_ENGINES, NO_SETTING, Method, TrainingSettings, parse_method
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_out_of_range_names_the_key(key, value):
 def test_every_number_and_choice_has_a_range():
     """A key that is added later is to be tested, too."""
     free = {"method", "cycle_momentum", "decay_all", "channels_last", "compile", "labelled_head", "tensorboard", "test"}
-    free |= {"save_model", "label", "reuse"}
+    free |= {"save_model", "label", "reuse", "check"}
     assert {field.name for field in dataclasses.fields(TrainingSettings)} == set(OUT_OF_RANGE) | free
 
 
@@ -170,3 +172,87 @@ def test_the_baseline_never_selects():
     assert not settings.scores_rows
     assert TrainingSettings(method="random").selects
     assert not TrainingSettings(method="random").scores_rows
+
+
+# ---- The engine's options ----
+
+OTHERWISE = {
+    "keep": 0.25,
+    "accumulation_steps": 3,
+    "scoring_mode": "eval",
+    "scope": "global",
+    "labelled_head": True,
+    "reuse": False,
+    "batchnorm": "gross",
+    "meter_every": 7,
+    "check": False,
+    "score_batch_size": 5,
+    "seed": 11,
+}
+"""Options that are settings by the same name, each with another value than its default."""
+MADE = {"exit_layer", "auto", "score", "select", "start_step", "end_step", "on_bad_scores"}
+"""Options that are made of other settings."""
+
+
+def test_every_option_is_a_setting_or_made_of_some_or_left_out():
+    """One that is added to the engine is to be a setting, too, or to be said to be none."""
+    options = {field.name: field.default for field in dataclasses.fields(SiftOptions)}
+    assert set(options) == set(OTHERWISE) | MADE | set(NO_SETTING)
+    assert not any(value == options[name] for name, value in OTHERWISE.items())
+
+
+@pytest.mark.parametrize(("name", "value"), OTHERWISE.items())
+def test_an_option_reaches_the_engine(name, value):
+    settings = TrainingSettings(method="loss@1", **{name: value})
+    assert getattr(settings.sift_options(100, 2), name) == value
+    default = getattr(TrainingSettings(method="loss@1").sift_options(100, 2), name)
+    assert default == getattr(SiftOptions(), name) != value
+
+
+def test_defaults_are_the_engines():
+    ours, engines = TrainingSettings(), SiftOptions()
+    for name in set(OTHERWISE) - {"score_batch_size"}:
+        assert getattr(ours, name) == getattr(engines, name)
+    assert (ours.auto_level, ours.auto_every) == (AutoExit().level, AutoExit().every)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"method": "loss@1"}, {"exit_layer": 1, "score": "loss", "auto": None, "select": select_top_k}),
+        ({"method": "entropy@last"}, {"exit_layer": 4, "score": "entropy"}),
+        ({"method": "margin@2"}, {"exit_layer": 2, "score": scores.margin}),
+        ({"method": "loss@auto", "auto_level": 0.9, "auto_every": 9}, {"exit_layer": "auto", "auto": AutoExit(0.9, 9)}),
+        ({"method": "random", "meter_every": 5}, {"score": "random", "meter_every": 0}),
+        ({"method": "baseline", "batchnorm": "gross"}, {"score": "random", "start_step": 100, "batchnorm": "kept"}),
+        ({"method": "loss@1", "start_share": 0.25, "end_step": 60}, {"start_step": 25, "end_step": 60}),
+        ({"method": "loss@1"}, {"on_bad_scores": "keep-all", "score_batch_size": None, "end_step": 100}),
+    ],
+)
+def test_options_that_are_made(values, expected):
+    found = TrainingSettings(**values).sift_options(total_steps=100, exits=4)
+    assert {name: getattr(found, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"method": "random", "batchnorm": "gross"},
+            r"batchnorm = \"gross\" needs a scoring pass.*must not be \"random\"",
+        ),
+        ({"method": "loss@1", "batchnorm": "gross", "score_batch_size": 4}, "needs the gross batch scored at once"),
+        ({"scoring_mode": "evla"}, r"scoring_mode = 'evla' must be one of.*did you mean 'eval'"),
+    ],
+)
+def test_what_the_engine_would_refuse_is_refused_at_once(values, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingSettings(**values)
+
+
+def test_every_key_is_explained_here_or_by_the_engine():
+    explained = {word for line in TrainingSettings.__doc__.splitlines() for word in line.split(":")[0].split(", ")}
+    explained = {word.strip() for word in explained}
+    names = {field.name for field in dataclasses.fields(TrainingSettings)}
+    assert names <= explained | {"start_share", "end_share"}
+    assert set(AS_THE_ENGINES) <= set(SiftOptions.help()) & names

@@ -54,7 +54,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from gsgd.sift.batchnorm import Statistics
+from gsgd.sift.shared_forward.batchnorm import Statistics
 from gsgd.sift.shared_forward.execution import is_cheap, way_of
 from gsgd.sift.shared_forward.labelled_positions import Labelled, at_positions, products_by_position
 from gsgd.sift.shared_forward.operation_cache import CachedOperation

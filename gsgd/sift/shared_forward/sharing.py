@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gsgd.sift.batchnorm import gross_statistics
+from gsgd.sift.shared_forward.batchnorm import gross_statistics
 from gsgd.sift.exits import EarlyExit, find_layers, last_shared_layer
 from gsgd.sift.labels import LABEL_NAMES
 from gsgd.sift.row_losses import IGNORED

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy  # noqa: E402
 
 from gsgd.sift import Sift, diagnosis  # noqa: E402
 from gsgd.sift.ranks import Ranks  # noqa: E402
-from gsgd.sift.readings import Reading, read_batch  # noqa: E402
+from gsgd.sift.readings import Reading  # noqa: E402
 
 FEATURES = 6
 
@@ -32,17 +32,19 @@ class Linear(nn.Module):
     def __init__(self, weight, clock=None):
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(weight, dtype=torch.float64))
-        self.clock = clock or [0.0]
+        clock = clock or [0.0]
+        # Not as an attribute: scoring puts what a model holds back as it was, and time does not go back.
+        self.turn = lambda seconds: clock.__setitem__(0, clock[0] + seconds)
 
     def logits(self, values):
         return torch.stack([torch.zeros_like(values), values], dim=1)
 
     def early_logits(self, exit_layer, x, early):
-        self.clock[0] += 0.05 * exit_layer * len(x)
+        self.turn(0.05 * exit_layer * len(x))
         return self.logits(x @ self.weight if exit_layer == self.exit_layers else early[:, exit_layer - 1])
 
     def forward(self, x, early, labels):
-        self.clock[0] += len(x)
+        self.turn(len(x))
         return SimpleNamespace(loss=cross_entropy(self.logits(x @ self.weight), labels))
 
 
@@ -135,7 +137,7 @@ def test_means_and_half_widths():
     assert [each.exit_layer for each in found.exits] == [1, 2]
     assert (found.batches, found.pairs) == (5, 2)
     for place, each in enumerate(found.exits):
-        readings = [read_batch(sift, batch, exits=[1, 2])[place] for batch in batches]
+        readings = [sift.read(batch, exits=[1, 2])[place] for batch in batches]
         assert each.readings == tuple(readings)
         assert set(each.means) == {field.name for field in dataclasses.fields(Reading)} - {"step", "exit_layer"}
         overlaps = np.array([reading.overlap for reading in readings])
@@ -190,11 +192,13 @@ def test_draws_are_sets_of_as_many_rows_as_are_kept(monkeypatch):
     rng = np.random.default_rng(0)
     batches = [linear_batch(rng, rows=7) for _ in range(2)]
     rows = []
+    sift = Sift(Linear(rng.normal(size=FEATURES)), keep=0.3)
+    sift.scorer.reading(batches[0])  # takes a pass
     forward = Linear.forward
     monkeypatch.setattr(
         Linear, "forward", lambda self, x, early, labels: rows.append(x) or forward(self, x, early, labels)
     )
-    Sift(Linear(rng.normal(size=FEATURES)), keep=0.3).diagnose(batches, draws=4, exits=[3])
+    sift.diagnose(batches, draws=4, exits=[3])
     # The pair is gone through twice, to warm up. Each time the first batch in 3 sets, and of the second 4 sets that are
     # drawn and one that is selected.
     assert [len(each) for each in rows] == [2] * 16

@@ -187,9 +187,14 @@ class TestErrors:
             exit_view(nn.Linear(2, 2), 1)
 
     def test_two_stacks_are_named(self):
-        config = transformers.T5Config(d_model=16, num_layers=2, num_heads=2, d_ff=16, d_kv=8, vocab_size=20)
-        with pytest.raises(ValueError, match=r"found 2; its ModuleLists are: encoder\.block \(2\).*decoder\.block"):
-            exit_view(transformers.T5ForConditionalGeneration(config), 1)
+        class Two(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.config = transformers.PretrainedConfig(num_hidden_layers=2)
+                self.one, self.other = (nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]) for _ in range(2))
+
+        with pytest.raises(ValueError, match=r"found 2; its ModuleLists are: one \(2\), other \(2\)"):
+            exit_view(Two(), 1)
 
     @pytest.mark.parametrize("exit_layer", [0, 5, -1, True, 1.0, "1", None])
     def test_an_exit_out_of_range_names_value_and_range(self, exit_layer, build):

@@ -19,7 +19,7 @@ transformers = pytest.importorskip("transformers")
 from torch import nn  # noqa: E402
 
 from gsgd import scores as gsgd_scores  # noqa: E402
-from gsgd.sift import Sift, engine, readings  # noqa: E402
+from gsgd.sift import Scorer, Sift, engine, readings  # noqa: E402
 from gsgd.sift.readings import Reading, read, read_batch  # noqa: E402
 from training.resnet import EarlyExitResNet  # noqa: E402
 
@@ -333,11 +333,11 @@ def test_the_exits_of_a_transformer(build, make_batch, truncated, stack_of, row_
         return row_scores(logits, batch["labels"], kind, causal=model == "gpt2")
 
     exact = column(4, "loss")
-    readings = read_batch(sift, batch, exits=[1, 4, 2])
+    readings = sift.read(batch, exits=[1, 4, 2])
     assert [reading.exit_layer for reading in readings] == [1, 4, 2]
     for reading, layer in zip(readings, (1, 4, 2), strict=True):
         agrees(reading, plain(column(layer, score), exact, 0.3), rel=1e-6)
-    assert read_batch(sift, batch) == readings[2:]
+    assert sift.read(batch) == read_batch(sift.scorer, batch, exits=[2]) == readings[2:]
     assert readings[0].rows == (9 if model in ("bert-classifier", "vit") else 8)  # one row has no label
 
 
@@ -347,7 +347,7 @@ def test_the_exits_of_a_resnet(mode):
     for seed in range(3):
         model(images(seed)["pixel_values"])
     sift = Sift(model, exit_layer=1, keep=0.5, scoring_mode=mode)
-    readings = read_batch(sift, batch, exits=(1, 2))
+    readings = sift.read(batch, exits=(1, 2))
     judge = copy.deepcopy(model)
     if mode != "train":
         judge.eval()
@@ -374,7 +374,7 @@ def identical_layers(build):
 def test_identical_layers_keep_the_same_rows_at_every_exit(build, make_batch, parts):
     """Also with dropout, because all passes draw the same masks."""
     sift = Sift(identical_layers(build), exit_layer=1, score_batch_size=parts)
-    readings = read_batch(sift, make_batch("gpt2", rows=10), exits=(1, 2, 3, 4))
+    readings = sift.read(make_batch("gpt2", rows=10), exits=(1, 2, 3, 4))
     for reading in readings:
         assert (reading.overlap, reading.pairwise_agreement, reading.sigma) == (1.0, 1.0, 0.0)
         assert reading.rho_approx == reading.rho > 1
@@ -393,7 +393,7 @@ def watch_columns(sift, batch, **options):
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(readings, "read", lambda scores, losses, **_: seen.append((scores, losses)))
-        read_batch(sift, batch, **options)
+        sift.read(batch, **options)
     return seen[0]
 
 
@@ -421,10 +421,10 @@ def test_rows_that_cannot_be_read_are_left_out(make_batch):
 
     early, late = [1.0, math.nan, 3.0, 2.0, 9.0, 0.5], [2.0, 1.0, 3.0, 5.0, math.inf, 1.0]
     batch = {"early": logits(early), "late": logits(late), "labels": torch.tensor([0, 0, 0, -100, 0, 0])}
-    (found,) = read_batch(Sift(TwoExits(), keep=0.7), batch)
+    (found,) = Sift(TwoExits(), keep=0.7).read(batch)
     losses = [[math.log1p(math.exp(column[row])) for row in (0, 2, 5)] for column in (early, late)]
     agrees(found, by_hand(*losses, 2))
-    (found,) = read_batch(Sift(TwoExits()), batch | {"labels": torch.full((6,), -100)}, step=4)
+    (found,) = Sift(TwoExits()).read(batch | {"labels": torch.full((6,), -100)}, step=4)
     assert (found.step, found.exit_layer, found.rows, found.kept) == (4, 1, 0, 0)
     assert all(math.isnan(value) for name, value in numbers(found).items() if name not in ("rows", "kept"))
 
@@ -432,14 +432,14 @@ def test_rows_that_cannot_be_read_are_left_out(make_batch):
 def test_what_cannot_be_read(build, make_batch):
     model, batch = build("bert-classifier"), make_batch("bert-classifier")
     with pytest.raises(ValueError, match='score = "random" has no scores to compare with exact losses'):
-        read_batch(Sift(model, score="random"), batch)
+        Sift(model, score="random").read(batch)
     with pytest.raises(ValueError, match=r"exit_layer = 5 must be a whole number in 1\.\.4"):
-        read_batch(Sift(model), batch, exits=(1, 5))
+        Sift(model).read(batch, exits=(1, 5))
     with pytest.raises(ValueError, match="scoring needs `labels`"):
-        read_batch(Sift(model), {"input_ids": batch["input_ids"]})
-    by_size = Sift(model, score=lambda logits, labels: logits[:, 0])
+        Sift(model).read({"input_ids": batch["input_ids"]})
+    by_size = Sift(Watched(), score=lambda logits, labels: logits[:, 0])
     with pytest.raises(ValueError, match="need classes"):
-        read_batch(by_size, batch | {"labels": batch["labels"].double()})
+        by_size.read(vectors(0) | {"labels": torch.rand(10)})
 
 
 def test_a_causal_model_predicts_nothing_from_the_last_position_and_not_the_first(build, make_batch):
@@ -447,7 +447,7 @@ def test_a_causal_model_predicts_nothing_from_the_last_position_and_not_the_firs
     batch = make_batch("gpt2", rows=6)
     batch["labels"][:] = batch["input_ids"]
     batch["labels"][4, 1:] = -100
-    (found,) = read_batch(Sift(build("gpt2")), batch)
+    (found,) = Sift(build("gpt2")).read(batch)
     assert (found.rows, found.kept) == (5, 2)
 
 
@@ -492,11 +492,11 @@ def test_reading_touches_nothing(build, make_batch, kind, mode):
         return [tensor.clone() for tensor in tensors], str(rest), [p.grad for p in model.parameters()]
 
     before = everything()
-    first = read_batch(sift, batch, exits=(1, 2))
+    first = sift.read(batch, exits=(1, 2))
     after = everything()
     assert all(torch.equal(one, two) for one, two in zip(before[0], after[0], strict=True))
     assert before[1:] == after[1:]
-    assert read_batch(sift, batch, exits=(1, 2)) == first
+    assert sift.read(batch, exits=(1, 2)) == first
 
 
 def test_a_reading_that_fails_puts_everything_back():
@@ -507,7 +507,7 @@ def test_a_reading_that_fails_puts_everything_back():
         raise KeyError
 
     with pytest.raises(KeyError):
-        read_batch(Sift(model, score=fails), batch)
+        Sift(model, score=fails).read(batch)
     after = [*model.state_dict().values(), torch.get_rng_state()]
     assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
 
@@ -612,7 +612,7 @@ def test_the_reading_is_of_the_steps_own_batch_before_it_is_trained_on():
     expected = []
     for step in range(4):
         if step in (0, 3):
-            expected += read_batch(sift, vectors(step))
+            expected += sift.read(vectors(step))
         sift(**vectors(step)).backward()
         optimizer.step()
     assert sift.readings == expected
@@ -647,7 +647,7 @@ def test_seconds_are_the_meters_own(monkeypatch):
     """A clock that stands still but for readings, of 100 s, and scoring, of 1 s."""
     now = [0.0]
     monkeypatch.setattr("gsgd.sift.timing.time.perf_counter", lambda: now[0])
-    scoring = engine.scoring.score_rows
+    scoring = Scorer.scores
 
     def slowly(what, seconds):
         def run(*args, **kwargs):
@@ -656,7 +656,7 @@ def test_seconds_are_the_meters_own(monkeypatch):
 
         return run
 
-    monkeypatch.setattr(engine.scoring, "score_rows", slowly(scoring, 1))
+    monkeypatch.setattr(Scorer, "scores", slowly(scoring, 1))
     monkeypatch.setattr(engine, "read_batch", slowly(lambda *_, **__: [], 100))
     sift = Sift(Watched(), meter_every=2)
     selections = []

@@ -3,6 +3,7 @@
 import copy
 import functools
 import weakref
+from typing import ClassVar
 
 import pytest
 
@@ -13,7 +14,7 @@ from torch import nn  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from gsgd import scores as score_functions  # noqa: E402
-from gsgd.sift import Scorer, SiftOptions, scorer  # noqa: E402
+from gsgd.sift import Scorer, SiftOptions, scoring_pass  # noqa: E402
 from gsgd.sift.head_positions import positions_only  # noqa: E402
 from gsgd.sift.labels import shifts_by_name  # noqa: E402
 
@@ -27,15 +28,25 @@ def score_rows(model, batch, *, exit_layer, score, mode):
     return Scorer(model, SiftOptions(score=score, scoring_mode=mode)).scores(batch, exit_layer)
 
 
-def score(model, batch, name, *, exit_layer=2, kind="loss", mode="eval"):
-    function = BY_NAME.get(kind, kind)
-    return score_rows(model, batch, exit_layer=exit_layer, score=function, mode=mode)
+def score(model, batch, *, exit_layer=2, kind="loss", mode="eval"):
+    return score_rows(model, batch, exit_layer=exit_layer, score=BY_NAME.get(kind, kind), mode=mode)
+
+
+def learned(model, batch, *, kind="loss", mode="eval"):
+    """A scorer that knows how the model reads such labels: to learn it takes passes that a test would count."""
+    scorer = Scorer(model, SiftOptions(score=BY_NAME.get(kind, kind), scoring_mode=mode))
+    if scorer.built_in:
+        scorer.reading(batch)
+    return scorer
 
 
 @torch.no_grad()
+def outputs(model, batch):
+    return model(**{key: value for key, value in batch.items() if key not in ("labels", "next_sentence_label")})
+
+
 def full_logits(model, batch):
-    inputs = {key: value for key, value in batch.items() if key not in ("labels", "next_sentence_label")}
-    return model(**inputs)[0]  # of BertForPreTraining, too, the first are the vocabulary's
+    return outputs(model, batch)[0]  # of BertForPreTraining, too, the first are the vocabulary's
 
 
 def with_least(values):
@@ -47,29 +58,38 @@ def test_scores_equal_a_loop_over_rows_and_positions(kind, name, build, make_bat
     """Row 2 has no label (of language models), row 1 is padded; the reference runs the head on every position."""
     model, batch = build(name, dropout=0.1, dtype="float64"), make_batch(name, dtype="float64")
     for j in (1, 2, 3, 4):
-        logits = full_logits(truncated(model, stack_of(name), j).eval(), batch)
-        expected = row_scores(logits, batch["labels"], kind, name in CAUSAL)
-        found = score(model, batch, name, exit_layer=j, kind=kind)
+        output = outputs(truncated(model, stack_of(name), j).eval(), batch)
+        expected = row_scores(output[0], batch["labels"], kind, name in CAUSAL)
+        if name == "bert-pretraining":  # its loss is the sum of two, of which a row without masked words has one
+            sentence = row_scores(output[1], batch["next_sentence_label"], kind)
+            expected = [max(words, 0.0) + other for words, other in zip(expected, sentence, strict=True)]
+        found = score(model, batch, exit_layer=j, kind=kind)
         assert found.dtype == torch.float64
         labelled = [row for row, value in enumerate(expected) if value != float("-inf")]
         torch.testing.assert_close(found[labelled], torch.tensor(expected).double()[labelled], rtol=1e-6, atol=1e-9)
         assert len(set(found.tolist())) == 8  # all rows apart, so the comparison says something
-        if name not in ("vit", "bert-classifier"):
+        if name not in ("vit", "bert-classifier", "bert-pretraining"):
             assert labelled == [0, 1, 3, 4, 5, 6, 7]
             assert found[2] == LEAST
 
 
 @pytest.mark.parametrize("kind", ["loss", "entropy"])
 @pytest.mark.parametrize("masked", MASKED)
-def test_the_vocabulary_head_runs_on_labelled_positions_only(masked, kind, build, make_batch):
-    """Counted at its last matrix; the scores are those of the full head, which a partial() of the score runs."""
+def test_the_vocabulary_head_runs_on_labelled_positions_only(
+    masked, kind, build, make_batch, stack_of, truncated, row_scores
+):
+    """Counted at its last matrix; the scores are those of the full head, which a callable around the score runs."""
     model, batch = build(masked, dtype="float64"), make_batch(masked)
     widths = []
+    scorer = learned(model, batch, kind=kind)
     head = model.get_output_embeddings() or model.cls.predictions.decoder
     hook = head.register_forward_hook(lambda module, inputs, output: widths.append(output.shape[:-1].numel()))
-    on_labelled = score(model, batch, masked, kind=kind)
-    on_all = score(model, batch, masked, kind=functools.partial(BY_NAME[kind]))
+    on_labelled = scorer.scores(batch, 2)
+    on_all = score(model, batch, kind=lambda logits, labels: BY_NAME[kind](logits, labels))
     hook.remove()
+    if masked == "bert-pretraining":
+        output = outputs(truncated(model, stack_of(masked), 2).eval(), batch)
+        on_all += torch.tensor(row_scores(output[1], batch["next_sentence_label"], kind), dtype=torch.float64)
     assert widths == [int((batch["labels"] != -100).sum()), batch["labels"].numel()]
     rows = [0, 1, 3, 4, 5, 6, 7]
     torch.testing.assert_close(on_labelled[rows], on_all[rows], rtol=1e-12, atol=1e-12)
@@ -84,12 +104,14 @@ def test_the_head_in_parts_gives_the_same_scores(one, at_once, build, make_batch
     positions = int((labels != -100).sum())
     functions = [score_functions.cross_entropy, score_functions.entropy, score_functions.margin]
 
-    def run(limit, kind):
-        monkeypatch.setattr(scorer, "LOGITS_AT_ONCE", limit)
-        torch.manual_seed(3)  # the layers' dropout; the heads have none
-        return score(model, batch, one, kind=kind, mode="train", exit_layer=3)
+    scorers = [learned(model, batch, kind=kind, mode="train") for kind in functions]
 
-    whole = [run(10**9, kind) for kind in functions]
+    def run(limit, scorer):
+        monkeypatch.setattr(scoring_pass, "LOGITS_AT_ONCE", limit)
+        torch.manual_seed(3)  # the layers' dropout; the heads have none
+        return scorer.scores(batch, 3)
+
+    whole = [run(10**9, scorer) for scorer in scorers]
     assert all(len(set(values.tolist())) == 8 for values in whole)
     sizes, calls = [], []
     head = model.get_output_embeddings() or model.cls.predictions.decoder
@@ -97,10 +119,10 @@ def test_the_head_in_parts_gives_the_same_scores(one, at_once, build, make_batch
         head.register_forward_hook(lambda module, inputs, output: sizes.append(output.numel())),
         model.base_model.register_forward_hook(lambda *_: calls.append(1)),
     ]
-    for kind, expected in zip(functions, whole, strict=True):
+    for scorer, expected in zip(scorers, whole, strict=True):
         sizes.clear()
         calls.clear()
-        torch.testing.assert_close(run(at_once, kind), expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(run(at_once, scorer), expected, rtol=1e-12, atol=1e-12)
         assert sum(sizes) == 100 * positions
         assert max(sizes) <= max(at_once, 100)
         assert len(sizes) == -(-positions // max(at_once // 100, 1))
@@ -113,7 +135,8 @@ def test_the_head_in_parts_gives_the_same_scores(one, at_once, build, make_batch
 def test_logits_in_memory_are_bounded_by_the_parts(build, make_batch, monkeypatch):
     """Every tensor as wide as the vocabulary is small, and they are gone before the next part has its own."""
     model, batch = build("bert-mlm"), make_batch("bert-mlm", rows=16)
-    monkeypatch.setattr(scorer, "LOGITS_AT_ONCE", 500)
+    monkeypatch.setattr(scoring_pass, "LOGITS_AT_ONCE", 500)
+    scorer = learned(model, batch)
     alive, most = [], []
 
     class Watch(TorchDispatchMode):
@@ -128,7 +151,7 @@ def test_logits_in_memory_are_bounded_by_the_parts(build, make_batch, monkeypatc
 
     weights = model.get_output_embeddings().weight
     with Watch():
-        score(model, batch, "bert-mlm")
+        scorer.scores(batch, 2)
     assert int((batch["labels"] != -100).sum()) > 40
     # Logits, the labelled ones of them, and what the score makes of these: without the label, shifted, exponentiated.
     # The head's weight shows transposed, as (32, 100).
@@ -148,29 +171,43 @@ def test_a_head_that_reads_more_of_its_base_models_output(build, make_batch, mon
     model, batch = MixtralForCausalLM(config).train(), make_batch("llama")
     found = []
     for limit in (10**9, 500):
-        monkeypatch.setattr(scorer, "LOGITS_AT_ONCE", limit)
-        found.append(score(model, batch, "llama", exit_layer=4))
+        monkeypatch.setattr(scoring_pass, "LOGITS_AT_ONCE", limit)
+        found.append(score(model, batch, exit_layer=4))
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
 
 
-def test_pretraining_is_scored_by_its_masked_words_alone(build, make_batch):
+def test_pretraining_is_scored_by_its_own_loss_of_masked_words_and_next_sentence(build, make_batch):
+    """At the last layer; a row without masked words, whose own loss is NaN, by that of its next sentence."""
+    model, batch = build("bert-pretraining", dtype="float64"), make_batch("bert-pretraining")
+    found = score(model, batch, exit_layer=4)
+    model.eval()
+    for row in (0, 1, 3, 4, 5, 6, 7):
+        alone = {key: value[row : row + 1] for key, value in batch.items()}
+        assert float(found[row]) == pytest.approx(model(**alone).loss.item(), rel=1e-9)
+    sentence = outputs(model, batch).seq_relationship_logits[2]
+    expected = nn.functional.cross_entropy(sentence, batch["next_sentence_label"][2])
+    assert float(found[2]) == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_pretraining_without_next_sentences_is_a_masked_language_model(build, make_batch):
     model, batch = build("bert-pretraining", dtype="float64"), make_batch("bert-pretraining")
     plain = build("bert-mlm", dtype="float64")
     shared = {key: value for key, value in model.state_dict().items() if key in plain.state_dict()}
     assert set(plain.state_dict()) <= set(shared)
     plain.load_state_dict(shared)
     without = {key: value for key, value in batch.items() if key != "next_sentence_label"}
-    expected = score(plain, without, "bert-mlm")
-    assert torch.equal(score(model, batch, "bert-pretraining"), expected)
-    flipped = batch | {"next_sentence_label": 1 - batch["next_sentence_label"]}
-    assert torch.equal(score(model, flipped, "bert-pretraining"), expected)
+    expected = score(plain, without)
+    assert len(set(expected.tolist())) == 8
+    found = score(model, batch, kind=lambda logits, labels: score_functions.cross_entropy(logits, labels))
+    rows = [0, 1, 3, 4, 5, 6, 7]
+    torch.testing.assert_close(found[rows], expected[rows], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("causal", CAUSAL)
 def test_a_causal_score_is_the_models_own_loss_of_the_row(causal, build, make_batch):
     """At the last layer the score of a row is the loss that Hugging Face gives for that row alone."""
     model, batch = build(causal, dtype="float64"), make_batch(causal)
-    found = score(model, batch, causal, exit_layer=4)
+    found = score(model, batch, exit_layer=4)
     model.eval()
     for row in (0, 1, 3, 4, 5, 6, 7):
         alone = {key: value[row : row + 1] for key, value in batch.items()}
@@ -183,29 +220,40 @@ def test_the_first_label_of_a_causal_row_counts_for_nothing(causal, build, make_
     model, batch = build(causal), make_batch(causal)
     only_first = torch.full_like(batch["labels"], -100)
     only_first[:, 0] = 7
-    assert torch.equal(score(model, batch | {"labels": only_first}, causal), torch.full((8,), LEAST))
+    assert torch.equal(score(model, batch | {"labels": only_first}), torch.full((8,), LEAST))
 
 
 @pytest.mark.parametrize("kind", ["loss", "entropy"])
 def test_a_batch_without_any_label_scores_all_rows_alike(kind, build, make_batch):
-    for name in ("bert-mlm", "gpt2", "bert-pretraining"):
+    for name in ("bert-mlm", "gpt2"):
         model, batch = build(name), make_batch(name)
         batch["labels"] = torch.full_like(batch["labels"], -100)
-        assert torch.equal(score(model, batch, name, kind=kind), torch.full((8,), LEAST))
+        assert torch.equal(score(model, batch, kind=kind), torch.full((8,), LEAST))
+
+
+@pytest.mark.parametrize("kind", ["loss", "entropy"])
+def test_pretraining_without_any_masked_word_is_scored_by_next_sentences(
+    kind, build, make_batch, stack_of, truncated, row_scores
+):
+    model, batch = build("bert-pretraining"), make_batch("bert-pretraining")
+    batch["labels"] = torch.full_like(batch["labels"], -100)
+    output = outputs(truncated(model, stack_of("bert-pretraining"), 2).eval(), batch)
+    expected = row_scores(output[1], batch["next_sentence_label"], kind)
+    assert score(model, batch, kind=kind).tolist() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("function", [score_functions.margin, score_functions.gradient_norm_bound])
 def test_scores_of_gsgd_equal_themselves_on_each_row(function, build, make_batch, stack_of, truncated):
     model, batch = build("bert-mlm", dtype="float64"), make_batch("bert-mlm")
     logits = full_logits(truncated(model, stack_of("bert-mlm"), 2).eval(), batch)
-    found = score(model, batch, "bert-mlm", kind=function)
+    found = score(model, batch, kind=function)
     for row in (0, 1, 3, 4, 5, 6, 7):
         labelled = batch["labels"][row] != -100
         expected = function(logits[row][labelled], batch["labels"][row][labelled]).mean()
         assert float(found[row]) == pytest.approx(float(expected), rel=1e-9)
 
 
-def test_a_callable_sees_the_full_logits_and_shifted_labels(build, make_batch, stack_of, truncated):
+def test_a_callable_sees_the_full_logits_and_the_labels_of_the_batch(build, make_batch, stack_of, truncated):
     seen = []
 
     def own(logits, labels):
@@ -214,17 +262,35 @@ def test_a_callable_sees_the_full_logits_and_shifted_labels(build, make_batch, s
 
     for name in ("bert-mlm", "gpt2"):
         model, batch = build(name), make_batch(name)
-        found = score(model, batch, name, kind=own)
+        found = score(model, batch, kind=own)
         logits, labels = seen.pop()
         expected = full_logits(truncated(model, stack_of(name), 2).eval(), batch)
         assert torch.equal(logits, expected)
         assert torch.equal(found, expected.mean(dim=(1, 2)))
-        if name == "gpt2":
-            assert torch.equal(labels[:, :-1], batch["labels"][:, 1:])
-            assert (labels[:, -1] == -100).all()
-        else:
-            assert torch.equal(labels, batch["labels"])
+        assert torch.equal(labels, batch["labels"])
         assert not logits.requires_grad
+
+
+@pytest.mark.parametrize("kind", ["bert-mlm", "gpt2", "vit"])
+def test_a_callable_of_three_arguments_gets_the_batch(kind, build, make_batch):
+    model, seen = build(kind), []
+    batch = make_batch(kind) | {"reference_loss": torch.arange(8.0)}
+
+    def own(logits, labels, batch):
+        seen.append(batch)
+        return batch["reference_loss"] * 2
+
+    assert torch.equal(score(model, batch, kind=own), 2 * torch.arange(8.0))
+    assert seen[0].keys() == batch.keys()
+    assert all(torch.equal(seen[0][key], value) for key, value in batch.items())
+
+
+def test_a_callable_with_a_third_argument_of_its_own_keeps_its_default(build, make_batch):
+    def own(logits, labels, power=3):
+        return logits.mean(dim=1) ** power
+
+    model, batch = build("vit"), make_batch("vit")
+    torch.testing.assert_close(score(model, batch, kind=own), score(model, batch, kind=lambda z, y: z.mean(dim=1) ** 3))
 
 
 class TestStateStays:
@@ -238,7 +304,9 @@ class TestStateStays:
             self.conv = nn.Conv1d(2, 3, 1)
             self.norm, self.frozen, self.plain = nn.BatchNorm1d(3), nn.BatchNorm1d(3), nn.BatchNorm1d(3)
             self.untracked = nn.BatchNorm1d(3, track_running_stats=False)
-            self.dropout, self.fails, self.modes = nn.Dropout(0.5), fails, []
+            self.dropout, self.fails = nn.Dropout(0.5), fails
+
+        modes: ClassVar[list] = []  # a list that the model held would be put back as it was
 
         def early_logits(self, exit_layer, x):
             self.modes.append((self.training, self.norm.training, self.dropout.training))
@@ -264,6 +332,7 @@ class TestStateStays:
         torch.manual_seed(0)
         model = self.Net(fails).train()
         model.frozen.eval()  # the user's own choice
+        self.Net.modes.clear()
         before = self.describe(model)
         batch = {"x": 5 + torch.randn(4, 2, 6), "labels": torch.tensor([0, 1, 2, 0])}
         arguments = {"exit_layer": 1, "score": BY_NAME["loss"], "mode": mode}
@@ -296,9 +365,9 @@ class TestStateStays:
 
     def test_no_hook_is_left_behind(self, build, make_batch):
         model, batch = build("bert-mlm"), make_batch("bert-mlm")
-        score(model, batch, "bert-mlm")
+        score(model, batch)
         with pytest.raises(ValueError, match="labels"):
-            score(model, batch | {"labels": batch["labels"].clamp(min=500)}, "bert-mlm")
+            score(model, batch | {"labels": batch["labels"].clamp(min=500)})
         assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -307,15 +376,29 @@ class TestStateStays:
 def test_scoring_keeps_no_keys_and_values(asked, causal, build, make_batch):
     model, batch, caches = build(causal), make_batch(causal), []
     assert model.config.use_cache
+    scorer = learned(model, batch)
     model.base_model.register_forward_hook(lambda module, inputs, output: caches.append(output.past_key_values))
-    score(model, batch | asked, causal)
-    assert caches == [None]
+    scorer.scores(batch | asked, 2)
+    assert caches[-1:] == [None]
+    assert set(caches) == {None}
 
 
 def test_train_mode_keeps_dropout_and_eval_mode_drops_it(build, make_batch):
     model, batch = build("bert-mlm", dropout=0.3), make_batch("bert-mlm")
-    assert not torch.equal(score(model, batch, "bert-mlm", mode="train"), score(model, batch, "bert-mlm", mode="train"))
-    assert torch.equal(score(model, batch, "bert-mlm", mode="eval"), score(model, batch, "bert-mlm", mode="eval"))
+    assert not torch.equal(score(model, batch, mode="train"), score(model, batch, mode="train"))
+    assert torch.equal(score(model, batch, mode="eval"), score(model, batch, mode="eval"))
+
+
+@pytest.mark.parametrize("kind", ["multi-label", "regression"])
+def test_what_is_no_classification_is_scored_by_the_models_own_loss(kind, build, make_batch):
+    torch.manual_seed(0)
+    model = build("bert-classifier", dtype="float64", num_labels=1 if kind == "regression" else 5)
+    labels = torch.rand(8, dtype=torch.float64) if kind == "regression" else (torch.rand(8, 5) < 0.4).double()
+    batch = make_batch("bert-classifier") | {"labels": labels}
+    found = score(model, batch, exit_layer=4)
+    model.eval()
+    expected = [model(**{key: value[[row]] for key, value in batch.items()}).loss.item() for row in range(8)]
+    assert found.tolist() == pytest.approx(expected, rel=1e-6)
 
 
 class TestErrors:
@@ -323,38 +406,46 @@ class TestErrors:
         batch = make_batch("bert-mlm")
         del batch["labels"]
         with pytest.raises(ValueError, match="scoring needs `labels` in the batch, which holds: input_ids, att"):
-            score(build("bert-mlm"), batch, "bert-mlm")
+            score(build("bert-mlm"), batch)
 
     @pytest.mark.parametrize("returned", [torch.zeros(8, 1), torch.zeros(7), torch.tensor(1.0), 0.5, None])
     def test_a_callable_returns_another_shape(self, returned, build, make_batch):
         with pytest.raises(ValueError, match=r"must be one number per row, \(8,\)"):
-            score(build("vit"), make_batch("vit"), "vit", kind=lambda logits, labels: returned)
+            score(build("vit"), make_batch("vit"), kind=lambda logits, labels: returned)
 
-    @pytest.mark.parametrize("labels", [torch.rand(8), torch.rand(8, 5)])
-    def test_labels_of_a_regression_name_the_remedy(self, labels, build, make_batch):
-        batch = make_batch("bert-classifier") | {"labels": labels}
-        with pytest.raises(ValueError, match=r"labels has dtype torch.float32.*pass a callable"):
-            score(build("bert-classifier"), batch, "bert-classifier")
+    def test_labels_that_the_model_cannot_read_are_its_own_error(self, build, make_batch):
+        """One number a row for five classes."""
+        batch = make_batch("bert-classifier") | {"labels": torch.rand(8)}
+        with pytest.raises(ValueError, match="Target size"):
+            score(build("bert-classifier"), batch)
+
+    @pytest.mark.parametrize("function", ["entropy", score_functions.margin])
+    def test_a_score_that_needs_classes_refuses_what_has_none(self, function, build, make_batch):
+        batch = make_batch("bert-classifier") | {"labels": torch.rand(8)}
+        with pytest.raises(ValueError, match="needs the probabilities of classes, but the model's loss is mse_loss"):
+            score(build("bert-classifier", num_labels=1), batch, kind=function)
 
     def test_a_regression_with_its_own_score(self, build, make_batch):
         batch = make_batch("bert-classifier") | {"labels": torch.rand(8, 5)}
-        found = score(build("bert-classifier"), batch, "bert-classifier", kind=lambda z, y: ((z - y) ** 2).mean(dim=1))
+        found = score(build("bert-classifier"), batch, kind=lambda z, y: ((z - y) ** 2).mean(dim=1))
         assert found.shape == (8,)
 
     def test_a_tuple_output_names_the_remedy(self, build, make_batch):
-        batch = make_batch("vit") | {"return_dict": False}
+        """For a callable, which needs the logits; a built-in score can do with the loss."""
+        model, batch = build("vit"), make_batch("vit")
         with pytest.raises(ValueError, match="return_dict=True"):
-            score(build("vit"), batch, "vit")
+            score(model, batch | {"return_dict": False}, kind=lambda logits, labels: logits[:, 0])
+        torch.testing.assert_close(score(model, batch | {"return_dict": False}), score(model, batch))
 
     def test_a_model_without_a_head(self, build, make_batch):
         with pytest.raises(ValueError, match="must have a head"):
-            score(build("vit").vit, make_batch("vit"), "vit")
+            score(build("vit").vit, make_batch("vit"))
 
     def test_a_label_out_of_range_is_named(self, build, make_batch):
         batch = make_batch("vit")
         batch["labels"][3] = 9
         with pytest.raises(ValueError, match=r"labels\[3\] is 9 but must be in 0\.\.4"):
-            score(build("vit"), batch, "vit")
+            score(build("vit"), batch)
 
     def test_positions_need_a_base_model(self):
         with (

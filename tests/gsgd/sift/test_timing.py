@@ -47,4 +47,5 @@ def test_on_a_gpu_the_work_is_measured_and_not_its_launch():
 
 
 def test_totals_start_at_zero():
-    assert vars(Totals()) == {"gross_samples": 0, "backprop_samples": 0, "selected_steps": 0, "bad_score_rows": 0}
+    names = ("gross_samples", "backprop_samples", "selected_steps", "bad_score_rows", "idle_steps")
+    assert vars(Totals()) == dict.fromkeys(names, 0)

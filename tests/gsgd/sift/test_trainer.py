@@ -1,7 +1,6 @@
 """`SiftTrainer` against a hand-written loop: losses, kept rows, final weights; its logs and its options."""
 
 import dataclasses
-import inspect
 import itertools
 import json
 import logging
@@ -22,7 +21,7 @@ transformers = pytest.importorskip("transformers")
 F = torch.nn.functional
 
 from gsgd.scores import margin  # noqa: E402
-from gsgd.sift import Sift  # noqa: E402
+from gsgd.sift import SiftOptions  # noqa: E402
 from gsgd.sift.collator import MaskingCollator  # noqa: E402
 from gsgd.sift.trainer import SiftArguments, SiftTrainer  # noqa: E402
 
@@ -329,10 +328,11 @@ class Protocol(torch.nn.Module):
         self.body, self.head = torch.nn.Linear(9, 9), torch.nn.Linear(9, 100)
 
     def early_logits(self, exit_layer, input_ids, attention_mask):
-        return self.head(input_ids.float() / 100)
+        hidden = input_ids.float() / 100
+        return self.head(hidden if exit_layer == 1 else self.body(hidden))
 
     def forward(self, input_ids, attention_mask, labels=None):
-        logits = self.head(self.body(input_ids.float() / 100))
+        logits = self.early_logits(2, input_ids, attention_mask)
         return {"loss": F.cross_entropy(logits, labels), "logits": logits}
 
 
@@ -603,13 +603,11 @@ def test_readings_are_logged_and_change_nothing(build, train):
 
 
 def test_arguments_are_the_options_of_sift():
-    options = {
-        name: parameter.default
-        for name, parameter in inspect.signature(Sift.__init__).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "accumulation_steps"
-    }
+    options = {entry.name: entry.default for entry in dataclasses.fields(SiftOptions)}
     assert {entry.name: entry.default for entry in dataclasses.fields(SiftArguments)} == options
-    assert SiftArguments(score=margin).options()["score"] is margin
+    assert SiftArguments(score=margin).score is margin
+    with pytest.raises(ValueError, match="accumulation_steps = 2 is the Trainer's to say"):
+        SiftArguments(accumulation_steps=2)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ pytest.importorskip("transformers")
 pytest.importorskip("pyarrow")
 pytest.importorskip("PIL")
 
-from training.images.task import ImageSettings, ImageTask, build_resnet  # noqa: E402
+from training.images.settings import ImageSettings  # noqa: E402
+from training.images.task import ImageTask, build_resnet  # noqa: E402
 
 SMALL = {"depths": (1, 1), "hidden_sizes": (8, 16), "embedding_size": 4, "exit_stage": 1, "layer_type": "basic"}
 

@@ -70,7 +70,7 @@ def test_scores_are_those_of_a_full_pass(one, score, attention, build, make_batc
         found, _, sift = scores_of(copy.deepcopy(model), batch, True, 0, **options)
         for one_step, wanted in zip(found, full, strict=True):
             torch.testing.assert_close(one_step, wanted, rtol=1e-12, atol=1e-12, equal_nan=True)
-        assert not sift._trust.positions_meet
+        assert not sift._findings.positions_meet
 
 
 @pytest.mark.parametrize("one", MLM)
@@ -95,7 +95,7 @@ def test_where_nothing_is_to_be_saved_all_positions_are_computed(share, build, m
     assert [shape for shape in found if shape[0] == batch["labels"].numel()] == [
         shape for shape in full if shape[0] == batch["labels"].numel()
     ]
-    assert not sift._trust.by_position
+    assert not sift._findings.by_position
 
 
 def less_the_mean(module, arguments, output):
@@ -113,7 +113,7 @@ def test_a_score_that_depends_on_other_positions_is_found_out(build, make_batch)
     found, _, sift = scores_of(model, batch, True, 0)
     for one_step, wanted in zip(found, full, strict=True):
         torch.testing.assert_close(one_step, wanted, rtol=1e-12, atol=1e-12)
-    assert sift._trust.positions_meet
+    assert sift._findings.positions_meet
     rows = sift.choose(batch)
     loss = sift.forward_kept(rows).loss
     loss.backward()
@@ -134,7 +134,7 @@ def test_what_is_nan_anyway_is_said_as_ever(build, make_batch):
         model.cls.predictions.transform.dense.bias.fill_(float("nan"))
     with pytest.raises(ValueError, match="scores"):
         sift.choose(batch)
-    assert not sift._trust.positions_meet
+    assert not sift._findings.positions_meet
 
 
 def test_batches_of_other_shapes_are_scored_as_in_a_full_pass(build, make_batch):

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gsgd.diagnose.words import PROMISES, paragraphs
+from training.diagnose.words import PROMISES, paragraphs
 
 LEGEND = """\
 overlap     share of the exact choice that the exit's choice contains

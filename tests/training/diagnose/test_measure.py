@@ -8,9 +8,8 @@ pytest.importorskip("torch")
 
 import torch
 
-import training.diagnose as diagnoses
-from gsgd.sift.readings import read_batch
-from training.diagnose import diagnose_config, load_weights
+from training.diagnose import measure
+from training.diagnose.measure import diagnose_config, load_weights
 from training.order import Order
 from training.training import Training, build_sift
 
@@ -50,7 +49,7 @@ def test_the_weights_are_those_of_a_baseline(diagnose, tiny, accelerator, monkey
     batches = [plain.placed(plain.task.training_batch(*order.take(16))) for _ in range(4)]
     rows = [row for batch in batches for row in batch["x"].tolist()]
     assert len({tuple(row) for row in rows}) == 64  # disjoint
-    expected = [read_batch(sift, batch, exits=[1])[0] for batch in batches]
+    expected = [sift.read(batch, exits=[1])[0] for batch in batches]
     readings = found.points[-1].diagnosis.exits[0].readings
     for name in ("rho", "rho_approx", "sigma", "overlap", "margin_correlation"):
         assert [getattr(each, name) for each in readings] == pytest.approx([getattr(each, name) for each in expected])
@@ -88,8 +87,8 @@ def test_as_many_batches_as_there_are(diagnose):
 
 def test_a_budget_of_time_is_spent_at_measured_prices(diagnose, monkeypatch):
     told = []
-    real = diagnoses.measure_costs
-    monkeypatch.setattr(diagnoses, "measure_costs", lambda *a, **o: real(*a, **{**o, "rounds": 3}))
+    real = measure.measure_costs
+    monkeypatch.setattr(measure, "measure_costs", lambda *a, **o: real(*a, **{**o, "rounds": 3}))
     _, found = diagnose(
         {"budget": "2s"}, after=[0], progress=lambda what, done, total: told.append((what, done, total))
     )

@@ -1,4 +1,4 @@
-"""A diagnosis as it is written: every number beside what the formulas say."""
+"""What `diagnosis.json` holds of a diagnosis: every number beside what the formulas say."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gsgd.sift.diagnosis import ExitDiagnosis
+from theory import readings as formulas
+from training.diagnose.measure import Point
+
 DIAGNOSIS = "diagnosis.json"
 
 
-def point_entry(point: Any, live: Any) -> dict[str, Any]:
+def point_entry(point: Point) -> dict[str, Any]:
     """What was found after some steps of training.
-
-    Args:
-        point: a `training.diagnose.Point`.
-        live: the module `theory.live`.
 
     Returns:
         step, train_loss, seconds, and the fields of the diagnosis, with `exits` as of `exit_entry`.
@@ -27,30 +27,26 @@ def point_entry(point: Any, live: Any) -> dict[str, Any]:
         "train_loss": point.train_loss,
         "seconds": point.seconds,
         **{name: getattr(found, name) for name in names},
-        "exits": [exit_entry(each, live) for each in found.exits],
+        "exits": [exit_entry(each) for each in found.exits],
     }
 
 
-def exit_entry(each: Any, live: Any) -> dict[str, Any]:
+def exit_entry(each: ExitDiagnosis) -> dict[str, Any]:
     """What was found of one exit.
 
-    Args:
-        each: a `gsgd.sift.diagnosis.ExitDiagnosis`.
-        live: the module `theory.live`.
-
     Returns:
-        Its numbers; `means` of its readings; `predicted`, means of `theory.live.compare` over them; `promise`, what
+        Its numbers; `means` of its readings; `predicted`, means of `theory.readings.compare` over them; `promise`, what
         Corollary 5.16 promises at the means of sigma and rho_pairs, or None where they are not defined.
     """
     readings = [dataclasses.asdict(reading) for reading in each.readings]
-    promise = live.promise(sigma=each.means["sigma"], rho_pairs=each.means["rho_pairs"])
+    promise = formulas.promise(sigma=each.means["sigma"], rho_pairs=each.means["rho_pairs"])
     names = ("overlap_half_width", "rho_approx_half_width", "cost", "cost_low", "cost_high")
     of_steps = ("alignment", "random_alignment", "gain", "gain_low", "gain_high")
     worth = ("break_even", "worth", "worth_low", "worth_high")
     return {
         "exit_layer": each.exit_layer,
         "means": dict(each.means),
-        "predicted": means([live.compare(reading) for reading in readings], live.PREDICTED),
+        "predicted": means([formulas.compare(reading) for reading in readings], formulas.PREDICTED),
         "promise": None if promise is None else dataclasses.asdict(promise),
         **{name: getattr(each, name) for name in (*names, *of_steps, *worth)},
     }

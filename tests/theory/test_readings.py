@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from theory import live
+from theory import readings as formulas
 from theory.montecarlo import mean_at_least, mean_equals
 from theory.verdict import Status
 
@@ -79,7 +79,7 @@ def column(rows, name):
 )
 def test_theorem_62_at_the_true_beta(gaussian, beta, measured, predicted):
     """Errs with probability 1e-9 each; arcsin's slope times 0.9 (off by 0.01 and 0.03) is refuted."""
-    of_beta = live.compare({**gaussian[beta][0], "margin_correlation": beta})
+    of_beta = formulas.compare({**gaussian[beta][0], "margin_correlation": beta})
     expected = of_beta[predicted]
     found = column(gaussian[beta], measured)
     assert mean_equals(found, expected, ALPHA, cap=1.0).status is Status.CONSISTENT
@@ -88,11 +88,11 @@ def test_theorem_62_at_the_true_beta(gaussian, beta, measured, predicted):
 
 
 @pytest.mark.parametrize("beta", [0.3, 0.8])
-@pytest.mark.parametrize(("measured", "predicted"), [pair[:2] for pair in live.PAIRS if pair[1] != "overlap_limit"])
+@pytest.mark.parametrize(("measured", "predicted"), [pair[:2] for pair in formulas.PAIRS if pair[1] != "overlap_limit"])
 def test_theorem_62_at_the_measured_beta(gaussian, beta, measured, predicted):
     """The difference's mean is 0 up to 1/B = 0.04, as a measured beta errs by so much; errs with probability 1e-9."""
     rows = gaussian[beta]
-    difference = column(rows, measured) - np.array([live.compare(row)[predicted] for row in rows])
+    difference = column(rows, measured) - np.array([formulas.compare(row)[predicted] for row in rows])
     shifted = np.clip((difference + 1) / 2, 0, 1)  # in [0, 1], where 1/2 is no difference
     low, high = (mean_equals(shifted, 0.5 + bias / 2, ALPHA, cap=1.0) for bias in (-0.02, 0.02))
     assert low.status is Status.REFUTED
@@ -102,7 +102,7 @@ def test_theorem_62_at_the_measured_beta(gaussian, beta, measured, predicted):
 
 def test_losses_of_gaussian_margins_are_no_noise_of_assumption_512(gaussian):
     """A correlation of 0.3 turns large losses down and small ones up, and the meters see it in every batch."""
-    levels = np.array([live.compare(row)["independence_level"] for row in gaussian[0.3]])
+    levels = np.array([formulas.compare(row)["independence_level"] for row in gaussian[0.3]])
     assert np.mean(levels < 0.05) > 0.9
 
 
@@ -111,8 +111,8 @@ def test_the_limit_takes_the_kept_share_of_the_batch(gaussian):
     beta = row["margin_correlation"]
     q = stats.norm.ppf(0.25)
     joint = stats.multivariate_normal.cdf([q, q], cov=[[1, beta], [beta, 1]], abseps=1e-9, releps=1e-9)
-    assert live.compare(row)["overlap_limit"] == pytest.approx(joint / 0.25, abs=1e-6)
-    assert live.compare({**row, "kept": 30})["overlap_limit"] == pytest.approx(0.5 + math.asin(beta) / math.pi)
+    assert formulas.compare(row)["overlap_limit"] == pytest.approx(joint / 0.25, abs=1e-6)
+    assert formulas.compare({**row, "kept": 30})["overlap_limit"] == pytest.approx(0.5 + math.asin(beta) / math.pi)
 
 
 # ---- Noise that does not depend on the loss: Theorem 5.15, Corollary 5.16 ----
@@ -130,7 +130,7 @@ def test_theorem_515_guarantees_less_than_is_measured(sigma):
     """In the mean over batches; a guarantee from half the noise (sigma = 0.7) is refuted. Error probability 1e-9."""
     rows = readings(*noisy(sigma, 12000, seed=5), kept=8, sigma=sigma)
     found = column(rows, "rho_pairs_approx")
-    guaranteed = np.array([live.compare(row)["rho_pairs_guaranteed"] for row in rows])
+    guaranteed = np.array([formulas.compare(row)["rho_pairs_guaranteed"] for row in rows])
     assert guaranteed == pytest.approx((1 - (1 - math.exp(-math.sqrt(2) * sigma)) / 2) * column(rows, "rho_pairs"))
     excess = (found - guaranteed + 2) / 4  # both lie in [0, 2]
     assert mean_at_least(excess, 0.5, ALPHA, cap=1.0).status is Status.CONSISTENT
@@ -145,10 +145,10 @@ def test_assumption_512_holds_where_it_does():
     rng = np.random.default_rng(1)
     losses = rng.exponential(size=(3000, 30))
     rows = readings(losses * np.exp(0.5 * rng.standard_normal(losses.shape)), losses, kept=15)
-    below = sum(live.compare(row)["independence_level"] < 0.05 for row in rows)
+    below = sum(formulas.compare(row)["independence_level"] < 0.05 for row in rows)
     assert stats.binomtest(below, len(rows), 0.05).pvalue > 1e-9
     assert stats.binomtest(below, len(rows), 0.1).pvalue < 1e-9
-    summary = live.summarise(rows)
+    summary = formulas.summarise(rows)
     assert summary.tested == 3000
     assert summary.dependent == below / 3000
 
@@ -158,8 +158,8 @@ def test_the_level_is_spearmans():
     one, other = rng.standard_normal((2, 20))
     found = stats.spearmanr(one, one + 2 * other)
     reading = {**SOME, "rows": 20, "kept": 10, "independence": found.statistic}
-    assert live.compare(reading)["independence_level"] == pytest.approx(found.pvalue)
-    assert live.compare({**reading, "independence": 1.0})["independence_level"] == 0.0
+    assert formulas.compare(reading)["independence_level"] == pytest.approx(found.pvalue)
+    assert formulas.compare({**reading, "independence": 1.0})["independence_level"] == 0.0
 
 
 SOME = {
@@ -170,7 +170,7 @@ SOME = {
 
 
 def test_corollary_516_by_hand():
-    found = live.compare(SOME)
+    found = formulas.compare(SOME)
     assert found["sigma_max"] == pytest.approx(math.log(18 * 1.4 / (25 - 7 * 1.4)) / math.sqrt(2))
     assert found["sigma_max_sharp"] == pytest.approx(math.log(1.4 / 0.6) / math.sqrt(2))
     assert found["rho_pairs_guaranteed"] == pytest.approx(1.4 * (1 + math.exp(-math.sqrt(2) * 0.3)) / 2)
@@ -192,26 +192,26 @@ def test_corollary_516_by_hand():
     ],
 )
 def test_corollary_516_in_three_readings(sigma, rho, expected):
-    found = live.promise(sigma=sigma, rho_pairs=rho)
+    found = formulas.promise(sigma=sigma, rho_pairs=rho)
     assert (found.printed, found.corrected, found.sharp) == expected
 
 
 def test_what_was_not_defined_stays_so():
-    nothing = dict.fromkeys(live.MEASURED, math.nan) | {"step": 0, "exit_layer": 1, "rows": 0, "kept": 0}
-    found = live.compare(nothing)
-    assert tuple(found) == live.PREDICTED
+    nothing = dict.fromkeys(formulas.MEASURED, math.nan) | {"step": 0, "exit_layer": 1, "rows": 0, "kept": 0}
+    found = formulas.compare(nothing)
+    assert tuple(found) == formulas.PREDICTED
     assert all(math.isnan(value) for value in found.values())
-    assert live.promise(sigma=math.nan, rho_pairs=1.5) is None
-    summary = live.summarise([nothing])
+    assert formulas.promise(sigma=math.nan, rho_pairs=1.5) is None
+    summary = formulas.summarise([nothing])
     assert (summary.noisy, summary.tested) == (0, 0)
     assert all(line.readings == 0 and math.isnan(line.difference) for line in summary.lines)
 
 
 def test_equal_losses_leave_no_room_for_noise():
-    found = live.compare({**SOME, "rho_pairs": 1.0})
+    found = formulas.compare({**SOME, "rho_pairs": 1.0})
     assert (found["sigma_max"], found["sigma_max_sharp"]) == (0.0, 0.0)
-    assert live.compare({**SOME, "rho_pairs": 1 - 1e-12})["sigma_max"] == 0.0
-    assert live.compare({**SOME, "rho_pairs": 2 + 1e-12})["sigma_max_sharp"] == math.inf
+    assert formulas.compare({**SOME, "rho_pairs": 1 - 1e-12})["sigma_max"] == 0.0
+    assert formulas.compare({**SOME, "rho_pairs": 2 + 1e-12})["sigma_max_sharp"] == math.inf
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_equal_losses_leave_no_room_for_noise():
 def test_what_no_reading_has_is_named(changes, message):
     reading = {name: value for name, value in {**SOME, **changes}.items() if value is not None}
     with pytest.raises(ValueError, match=message):
-        live.compare(reading)
+        formulas.compare(reading)
 
 
 # ---- Many readings ----
@@ -239,7 +239,7 @@ def test_a_summary_by_hand():
     agreements = (0.7, 0.75, 0.8)
     rows = [{**SOME, "pairwise_agreement": p} for p in agreements]
     rows[2] |= {"sigma": 0.9, "rho_pairs_approx": 0.95}
-    line = live.summarise(rows).lines[0]
+    line = formulas.summarise(rows).lines[0]
     expected = 0.5 + math.asin(0.7) / math.pi
     assert (line.measured_name, line.readings) == ("pairwise_agreement", 3)
     assert line.measured == pytest.approx(0.75)
@@ -247,14 +247,14 @@ def test_a_summary_by_hand():
     assert line.difference == pytest.approx(0.75 - expected)
     low, high = stats.t.interval(0.95, 2, loc=0.75, scale=stats.sem(agreements))
     assert line.half_width == pytest.approx((high - low) / 2)
-    summary = live.summarise(rows)
+    summary = formulas.summarise(rows)
     assert summary.noisy == 3
     assert (summary.printed, summary.corrected, summary.sharp) == pytest.approx((2 / 3, 2 / 3, 2 / 3))
     # 1.4 (1 + e^(-0.9 sqrt2)) / 2 = 0.896 <= 0.95, and 1.158 <= 1.2 of the others.
     assert (summary.obeying, summary.ahead) == pytest.approx((1.0, 2 / 3))
     worse = [*rows, {**SOME, "rho_pairs_approx": 1.1}]
-    assert live.summarise(worse).obeying == 0.75
+    assert formulas.summarise(worse).obeying == 0.75
 
 
 def test_one_reading_has_no_interval():
-    assert math.isnan(live.summarise([SOME]).lines[0].half_width)
+    assert math.isnan(formulas.summarise([SOME]).lines[0].half_width)

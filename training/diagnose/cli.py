@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
@@ -14,11 +13,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gsgd.diagnose import recorded
-from gsgd.diagnose.record import DIAGNOSIS, point_entry
-from gsgd.diagnose.tables import LEGEND, show_point
-from gsgd.diagnose.words import WHAT_516_IS
 from gsgd.results import write_json
+from training.cli import parse_values
+from training.diagnose.tables import LEGEND, show_point
+from training.diagnose.words import WHAT_516_IS
 
 EXAMPLES = """\
 examples:
@@ -82,9 +80,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def _is_folder(target: str) -> bool:
     """Whether a folder is meant; one that only happens to be called as a preset is not, unless it has readings."""
+    from training.diagnose.recorded_readings import has_readings
+
     folder = Path(target)
     preset = Path(str(files("training") / "configs" / f"{target}.toml"))
-    return folder.is_dir() and (recorded.is_recorded(folder) or not preset.is_file())
+    return folder.is_dir() and (has_readings(folder) or not preset.is_file())
 
 
 def _of_folder(folder: Path, options: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -93,26 +93,31 @@ def _of_folder(folder: Path, options: argparse.Namespace, rest: Sequence[str]) -
     ]
     if given or rest:
         raise ValueError(f"{(given or rest)[0]} is for a configuration, but {folder} is a folder of recorded readings")
-    readings = recorded.read_readings(folder)
-    path = recorded.write_live(folder, readings)
-    recorded.show_readings(Console(), readings)
+    from training.diagnose.recorded_readings import read_readings, show_readings, write_live
+
+    readings = read_readings(folder)
+    path = write_live(folder, readings)
+    show_readings(Console(), readings)
     print(f"results in {path}")
     return 0
 
 
 def _of_config(options: argparse.Namespace, rest: Sequence[str]) -> int:
-    parse_values = importlib.import_module("training.cli").parse_values
     after = _numbers("--after", options.after)
     exits = _numbers("--exits", options.exits)
     values = parse_values(rest)
-    configs, rooms = importlib.import_module("training.config"), importlib.import_module("training.diagnose")
-    live = importlib.import_module("theory.live")
+
+    from training import config as configs
+    from training.diagnose.diagnosis_file import DIAGNOSIS, point_entry
+    from training.diagnose.measure import diagnose_config
+    from training.run import make_accelerator
+
     config = configs.load(options.target, values)
-    accelerator = importlib.import_module("training.run").make_accelerator(config)
+    accelerator = make_accelerator(config)
     more: dict[str, Any] = {} if options.level is None else {"level": options.level}
     try:
         with _progress(Console(stderr=True)) as progress:
-            found = rooms.diagnose_config(
+            found = diagnose_config(
                 config,
                 accelerator,
                 after=after,
@@ -123,7 +128,7 @@ def _of_config(options: argparse.Namespace, rest: Sequence[str]) -> int:
                 **more,
             )
             progress("comparing with the formulas", 0, 1)
-            points = [point_entry(point, live) for point in found.points]
+            points = [point_entry(point) for point in found.points]
     finally:
         accelerator.end_training()
     name = options.name or f"diagnose-{config.name.replace('/', '-')}"

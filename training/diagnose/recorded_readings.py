@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from gsgd.diagnose.tables import print_table
 from gsgd.results import write_table
+from theory import readings as formulas
+from training.diagnose.tables import print_table
+from training.records import METERS, read_table
 
-METERS, LIVE = "meters.csv", "live.csv"
+LIVE = "live.csv"
 WHAT_FORMULAS_TAKE = (
     "The formulas take the measured correlation beta of scores' and exact losses' margins, as if these were Gaussian; "
     "intervals are 95%, over readings.\n"
 )
 
 
-def is_recorded(folder: Path) -> bool:
+def has_readings(folder: Path) -> bool:
     """Whether there are readings of a run, or of a comparison, in `folder`."""
     return folder.is_dir() and bool(_tables(folder))
 
@@ -30,13 +31,12 @@ def read_readings(folder: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: if a table cannot be read, naming the file and the line, or if there is none.
     """
-    live, records = importlib.import_module("theory.live"), importlib.import_module("training.records")
-    columns = ("method", "seed", *live.MEASURED)
+    columns = ("method", "seed", *formulas.MEASURED)
     whole = {"seed", "step", "exit_layer", "rows", "kept"}
     found = []
     for path in _tables(folder):
         single = (path.parent / "header.json").exists()
-        for row in records.read_table(path, columns, words={"method"}, whole=whole, kind="a reading"):
+        for row in read_table(path, columns, words={"method"}, whole=whole, kind="a reading"):
             if empty := [name for name, value in row.items() if value is None]:
                 raise ValueError(f"{path}: a reading has no {empty[0]}")
             run = path.parent.resolve().name if single else f"{row['method']}-seed{row['seed']}"
@@ -52,22 +52,19 @@ def write_live(folder: Path, readings: Sequence[Mapping[str, Any]]) -> Path:
     Raises:
         ValueError: for a number that no reading has.
     """
-    live = importlib.import_module("theory.live")
-    columns = ("run", "method", "seed", *live.MEASURED)
+    columns = ("run", "method", "seed", *formulas.MEASURED)
     rows = []
     for reading in readings:
-        predicted = live.compare(reading)
-        rows.append([*(reading[name] for name in columns), *(float(predicted[name]) for name in live.PREDICTED)])
-    return write_table(folder / LIVE, (*columns, *live.PREDICTED), rows)
+        predicted = formulas.compare(reading)
+        rows.append([*(reading[name] for name in columns), *(float(predicted[name]) for name in formulas.PREDICTED)])
+    return write_table(folder / LIVE, (*columns, *formulas.PREDICTED), rows)
 
 
 def show_readings(console: Console, readings: Sequence[Mapping[str, Any]]) -> None:
     """A table of measured and predicted numbers, method by method, and what they say of the assumptions."""
-    live = importlib.import_module("theory.live")
     methods = list(dict.fromkeys(reading["method"] for reading in readings))
-    summaries = {
-        method: live.summarise([reading for reading in readings if reading["method"] == method]) for method in methods
-    }
+    of_method = {method: [reading for reading in readings if reading["method"] == method] for method in methods}
+    summaries = {method: formulas.summarise(of) for method, of in of_method.items()}
     rows = [
         (
             method,
@@ -88,8 +85,8 @@ def show_readings(console: Console, readings: Sequence[Mapping[str, Any]]) -> No
             console.print(sentence, highlight=False)
 
 
-def sentences(method: str, summary: Any) -> list[str]:
-    """What a `theory.live.Summary` says of Theorem 5.15, Corollary 5.16 and Assumption 5.12."""
+def sentences(method: str, summary: formulas.Summary) -> list[str]:
+    """What a `theory.readings.Summary` says of Theorem 5.15, Corollary 5.16 and Assumption 5.12."""
     found = []
     if summary.noisy:
         found.append(

@@ -202,7 +202,9 @@ def test_the_rest_of_the_model_is_not_followed(semantics):
     model, followed = resnet(), []
     for stage in model.resnet.encoder.stages:
         stage.register_forward_hook(lambda *_: followed.append(_get_current_dispatch_mode() is not None))
-    sift = Sift(model, exit_layer=1, keep=KEPT / ROWS, batchnorm=semantics)
+    sift = Sift(model, exit_layer=1, keep=KEPT / ROWS, batchnorm=semantics, check=False)
+    sift.scorer.reading(images())
+    followed.clear()
     sift(**images())
     assert followed == [True, True, True, True, False]  # of scoring two stages, of training three
 
@@ -221,14 +223,24 @@ def test_the_two_semantics_differ():
     assert abs(losses[0] - losses[1]) > 1e-3
 
 
-def test_a_single_row_can_be_kept_by_the_gross_statistics():
+@pytest.mark.parametrize("semantics", ["kept", "gross"])
+def test_two_rows_at_least_are_kept(semantics):
     """By its own a row has no variance where the image is a single pixel."""
     model = Net(lambda self, x: self.norm(self.one(x.mean((2, 3)))), 2).double()
     model.late_norm = nn.Identity()
-    with pytest.raises(ValueError, match="more than 1 value per channel"):
-        Sift(model, keep=1 / ROWS)(**images())
-    Sift(model, keep=1 / ROWS, batchnorm="gross")(**images()).backward()
+    sift = Sift(model, keep=1 / ROWS, batchnorm=semantics)
+    sift(**images()).backward()
+    assert sift.last.kept == 2
+    assert sift.last.indices.tolist() == sorted(sift.last.scores.topk(2).indices.tolist())
     assert model.norm.weight.grad.abs().max() > 0
+    for rows, selected in ((2, 0), (3, 1)):  # of two rows there is nothing to select
+        found = Sift(model, keep=0.5, batchnorm=semantics)
+        found(**images(rows=rows)).backward()
+        assert (found.totals.selected_steps, found.totals.idle_steps) == (selected, 1 - selected)
+        assert found.last.kept == 2
+    model.norm.eval()
+    sift(**images())
+    assert sift.last.kept == 1
 
 
 class Net(nn.Module):
@@ -337,7 +349,8 @@ def test_gross_statistics_do_not_end_where_sharing_does(reuse):
 
     model = Net(block).double()
     model.norm.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
-    sift = Sift(model, keep=KEPT / ROWS, batchnorm="gross", reuse=reuse)
+    sift = Sift(model, keep=KEPT / ROWS, batchnorm="gross", reuse=reuse, check=False)
+    sift.scorer.reading(images())
     for seed in range(2):
         seen.clear()
         sift(**images(seed)).backward()

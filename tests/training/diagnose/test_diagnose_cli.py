@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from gsgd.cli import main
-from gsgd.diagnose import recorded, words
-from gsgd.diagnose.tables import show_point
-from theory import live
+from theory import readings
+from training.diagnose import recorded_readings, words
+from training.diagnose.tables import show_point
 
 READING = {
     **{"step": 20, "exit_layer": 1, "rows": 16, "kept": 8, "rho": 1.6, "rho_approx": 1.3, "rho_pairs": 1.4},
@@ -28,7 +28,7 @@ def exit_of(layer, **changes):
     entry = {
         "exit_layer": layer,
         "means": {**READING, "overlap": 0.6 + 0.1 * layer},
-        "predicted": live.compare(READING),
+        "predicted": readings.compare(READING),
         "promise": {"printed": True, "corrected": True, "sharp": True},
         **{"overlap_half_width": 0.01, "rho_approx_half_width": 0.02},
         **{"cost": cost, "cost_low": cost - 0.05, "cost_high": cost + 0.05, "break_even": 1 + cost},
@@ -94,7 +94,7 @@ def test_corollary_516_in_three_readings():
 
 def test_noise_that_depends_on_the_loss_is_said():
     assert "Assumption 5.12" not in said(point_of(exit_of(1)))
-    changed = exit_of(1, predicted={**live.compare(READING), "independence_level": 0.01})
+    changed = exit_of(1, predicted={**readings.compare(READING), "independence_level": 0.01})
     assert "(Assumption 5.12), but their rank correlation is -0.20" in said(point_of(changed))
 
 
@@ -105,7 +105,7 @@ def test_noise_that_is_not_defined():
 
 def test_the_tables_hold_the_numbers():
     file = io.StringIO()
-    nan = dict.fromkeys(live.PREDICTED, math.nan)
+    nan = dict.fromkeys(readings.PREDICTED, math.nan)
     silent = exit_of(2, promise=None, predicted=nan, gain=math.nan, worth=math.nan)
     show_point(Console(width=80, file=file), point_of(exit_of(1), silent), "loss")
     text = file.getvalue()
@@ -125,12 +125,12 @@ def test_the_numbers_of_a_reading_are_the_meters():
     pytest.importorskip("torch")
     from gsgd.sift.readings import Reading
 
-    assert tuple(field.name for field in dataclasses.fields(Reading)) == live.MEASURED
+    assert tuple(field.name for field in dataclasses.fields(Reading)) == readings.MEASURED
 
 
 def write_meters(folder, rows):
     folder.mkdir(parents=True)
-    columns = ("method", "seed", *live.MEASURED, "meter_s")
+    columns = ("method", "seed", *readings.MEASURED, "meter_s")
     with open(folder / "meters.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
@@ -148,10 +148,10 @@ def test_a_runs_readings(tmp_path, capsys):
     (folder / "header.json").write_text("{}")
     assert main(["diagnose", str(folder)]) == 0
     first, second = read(folder / "live.csv")
-    assert tuple(first) == ("run", "method", "seed", *live.MEASURED, *live.PREDICTED)
+    assert tuple(first) == ("run", "method", "seed", *readings.MEASURED, *readings.PREDICTED)
     assert (first["run"], first["method"], first["step"], second["step"]) == ("my-run", "loss@1", "20", "40")
-    assert {name: float(first[name]) for name in live.MEASURED} == pytest.approx(READING)
-    assert {name: float(first[name]) for name in live.PREDICTED} == pytest.approx(live.compare(READING))
+    assert {name: float(first[name]) for name in readings.MEASURED} == pytest.approx(READING)
+    assert {name: float(first[name]) for name in readings.PREDICTED} == pytest.approx(readings.compare(READING))
     assert second["rho_pairs_guaranteed"] == "nan"
     out = capsys.readouterr().out
     assert "Theorem 6.2" in out
@@ -164,10 +164,10 @@ def test_a_comparisons_readings(tmp_path):
     write_meters(tmp_path / "c" / "loss@1-seed0", [{}])
     (tmp_path / "c" / "loss@1-seed0" / "header.json").write_text("{}")
     (tmp_path / "c" / "compare.json").write_text("{}")
-    assert [row["run"] for row in recorded.read_readings(tmp_path / "c")] == ["loss@1-seed0"]
+    assert [row["run"] for row in recorded_readings.read_readings(tmp_path / "c")] == ["loss@1-seed0"]
     write_meters(tmp_path / "d", [{}, {"seed": 1}, {"method": "loss@last"}])
     write_meters(tmp_path / "d" / "loss@1-seed0", [{"seed": 9}])
-    runs = [row["run"] for row in recorded.read_readings(tmp_path / "d")]
+    runs = [row["run"] for row in recorded_readings.read_readings(tmp_path / "d")]
     assert runs == ["loss@1-seed0", "loss@1-seed1", "loss@last-seed0"]
 
 
@@ -281,7 +281,7 @@ def test_a_configuration(diagnosed):
     for point in content["points"]:
         assert [each["exit_layer"] for each in point["exits"]] == [1, 2]
         assert point["exits"][1]["means"]["overlap"] == 1.0
-        assert set(point["exits"][0]["predicted"]) == set(live.PREDICTED)
+        assert set(point["exits"][0]["predicted"]) == set(readings.PREDICTED)
         assert point["reason"] in " ".join(out.split())
     text = " ".join(out.split())
     assert words.WHAT_516_IS in text

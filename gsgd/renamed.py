@@ -1,0 +1,107 @@
+"""Old names of modules and functions: they work for one version more, and say what they are called now.
+
+The new modules are imported when an old name is, so this needs neither torch nor any room.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+MODULES = {
+    "gsgd.diagnose": "training.diagnose",
+    "gsgd.diagnose.cli": "training.diagnose.cli",
+    "gsgd.diagnose.record": "training.diagnose.diagnosis_file",
+    "gsgd.diagnose.recorded": "training.diagnose.recorded_readings",
+    "gsgd.diagnose.tables": "training.diagnose.tables",
+    "gsgd.diagnose.words": "training.diagnose.words",
+    "gsgd.sift.alignment": "gsgd.sift.step_trials",
+    "gsgd.sift.auto": "gsgd.sift.moving_exit",
+    "gsgd.sift.counters": "gsgd.sift.timing",
+    "gsgd.sift.exchange": "gsgd.sift.ranks",
+    "gsgd.sift.intervals": "gsgd.intervals",
+    "gsgd.sift.meters": "gsgd.sift.readings",
+    "gsgd.sift.scoring": "gsgd.sift.scorer",
+    "gsgd.sift.step_meters": "gsgd.sift.trainer_log",
+    "gsgd.sift.batchnorm": "gsgd.sift.shared_forward.batchnorm",
+    "gsgd.sift.convolutions": "gsgd.sift.shared_forward.convolutions",
+    "gsgd.sift.draws": "gsgd.sift.shared_forward.fast_dropout",
+    "gsgd.sift.facts": "gsgd.sift.shared_forward.operator_properties",
+    "gsgd.sift.known": "gsgd.sift.shared_forward.operation_cache",
+    "gsgd.sift.likeness": "gsgd.sift.shared_forward.comparison",
+    "gsgd.sift.replay": "gsgd.sift.shared_forward.replay",
+    "gsgd.sift.reuse": "gsgd.sift.shared_forward.recording",
+    "gsgd.sift.rows": "gsgd.sift.shared_forward.row_structure",
+    "gsgd.sift.sharing": "gsgd.sift.shared_forward.sharing",
+    "gsgd.sift.tail": "gsgd.sift.shared_forward.labelled_positions",
+    "gsgd.sift.trace": "gsgd.sift.shared_forward.operation_tracker",
+    "gsgd.sift.ways": "gsgd.sift.shared_forward.execution",
+    "theory.live": "theory.readings",
+}
+"""Old -> new; an old name is another one of the very same module, and an old package has the old modules only."""
+
+_WRAPPERS = ("any_fsdp", "checkpoints_activations", "every_module", "is_compiled", "is_fsdp", "is_itself_compiled")
+NAMES: dict[str, dict[str, str]] = {
+    "gsgd.sift.exits": dict.fromkeys((*_WRAPPERS, "is_sharded", "unwrap"), "gsgd.sift.wrappers"),
+    "training.diagnose": dict.fromkeys(
+        ("AFTER", "BATCHES", "DEFAULT_SCORE", "Diagnosed", "Point", "diagnose_config", "load_weights"),
+        "training.diagnose.measure",
+    ),
+}
+"""Module that is still there -> names that have left it -> the module that they are in."""
+
+
+class _OldNames(MetaPathFinder, Loader):
+    """Finds modules by their old names, and gives those of `NAMES` a `__getattr__` for what has left them."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name in MODULES:
+            return ModuleSpec(name, self, is_package=_is_package(name))
+        spec = PathFinder.find_spec(name, path, target) if name in NAMES else None
+        if spec is not None and spec.loader is not None:
+            run: Any = spec.loader
+            own = run.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                own(module)
+                module.__dict__["__getattr__"] = lambda attribute: _moved(name, attribute)
+
+            run.exec_module = exec_module
+        return spec
+
+    def exec_module(self, module: ModuleType) -> None:
+        old, new = module.__name__, MODULES[module.__name__]
+        warnings.warn(_sentence(old, new), DeprecationWarning, stacklevel=2)
+        if not _is_package(old):
+            # Importing answers with what stands here by then. A package stays empty: its modules are found by name.
+            sys.modules[old] = importlib.import_module(new)
+
+
+def _is_package(old: str) -> bool:
+    return any(name.startswith(f"{old}.") for name in MODULES)
+
+
+def _moved(module: str, name: str) -> Any:
+    new = NAMES[module].get(name)
+    if new is None:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    warnings.warn(_sentence(f"{module}.{name}", f"{new}.{name}"), DeprecationWarning, stacklevel=3)
+    return getattr(importlib.import_module(new), name)
+
+
+def _sentence(old: str, new: str) -> str:
+    return f"{old} is called {new} now; the old name goes with the next version"
+
+
+def install() -> None:
+    """Make the old names importable; before other finders, which would load a moved package's modules once more."""
+    if not any(type(finder).__name__ == _OldNames.__name__ for finder in sys.meta_path):
+        sys.meta_path.insert(0, _OldNames())

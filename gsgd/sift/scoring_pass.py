@@ -1,0 +1,193 @@
+"""One scoring pass through a model cut after some layer: what is run of it, and what is computed of its predictions."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gsgd.sift.head_positions import GivenOutput, NotCalled, positions_only
+from gsgd.sift.row_losses import IGNORED, LEAST, SCORED_AT_ONCE, LossCall, NoRowLoss, RowLosses
+from gsgd.sift.shared_forward.recording import Recording
+from gsgd.sift.wrappers import every_module, innermost, is_sharded
+
+LOGITS_AT_ONCE = 2**24
+"""Entries of the matrix of logits that scoring has in memory at a time."""
+
+
+def own_losses(
+    view: nn.Module, losses: RowLosses, inputs: dict[str, Any], after: nn.Module | None = None
+) -> tuple[Tensor, list[LossCall]]:
+    """((rows,) values of the model's loss, calls of loss functions).
+
+    Args:
+        after: a module behind which loss functions are called; watching no others costs less, and does not have layers
+            that are compiled one by one compiled once more.
+
+    Raises:
+        NoRowLoss: if it has none, or not one for each row.
+    """
+    with contextlib.ExitStack() as stack:
+        if after is None:
+            stack.enter_context(losses)
+        else:
+            hook = after.register_forward_hook(lambda *_: _entered(stack, losses))
+            stack.callback(hook.remove)
+        output = run(view, inputs)
+    values, rows = loss_of(output), losses.rows
+    name = type(innermost(view)).__name__
+    if values is None:
+        raise NoRowLoss(f"{name} returned no loss for this batch")
+    if not losses.calls or losses.labelled is None:
+        raise NoRowLoss(f"{name} computes its loss without the loss functions of torch.nn.functional")
+    if values.shape != (rows,):
+        raise NoRowLoss(f"the loss of {name} has shape {tuple(values.shape)}, not one value for each of {rows} rows")
+    return torch.where(losses.labelled, values, LEAST), losses.calls
+
+
+def _entered(stack: contextlib.ExitStack, losses: RowLosses) -> None:
+    """Enter `losses`, and return nothing, as a hook that leaves its module's output alone."""
+    stack.enter_context(losses)
+
+
+def scores_at_positions(
+    view: nn.Module,
+    inputs: dict[str, Any],
+    labels: Tensor,
+    function: Callable[..., Tensor],
+    recorded: contextlib.ExitStack,
+    recording: Recording | None,
+    below: str | None,
+) -> Tensor:
+    rows, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
+    if len(rows) == 0:
+        if is_sharded(view):
+            # The other ranks score, and gather weights from this one.
+            first = torch.zeros(1, dtype=torch.int64, device=labels.device)
+            with positions_only(view, first, first, below=below):
+                run(view, inputs)
+        return torch.full((len(labels),), LEAST, device=labels.device)
+    shared_head = recording is not None and recording.head
+    parts = [len(rows)] if shared_head or is_sharded(view) else _parts(view, len(rows))
+    hidden: list[Tensor] = []
+
+    def first_part(chosen: Tensor) -> Tensor:
+        if shared_head:
+            assert recording is not None
+            recording.at_positions(chosen, None)
+        hidden.extend([chosen] if len(parts) == 1 else chosen.split(parts, dim=1))
+        return hidden[0]
+
+    found: list[Any] = []
+    wanted = labels[rows, columns].split(parts)
+    with positions_only(view, rows, columns, first_part, below) as base:
+        hook = base.register_forward_hook(lambda module, arguments, output: found.append(output))
+        try:
+            logits = logits_of(run(view, inputs))
+        finally:
+            hook.remove()
+    recorded.close()
+    values = [_score_part(view, logits, wanted[0], function)]
+    del logits
+    for part, part_wanted in zip(hidden[1:], wanted[1:], strict=True):
+        # What lies below the head has run; only the head is left to run on the rest.
+        _replace(view, base, GivenOutput(found[0], part))
+        values.append(_score_part(view, logits_of(run(view, inputs)), part_wanted, function))
+        base = next(module for module in view.modules() if isinstance(module, GivenOutput))
+    every = torch.cat(values)
+    total = every.new_zeros(len(labels)).index_add_(0, rows, every)
+    count = torch.bincount(rows, minlength=len(labels))
+    return torch.where(count > 0, total / count.clamp(min=1), LEAST)
+
+
+def _replace(view: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put one module of a view, on the way to its layers, in the place of another."""
+    for module in every_module(view):
+        for name, child in module._modules.items():
+            if child is old:
+                module._modules[name] = new
+                return
+
+
+def _parts(view: nn.Module, positions: int) -> list[int]:
+    """Sizes of the parts in which the head runs on labelled positions."""
+    classes = getattr(getattr(view, "config", None), "vocab_size", None)
+    size = max(1, LOGITS_AT_ONCE // classes) if isinstance(classes, int) and classes > 0 else positions
+    return [min(size, positions - start) for start in range(0, positions, size)]
+
+
+def _score_part(view: nn.Module, logits: Tensor, wanted: Tensor, function: Callable[..., Tensor]) -> Tensor:
+    if logits.dim() != 3 or logits.shape[:2] != (1, len(wanted)):
+        raise NotCalled(
+            f"the head of {type(view).__name__} returned predictions {tuple(logits.shape[:-1])} for "
+            f"{len(wanted)} positions"
+        )
+    size = max(1, SCORED_AT_ONCE // logits.shape[2])
+    return torch.cat([function(*part) for part in zip(logits[0].split(size), wanted.split(size), strict=True)])
+
+
+def run(view: nn.Module, inputs: dict[str, Any]) -> Any:
+    # Keys and values of a decoder serve generation; here they would only take memory.
+    caches = getattr(getattr(view, "config", None), "use_cache", False)
+    return view(**{**inputs, "use_cache": False}) if caches else view(**inputs)
+
+
+def own_losses_at_positions(
+    view: nn.Module,
+    inputs: dict[str, Any],
+    name: str,
+    labels: Tensor,
+    ignore_index: int,
+    function: Callable[..., Tensor],
+    recording: Recording | None,
+    below: str,
+) -> Tensor:
+    """(B,) values of the model's own loss, whose head runs on labelled positions only.
+
+    Args:
+        inputs: what the model is called with, the labels (B, T) under `name` among them.
+        below: dotted name of the module whose output the head reads.
+    """
+    rows, columns = torch.nonzero(labels != ignore_index, as_tuple=True)
+    if len(rows) == 0:
+        # One position without a label keeps the head, and other ranks, going.
+        rows = columns = torch.zeros(1, dtype=torch.int64, device=labels.device)
+    chosen = labels[rows, columns].unsqueeze(0)
+
+    def at_positions(hidden: Tensor) -> Tensor:
+        if recording is not None and recording.head:
+            recording.at_positions(hidden, None)
+        return hidden
+
+    losses = RowLosses(len(labels), function, chosen, rows)
+    with positions_only(view, rows, columns, at_positions, below) as base:
+        return own_losses(view, losses, {**inputs, name: chosen}, base)[0]
+
+
+def loss_of(output: Any) -> Tensor | None:
+    """The loss in a model's output."""
+    if isinstance(output, Mapping):
+        return output.get("loss")
+    if hasattr(output, "loss"):
+        return output.loss
+    return output[0] if isinstance(output, tuple) and output and isinstance(output[0], Tensor) else None
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in a model's output.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    for name in ("logits", "prediction_logits"):
+        if getattr(output, name, None) is not None:
+            return getattr(output, name)
+    if isinstance(output, Tensor):
+        return output
+    raise ValueError(
+        f"the early prediction is a {type(output).__name__} without `logits` or `prediction_logits`: "
+        "the model must have a head, and return_dict=True"
+    )

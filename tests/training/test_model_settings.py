@@ -1,0 +1,171 @@
+"""Every setting of a model is read back from the model that is built by it, as the command line gives it.
+
+A setting that is added later must be read back here, or be said to be none of the model's.
+"""
+
+import dataclasses
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("pyarrow")
+pytest.importorskip("PIL")
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetBottleNeckLayer
+
+from training.config import TASKS, build
+from training.images.task import build_resnet
+from training.resnet import EarlyExitResNet
+from training.text.model import build_bert
+
+CHANNELS, CLASSES = 3, 5
+SMALL = {
+    "resnet": {"depths": "1,1,1", "hidden_sizes": "8,12,16", "embedding_size": "4", "layer_type": "basic"},
+    "bert": {"layers": "1", "hidden_size": "8", "heads": "2", "intermediate_size": "12", "vocab_limit": "40"},
+}
+DATA = {
+    "resnet": {
+        *("data", "test_data", "label_column", "image_column", "validation_share", "test_share", "train_limit"),
+        *("image_size", "augment", "cache_dir"),
+    },
+    "bert": {
+        *("data", "validation_data", "validation_share", "test_share", "max_validation_rows", "mask_share"),
+        *("short_share", "cache_dir"),
+    },
+}
+"""Settings that no model is built by."""
+
+
+def stages(model):
+    return model.resnet.encoder.stages
+
+
+def early_loss(model):
+    """What is left of the training loss when the last prediction's is taken away, as a multiple of the early one's."""
+    batch = {"pixel_values": torch.randn(4, CHANNELS, 32, 32), "labels": torch.tensor([0, 1, 2, 3])}
+    model.train()
+    early, full = (model.early_logits(exit_layer, batch["pixel_values"]) for exit_layer in (1, 2))
+    rest = model(**batch).loss - F.cross_entropy(full, batch["labels"])
+    return round((rest / F.cross_entropy(early, batch["labels"])).item(), 4)
+
+
+def has_small_stem(model):
+    convolution = model.resnet.embedder.embedder.convolution
+    small = (convolution.kernel_size, convolution.stride, type(model.resnet.embedder.pooler)) == (
+        (3, 3),
+        (1, 1),
+        nn.Identity,
+    )
+    assert small or (convolution.kernel_size, convolution.stride) == ((7, 7), (2, 2))
+    return small
+
+
+def widths(model):
+    """Channels of the stages, from a forward pass."""
+    states = model.eval().resnet(torch.zeros(1, CHANNELS, 32, 32), output_hidden_states=True).hidden_states
+    return tuple(state.shape[1] for state in states[1:])
+
+
+def dropout(model):
+    """The one probability that all of its dropout has, attention's included."""
+    (found,) = {module.p for module in model.modules() if isinstance(module, nn.Dropout)}
+    return found
+
+
+READ = {
+    "resnet": {
+        "depths": ("1,3,2", lambda model: tuple(len(stage.layers) for stage in stages(model))),
+        "hidden_sizes": ("8,24,20", widths),
+        "embedding_size": ("6", lambda model: model.resnet.embedder.embedder.convolution.out_channels),
+        "layer_type": (
+            "bottleneck",
+            lambda model: {ResNetBasicLayer: "basic", ResNetBottleNeckLayer: "bottleneck"}[
+                type(stages(model)[-1].layers[-1])
+            ],
+        ),
+        "exit_stage": ("1", lambda model: 1 + widths(model).index(model.early_classifier.in_features)),
+        "small_images": ("true", has_small_stem),
+        "early_loss": ("0.5", early_loss),
+    },
+    "bert": {
+        "layers": ("3", lambda model: len(model.bert.encoder.layer)),
+        "hidden_size": ("12", lambda model: model.bert.embeddings.word_embeddings.embedding_dim),
+        "heads": ("4", lambda model: model.bert.encoder.layer[0].attention.self.num_attention_heads),
+        "intermediate_size": ("20", lambda model: model.bert.encoder.layer[0].intermediate.dense.out_features),
+        "dropout": ("0.35", dropout),
+        "sequence_length": ("48", lambda model: model.bert.embeddings.position_embeddings.num_embeddings),
+        "vocab_limit": ("30", lambda model: model.bert.embeddings.word_embeddings.num_embeddings),
+        "vocabulary": (None, lambda model: model.bert.embeddings.word_embeddings.num_embeddings),
+    },
+}
+"""Task -> setting -> (another value than the default, what the built model says of it)."""
+
+
+def built(task, **values):
+    config = build("x", {"task": task, **SMALL[task], **values})
+    torch.manual_seed(0)
+    if task == "bert":
+        return config.data, build_bert(config.data)
+    return config.data, build_resnet(config.data, channels=CHANNELS, num_labels=CLASSES)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_setting_is_read_back_or_none_of_the_models(task):
+    settings = {field.name for field in dataclasses.fields(TASKS[task][0])}
+    assert settings == set(READ[task]) | DATA[task]
+    assert not set(READ[task]) & DATA[task]
+
+
+@pytest.mark.parametrize(
+    ("task", "name"), [(task, name) for task, read in READ.items() for name in read if name != "vocabulary"]
+)
+def test_a_setting_reaches_the_model(task, name):
+    given, read = READ[task][name]
+    data, model = built(task, **{name: given})
+    wanted = getattr(data, name)
+    assert read(model) == wanted
+    assert read(built(task)[1]) == getattr(built(task)[0], name) != wanted
+
+
+def test_a_vocabulary_of_ones_own_reaches_the_model(tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    _, model = built("bert", vocab_limit="0", vocabulary=str(tmp_path / "vocab.txt"))
+    assert READ["bert"]["vocabulary"][1](model) == len(words)
+
+
+def test_a_saved_model_keeps_them(tmp_path):
+    """The configuration that is saved with the weights has all of them, too."""
+    _, model = built("resnet", early_loss="0.5", exit_stage="1", small_images="true")
+    model.save_pretrained(tmp_path)
+    loaded = EarlyExitResNet.from_pretrained(tmp_path)
+    assert (early_loss(loaded), loaded.exit_stage, has_small_stem(loaded)) == (0.5, 1, True)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-0.1"])
+def test_an_early_loss_out_of_range_is_refused(value):
+    with pytest.raises(ValueError, match=rf"^early_loss = {float(value)!r} must be at least 0, and finite$"):
+        build("x", {"task": "resnet", "early_loss": value})
+    _, model = built("resnet")
+    model.config.early_loss = float(value)
+    with pytest.raises(ValueError, match=rf"^early_loss = {float(value)!r} must be at least 0, and finite$"):
+        EarlyExitResNet(model.config)
+
+
+def test_early_loss_changes_what_is_trained(tmp_path):
+    """By the whole way from the configuration: with it the early classifier has another gradient."""
+
+    def gradient(value):
+        config = build("x", {"task": "resnet", **SMALL["resnet"], "early_loss": value, "cache_dir": str(tmp_path)})
+        task = config.build_task()
+        torch.manual_seed(0)
+        model = task.build_model().train()
+        model(**task.training_batch(range(8), 0)).loss.backward()
+        return model.early_classifier.weight.grad
+
+    assert not torch.equal(gradient("0"), gradient("0.5"))
+    assert torch.equal(gradient("0.5"), gradient("0.5"))
