@@ -341,10 +341,10 @@ class Sift:
 
     def _scores(self, batch: Mapping[str, Any], recording: Recording | None) -> Tensor:
         parts = self.scorer.parts(batch)
+        if self.options.score_batch_size is not None and self.ranks.size > 1 and is_sharded(self.model):
+            self.ranks.check_passes(len(parts))
         if len(parts) == 1:
             return self.scorer.scores(parts[0], self.exit_layer, recording=recording)
-        if self.ranks.size > 1 and is_sharded(self.model):
-            self.ranks.check_passes(len(parts))
         return torch.cat([self.scorer.scores(part, self.exit_layer) for part in parts])
 
     def _choose(self, scores: Tensor | None, kept: int, size: int, device: torch.device) -> Tensor:

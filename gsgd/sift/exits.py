@@ -229,7 +229,8 @@ def _shell(module: Any) -> nn.Module:
     # What holds on to the original in its closure (TRL wraps `forward` so) cannot be bound anew: then the class's own
     # forward runs, and the self-check sees whether that is the same.
     forward: Any = state.pop("forward", None)
-    if isinstance(forward, types.MethodType) and forward.__self__ is module and not _holds(forward.__func__, module):
+    bound = isinstance(forward, types.MethodType) and forward.__self__ is module
+    if bound and not _holds(forward.__func__, module):
         state["forward"] = types.MethodType(forward.__func__, shell)
     if "config" in state:
         state["config"] = _without_extras(state["config"])

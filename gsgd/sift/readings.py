@@ -8,7 +8,6 @@ The numbers are those that the theory speaks of; to hold them against its formul
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import rankdata
-from torch import Tensor, nn
+from torch import Tensor
 
 from gsgd.selectors import select_top_k
 from gsgd.sift.exits import check_exit_layer
 from gsgd.sift.module_state import unchanged
 from gsgd.sift.scorer import Scorer
+from gsgd.sift.scoring_mode import draws_kept
 from gsgd.sift.wrappers import unwrap
 
 Column = np.ndarray[Any, np.dtype[np.float64]]
@@ -146,12 +146,12 @@ def read_batch(scorer: Scorer, batch: Mapping[str, Any], *, exits: Sequence[int]
     wanted = [check_exit_layer(layer, last) for layer in exits]
     scores: dict[int, list[Tensor]] = {layer: [] for layer in wanted}
     losses: list[Tensor] = []
-    with torch.no_grad(), unchanged(model), _same_draws(model):
+    with torch.no_grad(), unchanged(model), draws_kept(model):
         for part in scorer.parts(batch):
             for layer, found in scores.items():
                 if layer == last and scorer.function is loss:
                     continue
-                with _same_draws(model):
+                with draws_kept(model):
                     found.append(scorer.scores(part, layer))
             # The exact losses come last and move the generators on, for the next part to have masks of its own.
             losses.append(scorer.scores(part, last, function=loss))
@@ -234,9 +234,3 @@ def _correlation(one: Column | None, other: Column | None) -> float:
     centred = [column - column.mean() for column in (one, other)]
     one, other = (column / np.abs(column).max() for column in centred)  # so that no square underflows
     return float(np.clip(one @ other / math.sqrt((one @ one) * (other @ other)), -1, 1))
-
-
-def _same_draws(model: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Within the block, draws are those that would come next; afterwards they are still to come."""
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    return torch.random.fork_rng(devices=sorted(device.index for device in devices))

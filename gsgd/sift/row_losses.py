@@ -62,6 +62,7 @@ class RowLosses(TorchFunctionMode):
         rows: B, of the batch that runs.
         score: what is computed of each prediction of classes, one of `gsgd.scores`.
         labels, label_rows: where the model is given labelled positions only, their labels (1, N) and their rows (N,).
+        before: called when the first loss function is.
 
     Attributes:
         calls: of the loss functions, in order.
@@ -77,8 +78,10 @@ class RowLosses(TorchFunctionMode):
         score: PositionScore = scores.cross_entropy,
         labels: Tensor | None = None,
         label_rows: Tensor | None = None,
+        before: Callable[[], object] = lambda: None,
     ):
         super().__init__()
+        self.before = before
         self.labels = labels
         self.label_rows = label_rows
         self.rows = rows
@@ -91,6 +94,8 @@ class RowLosses(TorchFunctionMode):
         by_row = _BY_ROW.get(function)
         if by_row is None:
             return function(*args, **(kwargs or {}))
+        if not self.calls:
+            self.before()
         return by_row(self, *args, **(kwargs or {}))
 
     def cross_entropy(

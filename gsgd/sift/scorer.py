@@ -24,6 +24,7 @@ from gsgd.sift.module_state import unchanged
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.row_losses import IGNORED, LEAST, LossCall, NoRowLoss, RowLosses
 from gsgd.sift.scoring_mode import (
+    draws_kept,
     no_autocast_cache,
     scoring_mode,
     without_prepared_autocast,
@@ -146,7 +147,15 @@ class Scorer:
                     values, _ = own_losses(view, RowLosses(size, function), inputs)
                 elif own:
                     values = own_losses_at_positions(
-                        view, inputs, names[0], labels, reading.ignore_index, function, recording, str(reading.below)
+                        view,
+                        inputs,
+                        names[0],
+                        labels,
+                        reading.ignore_index,
+                        function,
+                        recorded,
+                        recording,
+                        str(reading.below),
                     )
                 elif reading.way == "positions":
                     values = scores_at_positions(view, inputs, targets, function, recorded, recording, reading.below)
@@ -300,12 +309,13 @@ class Scorer:
             return LabelReading("logits", doubt="its loss is not the cross-entropy of its labels")
         ignored = calls[0].ignore_index
         single = labels.dim() < 2 or labels.shape[1:].numel() == 1
-        below = [] if own_exits or single else modules_below_head(model, find_layers(model)[0])
+        below = [] if own_exits or labels.dim() < 2 else modules_below_head(model, find_layers(model)[0])
         if shift is None:
             as_they_are = [found_shift([call], labels) == 0 for call in calls]
             tries = [LabelReading("own loss", 0, ignored, name) for name in below if any(as_they_are)]
         elif own_exits or single:
             tries = [LabelReading("logits", 0 if single else shift, ignored)]
+            tries += [LabelReading("positions", 0, ignored, name) for name in below]  # of sequences of one token
         else:
             tries = [LabelReading("positions", shift, ignored, name) for name in below]
         if _makes_decoder_inputs(model, probe):
@@ -324,12 +334,16 @@ class Scorer:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Within the block the model is in eval mode, in full precision, without gradients; afterwards as it was."""
+        """Within the block the model is in eval mode, in full precision, without gradients; afterwards as it was.
+
+        What the block draws is still to come afterwards.
+        """
         model = unwrap(self.model)
         kind = _device(model).type
         with (
             torch.no_grad(),
             unchanged(model),
+            draws_kept(model),
             scoring_mode(model, "eval"),
             without_prepared_autocast(model),
             torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else contextlib.nullcontext(),

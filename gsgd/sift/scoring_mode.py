@@ -39,6 +39,12 @@ def scoring_mode(model: nn.Module, mode: str) -> Iterator[None]:
             assign(module, name, value)
 
 
+def draws_kept(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Within the block draws are those that would come next; afterwards they are still to come."""
+    devices = {weight.device.index for weight in model.parameters() if weight.device.type == "cuda"}
+    return torch.random.fork_rng(devices=sorted(devices))
+
+
 @contextlib.contextmanager
 def no_autocast_cache(device: torch.device) -> Iterator[None]:
     """The caller's autocast, sharing no cast weights with what runs before and after in the same block.

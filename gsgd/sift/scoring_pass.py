@@ -119,6 +119,16 @@ def _parts(view: nn.Module, positions: int) -> list[int]:
     return [min(size, positions - start) for start in range(0, positions, size)]
 
 
+def _parts_of_rows(view: nn.Module, rows: Tensor) -> list[int]:
+    """As `_parts`, but no row lies in two of them."""
+    (size, *_), parts = _parts(view, len(rows)), [0]
+    for count in torch.unique_consecutive(rows, return_counts=True)[1].tolist():
+        if parts[-1] and parts[-1] + count > size:
+            parts.append(0)
+        parts[-1] += count
+    return parts
+
+
 def _score_part(view: nn.Module, logits: Tensor, wanted: Tensor, function: Callable[..., Tensor]) -> Tensor:
     if logits.dim() != 3 or logits.shape[:2] != (1, len(wanted)):
         raise NotCalled(
@@ -142,29 +152,50 @@ def own_losses_at_positions(
     labels: Tensor,
     ignore_index: int,
     function: Callable[..., Tensor],
+    recorded: contextlib.ExitStack,
     recording: Recording | None,
     below: str,
 ) -> Tensor:
-    """(B,) values of the model's own loss, whose head runs on labelled positions only.
+    """(B,) values of the model's own loss, whose head runs on labelled positions only, of some rows at a time.
 
     Args:
         inputs: what the model is called with, the labels (B, T) under `name` among them.
+        recorded: closed where recording ends.
         below: dotted name of the module whose output the head reads.
     """
     rows, columns = torch.nonzero(labels != ignore_index, as_tuple=True)
     if len(rows) == 0:
         # One position without a label keeps the head, and other ranks, going.
         rows = columns = torch.zeros(1, dtype=torch.int64, device=labels.device)
-    chosen = labels[rows, columns].unsqueeze(0)
+    shared_head = recording is not None and recording.head
+    sizes = [len(rows)] if shared_head or is_sharded(view) else _parts_of_rows(view, rows)
+    parts = list(zip(labels[rows, columns].unsqueeze(0).split(sizes, dim=1), rows.split(sizes), strict=True))
+    hidden: list[Tensor] = []
 
-    def at_positions(hidden: Tensor) -> Tensor:
-        if recording is not None and recording.head:
-            recording.at_positions(hidden, None)
-        return hidden
+    def first_part(chosen: Tensor) -> Tensor:
+        if shared_head:
+            assert recording is not None
+            recording.at_positions(chosen, None)
+        hidden.extend([chosen] if len(parts) == 1 else chosen.split(sizes, dim=1))
+        return hidden[0]
 
-    losses = RowLosses(len(labels), function, chosen, rows)
-    with positions_only(view, rows, columns, at_positions, below) as base:
-        return own_losses(view, losses, {**inputs, name: chosen}, base)[0]
+    def losses_of(wanted: Tensor, part_rows: Tensor, base: nn.Module) -> Tensor:
+        losses = RowLosses(len(labels), function, wanted, part_rows, before=recorded.close)
+        return own_losses(view, losses, {**inputs, name: wanted}, base)[0]
+
+    found: list[Any] = []
+    with positions_only(view, rows, columns, first_part, below) as base:
+        hook = base.register_forward_hook(lambda module, arguments, output: found.append(output))
+        try:
+            values = losses_of(*parts[0], base)
+        finally:
+            hook.remove()
+    for states, (wanted, part_rows) in zip(hidden[1:], parts[1:], strict=True):
+        # What lies below the head has run. The head's other losses come again, the same ones.
+        _replace(view, base, GivenOutput(found[0], states))
+        base = next(module for module in view.modules() if isinstance(module, GivenOutput))
+        values[part_rows] = losses_of(wanted, part_rows, base)[part_rows]
+    return values
 
 
 def loss_of(output: Any) -> Tensor | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from gsgd.sift.exits import EarlyExit
 from gsgd.sift.labels import LabelReading
 from gsgd.sift.ranks import Ranks
+from gsgd.sift.row_losses import IGNORED
 from gsgd.sift.scorer import Form, Scorer
 from gsgd.sift.wrappers import innermost, is_sharded, unwrap
 
@@ -64,20 +64,21 @@ class SelfCheck:
             return
         scheduled = number in (0, AGAIN) or (self.undecided > 0 and number & (number - 1) == 0)
         new = scores and (scorer.form(batch) not in self.forms)
-        together = ranks.size > 1 and (is_sharded(scorer.model) or number in (0, AGAIN))
-        if ranks.size > 1 and is_sharded(scorer.model):
+        sharded = ranks.size > 1 and is_sharded(scorer.model)
+        together = sharded or (ranks.size > 1 and number in (0, AGAIN))
+        if sharded:
             # All ranks run a sharded model together, or none does.
             new = ranks.any(new, _device(scorer.model))
         if not scheduled and not new:
             return
         problem: str | None = None
         try:
-            if scores or is_sharded(scorer.model):
-                with _draws_kept(scorer.model):
-                    if new:
-                        scorer.learn(batch)
-                    problem = self._compare(scorer, batch) if self.enabled else None
-                self.forms.add(scorer.form(batch))
+            for probe in _probes_of_all(scorer, batch, ranks) if sharded else [batch] * scores:
+                if new:
+                    # A sharded model is run by all ranks, whatever a single one knows already.
+                    (scorer.learn if sharded else scorer.reading)(probe)
+                problem = problem or (self._compare(scorer, probe) if self.enabled else None)
+                self.forms.add(scorer.form(probe))
         except ValueError as error:
             if not together:
                 raise
@@ -135,6 +136,43 @@ class SelfCheck:
             f"label names {names}, ignored label {reading.ignore_index}{doubt}. Pass a callable, "
             f"score=(logits, labels, batch) -> (B,){exits}, or accept the difference with check=False"
         )
+
+
+def _probes_of_all(scorer: Scorer, batch: Mapping[str, Any], ranks: Ranks) -> list[dict[str, Any]]:
+    """For every form that a rank's batch has, the two rows with the most labels: the same list on every rank.
+
+    So all of them run a sharded model equally often, whatever each would find in its own rows.
+
+    Raises:
+        ValueError: on every rank, if a rank's batch has no labels.
+    """
+    mine: tuple[Form, int, dict[str, Any]] | str
+    device = _device(scorer.model)
+    try:
+        labels = batch[scorer.label_names(batch)[0]]
+        device = labels.device
+        rows = scorer.probe_rows(batch)
+        number = int((labels[rows.to(device)] != IGNORED).sum())
+        mine = scorer.form(batch), number, _to(scorer.rows.take(batch, rows), torch.device("cpu"))
+    except ValueError as error:
+        mine = str(error)
+    best: dict[Form, tuple[int, dict[str, Any]]] = {}
+    for found in ranks.gather_objects(mine):
+        if isinstance(found, str):
+            raise ValueError(found)
+        form, number, probe = found
+        if form not in best or number > best[form][0]:
+            best[form] = number, probe
+    return [_to(best[form][1], device) for form in sorted(best)]
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    """The tensors of a batch on another device."""
+    if isinstance(value, Mapping):
+        return {name: _to(entry, device) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_to(entry, device) for entry in value]
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def _difference(
@@ -213,12 +251,6 @@ def _has_half_precision(model: nn.Module) -> bool:
 
 def _device(model: nn.Module) -> torch.device:
     return next((weight.device for weight in model.parameters()), torch.device("cpu"))
-
-
-def _draws_kept(model: nn.Module) -> AbstractContextManager[None]:
-    """Within the block draws are those that would come next; afterwards they are still to come."""
-    devices = {weight.device.index for weight in model.parameters() if weight.device.type == "cuda"}
-    return torch.random.fork_rng(devices=sorted(devices))
 
 
 class _full_precision:

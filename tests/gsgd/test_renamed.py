@@ -89,3 +89,13 @@ def test_theorys_old_name_needs_no_torch():
         from theory.live import compare
     assert [warning.filename for warning in caught] == [__file__]
     assert compare.__module__ == "theory.readings"
+
+
+def test_the_changelog_has_them_all():
+    text = (Path(__file__).parents[2] / "CHANGELOG.md").read_text(encoding="utf-8")
+    for old, new in renamed.MODULES.items():
+        assert f"| `{old}` | `{new}` |" in text
+    for module, names in renamed.NAMES.items():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| `{module}`: ")]
+        assert all(f"`{name}`" in line for name in names)
+        assert line.endswith(f"| `{next(iter(names.values()))}` |")

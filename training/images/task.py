@@ -27,10 +27,12 @@ def build_resnet(settings: ResNetSettings, *, channels: int, num_labels: int) ->
 
     Every field of `ResNetSettings` becomes an entry of its configuration.
     """
-    own: dict[str, Any] = {field.name: getattr(settings, field.name) for field in dataclasses.fields(ResNetSettings)}
-    # As JSON knows them: a configuration that is saved with its model is read back as it was.
-    listed = {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}
-    return EarlyExitResNet(ResNetConfig(num_channels=channels, num_labels=num_labels, **listed))
+    options: dict[str, Any] = {"num_channels": channels, "num_labels": num_labels}
+    for field in dataclasses.fields(ResNetSettings):
+        value = getattr(settings, field.name)
+        # As JSON knows it: a configuration that is saved with its model is read back as it was.
+        options[field.name] = list(value) if isinstance(value, tuple) else value
+    return EarlyExitResNet(ResNetConfig(**options))
 
 
 class ImageTask:

@@ -1,4 +1,4 @@
-"""One of two ranks of test_auto.py: python auto_worker.py RANK RENDEZVOUS_FILE
+"""One of two ranks of test_moving_exit.py: python auto_worker.py RANK RENDEZVOUS_FILE
 
 The exits' overlaps differ between the ranks, and on some steps one of them has a batch that says nothing.
 """
@@ -12,7 +12,7 @@ import sys
 import torch
 import torch.distributed as dist
 
-from gsgd.sift import AutoExit, Sift
+from gsgd.sift import AutoExit
 
 RULE = AutoExit(level=0.7, every=2, first=2, memory=0.0)
 
@@ -25,12 +25,12 @@ def overlaps(rank, step):
 
 
 def main(rank):
-    path = pathlib.Path(__file__).with_name("test_auto.py")
-    spec = importlib.util.spec_from_file_location("gsgd_tests_auto", path)
+    path = pathlib.Path(__file__).with_name("test_moving_exit.py")
+    spec = importlib.util.spec_from_file_location("gsgd_tests_moving_exit", path)
     tests = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tests)
     for scope in ("rank", "global"):
-        sift = Sift(tests.Scripted(), exit_layer="auto", auto=RULE, keep=0.5, scope=scope)
+        sift = tests.scripted(exit_layer="auto", auto=RULE, keep=0.5, scope=scope)
         exits = []
         for step in range(30):
             # On step 1 rank 0 keeps the one row that it has.

@@ -457,13 +457,14 @@ def accelerate_bf16(rank):
     model.module.bert.encoder.layer[0].attention.self.query.register_forward_hook(
         lambda module, inputs, output: seen.append(output.dtype)
     )
-    for block in (contextlib.nullcontext(), accelerator.autocast()):
+    for step, block in enumerate((contextlib.nullcontext(), accelerator.autocast())):
         model.zero_grad()
         seen.clear()
         with block:
             loss = sift(**text_of(rank)).loss
         accelerator.backward(loss)
-        assert seen == [torch.bfloat16] * 2  # scoring and training
+        assert seen[-2:] == [torch.bfloat16] * 2  # scoring and training
+        assert set(seen[:-2]) == ({torch.float32} if step == 0 else set())  # the check
         reference = masked_lm(torch.float32)
         for batch in everywhere((text_of(rank), sift.last.indices.tolist())):
             with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -561,10 +562,10 @@ def fsdp_ranks_score_equally_often(rank):
         sift.choose(batch)
         sift.choose(text_of(rank, rows=1 if rank == 1 else 8))  # a single row is kept anyway
         assert sift.last.kept == (4, 1)[rank]
-        sift.score_batch_size = 4
-        text = raises(ValueError, lambda s=sift: s.choose(text_of(rank, rows=(8, 4)[rank])))
+        parts = Sift(sift.model, score_batch_size=4)
+        text = raises(ValueError, lambda s=parts: s.choose(text_of(rank, rows=(8, 4)[rank])))
         assert "[2, 1]" in text
-        sift.choose(text_of(rank))
+        parts.choose(text_of(rank))
 
 
 class Tower(nn.Module):

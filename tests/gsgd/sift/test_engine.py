@@ -536,7 +536,7 @@ class TestBadInput:
     def test_weights_that_have_no_shape_yet(self):
         model = Net()
         model.second = nn.LazyLinear(6, dtype=torch.float64)
-        with pytest.raises(ValueError, match=r"weights without a shape yet \(second.weight, second.bias\): call it once"):
+        with pytest.raises(ValueError, match=r"weights without a shape yet \(second.weight, second.bias\): call it"):
             Sift(model)
         model(net_batch()["x"])
         Sift(model)(**net_batch())
@@ -687,7 +687,8 @@ class TestState:
     def used(self, seed=0):
         """An engine with all that it may hold, in the middle of a run: readings, a moving exit, what is shared."""
         rule = AutoExit(level=0.6, every=2, first=2)
-        sift = Sift(Net(seed), exit_layer="auto", auto=rule, meter_every=2, select=selectors.select_online_batch, seed=5)
+        options = {"auto": rule, "meter_every": 2, "select": selectors.select_online_batch, "seed": 5}
+        sift = Sift(Net(seed), exit_layer="auto", **options)
         self.train(sift, range(5))
         sift.choose(net_batch(seed=5))
         assert sift.recorded_bytes > 0
