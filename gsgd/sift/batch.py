@@ -534,8 +534,12 @@ def _rows_of(value: Tensor, indices: Tensor, axis: int) -> Tensor:
 
 
 def _arguments_of(model: nn.Module | None) -> tuple[frozenset[str], frozenset[str]]:
-    """The arguments that `forward` or `early_logits` of the model cannot do without, and all that they name."""
+    """The arguments that `forward` or `early_logits` of the model cannot do without, and all that they name.
+
+    Those of transformers name all their arguments as optional, so all of them count.
+    """
     required, named = set(), set()
+    of_transformers = any(kind.__name__ == "PreTrainedModel" for kind in type(model).__mro__)
     for method in ("forward", "early_logits"):
         try:
             parameters = inspect.signature(getattr(model, method)).parameters.values()
@@ -544,7 +548,8 @@ def _arguments_of(model: nn.Module | None) -> tuple[frozenset[str], frozenset[st
         for parameter in parameters:
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 named.add(parameter.name)
-                if parameter.default is parameter.empty and parameter.name != "exit_layer":
+                needed = of_transformers or parameter.default is parameter.empty
+                if needed and parameter.name != "exit_layer":
                     required.add(parameter.name)
     return frozenset(required), frozenset(named)
 

@@ -202,6 +202,9 @@ class Sift:
             self.totals.backprop_samples += size
             return dict(batch) if isinstance(batch, Mapping) else batch
         device = _device_of(batch)
+        part = self.options.score_batch_size if self.scorer.function is not None else None
+        if part is not None and self.ranks.size > 1 and is_sharded(self.model):
+            self.ranks.check_passes(-(-size // part))
         watch = Elapsed()
         if self.auto is not None:
             with watch.measure(device):
@@ -341,8 +344,6 @@ class Sift:
 
     def _scores(self, batch: Mapping[str, Any], recording: Recording | None) -> Tensor:
         parts = self.scorer.parts(batch)
-        if self.options.score_batch_size is not None and self.ranks.size > 1 and is_sharded(self.model):
-            self.ranks.check_passes(len(parts))
         if len(parts) == 1:
             return self.scorer.scores(parts[0], self.exit_layer, recording=recording)
         return torch.cat([self.scorer.scores(part, self.exit_layer) for part in parts])

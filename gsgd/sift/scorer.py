@@ -27,6 +27,7 @@ from gsgd.sift.scoring_mode import (
     draws_kept,
     no_autocast_cache,
     scoring_mode,
+    without_compilation,
     without_prepared_autocast,
     without_router_losses,
 )
@@ -344,6 +345,7 @@ class Scorer:
             torch.no_grad(),
             unchanged(model),
             draws_kept(model),
+            without_compilation(),
             scoring_mode(model, "eval"),
             without_prepared_autocast(model),
             torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else contextlib.nullcontext(),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import random
+import sys
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -39,10 +42,27 @@ def scoring_mode(model: nn.Module, mode: str) -> Iterator[None]:
             assign(module, name, value)
 
 
-def draws_kept(model: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Within the block draws are those that would come next; afterwards they are still to come."""
+@contextlib.contextmanager
+def draws_kept(model: nn.Module) -> Iterator[None]:
+    """Within the block draws from global generators are those that would come next; afterwards they are still to come.
+
+    Transformers draw from torch's, but those of sound mask by NumPy's.
+    """
+    python = random.getstate()
+    numpy = np.random.get_state()  # noqa: NPY002 (the legacy generator is the one that is global)
     devices = {weight.device.index for weight in model.parameters() if weight.device.type == "cuda"}
-    return torch.random.fork_rng(devices=sorted(devices))
+    try:
+        with torch.random.fork_rng(devices=sorted(devices)):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+def without_compilation() -> contextlib.AbstractContextManager[Any]:
+    """Within the block what torch.compile has compiled runs as it was written, and nothing is compiled for it."""
+    # If nobody imported it, nobody compiled.
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -568,6 +568,43 @@ def fsdp_ranks_score_equally_often(rank):
         parts.choose(text_of(rank))
 
 
+def a_wrong_loss_is_refused_on_every_rank(rank):
+    """Whatever only one of them can see: on rank 1 no row has a label, and without labels there is no loss."""
+
+    class Doubled(BertForMaskedLM):
+        def forward(self, labels=None, **inputs):
+            output = super().forward(**inputs)
+            if labels is not None:
+                chosen = output.logits.log_softmax(-1).gather(2, labels.clamp(min=0)[..., None])[..., 0]
+                output.loss = -2 * chosen[labels != -100].mean()
+            return output
+
+    batch = text_of(rank)
+    if rank == 1:
+        batch["labels"] = torch.full_like(batch["labels"], -100)
+    for shard in (None, fsdp1, fsdp2):
+        model = masked_lm()
+        model.__class__ = Doubled
+        sift = Sift(model if shard is None else shard(model, bert_layers(model)))
+        text = raises(ValueError, lambda s=sift: s.choose(batch))
+        assert "Doubled are not its losses" in text
+        assert len(set(everywhere(text))) == 1
+        # The ranks are still in step, and a model that is right selects.
+        right = masked_lm()
+        Sift(right if shard is None else shard(right, bert_layers(right))).choose(batch)
+
+
+def a_rank_without_labels_is_an_error_on_every_rank_that_shards(rank):
+    model = masked_lm()
+    sift = Sift(fsdp2(model, bert_layers(model)))
+    batch = text_of(rank)
+    if rank == 1:
+        del batch["labels"]
+    text = raises(ValueError, lambda: sift.choose(batch))
+    assert "scoring needs `labels` in the batch" in text
+    Sift(fsdp2(right := masked_lm(), bert_layers(right))).choose(text_of(rank))
+
+
 class Tower(nn.Module):
     """A model that implements `EarlyExit` itself."""
 

@@ -125,6 +125,8 @@ def pair(tmp_path_factory):
         "fsdp2_equals_one_process",
         "fsdp1_equals_one_process",
         "fsdp_ranks_score_equally_often",
+        "a_wrong_loss_is_refused_on_every_rank",
+        "a_rank_without_labels_is_an_error_on_every_rank_that_shards",
         "fsdp_and_the_exit_protocol",
         "fsdp_and_peft",
         "fsdp_around_compile_is_refused",

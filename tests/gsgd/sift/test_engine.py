@@ -17,6 +17,7 @@ from torch import nn  # noqa: E402
 from gsgd import scores as score_functions  # noqa: E402
 from gsgd import selectors  # noqa: E402
 from gsgd.sift import AutoExit, Sift  # noqa: E402
+from gsgd.sift.shared_forward.recording import say_once  # noqa: E402
 
 CAUSAL = ("gpt2", "llama")
 MASKED = ("bert-mlm", "bert-pretraining", "roberta", "distilbert", "modernbert")
@@ -409,6 +410,64 @@ class TestHowManyRows:
         sift = Sift(model, keep=0.1, **EXACT)
         sift(**batch)
         assert sift.last.indices.tolist() == [int(sift.last.scores.argmax())]
+
+
+class TestNeverSilentlyIdle:
+    """A step that is to select and cannot says why, once, counts, and trains on what is right."""
+
+    @staticmethod
+    def said(caplog):
+        return [record.getMessage() for record in caplog.records if "a step selects nothing" in record.getMessage()]
+
+    @pytest.fixture(autouse=True)
+    def _anew(self):
+        say_once.cache_clear()
+
+    @pytest.mark.parametrize(
+        ("options", "rows", "reason"),
+        [
+            ({}, 1, "a batch of one row: use a larger batch and fewer accumulation steps"),
+            ({"keep": 0.9}, 4, "keep = 0.9 of 4 rows is 4: use a larger batch or a smaller keep"),
+        ],
+    )
+    def test_nothing_to_choose_between(self, options, rows, reason, build, make_batch, caplog):
+        sift = Sift(build("gpt2"), **options)
+        for seed in range(3):
+            sift(**make_batch("gpt2", rows=rows, seed=seed)).loss.backward()
+        assert self.said(caplog) == [f"a step selects nothing and trains on its whole batch: {reason}"]
+        totals = sift.totals
+        assert (totals.idle_steps, totals.selected_steps, totals.backprop_samples) == (3, 0, 3 * rows)
+        sift(**make_batch("gpt2")).loss.backward()
+        assert (totals.idle_steps, totals.selected_steps) == (3, 1)
+
+    @pytest.mark.parametrize("sign", ["position_ids", "cu_seq_lens_q"])
+    def test_sequences_packed_into_one_row(self, sign, build, caplog):
+        ids = torch.arange(3, 15).unsqueeze(0)
+        batch = {"input_ids": ids, "labels": ids, "position_ids": torch.arange(6).repeat(2).unsqueeze(0)}
+        if sign != "position_ids":
+            batch = {"input_ids": ids, "labels": ids, sign: torch.tensor([0, 6, 12], dtype=torch.int32)}
+        sift = Sift(build("llama"))
+        sift(**batch)
+        (text,) = self.said(caplog)
+        assert "its sequences are packed into one row (padding-free, flattened), and selection takes rows" in text
+        assert sift.totals.idle_steps == 1
+
+    def test_two_rows_before_batchnorm(self, caplog):
+        """As the last batch of an epoch may be: plain training takes it, and one row it would not."""
+        sift = Sift(Net())
+        for rows in (8, 8, 3, 2):
+            sift(**net_batch(rows)).loss.backward()
+        assert sift.last.indices.tolist() == [0, 1]
+        assert not sift.last.selected
+        assert "BatchNorm needs 2 rows to train on" in self.said(caplog)[0]
+        assert (sift.totals.idle_steps, sift.totals.selected_steps, sift.totals.backprop_samples) == (1, 3, 12)
+
+    def test_what_was_not_to_select_is_not_idle(self, caplog):
+        for options in ({"keep": 1.0}, {"start_step": 9}, {"interrupt": lambda step: True}):
+            sift = Sift(Net(), **options)
+            sift(**net_batch())
+            assert sift.totals.idle_steps == 0
+        assert self.said(caplog) == []
 
 
 class TestScoringInParts:

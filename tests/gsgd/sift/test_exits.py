@@ -136,8 +136,11 @@ def test_a_prepared_model_of_accelerate_is_cut_too(build, make_batch, stack_of, 
     accelerate = pytest.importorskip("accelerate")
     model, batch = build("bert-mlm").eval(), make_batch("bert-mlm")
     short = truncated(model, stack_of("bert-mlm"), 2)
+    # The process has one state, of whichever test came first.
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
     prepared = accelerator.prepare(model)
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         expected = short(**inputs_of(batch)).logits.float()
         within = exit_view(unwrap(prepared), 2)(**inputs_of(batch)).logits.float()

@@ -789,3 +789,38 @@ if __name__ == "__main__":
     # After an error without waiting for the other rank.
     sys.stderr.flush()
     os._exit(code)
+
+
+class OfItsOwnBatches:
+    """A loss that takes batches of any form: a tuple, or with the model's inputs nested."""
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        ids, labels = inputs if isinstance(inputs, (tuple, list)) else (inputs["x"]["input_ids"], inputs["labels"])
+        assert len(ids) == len(labels)
+        return model(input_ids=ids, labels=labels).loss
+
+
+class OwnPlain(OfItsOwnBatches, transformers.Trainer):
+    pass
+
+
+class OwnSift(OfItsOwnBatches, SiftTrainer):
+    pass
+
+
+@pytest.mark.parametrize("form", ["tuple", "nested"])
+def test_batches_of_any_form_with_a_loss_that_takes_them(form, build, train):
+    """As the plain Trainer takes them: with all rows kept the weights are its own; at random half of them is kept."""
+
+    def collate(rows):
+        batch = stack(rows)
+        ids, labels = batch["input_ids"], batch["labels"]
+        return (ids, labels) if form == "tuple" else {"x": {"input_ids": ids}, "labels": labels}
+
+    options = {"data_collator": collate, "remove_unused_columns": False, "batches": 2}
+    plain, whole, half = (build("bert-classifier") for _ in range(3))
+    train(plain, "bert-classifier", trainer=OwnPlain, **options)
+    train(whole, "bert-classifier", SiftArguments(keep=1.0), trainer=OwnSift, **options)
+    assert_same_weights(plain, whole)
+    trainer = train(half, "bert-classifier", SiftArguments(score="random"), trainer=OwnSift, **options)
+    assert (trainer.sift.totals.selected_steps, trainer.sift.totals.backprop_samples) == (2, 8)
