@@ -121,7 +121,8 @@ class Scorer:
         model = unwrap(self.model)
         if reading is None:
             reading = self.reading(batch) if _is_built_in(function) else LabelReading("callable")
-        names = self.label_names(batch)
+        # A callable may do without labels.
+        names = self.label_names(batch) if _is_built_in(function) else self._label_names(batch)
         size = self.rows.size(batch)
         device = batch[names[0]].device if names and isinstance(batch[names[0]], Tensor) else _device(model)
         with contextlib.ExitStack() as stack:
@@ -131,7 +132,7 @@ class Scorer:
             stack.enter_context(only_up_to(model, exit_layer))
             view = exit_view(model, exit_layer)
             own = reading.way == "own loss"
-            labels = batch[names[0]]
+            labels: Any = batch[names[0]] if names else None
             inputs = self.inputs(batch, labels=own or _makes_decoder_inputs(model, batch))
             targets = labels
             if _is_built_in(function):
@@ -197,6 +198,11 @@ class Scorer:
                 f"scoring needs {wanted} in the batch, which holds: {held or 'nothing'} (label_names says other names)"
             )
         return names
+
+    def _label_names(self, batch: Any) -> list[str]:
+        if not isinstance(batch, Mapping):
+            return []
+        return label_names(innermost(self.model), batch, self.options.label_names)
 
     def form(self, batch: Mapping[str, Any]) -> Form:
         """What kind of batch it is: names, types and numbers of axes, never lengths."""
@@ -360,7 +366,7 @@ class Scorer:
 
     def inputs(self, batch: Mapping[str, Any], *, labels: bool) -> dict[str, Any]:
         """What of the batch the model is called with, with its labels or without."""
-        left_out = () if labels else (*LABEL_NAMES, *self.label_names(batch))
+        left_out = () if labels else (*LABEL_NAMES, *self._label_names(batch))
         named = {name: value for name, value in batch.items() if name not in left_out}
         if self._arguments is None:
             return named
