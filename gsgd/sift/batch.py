@@ -7,20 +7,18 @@ remains unclear stays whole, and `BatchRows.describe` names it.
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import inspect
-from collections import UserDict
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
+
+from gsgd.sift.batch_structure import Indices, lengths_of, members_of, rebuilt, rows_are_second
 
 # fmt: off
 _LABELS = frozenset({
@@ -144,7 +142,7 @@ class BatchRows:
         size, cuts, _ = self._plan(batch)
         parts = [name.split(".") for name in cuts if "." in name]
         containers = {"", *(".".join(path[:end]) for path in parts for end in range(1, len(path)))}
-        return _rebuilt(batch, "", cuts, containers, _Indices(indices, size))
+        return rebuilt(batch, "", cuts, containers, Indices(indices, size))
 
     def learn(self, batch: Any) -> None:
         """Remembers which lengths are the batch's, so that what follows it is cut from the next size on.
@@ -167,7 +165,7 @@ class BatchRows:
     def describe(self, batch: Any) -> str:
         """A sentence for the log: what is cut, what stays whole, and what of the latter may have rows after all."""
         _, cuts, unclear = self._plan(batch)
-        top = [str(key) for key, _ in _members(batch) or enumerate(batch)]
+        top = [str(key) for key, _ in members_of(batch) or enumerate(batch)]
         whole = [name for name in top if not any(f"{cut}.".startswith(f"{name}.") for cut in [*cuts, *unclear])]
         said = f"selection takes the kept rows of {', '.join(cuts)}"
         if whole:
@@ -183,7 +181,7 @@ class BatchRows:
         return said
 
     def _entries_of(self, batch: Any) -> Iterator[_Entry]:
-        if _members(batch) is None and not (isinstance(batch, (list, tuple))):
+        if members_of(batch) is None and not (isinstance(batch, (list, tuple))):
             raise ValueError(
                 f"the batch is a {type(batch).__name__}, but must be a mapping, a tuple or list, or a dataclass"
             )
@@ -191,7 +189,7 @@ class BatchRows:
 
     def _entries(self, value: Any, name: str, key: str, above: _Trust) -> Iterator[_Entry]:
         """All that can have rows in `value`, of which `above` tells how well its container is known to have them."""
-        found = _members(value)
+        found = members_of(value)
         if found is None and isinstance(value, (list, tuple)) and not isinstance(value, PackedSequence):
             if name == "":
                 above = _Trust.LIKELY  # a tuple was collated from samples that are tuples
@@ -203,11 +201,16 @@ class BatchRows:
             beside = members if "input_ids" in members or "inputs_embeds" in members else None
             for inner, member in members.items():
                 path = f"{name}.{inner}" if name else inner
-                if beside is not None and inner in _MEDIA and _lengths(member, inner) and not self._named(path, inner):
+                if (
+                    beside is not None
+                    and inner in _MEDIA
+                    and lengths_of(member, inner)
+                    and not self._named(path, inner)
+                ):
                     yield _Entry(path, inner, member, _Trust.UNKNOWN, (), beside=beside)
                 else:
                     yield from self._entries(member, path, inner, below)
-        elif lengths := _lengths(value, key):
+        elif lengths := lengths_of(value, key):
             yield _Entry(name, key, value, self._trust(value, name, key, above), lengths, self._below(name, key, above))
 
     def _named(self, name: str, key: str) -> bool:
@@ -251,7 +254,7 @@ class BatchRows:
         arrays = [e for e in entries if e.lengths and e.trust is not _Trust.NEVER and not e.is_list]
         asked = sure or likely or arrays
         if not asked:
-            held = ", ".join(str(key) for key, _ in _members(batch) or enumerate(batch))
+            held = ", ".join(str(key) for key, _ in members_of(batch) or enumerate(batch))
             raise ValueError(f"the batch has no tensor with rows; it holds: {held or 'nothing'}")
         sizes = set.intersection(*(set(entry.lengths) for entry in asked))
         if not sizes:
@@ -288,13 +291,13 @@ class BatchRows:
             for column in self._columns(entry):
                 self._decide(column, size, cuts, unclear)
         elif size in entry.lengths and entry.trust >= _Trust.LIKELY:
-            cuts[entry.name] = 1 if _rows_are_second(entry.value, entry.key) else 0
+            cuts[entry.name] = 1 if rows_are_second(entry.value, entry.key) else 0
         elif size in entry.lengths and entry.trust is _Trust.UNKNOWN:
             unclear.append(entry)
 
     def _columns(self, entry: _Entry) -> list[_Entry]:
         """The entries inside a list that has not one thing per row."""
-        if len(entry.lengths) == 1 and not any(_members(item) or _lengths(item, "") for item in entry.value[:1]):
+        if len(entry.lengths) == 1 and not any(members_of(item) or lengths_of(item, "") for item in entry.value[:1]):
             return []  # a long list of words, say
         return [
             column
@@ -321,7 +324,7 @@ class BatchRows:
     def _cut_of_media(self, entry: _Entry, beside: Mapping[str, Any], size: int) -> int | Tensor:
         """0 where images (or what is known of each) have one entry per row, else the row (images,) of each."""
         pixels = beside.get("pixel_values")
-        count = _lengths(entry.value, "")[0]
+        count = lengths_of(entry.value, "")[0]
         if entry.key in _IMAGES and pixels is not None and count == len(pixels):
             axes = getattr(pixels, "ndim", 0)
             by_row = self._images_by_row or not _IMAGES_BY_ROW.isdisjoint(beside)
@@ -365,28 +368,6 @@ class BatchRows:
                 self._remember(column, size)
 
 
-class _Indices:
-    """Indices into `size` rows, brought once to each device, and to Python only if something there has rows."""
-
-    def __init__(self, indices: Tensor, size: int) -> None:
-        self.size = size
-        self._on = {indices.device: indices}
-        self._first = indices
-
-    def on(self, device: torch.device) -> Tensor:
-        if device not in self._on:
-            self._on[device] = self._first.to(device)
-        return self._on[device]
-
-    @cached_property
-    def numbers(self) -> list[int]:
-        return self._first.tolist()
-
-    def owned(self, owners: Tensor) -> _Indices:
-        """Indices of the images that the rows own, row by row."""
-        return _Indices(torch.cat([torch.nonzero(owners == row).flatten() for row in self.numbers]), len(owners))
-
-
 def batch_size(batch: Any) -> int:
     """B, the number of rows, told by names and shapes alone; see `BatchRows.size`."""
     return BatchRows().size(batch)
@@ -412,125 +393,6 @@ def is_packed(batch: Any) -> bool:
         return batch_size(batch) == 1
     except ValueError:
         return False
-
-
-def _members(value: Any) -> Iterable[tuple[Any, Any]] | None:
-    """The named members of a container, or None for what is none."""
-    if value is None or isinstance(value, (Tensor, str, np.ndarray)):
-        return None  # the usual case, told apart quickly
-    if isinstance(value, Mapping):
-        return value.items()
-    if isinstance(value, tuple):
-        names = None if isinstance(value, PackedSequence) else getattr(value, "_fields", None)
-        return None if names is None else list(zip(names, value, strict=True))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
-    return None
-
-
-def _lengths(value: Any, key: str) -> tuple[int, ...]:
-    """What may be the number of rows of what is no container: of a list its own length, then that of its columns."""
-    if isinstance(value, PackedSequence):
-        return (int(value.batch_sizes[0]),)
-    if isinstance(value, (Tensor, np.ndarray)):
-        if value.ndim == 0 or (value.ndim == 1 and key in ("position_ids", "decoder_position_ids")):
-            return ()
-        if _rows_are_second(value, key):
-            return (value.shape[1],)
-        return (value.size(0) if isinstance(value, Tensor) else len(value),)
-    if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
-        columns = _column_length(value)
-        return (len(value),) if columns is None else (len(value), columns)
-    return ()
-
-
-def _rows_are_second(value: Any, key: str) -> bool:
-    """Whether the rows are the second axis: of positions (3, B, T) or (4, B, T), in time, height and width."""
-    return key == "position_ids" and value.ndim == 3 and value.shape[0] in (3, 4)
-
-
-def _column_length(items: Iterable[Any], *, named: bool = False) -> int | None:
-    """The common length of all tensors in `items`, or None where there is none, or a list has other things, too."""
-    lengths: set[int] = set()
-    for item in items:
-        members = _members(item)
-        if members is not None:
-            length = _column_length([member for _, member in members], named=True)
-        else:
-            own = _lengths(item, "")
-            is_list = isinstance(item, (list, tuple)) and not isinstance(item, PackedSequence)
-            length = own[-1] if len(own) > is_list else None
-        if length is not None:
-            lengths.add(length)
-        elif item is not None and not named:
-            return None
-        if len(lengths) > 1:
-            return None
-    return lengths.pop() if lengths else None
-
-
-def _rebuilt(value: Any, name: str, cuts: Mapping[str, int | Tensor], containers: set[str], rows: _Indices) -> Any:
-    """`value` with its cut members taken; where nothing in it is cut, the same object."""
-    if name in cuts:
-        cut = cuts[name]
-        if isinstance(cut, int):
-            return _taken(value, rows, cut)
-        rows = rows.owned(cut)
-        # Models take None where no row has an image; none of them takes no images.
-        return _taken(value, rows, 0) if rows.numbers else None
-    if name not in containers:
-        return value
-    prefix = f"{name}." if name else ""
-    members = _members(value)
-    pairs = list(enumerate(value) if members is None else members)
-    new = {key: _rebuilt(member, f"{prefix}{key}", cuts, containers, rows) for key, member in pairs}
-    if members is None:
-        return type(value)(new.values())
-    if type(value) is dict:
-        return new
-    if isinstance(value, tuple):
-        return value._replace(**new)  # type: ignore[attr-defined]
-    if isinstance(value, Mapping) and not isinstance(value, MutableMapping):
-        return new
-    result = copy.copy(value)
-    for key, member in pairs:
-        if new[key] is member:
-            continue
-        if isinstance(value, Mapping):
-            result[key] = new[key]
-        else:
-            object.__setattr__(result, key, new[key])  # of frozen ones, too
-    encodings = getattr(result, "_encodings", None)  # a tokenizer's, one per row
-    if isinstance(result, UserDict) and isinstance(encodings, list) and len(encodings) == rows.size:
-        vars(result)["_encodings"] = [encodings[row] for row in rows.numbers]
-    return result
-
-
-def _taken(value: Any, rows: _Indices, axis: int) -> Any:
-    if isinstance(value, Tensor):
-        return _rows_of(value, rows.on(value.device), axis)
-    if isinstance(value, np.ndarray):
-        return value.take(rows.numbers, axis)
-    if isinstance(value, PackedSequence):
-        padded, lengths = pad_packed_sequence(value, batch_first=True)
-        lengths = lengths[rows.on(lengths.device)]
-        # Sorted rows stay sorted only if they are taken in their order.
-        ordered = value.sorted_indices is None and bool((lengths[1:] <= lengths[:-1]).all())
-        taken = padded.index_select(0, rows.on(padded.device))
-        return pack_padded_sequence(taken, lengths, batch_first=True, enforce_sorted=ordered)
-    return type(value)([value[row] for row in rows.numbers])
-
-
-def _rows_of(value: Tensor, indices: Tensor, axis: int) -> Tensor:
-    if value.is_nested:
-        parts = value.unbind()
-        return torch.nested.as_nested_tensor([parts[row] for row in indices.tolist()], layout=value.layout)
-    if axis or value.dim() < 4 or value.is_contiguous():
-        return value.index_select(axis, indices)
-    # Of images with the channels last torch would return rows with the channels first.
-    order = [0, *sorted(range(1, value.dim()), key=value.stride, reverse=True)]
-    taken = value.permute(order).index_select(0, indices)
-    return taken.permute([order.index(dim) for dim in range(value.dim())])
 
 
 def _arguments_of(model: nn.Module | None) -> tuple[frozenset[str], frozenset[str]]:

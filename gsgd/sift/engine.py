@@ -76,9 +76,10 @@ class Sift:
     `Sift` is no module, and its own state has `state_dict` and `load_state_dict`.
 
     Args:
-        model: any Hugging Face model with a stack of layers, or one that implements `EarlyExit`; possibly wrapped by
-            DistributedDataParallel, FSDP (`fully_shard` or the older FullyShardedDataParallel), torch.compile or PEFT.
-            It is called with the kept rows; scoring runs on what is inside the wrappers, on FSDP as every rank does.
+        model: any Hugging Face model with a stack of layers (docs/models.md lists which of their classes are exact,
+            refused or untested), or one that implements `EarlyExit`; possibly wrapped by DistributedDataParallel, FSDP
+            (`fully_shard` or the older FullyShardedDataParallel), torch.compile or PEFT. It is called with the kept
+            rows; scoring runs on what is inside the wrappers, on FSDP as every rank does.
         options: what to do, and by what; or the options by name, `Sift(model, exit_layer=1, keep=0.5)`.
         **named: options by name, in place of those of `options`. See `SiftOptions` for all of them.
 

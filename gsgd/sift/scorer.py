@@ -186,16 +186,19 @@ class Scorer:
         """The batch's entries that are labels.
 
         Raises:
-            ValueError: if it has none.
+            ValueError: if it has none, or they are no tensor.
         """
-        names = (
-            label_names(innermost(self.model), batch, self.options.label_names) if isinstance(batch, Mapping) else []
-        )
-        if not names or not isinstance(batch[names[0]], Tensor):
+        names = self._label_names(batch)
+        if not names:
             wanted = " or ".join(f"`{name}`" for name in self.options.label_names or ("labels",))
             held = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
             raise ValueError(
                 f"scoring needs {wanted} in the batch, which holds: {held or 'nothing'} (label_names says other names)"
+            )
+        if not isinstance(batch[names[0]], Tensor):
+            raise ValueError(
+                f"`{names[0]}` is a {type(batch[names[0]]).__name__}, but scoring needs a tensor with labels of each "
+                "row: pass a callable, score=(logits, labels, batch) -> (B,)"
             )
         return names
 

@@ -2,8 +2,9 @@
 
 At the first step that selects, 100 such steps later, and when a batch of another form comes, two rows are scored at the
 last exit and each is run alone through the model, in eval mode and full precision. Different numbers end the run with a
-sentence that has both. At initialisation every prediction of a language model is about as likely as any other, so the
-two rows are also compared with most of their labels taken out, which leaves too few to average a wrong shift away.
+sentence that has both. At initialisation every prediction of a language model is about as likely as any other, so rows
+of labelled positions are compared with most of their labels taken out, which leaves too few to average a wrong shift
+away.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ TOLERANCE, TOLERANCE_HALF = 1e-4, 2e-2
 _ROUNDING = 1e-5
 """Absolute difference that rounding explains, in losses near 0."""
 _LABELS_LEFT = 2
+"""Of a row of labelled positions."""
 
 
 @dataclass

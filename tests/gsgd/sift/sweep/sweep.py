@@ -18,7 +18,7 @@ from tiny_models import LAYERS, build, every_class, within
 
 import gsgd.sift
 
-SECONDS = 20
+SECONDS = 60
 """What one class may take, at most."""
 GSGD = str(Path(gsgd.sift.__file__).parents[1])
 
