@@ -7,6 +7,7 @@ trainer.train(resume_from_checkpoint=True)
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import logging
 import os
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
+from gsgd.sift.batch import BatchRows
 from gsgd.sift.checkpoints import STAGING, last_complete_checkpoint, publish, what_is_missing
 from gsgd.sift.collator import MaskingCollator, WatchedCollator, own_generator, warn_not_resumable
 from gsgd.sift.engine import Selection, Sift
@@ -129,6 +131,7 @@ class SiftTrainer(Trainer):
     def _begin(self) -> None:
         """Start selecting anew: training begins, with weights and state as they were loaded."""
         self.sift = self._build_sift()
+        self._learn_rows(self.sift.scorer.rows)
         self._meters = StepMeters(self.args.device)
         self._probed = False
         if self._resumed_from is not None:
@@ -149,7 +152,6 @@ class SiftTrainer(Trainer):
         sift = Sift(model, SiftOptions(**options))
         sift.holds_window = True
         sift.scorer.reference = self._loss_of_row
-        sift.scorer.rows.learn_fields(self._sample_fields())
         return sift
 
     def _loss_of_row(self, row: Mapping[str, Any]) -> Tensor:
@@ -158,17 +160,25 @@ class SiftTrainer(Trainer):
         with without_router_losses(model):
             return self.compute_loss(model, row if not isinstance(row, Mapping) else dict(row))
 
-    def _sample_fields(self) -> list[str]:
-        """Names of the training samples' fields; none where they cannot be told without training."""
+    def _learn_rows(self, rows: BatchRows) -> None:
+        """Tell which entries of a batch the collator makes of the samples: those that two samples give two of, say.
+
+        Of a stream only its column names are known; a collator is asked only where the Trainer leaves in the batch what
+        the model's forward does not name.
+        """
         data: Any = self.train_dataset
-        columns = getattr(data, "column_names", None)
-        if columns:
-            return list(columns)
-        if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
-            return []
+        rows.learn_fields(getattr(data, "column_names", None) or ())
+        if not hasattr(data, "__getitem__") or not hasattr(data, "__len__") or len(data) == 0:
+            return
         with _generators_kept():
-            sample = data[0] if len(data) else None
-        return [str(name) for name in sample] if isinstance(sample, Mapping) else []
+            samples = [data[number % len(data)] for number in range(3)]
+            if isinstance(samples[0], Mapping):
+                rows.learn_fields(str(name) for name in samples[0])
+            if self.args.remove_unused_columns:
+                return
+            collate = copy.deepcopy(self.data_collator)  # with any generator of its own
+            for number in (2, 3):
+                rows.learn(collate(samples[:number]))
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Any]:
         self._meters.begin_step()

@@ -824,3 +824,53 @@ def test_batches_of_any_form_with_a_loss_that_takes_them(form, build, train):
     assert_same_weights(plain, whole)
     trainer = train(half, "bert-classifier", SiftArguments(score="random"), trainer=OwnSift, **options)
     assert (trainer.sift.totals.selected_steps, trainer.sift.totals.backprop_samples) == (2, 8)
+
+
+def test_all_that_the_collator_makes_of_samples_is_cut(tmp_path, build):
+    """Lists, arrays and nested things, under names of the samples' or the collator's own; four class weights are whole.
+
+    The loss looks up which sample each row is, so every entry must be of the same rows.
+    """
+    ids = torch.arange(3, 51).reshape(12, 4)
+    seen = []
+
+    class Samples(torch.utils.data.Dataset):
+        def __len__(self):
+            return 12
+
+        def __getitem__(self, number):
+            return {"input_ids": ids[number], "labels": torch.tensor(number % 3), "name": f"row {number}"}
+
+    def collate(samples):
+        numbers = [int(sample["name"].removeprefix("row ")) for sample in samples]
+        return {
+            "input_ids": torch.stack([sample["input_ids"] for sample in samples]),
+            "labels": torch.stack([sample["labels"] for sample in samples]),
+            "name": [sample["name"] for sample in samples],
+            "number": np.array(numbers),
+            "extra": {"halves": [number / 2 for number in numbers], "ids": [sample["input_ids"] for sample in samples]},
+            "class_weights": torch.tensor([0.1, 0.2, 0.3, 0.4]),
+        }
+
+    class Looking(SiftTrainer):
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            rows = [int((ids == row).all(1).nonzero()[0]) for row in inputs["input_ids"]]
+            assert inputs["name"] == [f"row {row}" for row in rows]
+            assert inputs["number"].tolist() == rows
+            assert inputs["extra"]["halves"] == [row / 2 for row in rows]
+            assert [entry.tolist() for entry in inputs["extra"]["ids"]] == [ids[row].tolist() for row in rows]
+            assert len(inputs["class_weights"]) == 4
+            seen.append(rows)
+            return model(input_ids=inputs["input_ids"], labels=inputs["labels"]).loss
+
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path), per_device_train_batch_size=4, max_steps=2, remove_unused_columns=False,
+        report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    trainer = Looking(
+        model=build("bert-classifier"), args=arguments, train_dataset=Samples(), data_collator=collate,
+        sift=SiftArguments(exit_layer=1),
+    )  # fmt: skip
+    trainer.train()
+    assert [len(rows) for rows in seen if len(rows) > 1] == [2, 2]  # the others are rows alone, of the self-check
+    assert trainer.sift.totals.backprop_samples == 4
