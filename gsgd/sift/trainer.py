@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import logging
 import os
-import random
 import shutil
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -33,7 +32,7 @@ from gsgd.sift.exits import EarlyExit, exit_view
 from gsgd.sift.module_state import unchanged
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.row_losses import IGNORED
-from gsgd.sift.scoring_mode import scoring_mode, without_router_losses
+from gsgd.sift.scoring_mode import draws_kept, scoring_mode, without_router_losses
 from gsgd.sift.timing import Stopwatch
 from gsgd.sift.trainer_log import StepMeters
 from gsgd.sift.wrappers import innermost, unwrap
@@ -170,7 +169,7 @@ class SiftTrainer(Trainer):
         rows.learn_fields(getattr(data, "column_names", None) or ())
         if not hasattr(data, "__getitem__") or not hasattr(data, "__len__") or len(data) == 0:
             return
-        with _generators_kept():
+        with draws_kept(self.sift.model):
             samples = [data[number % len(data)] for number in range(3)]
             if isinstance(samples[0], Mapping):
                 rows.learn_fields(str(name) for name in samples[0])
@@ -246,7 +245,7 @@ class SiftTrainer(Trainer):
             return float(found.mean())
 
         modes = unchanged(callee), scoring_mode(callee, "eval"), self.accelerator.autocast()
-        with torch.no_grad(), _generators_kept(), modes[0], modes[1], modes[2]:
+        with torch.no_grad(), draws_kept(callee), modes[0], modes[1], modes[2]:
             few, many = loss(1), loss(1000)
         # Dividing by it makes a factor of 1000; what else is in a loss (of routing, say) dilutes that.
         known = bool(np.isfinite([few, many]).all()) and few != 0
@@ -335,7 +334,7 @@ class SiftTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         # Iterating over any loader draws a seed. A run resumed from a checkpoint after which it was evaluated would
         # not draw it, and go another way.
-        with _generators_kept():
+        with draws_kept(self.sift.model):
             return super().evaluate(*args, **kwargs)
 
     # ---- Logs ----
@@ -435,20 +434,6 @@ class _Hooks(TrainerCallback):
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer._meters.end_step()
-
-
-@contextlib.contextmanager
-def _generators_kept() -> Iterator[None]:
-    """Puts the global generators back as they were."""
-    python = random.getstate()
-    numpy = np.random.get_state()  # noqa: NPY002 (the legacy generator is the one that is global)
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
 
 
 def _for_evaluation(collator: Any) -> Any:
