@@ -33,7 +33,8 @@ from gsgd.sift.row_losses import IGNORED
 from gsgd.sift.schedule import Schedule
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.self_check import SelfCheck
-from gsgd.sift.shared_forward.recording import Findings, Recording, say_once
+from gsgd.sift.shared_forward.operation_tracker import Findings
+from gsgd.sift.shared_forward.recording import Recording, say_once
 from gsgd.sift.shared_forward.sharing import Shared, two_passes_because
 from gsgd.sift.timing import Elapsed, Totals
 from gsgd.sift.wrappers import every_module, is_sharded, unwrap

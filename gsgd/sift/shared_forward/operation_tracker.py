@@ -134,6 +134,20 @@ class Segment:
     steps: list[Step] = field(default_factory=list)
 
 
+@dataclass
+class Findings:
+    """What replays found out about operations, each told by the sequence of operations up to it."""
+
+    checked: set[int] = field(default_factory=set)
+    mixing: set[int] = field(default_factory=set)
+    by_position: set[int] = field(default_factory=set)
+    """Products that scoring needs at labelled positions only, see `labelled_positions`; found in a full pass."""
+    positions_meet: bool = False
+    """Whether a score turned out to depend on a position without a label."""
+    known: dict[int, CachedOperation] = field(default_factory=dict)
+    """Calls of both passes, as they were the last time."""
+
+
 class OperationTracker(TorchDispatchMode):
     """Follows a pass; knows of every tensor where it came from.
 

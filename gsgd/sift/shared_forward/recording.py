@@ -47,7 +47,7 @@ import logging
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -60,6 +60,7 @@ from gsgd.sift.shared_forward.labelled_positions import Labelled, at_positions, 
 from gsgd.sift.shared_forward.operation_cache import CachedOperation
 from gsgd.sift.shared_forward.operation_tracker import (
     Call,
+    Findings,
     Held,
     OperationTracker,
     Segment,
@@ -87,20 +88,6 @@ aten = torch.ops.aten
 
 _SMALL = 2**16
 """Entries of a buffer that is compared by its values, where it has been written to between the passes."""
-
-
-@dataclass
-class Findings:
-    """What replays found out about operations, each told by the sequence of operations up to it."""
-
-    checked: set[int] = field(default_factory=set)
-    mixing: set[int] = field(default_factory=set)
-    by_position: set[int] = field(default_factory=set)
-    """Products that scoring needs at labelled positions only, see `labelled_positions`; found in a full pass."""
-    positions_meet: bool = False
-    """Whether a score turned out to depend on a position without a label."""
-    known: dict[int, CachedOperation] = field(default_factory=dict)
-    """Calls of both passes, as they were the last time."""
 
 
 @dataclass(frozen=True, slots=True)

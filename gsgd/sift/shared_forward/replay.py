@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from gsgd.sift.shared_forward.comparison import OperationComparison
 from gsgd.sift.shared_forward.operation_tracker import (
     Call,
+    Findings,
     Held,
     OperationTracker,
     Segment,
@@ -22,13 +23,18 @@ from gsgd.sift.shared_forward.operation_tracker import (
 )
 from gsgd.sift.shared_forward.row_structure import VIEWS, cut
 
-if TYPE_CHECKING:
-    from gsgd.sift.shared_forward.recording import Recording
-
 aten = torch.ops.aten
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Of the first replay's comparison, relative to the largest entry: rounding passes, other rows do not."""
+
+
+class Recorded(Protocol):
+    """What a scoring pass has left: its segments, what it held on to, and what replays have found out so far."""
+
+    findings: Findings
+    segments: list[Segment]
+    held: dict[Source, Held]
 
 
 class Replay(OperationTracker):
@@ -40,7 +46,7 @@ class Replay(OperationTracker):
         indices: (k,), which rows of the gross batch they are.
     """
 
-    def __init__(self, recording: Recording, inputs: Mapping[str, Any], indices: Tensor):
+    def __init__(self, recording: Recorded, inputs: Mapping[str, Any], indices: Tensor):
         super().__init__(inputs, recording.findings.known, ())
         self.recording = recording
         self.inputs = inputs
