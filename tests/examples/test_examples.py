@@ -28,9 +28,11 @@ def run(*command):
     [
         ("loop", "torch", 100, 64, []),
         ("accelerate_loop", "accelerate", 20, 4 * 32, []),
-        ("accelerate_loop", "accelerate", 20, 4 * 32, ["--mixed-precision", "bf16"]),
-        ("peft_lora", "peft", 75, 64, []),
-        ("gradient_checkpointing", "torch", 40, 64, []),
+        pytest.param(
+            "accelerate_loop", "accelerate", 20, 4 * 32, ["--mixed-precision", "bf16"], marks=pytest.mark.slow
+        ),
+        pytest.param("peft_lora", "peft", 75, 64, [], marks=pytest.mark.slow),
+        pytest.param("gradient_checkpointing", "torch", 40, 64, [], marks=pytest.mark.slow),
     ],
 )
 def test_loss_falls(name, needs, steps, rows, more):

@@ -25,6 +25,7 @@ def test_scores_are_the_models_own_losses_or_the_class_is_refused(task, name):
     assert found.status in ("exact", "refused"), f"{found.status}: {found.reason}\n{found.details}"
 
 
+@pytest.mark.slow
 def test_popular_classes_are_exact_at_every_exit():
     found = [find(task, name) for task, names in POPULAR.items() for name in names.split()]
     assert [f"{one.name}: {one.status}" for one in found if one.exits != dict.fromkeys((3, 2, 1), "exact")] == []
