@@ -112,7 +112,7 @@ def _bert(layers: int, hidden: int) -> Callable[[argparse.Namespace], tuple[Any,
         import torch
         from transformers import BertConfig, BertForPreTraining
 
-        from gsgd.sift.row_losses import IGNORED
+        from gsgd.sift.scoring_pass.row_losses import IGNORED
 
         sizes: dict[str, Any] = {
             "num_hidden_layers": layers,
@@ -274,7 +274,7 @@ def _peers_choice(select_using_loss: Any, model: Any, batch: dict[str, Any], kee
     import torch
     import torch.nn.functional as F
 
-    from gsgd.sift.row_losses import IGNORED
+    from gsgd.sift.scoring_pass.row_losses import IGNORED
 
     inputs = {name: value for name, value in batch.items() if name not in ("labels", "next_sentence_label")}
     labels = batch["labels"]

@@ -17,8 +17,8 @@ from transformers import get_constant_schedule_with_warmup, get_linear_schedule_
 
 from gsgd.sift import Selection, Sift
 from gsgd.sift.exits import count_exits
-from gsgd.sift.head_positions import positions_only
-from gsgd.sift.row_losses import IGNORED
+from gsgd.sift.scoring_pass.head_positions import positions_only
+from gsgd.sift.scoring_pass.row_losses import IGNORED
 from gsgd.sift.timing import Stopwatch
 from gsgd.sift.wrappers import innermost, unwrap
 from training.config import Config

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gsgd.sift.row_losses import IGNORED
+from gsgd.sift.scoring_pass.row_losses import IGNORED
 
 logger = logging.getLogger(__name__)
 

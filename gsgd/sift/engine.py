@@ -22,16 +22,16 @@ from gsgd.selectors import select_random
 from gsgd.sift.batch import is_packed
 from gsgd.sift.diagnosis import Diagnosis, diagnose
 from gsgd.sift.exits import check_exit, count_exits
-from gsgd.sift.head_positions import positions_only
-from gsgd.sift.labels import shifts_by_name
-from gsgd.sift.module_state import uninitialised
 from gsgd.sift.moving_exit import MovingExit
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.ranks import Ranks, exchange_rows
 from gsgd.sift.readings import Reading, read_batch
-from gsgd.sift.row_losses import IGNORED
 from gsgd.sift.schedule import Schedule
 from gsgd.sift.scorer import Scorer
+from gsgd.sift.scoring_pass.head_positions import positions_only
+from gsgd.sift.scoring_pass.labels import shifts_by_name
+from gsgd.sift.scoring_pass.module_state import uninitialised
+from gsgd.sift.scoring_pass.row_losses import IGNORED
 from gsgd.sift.self_check import SelfCheck
 from gsgd.sift.shared_forward.operation_tracker import Findings
 from gsgd.sift.shared_forward.recording import Recording, say_once

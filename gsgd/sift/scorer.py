@@ -17,13 +17,19 @@ from torch import Tensor, nn
 
 from gsgd import scores as row_scores
 from gsgd.sift.batch import BatchRows
-from gsgd.sift.exits import EarlyExit, count_exits, exit_view, find_layers, last_shared_layer, only_up_to
-from gsgd.sift.head_positions import NotCalled, modules_below_head
-from gsgd.sift.labels import LABEL_NAMES, LabelReading, found_shift, label_names, shifts_by_name
-from gsgd.sift.module_state import unchanged
+from gsgd.sift.exits import EarlyExit, count_exits, exit_view, last_shared_layer, only_up_to
 from gsgd.sift.options import SiftOptions
-from gsgd.sift.row_losses import IGNORED, LEAST, LossCall, NoRowLoss, RowLosses
-from gsgd.sift.scoring_mode import (
+from gsgd.sift.scoring_pass.forward import (
+    logits_of,
+    loss_of,
+    own_losses,
+    own_losses_at_positions,
+    run,
+    scores_at_positions,
+)
+from gsgd.sift.scoring_pass.label_learning import learnt_reading
+from gsgd.sift.scoring_pass.labels import LABEL_NAMES, LabelReading, label_names, makes_decoder_inputs, shifts_by_name
+from gsgd.sift.scoring_pass.mode import (
     draws_kept,
     no_autocast_cache,
     scoring_mode,
@@ -31,7 +37,8 @@ from gsgd.sift.scoring_mode import (
     without_prepared_autocast,
     without_router_losses,
 )
-from gsgd.sift.scoring_pass import logits_of, loss_of, own_losses, own_losses_at_positions, run, scores_at_positions
+from gsgd.sift.scoring_pass.module_state import unchanged
+from gsgd.sift.scoring_pass.row_losses import IGNORED, LEAST, RowLosses
 from gsgd.sift.shared_forward.labelled_positions import Labelled
 from gsgd.sift.shared_forward.recording import Recording
 from gsgd.sift.wrappers import innermost, unwrap
@@ -133,12 +140,13 @@ class Scorer:
             view = exit_view(model, exit_layer)
             own = reading.way == "own loss"
             labels: Any = batch[names[0]] if names else None
-            inputs = self.inputs(batch, labels=own or _makes_decoder_inputs(model, batch))
+            inputs = self.inputs(batch, labels=own or makes_decoder_inputs(model, batch))
             targets = labels
             if _is_built_in(function):
                 targets = reading.aligned(labels)
                 if targets.dim() > 1 and targets.shape[1:].numel() == 1 and reading.way == "logits":
                     targets = targets.reshape(size)
+            begin_head = recording.at_positions if recording is not None and recording.head else None
             with contextlib.ExitStack() as recorded:
                 if recording is not None:
                     layer = last_shared_layer(model, exit_layer)
@@ -156,11 +164,11 @@ class Scorer:
                         reading.ignore_index,
                         function,
                         recorded,
-                        recording,
+                        begin_head,
                         str(reading.below),
                     )
                 elif reading.way == "positions":
-                    values = scores_at_positions(view, inputs, targets, function, recorded, recording, reading.below)
+                    values = scores_at_positions(view, inputs, targets, function, recorded, begin_head, reading.below)
                 else:
                     logits = view(**inputs) if isinstance(innermost(model), EarlyExit) else logits_of(run(view, inputs))
             if not own and reading.way != "positions":
@@ -225,7 +233,7 @@ class Scorer:
         If FSDP shards the model, every rank must call this.
         """
         probe = self.rows.take(batch, self.probe_rows(batch))
-        found = self._found_reading(probe)
+        found = learnt_reading(self, probe)
         self._readings[self.form(batch)] = found
         return found
 
@@ -250,7 +258,7 @@ class Scorer:
     def not_recorded_because(self, batch: Mapping[str, Any]) -> str | None:
         """Why the shared forward cannot take down how such a batch is scored; None if it can."""
         if not self.built_in and self.function is not None:
-            own = _makes_decoder_inputs(unwrap(self.model), batch)
+            own = makes_decoder_inputs(unwrap(self.model), batch)
             return "the decoder's inputs are made of the labels" if own else None
         reading = self.reading(batch)
         if reading.way == "own loss" and reading.below is None:
@@ -264,83 +272,6 @@ class Scorer:
             return losses != LEAST
         there = reading.aligned(labels) != IGNORED
         return there.reshape(len(there), -1).any(dim=1)
-
-    def readings_to_try(self, batch: Mapping[str, Any], doubt: str) -> list[LabelReading]:
-        """Guesses where the loss could not be watched, the likeliest first."""
-        model = unwrap(self.model)
-        labels = batch[self.label_names(batch)[0]]
-        shifts = (1, 0) if shifts_by_name(model) else (0, 1)
-        if labels.is_floating_point():
-            return []
-        if labels.dim() < 2 or labels.shape[1:].numel() == 1:
-            return [LabelReading("logits", doubt=doubt)]
-        if isinstance(innermost(model), EarlyExit):
-            return [LabelReading("logits", shift=shift, doubt=doubt) for shift in shifts]
-        below = modules_below_head(model, find_layers(model)[0])
-        return [LabelReading("positions", shift=shift, below=name, doubt=doubt) for shift in shifts for name in below]
-
-    def _found_reading(self, probe: Mapping[str, Any]) -> LabelReading:
-        model = unwrap(self.model)
-        labels, size = probe[self.label_names(probe)[0]], self.rows.size(probe)
-        own_exits = isinstance(innermost(model), EarlyExit)
-        if labels.is_floating_point() and own_exits:
-            raise ValueError(
-                f"labels has dtype {labels.dtype}, but the scores of gsgd need classes (integers): "
-                "for another task pass a callable, score=(logits, labels) -> (B,)"
-            )
-        try:
-            with self.watched():
-                whole = model if own_exits else exit_view(model, self.exits)
-                values, calls = own_losses(whole, RowLosses(size), self.inputs(probe, labels=True))
-        except NoRowLoss as error:
-            doubt = str(error)
-        except (RuntimeError, TypeError, IndexError) as error:
-            # A model may do with its loss what cannot be done with one value a row; anything else that is wrong with
-            # it comes up again when it is scored.
-            doubt = f"{type(error).__name__}: {error}"
-        else:
-            return self._simplest(probe, labels, values, calls)
-        guesses = self.readings_to_try(probe, doubt)
-        if not guesses:
-            raise ValueError(
-                f"{type(innermost(model)).__name__} has no loss per row that scores could be: {doubt}. "
-                "Pass a callable, score=(logits, labels) -> (B,)"
-            )
-        return guesses[0]
-
-    def _simplest(
-        self, probe: Mapping[str, Any], labels: Tensor, values: Tensor, calls: list[LossCall]
-    ) -> LabelReading:
-        """The cheapest way of scoring that agrees with the loss as it was watched."""
-        model = unwrap(self.model)
-        shift = found_shift(calls, labels)
-        own_exits = isinstance(innermost(model), EarlyExit)
-        if shift is None and own_exits:
-            return LabelReading("logits", doubt="its loss is not the cross-entropy of its labels")
-        ignored = calls[0].ignore_index
-        single = labels.dim() < 2 or labels.shape[1:].numel() == 1
-        below = [] if own_exits or labels.dim() < 2 else modules_below_head(model, find_layers(model)[0])
-        if shift is None:
-            as_they_are = [found_shift([call], labels) == 0 for call in calls]
-            tries = [LabelReading("own loss", 0, ignored, name) for name in below if any(as_they_are)]
-        elif own_exits or single:
-            tries = [LabelReading("logits", 0 if single else shift, ignored)]
-            tries += [LabelReading("positions", 0, ignored, name) for name in below]  # of sequences of one token
-        else:
-            tries = [LabelReading("positions", shift, ignored, name) for name in below]
-        if _makes_decoder_inputs(model, probe):
-            tries = []  # the decoder reads the labels, too
-        for reading in tries:
-            if own_exits:
-                return reading  # its early logits are its own; the self-check holds them against its loss
-            try:
-                with self.watched():
-                    found = self.scores(probe, self.exits, function=self.loss, mode="eval", reading=reading)
-            except (NotCalled, RuntimeError, TypeError, IndexError, ValueError):
-                continue  # not the module that the head reads from
-            if torch.allclose(found.double(), values.double(), rtol=1e-3, atol=1e-4):
-                return reading
-        return LabelReading("own loss")
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -441,13 +372,6 @@ def _checked(values: Any, rows: int) -> Tensor:
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(f"the score has shape {shape}, but must be one number per row, ({rows},)")
     return values
-
-
-def _makes_decoder_inputs(model: nn.Module, batch: Mapping[str, Any]) -> bool:
-    """Whether the model makes its decoder's inputs out of the labels, so that it must be given them."""
-    config = getattr(innermost(model), "config", None)
-    given = any(batch.get(name) is not None for name in ("decoder_input_ids", "decoder_inputs_embeds"))
-    return bool(getattr(config, "is_encoder_decoder", False)) and not given
 
 
 def _accepted_arguments(model: nn.Module) -> tuple[frozenset[str], bool] | None:

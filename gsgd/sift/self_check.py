@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from gsgd.sift.exits import EarlyExit
-from gsgd.sift.labels import LabelReading
 from gsgd.sift.ranks import Ranks
-from gsgd.sift.row_losses import IGNORED
 from gsgd.sift.scorer import Form, Scorer
+from gsgd.sift.scoring_pass.label_learning import readings_to_try
+from gsgd.sift.scoring_pass.labels import LabelReading
+from gsgd.sift.scoring_pass.row_losses import IGNORED
 from gsgd.sift.wrappers import innermost, is_sharded, unwrap
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,10 @@ class SelfCheck:
         reading = scorer.reading(batch)
         readings = [reading]
         if reading.doubt is not None:
-            readings = [reading, *(other for other in scorer.readings_to_try(batch, reading.doubt) if other != reading)]
+            readings = [
+                reading,
+                *(other for other in readings_to_try(scorer, batch, reading.doubt) if other != reading),
+            ]
         few = _with_few_labels(scorer, probe, reading)
         losses = _losses_alone(scorer, probe if few is None else few)
         if losses is None:

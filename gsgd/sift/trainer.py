@@ -29,10 +29,10 @@ from gsgd.sift.checkpoints import STAGING, last_complete_checkpoint, publish, wh
 from gsgd.sift.collator import MaskingCollator, WatchedCollator, own_generator, warn_not_resumable
 from gsgd.sift.engine import Selection, Sift
 from gsgd.sift.exits import EarlyExit, exit_view
-from gsgd.sift.module_state import unchanged
 from gsgd.sift.options import SiftOptions
-from gsgd.sift.row_losses import IGNORED
-from gsgd.sift.scoring_mode import draws_kept, scoring_mode, without_router_losses
+from gsgd.sift.scoring_pass.mode import draws_kept, scoring_mode, without_router_losses
+from gsgd.sift.scoring_pass.module_state import unchanged
+from gsgd.sift.scoring_pass.row_losses import IGNORED
 from gsgd.sift.timing import Stopwatch
 from gsgd.sift.trainer_log import StepMeters
 from gsgd.sift.wrappers import innermost, unwrap

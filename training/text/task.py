@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gsgd.sift.collator import MaskingCollator
-from gsgd.sift.row_losses import IGNORED
+from gsgd.sift.scoring_pass.row_losses import IGNORED
 from training.cache import default_cache
 from training.task import SPLITS
 from training.text.documents import parse_source

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from gsgd.sift.exits import EarlyExit, find_layers, last_shared_layer
-from gsgd.sift.labels import LABEL_NAMES
-from gsgd.sift.row_losses import IGNORED
-from gsgd.sift.scoring_mode import without_cache
+from gsgd.sift.scoring_pass.labels import LABEL_NAMES
+from gsgd.sift.scoring_pass.mode import without_cache
+from gsgd.sift.scoring_pass.row_losses import IGNORED
 from gsgd.sift.shared_forward.batchnorm import gross_statistics
 from gsgd.sift.shared_forward.recording import Recording
 from gsgd.sift.wrappers import (

@@ -13,9 +13,10 @@ from torch import nn  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from gsgd import scores as score_functions  # noqa: E402
-from gsgd.sift import Scorer, SiftOptions, scoring_pass  # noqa: E402
-from gsgd.sift.head_positions import positions_only  # noqa: E402
-from gsgd.sift.labels import shifts_by_name  # noqa: E402
+from gsgd.sift import Scorer, SiftOptions  # noqa: E402
+from gsgd.sift.scoring_pass import forward  # noqa: E402
+from gsgd.sift.scoring_pass.head_positions import positions_only  # noqa: E402
+from gsgd.sift.scoring_pass.labels import shifts_by_name  # noqa: E402
 
 CAUSAL = ("gpt2", "llama")
 MASKED = ("bert-mlm", "bert-pretraining", "roberta", "distilbert", "modernbert")
@@ -106,7 +107,7 @@ def test_the_head_in_parts_gives_the_same_scores(one, at_once, build, make_batch
     scorers = [learned(model, batch, kind=kind, mode="train") for kind in functions]
 
     def run(limit, scorer):
-        monkeypatch.setattr(scoring_pass, "LOGITS_AT_ONCE", limit)
+        monkeypatch.setattr(forward, "LOGITS_AT_ONCE", limit)
         torch.manual_seed(3)  # the layers' dropout; the heads have none
         return scorer.scores(batch, 3)
 
@@ -139,7 +140,7 @@ def test_the_head_in_parts_gives_the_same_scores(one, at_once, build, make_batch
 def test_logits_in_memory_are_bounded_by_the_parts(build, make_batch, monkeypatch):
     """Every tensor as wide as the vocabulary is small, and they are gone before the next part has its own."""
     model, batch = build("bert-mlm"), make_batch("bert-mlm", rows=16)
-    monkeypatch.setattr(scoring_pass, "LOGITS_AT_ONCE", 500)
+    monkeypatch.setattr(forward, "LOGITS_AT_ONCE", 500)
     scorer = learned(model, batch)
     alive, most = [], []
 
@@ -176,7 +177,7 @@ def test_a_head_that_reads_more_of_its_base_models_output(build, make_batch, mon
     model, batch = MixtralForCausalLM(config).train(), make_batch("llama")
     found = []
     for limit in (10**9, 500):
-        monkeypatch.setattr(scoring_pass, "LOGITS_AT_ONCE", limit)
+        monkeypatch.setattr(forward, "LOGITS_AT_ONCE", limit)
         found.append(score(model, batch, exit_layer=4))
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
 

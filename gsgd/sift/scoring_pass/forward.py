@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gsgd.sift.head_positions import GivenOutput, NotCalled, positions_only
-from gsgd.sift.row_losses import IGNORED, LEAST, SCORED_AT_ONCE, LossCall, NoRowLoss, RowLosses
-from gsgd.sift.shared_forward.recording import Recording
+from gsgd.sift.scoring_pass.head_positions import GivenOutput, NotCalled, positions_only
+from gsgd.sift.scoring_pass.row_losses import IGNORED, LEAST, SCORED_AT_ONCE, LossCall, NoRowLoss, RowLosses
 from gsgd.sift.wrappers import every_module, innermost, is_sharded
+
+BeginHead = Callable[[Tensor, Tensor | None], None]
+"""`(hidden states (1, N, H) that the head is about to see, which of the recorded ones they are) -> None`."""
 
 LOGITS_AT_ONCE = 2**24
 """Entries of the matrix of logits that scoring has in memory at a time."""
@@ -59,7 +61,7 @@ def scores_at_positions(
     labels: Tensor,
     function: Callable[..., Tensor],
     recorded: contextlib.ExitStack,
-    recording: Recording | None,
+    begin_head: BeginHead | None,
     below: str | None,
 ) -> Tensor:
     rows, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
@@ -70,14 +72,12 @@ def scores_at_positions(
             with positions_only(view, first, first, below=below):
                 run(view, inputs)
         return torch.full((len(labels),), LEAST, device=labels.device)
-    shared_head = recording is not None and recording.head
-    parts = [len(rows)] if shared_head or is_sharded(view) else _parts(view, len(rows))
+    parts = [len(rows)] if begin_head is not None or is_sharded(view) else _parts(view, len(rows))
     hidden: list[Tensor] = []
 
     def first_part(chosen: Tensor) -> Tensor:
-        if shared_head:
-            assert recording is not None
-            recording.at_positions(chosen, None)
+        if begin_head is not None:
+            begin_head(chosen, None)
         hidden.extend([chosen] if len(parts) == 1 else chosen.split(parts, dim=1))
         return hidden[0]
 
@@ -153,7 +153,7 @@ def own_losses_at_positions(
     ignore_index: int,
     function: Callable[..., Tensor],
     recorded: contextlib.ExitStack,
-    recording: Recording | None,
+    begin_head: BeginHead | None,
     below: str,
 ) -> Tensor:
     """(B,) values of the model's own loss, whose head runs on labelled positions only, of some rows at a time.
@@ -161,21 +161,20 @@ def own_losses_at_positions(
     Args:
         inputs: what the model is called with, the labels (B, T) under `name` among them.
         recorded: closed where recording ends.
+        begin_head: called with what the head is about to see, if the head is recorded, too.
         below: dotted name of the module whose output the head reads.
     """
     rows, columns = torch.nonzero(labels != ignore_index, as_tuple=True)
     if len(rows) == 0:
         # One position without a label keeps the head, and other ranks, going.
         rows = columns = torch.zeros(1, dtype=torch.int64, device=labels.device)
-    shared_head = recording is not None and recording.head
-    sizes = [len(rows)] if shared_head or is_sharded(view) else _parts_of_rows(view, rows)
+    sizes = [len(rows)] if begin_head is not None or is_sharded(view) else _parts_of_rows(view, rows)
     parts = list(zip(labels[rows, columns].unsqueeze(0).split(sizes, dim=1), rows.split(sizes), strict=True))
     hidden: list[Tensor] = []
 
     def first_part(chosen: Tensor) -> Tensor:
-        if shared_head:
-            assert recording is not None
-            recording.at_positions(chosen, None)
+        if begin_head is not None:
+            begin_head(chosen, None)
         hidden.extend([chosen] if len(parts) == 1 else chosen.split(sizes, dim=1))
         return hidden[0]
 

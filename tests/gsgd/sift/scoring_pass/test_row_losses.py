@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
 from gsgd import scores  # noqa: E402
-from gsgd.sift.row_losses import IGNORED, NoRowLoss, RowLosses  # noqa: E402
+from gsgd.sift.scoring_pass.row_losses import IGNORED, NoRowLoss, RowLosses  # noqa: E402
 
 B, T, C = 5, 7, 6
 
@@ -247,7 +247,7 @@ def test_half_precision_is_computed_in_float32():
 def test_many_predictions_are_scored_in_parts(monkeypatch):
     logits, labels = draw(B, T, C), classes(B, T, ignored=0.3)
     whole, _ = by_rows(flat(F.cross_entropy), logits, labels)
-    monkeypatch.setattr("gsgd.sift.row_losses.SCORED_AT_ONCE", 4 * C)
+    monkeypatch.setattr("gsgd.sift.scoring_pass.row_losses.SCORED_AT_ONCE", 4 * C)
     for arguments in ({}, {"label_smoothing": 0.0}, {"weight": torch.ones(C, dtype=torch.float64)}):
         found, _ = by_rows(flat(lambda z, y, a=arguments: F.cross_entropy(z, y, **a)), logits, labels)
         torch.testing.assert_close(found, whole)

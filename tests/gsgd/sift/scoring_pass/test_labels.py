@@ -15,8 +15,8 @@ from torch import nn  # noqa: E402
 from transformers.modeling_outputs import CausalLMOutput, SequenceClassifierOutput, TokenClassifierOutput  # noqa: E402
 
 from gsgd.sift import Scorer, Sift, SiftOptions  # noqa: E402
-from gsgd.sift.labels import LabelReading, found_shift, label_names  # noqa: E402
-from gsgd.sift.row_losses import LossCall  # noqa: E402
+from gsgd.sift.scoring_pass.labels import LabelReading, found_shift, label_names  # noqa: E402
+from gsgd.sift.scoring_pass.row_losses import LossCall  # noqa: E402
 
 WORDS, ROWS = 40, 6
 SMALL = {

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gsgd.sift.row_losses import IGNORED, LossCall
+from gsgd.sift.scoring_pass.row_losses import IGNORED, LossCall
 from gsgd.sift.wrappers import innermost
 
 LABEL_NAMES = ("labels", "next_sentence_label", "start_positions", "end_positions", "sentence_order_label")
@@ -113,3 +113,10 @@ def shifts_by_name(model: nn.Module) -> bool:
         for name in ([entry] if isinstance(entry, str) else entry)
     }
     return any(kind.__name__ in names for kind in kinds)
+
+
+def makes_decoder_inputs(model: nn.Module, batch: Mapping[str, Any]) -> bool:
+    """Whether the model makes its decoder's inputs out of the labels, so that it must be given them."""
+    config = getattr(innermost(model), "config", None)
+    given = any(batch.get(name) is not None for name in ("decoder_input_ids", "decoder_inputs_embeds"))
+    return bool(getattr(config, "is_encoder_decoder", False)) and not given

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gsgd.sift.module_state import unchanged, uninitialised
+from gsgd.sift.scoring_pass.module_state import unchanged, uninitialised
 
 WIDTH = 6
 
