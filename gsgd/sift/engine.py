@@ -33,8 +33,7 @@ from gsgd.sift.scoring_pass.labels import shifts_by_name
 from gsgd.sift.scoring_pass.module_state import uninitialised
 from gsgd.sift.scoring_pass.row_losses import IGNORED
 from gsgd.sift.self_check import SelfCheck
-from gsgd.sift.shared_forward.operation_tracker import Findings
-from gsgd.sift.shared_forward.recording import Recording, say_once
+from gsgd.sift.shared_forward.recording import Findings, Recording, say_once
 from gsgd.sift.shared_forward.sharing import Shared, two_passes_because
 from gsgd.sift.timing import Elapsed, Totals
 from gsgd.sift.wrappers import every_module, is_sharded, unwrap

@@ -39,7 +39,6 @@ from gsgd.sift.scoring_pass.mode import (
 )
 from gsgd.sift.scoring_pass.module_state import unchanged
 from gsgd.sift.scoring_pass.row_losses import IGNORED, LEAST, RowLosses
-from gsgd.sift.shared_forward.labelled_positions import Labelled
 from gsgd.sift.shared_forward.recording import Recording
 from gsgd.sift.wrappers import innermost, unwrap
 
@@ -146,13 +145,12 @@ class Scorer:
                 targets = reading.aligned(labels)
                 if targets.dim() > 1 and targets.shape[1:].numel() == 1 and reading.way == "logits":
                     targets = targets.reshape(size)
-            begin_head = recording.at_positions if recording is not None and recording.head else None
+            begin_head = recording.begin_head if recording is not None and recording.head else None
             with contextlib.ExitStack() as recorded:
                 if recording is not None:
                     layer = last_shared_layer(model, exit_layer)
-                    seen = {name: value for name, value in inputs.items() if name not in names}
-                    labelled = _labelled_positions(targets, first=own) if reading.below is not None else None
-                    recorded.enter_context(recording.record(seen, size, layer, labelled))
+                    labelled = _that_count(targets, first=own) if reading.below is not None else None
+                    recorded.enter_context(recording.record(size, model, layer, labelled))
                 if own and reading.below is None:
                     values, _ = own_losses(view, RowLosses(size, function), inputs)
                 elif own:
@@ -358,13 +356,13 @@ def takes_batch(function: Callable[..., Any]) -> bool:
     return len(required) >= 3 or (len(positional) >= 3 and positional[2].name == "batch")
 
 
-def _labelled_positions(labels: Tensor, *, first: bool) -> Labelled | None:
-    """The positions (B, T) that scores are made of: labelled ones, and the first if a pooler may read it."""
-    mask = labels != IGNORED
+def _that_count(labels: Tensor, *, first: bool) -> Tensor:
+    """(B, T), which positions scores are made of: labelled ones, and the first if a pooler may read it."""
+    counts = labels != IGNORED
     if first:
-        mask = mask.clone()
-        mask[:, 0] = True
-    return Labelled.among(mask)
+        counts = counts.clone()
+        counts[:, 0] = True
+    return counts
 
 
 def _checked(values: Any, rows: int) -> Tensor:

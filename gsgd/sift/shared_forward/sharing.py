@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from gsgd.sift.exits import EarlyExit, find_layers, last_shared_layer
-from gsgd.sift.scoring_pass.labels import LABEL_NAMES
 from gsgd.sift.scoring_pass.mode import without_cache
 from gsgd.sift.scoring_pass.row_losses import IGNORED
 from gsgd.sift.shared_forward.batchnorm import gross_statistics
@@ -60,9 +59,8 @@ class Shared:
                 stack.enter_context(gross_statistics(inner, recording.statistics))
             if recording.share:
                 stack.enter_context(without_cache(inner))
-                inputs = {name: value for name, value in self.rows.items() if name not in LABEL_NAMES}
                 layer = last_shared_layer(inner, self.exit_layer)
-                stack.enter_context(recording.replay(inputs, self.indices, layer))
+                stack.enter_context(recording.replay(self.indices, layer))
             yield
 
     def begin_head(self, chosen: Tensor) -> Tensor:
@@ -70,7 +68,7 @@ class Shared:
         labelled = self.labels != IGNORED
         number = labelled.flatten().cumsum(0).view(labelled.shape) - 1
         indices = self.indices.to(labelled.device)
-        self.recording.at_positions(chosen, number[indices][labelled[indices]])
+        self.recording.begin_head(chosen, number[indices][labelled[indices]])
         return chosen
 
 

@@ -41,8 +41,8 @@ def _one_thread():
 @pytest.fixture(autouse=True)
 def _torchs_own_draws(request, monkeypatch):
     """Scoring draws masks by torch's own operation, so that a reference from the same seed has the same ones."""
-    if not request.module.__name__.endswith("test_fast_dropout"):
-        monkeypatch.setattr("gsgd.sift.shared_forward.execution.is_slow_draw", lambda *_: False)
+    if not request.module.__name__.endswith("test_cpu_kernels"):
+        monkeypatch.setattr("gsgd.sift.shared_forward.recording.is_slow_draw", lambda *_: False)
 
 
 @pytest.fixture(autouse=True)

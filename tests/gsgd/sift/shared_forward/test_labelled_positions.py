@@ -13,11 +13,8 @@ from gsgd.sift import Sift  # noqa: E402
 
 IGNORED = -100
 MLM = ("bert-mlm", "bert-pretraining", "roberta", "distilbert", "modernbert")
-BEHIND_ATTENTION = {"modernbert": 1}
-"""Products of a layer behind its attention and before anything but entrywise operations; three where not named.
-
-ModernBERT cuts its gated activation in two, which is as far as the end of a layer is followed.
-"""
+BEHIND_ATTENTION = 3
+"""Products of a layer behind its attention: its output, and two of the feed-forward part."""
 
 
 class Products(TorchDispatchMode):
@@ -86,7 +83,7 @@ def test_products_behind_attention_are_carried_out_at_labelled_positions(one, bu
     at_exit = int(needed.sum())
     assert not {labelled, at_exit} & {positions, *width}
     head = sum(shape[0] == labelled for shape in full)
-    expected = BEHIND_ATTENTION.get(one, 3)
+    expected = BEHIND_ATTENTION
     assert sum(shape[0] == at_exit for shape in found) == expected + (head if at_exit == labelled else 0)
     assert sum(shape[0] == positions for shape in found) == sum(shape[0] == positions for shape in full) - expected
 
@@ -99,7 +96,7 @@ def test_where_nothing_is_to_be_saved_all_positions_are_computed(share, build, m
     assert [shape for shape in found if shape[0] == batch["labels"].numel()] == [
         shape for shape in full if shape[0] == batch["labels"].numel()
     ]
-    assert not sift._findings.by_position
+    assert not sift._findings.meeting
 
 
 def less_the_mean(module, arguments, output):
