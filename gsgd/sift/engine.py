@@ -221,7 +221,7 @@ class Sift:
             rows = self.scorer.rows
             taken = exchange_rows(batch, chosen, self.ranks, rows) if self.ranks.together else rows.take(batch, chosen)
         if recording is not None and recording.segments:
-            self._shared = Shared.of(recording, self.exit_layer, taken, chosen, batch)
+            self._shared = Shared(recording, self.exit_layer, taken, chosen, batch.get("labels"))
         number = self.scorer.rows.size(taken)
         self.last = Selection(step, True, chosen, scores, size, number, watch)
         self.totals.backprop_samples += number
@@ -330,9 +330,8 @@ class Sift:
         reason = self.scorer.not_recorded_because(batch) or two_passes_because(
             self.model,
             self.exit_layer,
+            self.options,
             together=self.ranks.together,
-            score_batch_size=self.options.score_batch_size,
-            scoring_mode=self.options.scoring_mode,
             holds_window=self.options.accumulation_steps > 1 and self.holds_window,
         )
         if reason is not None:

@@ -150,7 +150,7 @@ class Scorer:
                 if recording is not None:
                     layer = last_shared_layer(model, exit_layer)
                     labelled = _that_count(targets, first=own) if reading.below is not None else None
-                    recorded.enter_context(recording.record(size, model, layer, labelled))
+                    recorded.enter_context(recording.record(size, layer, labelled))
                 if own and reading.below is None:
                     values, _ = own_losses(view, RowLosses(size, function), inputs)
                 elif own:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gsgd.sift.shared_forward.torch_internals import memory_of, will_be_computed_again
 from gsgd.sift.wrappers import every_module
 
 
@@ -20,8 +21,7 @@ from gsgd.sift.wrappers import every_module
 class Statistics:
     """What a BatchNorm normalised the gross batch by: mean and 1 / sqrt(biased variance + eps), (channels,).
 
-    They are of `count` values for each channel. `weight` is the address of its weight, which tells whose they are; None
-    without one.
+    They are of `count` values for each channel. `weight` tells whose they are, by the memory of its weight, if any.
     """
 
     mean: Tensor
@@ -68,7 +68,7 @@ def gross_statistics(model: nn.Module, statistics: deque[Statistics]) -> Iterato
         taken = next(mine, None) if norm.training else None
         if taken is None:
             return own(hidden)
-        if not torch.is_grad_enabled() or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+        if will_be_computed_again():
             raise ValueError('batchnorm="gross" does not go with activation checkpointing of layers with BatchNorm')
         statistics.remove(taken)
         if norm.track_running_stats:
@@ -90,7 +90,7 @@ def gross_statistics(model: nn.Module, statistics: deque[Statistics]) -> Iterato
 
 
 def _address(weight: Tensor | None) -> int | None:
-    return None if weight is None else weight.data_ptr()
+    return None if weight is None else memory_of(weight)
 
 
 @torch.no_grad()

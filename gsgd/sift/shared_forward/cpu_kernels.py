@@ -19,14 +19,9 @@ aten = torch.ops.aten
 
 
 def bernoulli_(target: Tensor, p: float) -> Tensor:
-    """Fill a tensor with 1 at probability `p`, rounded to 2^-32, and with 0 otherwise, as `Tensor.bernoulli_` does.
+    """Fill a tensor (on the CPU, without gaps) with 1 at probability `p`, rounded to 2^-32, and with 0 otherwise.
 
-    Args:
-        target: any shape; its memory without gaps, on the CPU.
-        p: in [0, 1].
-
-    Returns:
-        `target`. It advances torch's default generator, by other draws than `Tensor.bernoulli_`.
+    It advances torch's default generator, by other draws than `Tensor.bernoulli_`.
     """
     if p >= 1:
         return target.fill_(1)
@@ -49,10 +44,7 @@ def is_slow_draw(function: Any, args: Any, kwargs: Any) -> bool:
 
 
 def is_one_product(named: dict[str, Any]) -> bool:
-    """Whether a call of aten.convolution, arguments by name, is one that `as_product` carries out.
-
-    On a GPU its own kernels are as fast.
-    """
+    """Whether a call of aten.convolution, arguments by name, is one for `as_product`; a GPU's own kernels are as fast."""
     image, weight = named["input"], named["weight"]
     if image.device.type != "cpu" or image.dim() != 4 or image.dtype != weight.dtype or not image.is_floating_point():
         return False

@@ -1,34 +1,31 @@
 """One forward pass for scoring and training: the kept rows take what the gross batch has already computed.
 
     recording = Recording(Findings())
-    with recording.record(rows=16, model=model):     # scoring, without gradients
+    with recording.record(rows=16):          # scoring, without gradients
         ...
-    with recording.replay(indices):                  # training on the kept rows, under autograd
+    with recording.replay(indices):          # training on the kept rows, under autograd
         loss = model(**kept).loss
 
 While the gross batch is scored, the outputs of costly operations (matrix products, convolutions, ...) and of random
 ones (dropout masks) are kept, in order. When the kept rows then run through the same layers, each of these operations
-hands out its rows of what was kept instead of computing them. This happens below autograd, which notices nothing: it
-records the operation, saves the kept rows' inputs, and its backward pass is the ordinary one of the kept rows. Loss and
-gradients are those of two passes with the same dropout masks, and the layers up to the exit cost the gross batch's
-forward pass only.
+hands out its rows of what was kept instead of computing them. This happens below autograd, which notices nothing: its
+graph and its backward pass are the ordinary ones of the kept rows. Loss and gradients are those of two passes with the
+same dropout masks, and the layers up to the exit cost the gross batch's forward pass only.
 
-What makes it safe: an operation hands out rows only if it is the next one that the gross batch had, with the same
-weights in the same version, and if its other arguments are those rows of what it had then, by a few entries of each row
-(`row_operations`). So a model that mixes rows, heeds their number, counts its calls, branches, or was changed in
-between shows at the next costly operation; sharing ends there, and the pass goes on by computing. The first time that
-an operation would hand out rows it computes as well, and all of its output is compared.
+What makes it safe: an operation hands out rows only if it is the next one that the gross batch had, and if its
+arguments are the same weights and those rows of what it had then, by a few entries of each row. A model that mixes
+rows, heeds their number, counts its calls, branches, or was changed in between shows at its next costly operation;
+sharing ends there, and the pass goes on by computing. The first time that an operation would hand out rows it computes
+as well, and all of its output is compared. What this cannot see are single entries of weights changed behind autograd's
+back.
 
 Behind the exit layer's attention a score is made of labelled positions only: there products are carried out at those
 positions, and the others are filled with NaN. Were a score to depend on one of them after all, it would be NaN; then
 scoring is done again in full, from then on always. The kept rows are computed in full in the training pass.
 
-What it cannot see are weights changed behind autograd's back (`.data`, NumPy) between the two passes.
-
-Memory: the sum of the kept outputs' sizes for the gross batch, until the training pass has used them, and again `keep`
-times that for the rows handed out, which autograd would have saved for the most part anyway. Of a BERT layer with B
-rows of T tokens, width H, F in the middle, A heads, and dropout these are B T (8 H + F + 2 A T) numbers: products
-6 H + F, masks 2 H + A T, softmax A T. `score_batch_size` bounds the memory of scoring: then there are two passes.
+Memory: the kept outputs of the gross batch, until the training pass has used them, and again `keep` times that for the
+rows handed out, which autograd would have saved for the most part anyway; docs/costs.md has what a layer takes.
+`score_batch_size` bounds the memory of scoring: then there are two passes.
 """
 
 from __future__ import annotations
@@ -37,33 +34,19 @@ import contextlib
 import functools
 import logging
 import math
-import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
-from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
+from gsgd.sift.shared_forward import row_operations as operations
 from gsgd.sift.shared_forward.batchnorm import Statistics
 from gsgd.sift.shared_forward.cpu_kernels import as_product, bernoulli_, is_one_product, is_slow_draw
-from gsgd.sift.shared_forward.row_operations import (
-    BATCHED_PRODUCTS,
-    PRODUCTS,
-    SOFTMAX,
-    Operation,
-    Sample,
-    all_close,
-    cut,
-    describe,
-    is_cheap,
-    operation_of,
-    same_mask,
-    same_rows,
-)
+from gsgd.sift.shared_forward.row_operations import Operation, Sample, operation_of
+from gsgd.sift.shared_forward.torch_internals import SwitchedMode, memory_of, will_be_computed_again
 
 logger = logging.getLogger(__name__)
 aten = torch.ops.aten
@@ -75,42 +58,32 @@ _WORTH_IT = 0.5
 
 @dataclass
 class Findings:
-    """What is found out in one step and holds for the next ones.
-
-    Attributes:
-        checked: (place in its segment, operation) of operations whose whole output has been compared.
-        meeting: by exit layer, how many operations there are up to it in which positions may meet (attention).
-        positions_meet: whether a score turned out to depend on a position without a label.
-    """
+    """What is found out in one step and holds for the next ones."""
 
     checked: set[tuple[int, int, Any]] = field(default_factory=set)
-    meeting: dict[int, int] = field(default_factory=dict)
+    """(segment, place in it, operation) of operations whose whole output has been compared."""
+    attention: dict[int, int] = field(default_factory=dict)
+    """By exit layer, in how many operations up to its end positions meet."""
     positions_meet: bool = False
+    """Whether a score turned out to depend on a position without a label."""
 
 
 @dataclass(slots=True)
 class Call:
     """One costly or random operation of the scoring pass.
 
-    Attributes:
-        arguments: by name, as `describe` gives them.
-        mask: of attention: (mask as it was given, whether it is causal by itself).
-        outputs: what it returned, where that is kept; None where it is computed again.
-        versions: of the outputs at the end of the scoring pass.
-        scaled: whether a division in place that followed is in the output already.
+    `outputs` are None where it is computed again. `versions` are theirs when the pass was over: changes in place raise
+    them. `scaled` says whether a division in place that followed is in them. `mask` is attention's, and whether it is
+    causal by itself.
     """
 
     function: Any
     operation: Operation
     arguments: dict[str, Any]
-    mask: tuple[Tensor | None, bool] | None = None
+    mask: tuple[Tensor | None, bool] | None
     outputs: list[Any] | None = None
-    versions: list[int] = field(default_factory=list)
+    versions: list[int] | None = None
     scaled: bool = False
-
-    def has_rows(self) -> bool:
-        """Whether rows can be told in all that it was given beside weights."""
-        return all(known.rows is not None for known in self.arguments.values() if isinstance(known, Sample))
 
     def tensors(self) -> list[Tensor]:
         return [output for output in self.outputs or () if isinstance(output, Tensor)]
@@ -141,7 +114,6 @@ class Recording:
         statistics: of the BatchNorms, in the order in which they ran.
         partly: whether the scoring pass left positions without a label out.
         costly, handed: numbers of costly operations that scoring carried out, and that training took from it.
-        outdated: whether an optimizer has stepped since.
     """
 
     def __init__(self, findings: Findings, *, share: bool = True, gross_statistics: bool = False, head: bool = False):
@@ -153,61 +125,36 @@ class Recording:
         self.statistics: deque[Statistics] = deque()
         self.partly = False
         self.costly = self.handed = 0
-        self.outdated = False
         self._mode: _Pass | None = None
-        self._hook: Any = None
 
-    @contextlib.contextmanager
     def record(
-        self, rows: int, model: nn.Module, layer: nn.Module | None = None, labelled: Tensor | None = None
-    ) -> Iterator[None]:
-        """While the gross batch runs without gradients.
+        self, rows: int, layer: nn.Module | None = None, labelled: Tensor | None = None
+    ) -> contextlib.AbstractContextManager[None]:
+        """While the gross batch of `rows` rows runs without gradients; up to `layer` if that is given.
 
-        Args:
-            rows: of the gross batch.
-            model: that runs; its parameters are told by where they lie.
-            layer: the last one to share; None for all that runs.
-            labelled: (B, T), the positions that matter for the scores; None for all.
+        `labelled` (B, T) are the positions that matter for the scores; None for all.
         """
-        self.partly = False
-        weights = frozenset(weight.untyped_storage()._cdata for weight in model.parameters())
-        mode = _Scoring(self, rows, weights, id(layer), None if layer is None else labelled)
-        with self._running(mode, layer):
-            yield
-        # Fused optimizers do not count their changes in the weights' versions.
-        self._hook = register_optimizer_step_post_hook(functools.partial(_outdate, weakref.ref(self)))
-        weakref.finalize(self, self._hook.remove)
+        self.partly, self.costly, self.handed = False, 0, 0
+        return self._running(_Scoring(self, rows, layer, labelled), layer)
 
     @contextlib.contextmanager
     def replay(self, indices: Tensor, layer: nn.Module | None = None) -> Iterator[None]:
-        """While the rows `indices` (k,) of the gross batch run under autograd; the recording is used up.
-
-        Args:
-            layer: as in `record`.
-        """
-        mode = _Training(self, indices)
-        if self.outdated:
-            mode.end("the weights have changed since the rows were scored")
+        """While the rows `indices` (k,) of the gross batch run under autograd, up to `layer`; uses the recording up."""
         try:
-            with self._running(mode, layer):
+            with self._running(_Training(self, indices), layer):
                 yield
         finally:
             self.release()
 
     def release(self) -> None:
         """Let go of all that was recorded."""
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
         self.segments = []
         self.statistics.clear()
 
     def begin_head(self, chosen: Tensor, indices: Tensor | None) -> None:
-        """The head begins: from here on rows are labelled positions.
+        """The head begins, which sees `chosen` (1, N, H): from here on rows are labelled positions.
 
-        Args:
-            chosen: (1, N, H), the hidden states that the head sees.
-            indices: which of the recorded positions these are; None while recording.
+        `indices` (N,) are which of the recorded positions these are; None while recording.
         """
         if self._mode is not None:
             self._mode.begin_head(chosen.shape[1], indices)
@@ -216,7 +163,7 @@ class Recording:
     def nbytes(self) -> int:
         """Bytes of the kept outputs."""
         kept = [output for segment in self.segments for call in segment.calls for output in call.tensors()]
-        return sum({one.untyped_storage()._cdata: one.untyped_storage().nbytes() for one in kept}.values())
+        return sum({memory_of(one): one.untyped_storage().nbytes() for one in kept}.values())
 
     @contextlib.contextmanager
     def _running(self, mode: _Pass, layer: nn.Module | None) -> Iterator[None]:
@@ -232,39 +179,19 @@ class Recording:
                 hook.remove()
 
 
-class _Pass(TorchDispatchMode):
+class _Pass(SwitchedMode):
     """Sees every operation of a pass, below autograd."""
 
     def __init__(self, recording: Recording):
         super().__init__()
         self.recording = recording
         self.segment = 0
-        self.active = False
         self.ended = not recording.share
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # else torch wraps every operation in a guard against compiling what is done here
-
-    def enter(self) -> None:
-        if not self.active:
-            self.__enter__()
-            self.active = True
-
-    def leave(self) -> None:
-        """No more to see: a mode that is on costs time at every operation, and keeps torch.compile from its work."""
-        if self.active and _get_current_dispatch_mode() is self:
-            self.__exit__(None, None, None)
-            self.active = False
 
     def end(self, reason: str) -> None:
         """Share nothing from here on."""
-        self.finish()
         self.ended = True
         say_once(f"training shares only a part of the scoring pass: {reason}")
-
-    def finish(self) -> None:
-        """What is seen of a stretch of the pass is complete."""
 
     def begin_head(self, positions: int, indices: Tensor | None) -> None:
         """A second segment begins, whose rows are labelled positions."""
@@ -272,112 +199,86 @@ class _Pass(TorchDispatchMode):
 
 
 class _Scoring(_Pass):
-    """Carries out the gross batch's operations, and keeps what costly and random ones return.
+    """Carries out the gross batch's operations, and keeps what costly and random ones return."""
 
-    Args:
-        weights: the storages of the model's parameters.
-        exit_key: tells the exit layer.
-        labelled: (B, T), the positions that matter; None for all.
-    """
-
-    def __init__(
-        self, recording: Recording, rows: int, weights: frozenset[int], exit_key: int, labelled: Tensor | None
-    ):
+    def __init__(self, recording: Recording, rows: int, layer: nn.Module | None, labelled: Tensor | None):
         super().__init__(recording)
         recording.segments = [Segment(rows)]
-        self.weights = weights
-        self.exit_key = exit_key
-        self.labelled = self._worth_it(labelled)
-        self.positions = 0 if labelled is None else labelled.numel()
-        self.met = 0
-        self.known_met = recording.findings.meeting.get(exit_key, math.inf)
+        self.layer = id(layer)
         self.kept: dict[int, Call] = {}
+        self.met, self.met_before = 0, recording.findings.attention.get(self.layer, math.inf)
+        self.positions, self.labelled = 0, None
+        if labelled is not None and layer is not None and not recording.findings.positions_meet:
+            at = labelled.flatten().nonzero().squeeze(1)
+            if 0 < len(at) <= _WORTH_IT * labelled.numel():
+                self.positions, self.labelled = labelled.numel(), at
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        operation, recording = operation_of(function), self.recording
-        if operation.batchnorm:
+        kwargs, operation = kwargs or {}, operation_of(function)
+        if operation.packet in operations.BATCHNORM:
             return self.normalise(operation, function, args, kwargs)
-        if self.ended:
-            return function(*args, **kwargs)
-        if not _PLAIN.issuperset(types):
+        if not self.ended and not _PLAIN.issuperset(types):
             kind = next(kind for kind in types if kind not in _PLAIN)
             self.end(f"{kind.__name__} is a tensor with operations of its own")
-            return function(*args, **kwargs)
-        if operation.written and self.kept:
+        if self.kept and operation.written and not self.ended:
             self.before_writing(function, [args[place] for place in operation.written if place < len(args)])
-        if not (operation.costly or operation.random):
+        if self.ended or not (operation.costly or operation.random):
             return function(*args, **kwargs)
         named = operation.named(args, kwargs)
-        if operation.attention and named["dropout_p"]:
+        if operation.packet in operations.ATTENTION and named["dropout_p"]:
             self.end(f"the dropout masks inside {operation.packet} cannot be cut into rows")
             return function(*args, **kwargs)
-        call = self.call(function, operation, named, args)
-        recording.costly += operation.costly
+        segment = self.recording.segments[self.segment]
+        mask = (_mask(named), named["is_causal"]) if operation.packet in operations.ATTENTION else None
+        call = Call(function, operation, operations.described(operation, named, segment.rows), mask)
+        segment.calls.append(call)
+        self.recording.costly += operation.costly
         output = self.at_labelled(operation, function, named)
         if output is None:
             output = _carried_out(operation, function, named, args, kwargs)
-            if operation.random or (call.has_rows() and not is_cheap(operation.packet, named)):
-                self.keep(call, output)
-        positions_meet = operation.attention or operation.packet in SOFTMAX or operation.packet in BATCHED_PRODUCTS
-        self.met += positions_meet and self.segment == 0
+            by_rows = all(known.rows is not None for known in call.arguments.values() if _of_batch(known))
+            if operation.random or (by_rows and not operations.is_cheap(operation.packet, named)):
+                call.outputs = list(output) if isinstance(output, (tuple, list)) else [output]
+                self.kept.update((memory_of(one), call) for one in call.tensors())
+        meeting = (operations.ATTENTION, operations.SOFTMAX, operations.BATCHED_PRODUCTS)
+        self.met += self.segment == 0 and any(operation.packet in kind for kind in meeting)
         return output
-
-    def call(self, function: Any, operation: Operation, named: dict[str, Any], args: Any) -> Call:
-        """A call as it is remembered, at the end of its segment."""
-        rows = self.recording.segments[self.segment].rows
-        written = {operation.parameters[place][0] for place in operation.written}
-        arguments = {
-            name: describe(value, rows, self.weights)
-            for name, value in named.items()
-            if name not in written and name not in _NOT_COMPARED
-        }
-        mask = (named.get(_mask_of(named)), named["is_causal"]) if operation.attention else None
-        call = Call(function, operation, arguments, mask)
-        self.recording.segments[self.segment].calls.append(call)
-        return call
-
-    def keep(self, call: Call, output: Any) -> None:
-        call.outputs = list(output) if isinstance(output, (tuple, list)) else [output]
-        for one in call.tensors():
-            self.kept[one.untyped_storage()._cdata] = call
 
     def before_writing(self, function: Any, targets: list[Any]) -> None:
         """An operation is about to change tensors: what was kept of them stays as it is."""
         for target in targets:
-            call = self.kept.get(target.untyped_storage()._cdata) if isinstance(target, Tensor) else None
-            if call is None or call.outputs is None:
+            place = memory_of(target) if isinstance(target, Tensor) else None
+            call = self.kept.get(place) if place is not None else None
+            if call is None or place is None:
                 continue
-            segment = self.recording.segments[self.segment].calls
-            if function is aten.div_.Scalar and call.operation.random and segment[-1] is call and not call.scaled:
+            last = self.recording.segments[self.segment].calls[-1] is call
+            if function is aten.div_.Scalar and call.operation.random and last and not call.scaled:
                 call.scaled = True  # dropout scales its mask: what is kept is scaled, too
                 continue
-            del self.kept[target.untyped_storage()._cdata]
-            call.outputs = [one.clone() if isinstance(one, Tensor) else one for one in call.outputs]
+            del self.kept[place]
+            call.outputs = [one.clone() if isinstance(one, Tensor) else one for one in call.outputs or ()]
 
     def at_labelled(self, operation: Operation, function: Any, named: dict[str, Any]) -> Any:
         """A product behind the exit layer's attention at labelled positions, with NaN elsewhere; None of any other."""
-        name = PRODUCTS.get(operation.packet)
-        if self.labelled is None or self.segment or name is None or self.met < self.known_met:
+        name = operations.PRODUCTS.get(operation.packet)
+        if self.labelled is None or self.segment or name is None or self.met < self.met_before:
             return None
-        whole, added = named[name], named["self"] if name != "self" else None
-        fits = len(whole) == self.positions and whole.is_floating_point()
-        if not fits or (isinstance(added, Tensor) and added.dim() == 2 and len(added) > 1):
+        whole, added = named[name], named["self"]
+        if len(whole) != self.positions or not whole.is_floating_point() or (added.dim() == 2 and added is not whole):
             return None
         self.recording.partly = True
-        named = {**named, name: whole.index_select(0, self.labelled)}
-        factors = [named.pop(each) for each in ("self", "mat1", "mat2") if each in named]
-        part = function(*factors, **named)
+        options = {**named, name: whole.index_select(0, self.labelled)}
+        factors = [options.pop(each) for each in ("self", "mat1", "mat2") if each in options]
+        part = function(*factors, **options)
         return part.new_full((len(whole), part.shape[1]), math.nan).index_copy_(0, self.labelled, part)
 
     def normalise(self, operation: Operation, function: Any, args: Any, kwargs: Any) -> Any:
         """A BatchNorm; its statistics are taken, or sharing ends with it."""
         named, output = operation.named(args, kwargs), function(*args, **kwargs)
-        if named.get("training", True):
-            if self.recording.gross_statistics:
-                self.recording.statistics.append(Statistics.of(named, output))
-            elif not self.ended:
-                self.end("BatchNorm normalises the kept rows by their own statistics")
+        if named.get("training", True) and self.recording.gross_statistics:
+            self.recording.statistics.append(Statistics.of(named, output))
+        elif named.get("training", True) and not self.ended:
+            self.end("BatchNorm normalises the kept rows by their own statistics")
         return output
 
     def begin_head(self, positions: int, indices: Tensor | None) -> None:
@@ -386,32 +287,26 @@ class _Scoring(_Pass):
             self.segment += 1
             self.enter()
 
-    def finish(self) -> None:
-        """Note what tells later whether kept outputs were changed."""
-        for segment in self.recording.segments:
-            for call in segment.calls:
-                call.versions = call.versions or [one._version for one in call.tensors()]
+    def end(self, reason: str) -> None:
+        self.note_versions()
+        super().end(reason)
 
     def leave(self) -> None:
         super().leave()
-        self.finish()
+        self.note_versions()
         if self.labelled is not None and not self.ended and self.segment == 0:
-            self.recording.findings.meeting[self.exit_key] = self.met
+            self.recording.findings.attention[self.layer] = self.met
 
-    def _worth_it(self, labelled: Tensor | None) -> Tensor | None:
-        """(N,), the numbers of labelled positions; None where nearly all are, or none."""
-        if labelled is None or self.recording.findings.positions_meet:
-            return None
-        at = labelled.flatten().nonzero().squeeze(1)
-        return at if 0 < len(at) <= _WORTH_IT * labelled.numel() else None
+    def note_versions(self) -> None:
+        """From here on nobody looks on when something is changed in place."""
+        for segment in self.recording.segments:
+            for call in segment.calls:
+                if call.versions is None:
+                    call.versions = [one._version for one in call.tensors()]
 
 
 class _Training(_Pass):
-    """Hands out the kept rows' part of what the scoring pass kept; its outputs are let go of as they are used.
-
-    Args:
-        indices: (k,), rows of the gross batch.
-    """
+    """Hands out the rows `indices` (k,) of what the scoring pass kept, which is let go of as it is used."""
 
     def __init__(self, recording: Recording, indices: Tensor):
         super().__init__(recording)
@@ -421,102 +316,74 @@ class _Training(_Pass):
         self.masks: tuple[Tensor | None, Tensor | None, bool] | None = None
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if self.ended:
-            return function(*args, **kwargs)
-        operation = operation_of(function)
-        if function is aten.div_.Scalar and self.scaled == args[0].untyped_storage()._cdata:
+        kwargs, operation = kwargs or {}, operation_of(function)
+        if function is aten.div_.Scalar and self.scaled == memory_of(args[0]):
             self.scaled = None
             return args[0]
-        if not (operation.costly or operation.random):
+        if self.ended or not (operation.costly or operation.random):
             return function(*args, **kwargs)
         handed = self.hand(operation, function, args, kwargs)
         return function(*args, **kwargs) if handed is None else handed
 
     def hand(self, operation: Operation, function: Any, args: Any, kwargs: Any) -> Any:
         """The rows of the gross batch's call; None where it is to be carried out."""
-        segment = self.recording.segments[self.segment]
+        segment, checked = self.recording.segments[self.segment], self.recording.findings.checked
         if not segment.calls:
             self.ended = True
             return None
-        if not torch.is_grad_enabled() or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
-            # Activation checkpointing computes it again for the backward pass, and would find nothing here then.
+        if will_be_computed_again():
             return self.end("layers run without gradients, or save nothing for the backward pass")
         call, self.place = segment.calls.popleft(), self.place + 1
-        if call.operation is not operation and not {call.operation.packet, operation.packet} <= SOFTMAX:
+        same = call.operation is operation or {call.operation.packet, operation.packet} <= operations.SOFTMAX
+        if not same:
             return self.end(f"{function} comes where the gross batch had {call.function}")
-        if [one._version for one in call.tensors()] != call.versions:
-            call.outputs = None
-        if call.outputs is None:
+        outputs, named = call.outputs, operation.named(args, kwargs)
+        if outputs is None or [one._version for one in call.tensors()] != call.versions:
             return self.end(f"the draws of {function} were changed") if operation.random else None
-        named = operation.named(args, kwargs)
         by_rows, argument = self.compare(call, operation, named)
         if by_rows is None:
             return self.end(f"{argument} of {function} is not what it was for the gross batch")
-        outputs = [
-            cut(one, segment.rows, self.indices) if by_rows and _has_rows(one, segment.rows) else one
-            for one in call.outputs
-        ]
-        if (
-            not operation.random
-            and (key := (self.segment, self.place, operation.packet)) not in self.recording.findings.checked
-        ):
+        handed = [operations.cut(one, segment.rows, self.indices) if by_rows else one for one in outputs]
+        key = self.segment, self.place, operation.packet
+        if operation.costly and key not in checked:
             computed = function(*args, **kwargs)
-            first = computed[0] if isinstance(computed, tuple) else computed
-            if not all_close(outputs[0], first):
+            if not operations.close(computed[0] if isinstance(computed, tuple) else computed, handed[0]):
                 self.end(f"{function} of some rows is not those rows of the gross batch's")
                 return computed
-            self.recording.findings.checked.add(key)
+            checked.add(key)
         self.recording.handed += operation.costly
-        if operation.written:
-            self.scaled = args[0].untyped_storage()._cdata if call.scaled else None
-            return args[0].copy_(outputs[0])
+        made = args[0].copy_(handed[0]) if operation.written else handed[0] if len(handed) == 1 else tuple(handed)
         if call.scaled:
-            self.scaled = outputs[0].untyped_storage()._cdata
-        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+            self.scaled = memory_of(made[0] if isinstance(made, tuple) else made)
+        return made
 
     def compare(self, call: Call, operation: Operation, named: dict[str, Any]) -> tuple[bool | None, str]:
-        """As `same_rows`; of what is drawn by size, by that size."""
-        if call.mask is not None and not self.masks_agree(*call.mask, named.get(_mask_of(named)), named["is_causal"]):
-            return None, _mask_of(named)
-        by_rows, argument = same_rows(operation.packet, call.arguments, named, self.indices)
-        if by_rows is None or not operation.random:
-            return by_rows, argument
-        drawn, rows = call.tensors()[0].shape, self.recording.segments[self.segment].rows
-        size = named.get("size")
-        if size is None:
-            size = next((value.shape for value in named.values() if isinstance(value, Tensor)), drawn)
-        if tuple(size) == tuple(drawn):
-            return by_rows, ""
-        scaled = len(size) == len(drawn) > 0 and tuple(size[1:]) == tuple(drawn[1:])
-        return (True, "") if scaled and size[0] * rows == drawn[0] * len(self.indices) else (None, "size")
-
-    def masks_agree(self, before: Tensor | None, causal_before: bool, mask: Tensor | None, causal: bool) -> bool:
-        """As `same_mask`; one mask serves many layers."""
-        if self.masks is None or self.masks[0] is not before or self.masks[1] is not mask:
-            self.masks = before, mask, same_mask(before, causal_before, mask, causal, self.indices)
-        return self.masks[2]
+        """As `same_rows`, with attention's mask, which serves many layers."""
+        if call.mask is not None:
+            (before, causal_before), now = call.mask, _mask(named)
+            if self.masks is None or self.masks[0] is not before or self.masks[1] is not now:
+                same = operations.same_mask(before, causal_before, now, named["is_causal"], self.indices)
+                self.masks = before, now, same
+            if not self.masks[2]:
+                return None, "the mask"
+        rows, drawn = self.recording.segments[self.segment].rows, call.tensors()[0]
+        return operations.same_rows(operation, call.arguments, named, drawn, rows, self.indices)
 
     def begin_head(self, positions: int, indices: Tensor | None) -> None:
         segments = self.recording.segments
-        if self.ended or indices is None or self.segment + 1 == len(segments) or segments[self.segment].calls:
-            return
-        self.segment, self.place, self.indices = self.segment + 1, 0, indices
-        self.enter()
+        if not self.ended and indices is not None and self.segment + 1 < len(segments):
+            # What is left of the first one is computed: labelled positions behind the exit layer's attention.
+            self.segment, self.place, self.indices = self.segment + 1, 0, indices
+            self.enter()
 
 
-_NOT_COMPARED = frozenset(
-    {"attn_mask", "attn_bias", "is_causal", "size", "compute_log_sumexp", "half_to_float", "generator"}
-)
-"""Arguments that are compared otherwise, or that do not change values."""
+def _of_batch(known: Any) -> bool:
+    """Whether an argument may have rows: a tensor that is no parameter."""
+    return isinstance(known, Sample) and known.version is None
 
 
-def _mask_of(named: dict[str, Any]) -> str:
-    return "attn_bias" if "attn_bias" in named else "attn_mask"
-
-
-def _has_rows(output: Any, rows: int) -> bool:
-    return isinstance(output, Tensor) and output.dim() > 0 and output.shape[0] % rows == 0
+def _mask(named: dict[str, Any]) -> Tensor | None:
+    return named["attn_bias"] if "attn_bias" in named else named["attn_mask"]
 
 
 def _carried_out(operation: Operation, function: Any, named: dict[str, Any], args: Any, kwargs: Any) -> Any:
@@ -528,12 +395,6 @@ def _carried_out(operation: Operation, function: Any, named: dict[str, Any], arg
     if operation.packet is aten.convolution and is_one_product(named):
         return as_product(named)
     return function(*args, **kwargs)
-
-
-def _outdate(recording: weakref.ref[Recording], *_: Any) -> None:
-    found = recording()
-    if found is not None:
-        found.outdated = True
 
 
 @functools.cache

@@ -1,9 +1,8 @@
-"""What an operation of torch is to the shared forward: whether its outputs are worth keeping, and which rows they have.
+"""Which operations of torch are worth sharing, and whether a call of one has rows of what the gross batch's call had.
 
 Rows of a batch lie along the first axis: (B, ...), or (B m, ...) with the m entries of a row one behind the other, as
-linear layers and attention heads have them. An operation of `COSTLY` computes the rows of its outputs from the same rows
-of its arguments, so `same_rows` has only to show that the arguments are the gross batch's rows, by a few of their
-entries.
+linear layers and attention heads have them. An operation of `COSTLY` computes the rows of its outputs from the same
+rows of its arguments, so that it is enough to show whose rows those are: by a few of their entries.
 """
 
 from __future__ import annotations
@@ -16,36 +15,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gsgd.sift.shared_forward.torch_internals import version_of
+
 aten = torch.ops.aten
 
-ATTENTION = frozenset(
-    {
-        aten._scaled_dot_product_flash_attention_for_cpu,
-        aten._scaled_dot_product_flash_attention,
-        aten._scaled_dot_product_efficient_attention,
-        aten._scaled_dot_product_cudnn_attention,
-        aten._scaled_dot_product_fused_attention_overrideable,
-    }
-)
+_KINDS = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
+ATTENTION = frozenset(getattr(aten, f"_scaled_dot_product_{kind}") for kind in _KINDS)
 BATCHNORM = frozenset({aten.native_batch_norm, aten._native_batch_norm_legit, aten.cudnn_batch_norm})
 SOFTMAX = frozenset({aten._softmax, aten._safe_softmax})
-"""Two functions for one purpose: with a mask, and without."""
-BATCHED_PRODUCTS = frozenset({aten.bmm, aten.baddbmm})
+"""Two functions for one purpose: without a mask, and with one."""
+BATCHED_PRODUCTS = {aten.bmm: "self", aten.baddbmm: "batch1"}
+"""Products of many matrices -> their first factor."""
 PRODUCTS = {aten.addmm: "mat1", aten.mm: "self"}
 """Matrix products -> the factor whose rows are those of the result."""
-_WEIGHTS = {
-    aten.addmm: ("self", "mat2"),
-    aten.mm: ("mat2",),
-    aten.convolution: ("weight", "bias"),
-}
-"""Arguments that must be the same for every row."""
-COSTLY = ATTENTION | SOFTMAX | BATCHED_PRODUCTS | {*PRODUCTS, aten.convolution}
+COSTLY = ATTENTION | SOFTMAX | {*BATCHED_PRODUCTS, *PRODUCTS, aten.convolution}
 """Operations whose outputs are worth keeping: computing them costs more than copying their rows.
 
 Norms and activations are computed again: they read and write no more than a copy does.
 """
-_NO_DRAW = frozenset({*ATTENTION, aten._fused_sdp_choice})
-"""Operations that torch marks as random, which draw nothing unless they are asked to."""
+_WITH_ROWS = {**PRODUCTS, aten.convolution: "input"}
+"""The only argument that may have rows; of the others of `COSTLY` all may."""
+_DRAWS_NOTHING = frozenset({*ATTENTION, aten._fused_sdp_choice})
+"""Operations that torch marks as random, which draw only if they are asked to."""
+_NOT_COMPARED = frozenset({"attn_mask", "attn_bias", "is_causal", "size", "compute_log_sumexp", "half_to_float"})
+"""Arguments that are compared in other ways, or change no values."""
 _CHEAP = 64
 """Multiplications for an entry of the output up to which computing it again costs no more than keeping it.
 
@@ -59,49 +52,33 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2, to
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What is always so of an operation, whatever its arguments."""
+    """What is always so of an ATen operator; `written` are the places of the arguments that it changes."""
 
     packet: Any
     costly: bool
     random: bool
-    batchnorm: bool
-    attention: bool
     written: tuple[int, ...]
-    """Places of the arguments that it writes to."""
-    parameters: tuple[tuple[str, Any], ...]
-    """(name, default) of each argument, in order."""
+    defaults: dict[str, Any]
 
     def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a call by name, defaults included."""
-        found = dict(self.parameters)
-        found.update(zip(found, args, strict=False))
-        found.update(kwargs)
-        return found
+        return {**self.defaults, **dict(zip(self.defaults, args, strict=False)), **kwargs}
 
 
 @functools.cache
 def operation_of(function: Any) -> Operation:
     """What is always so of an ATen operator."""
-    packet, arguments = function.overloadpacket, function._schema.arguments
-    return Operation(
-        packet=packet,
-        costly=packet in COSTLY,
-        random=torch.Tag.nondeterministic_seeded in function.tags and packet not in _NO_DRAW,
-        batchnorm=packet in BATCHNORM,
-        attention=packet in ATTENTION,
-        written=tuple(
-            place
-            for place, each in enumerate(arguments)
-            if each.alias_info is not None and each.alias_info.is_write and not each.kwarg_only
-        ),
-        parameters=tuple((each.name, each.default_value) for each in arguments),
-    )
+    packet, parameters = function.overloadpacket, function._schema.arguments
+    random = torch.Tag.nondeterministic_seeded in function.tags and packet not in _DRAWS_NOTHING
+    changed = [each.alias_info is not None and each.alias_info.is_write for each in parameters]
+    written = tuple(place for place, each in enumerate(parameters) if changed[place] and not each.kwarg_only)
+    return Operation(packet, packet in COSTLY, random, written, {each.name: each.default_value for each in parameters})
 
 
 def is_cheap(packet: Any, named: Mapping[str, Any]) -> bool:
-    """Whether it is quicker to compute again than to keep: a convolution by 1x1 of few channels, a query times a key."""
+    """Whether computing again is quicker than keeping: a convolution by 1x1 of few channels, queries times keys."""
     if packet in BATCHED_PRODUCTS:
-        return named["self" if packet is aten.bmm else "batch1"].shape[-1] <= _CHEAP
+        return named[BATCHED_PRODUCTS[packet]].shape[-1] <= _CHEAP
     if packet is not aten.convolution:
         return False
     _, channels, *kernel = named["weight"].shape
@@ -109,127 +86,128 @@ def is_cheap(packet: Any, named: Mapping[str, Any]) -> bool:
 
 
 def cut(value: Any, rows: int, indices: Tensor) -> Any:
-    """The rows `indices` (k,) of a tensor (rows m, ...), in a new one, laid out in memory as it was."""
-    order = sorted(range(1, value.dim()), key=value.stride, reverse=True)
-    dense = value.permute(0, *order)
-    taken = dense.unflatten(0, (rows, -1)).index_select(0, indices.to(value.device)).flatten(0, 1)
-    return taken.permute(0, *(order.index(axis) + 1 for axis in range(1, value.dim())))
-
-
-# ---- whether arguments are the gross batch's rows ----
+    """The rows `indices` (k,) of a tensor (rows m, ...), laid out in memory as it was; what has no rows as it is."""
+    if not isinstance(value, Tensor) or value.dim() == 0 or len(value) % rows:
+        return value
+    order = [0, *sorted(range(1, value.dim()), key=value.stride, reverse=True)]
+    parts = value.permute(order).unflatten(0, (rows, -1))
+    taken = parts.index_select(0, indices.to(value.device)).flatten(0, 1)
+    return taken.permute([order.index(axis) for axis in range(value.dim())])
 
 
 @dataclass(slots=True)
 class Sample:
-    """An argument of the scoring pass, by a few of its entries.
+    """An argument of the scoring pass, by a few entries: of each row, if the first axis can have rows, else of all.
 
-    Attributes:
-        rows: of the batch, if the first axis can have them; else None.
-        entries: (rows, ...) of each row, or without rows of all of it.
+    `version` is a parameter's, how often it had been changed in place; None of what is computed.
     """
 
     shape: torch.Size
     dtype: torch.dtype
     rows: int | None
+    version: int | None
     entries: Tensor
 
     @classmethod
     def of(cls, value: Tensor, rows: int) -> Sample:
-        by_row = value.dim() > 0 and value.shape[0] % rows == 0 and value.numel() > 0
-        return cls(value.shape, value.dtype, rows if by_row else None, _some(value, rows if by_row else None))
+        by_row = rows if value.dim() > 0 and value.shape[0] % rows == 0 and value.numel() > 0 else None
+        return cls(value.shape, value.dtype, by_row, version_of(value), _some(value, by_row))
 
-    def compare(self, value: Tensor, indices: Tensor) -> bool | None:
+    def compare(self, value: Any, indices: Tensor) -> bool | None:
         """Whether `value` has the rows `indices` (True) or is the same for every row (False); None if it is neither."""
-        if value.dtype != self.dtype or value.dim() != len(self.shape) or value.shape[1:] != self.shape[1:]:
+        if not isinstance(value, Tensor) or value.dtype != self.dtype or version_of(value) != self.version:
             return None
         if value.shape == self.shape:
-            return False if _close(_some(value, self.rows), self.entries) else None
-        if self.rows is None or value.shape[0] * self.rows != self.shape[0] * len(indices):
+            return False if close(_some(value, self.rows), self.entries) else None
+        if self.rows is None or value.dim() == 0 or value.shape[1:] != self.shape[1:]:
+            return None
+        if len(value) * self.rows != self.shape[0] * len(indices):
             return None
         wanted = self.entries.index_select(0, indices.to(self.entries.device))
-        return True if _close(_some(value, len(indices)), wanted) else None
+        return True if close(_some(value, len(indices)), wanted) else None
 
 
-@dataclass(slots=True)
-class Weight:
-    """A parameter as an argument: told by its place in memory, and by how often it has been changed in place."""
-
-    key: tuple[Any, ...]
-
-    @classmethod
-    def of(cls, value: Tensor) -> Weight:
-        place = value.untyped_storage()._cdata, value.storage_offset(), value.shape, value.stride(), value.dtype
-        return cls((*place, value._version))
-
-
-def describe(value: Any, rows: int, weights: frozenset[int]) -> Any:
-    """What is kept of an argument to tell it by: a `Weight`, a `Sample`, or the value itself of what is no tensor."""
-    if not isinstance(value, Tensor):
-        return value
-    if value.layout is not torch.strided:
-        return object()  # which nothing is equal to
-    return Weight.of(value) if value.untyped_storage()._cdata in weights else Sample.of(value, rows)
+def described(operation: Operation, named: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    """What is kept of a call's arguments to tell them by; of tensors that it does not write to, samples."""
+    skipped = {*_NOT_COMPARED, *(list(named)[place] for place in operation.written)}
+    return {
+        name: value
+        if not isinstance(value, Tensor)
+        else Sample.of(value, rows)
+        if value.layout is torch.strided
+        else _OTHER
+        for name, value in named.items()
+        if name not in skipped
+    }
 
 
 def same_rows(
-    packet: Any, before: Mapping[str, Any], now: Mapping[str, Any], indices: Tensor
+    operation: Operation, before: Mapping[str, Any], now: Mapping[str, Any], drawn: Any, rows: int, indices: Tensor
 ) -> tuple[bool | None, str]:
-    """Whether the arguments of a call are rows of what the gross batch's call was given.
+    """Whether the arguments of a call are rows of what the gross batch's call was given, `described` in `before`.
 
     Args:
-        before: the arguments of the gross batch's call, each as `describe` gives it.
-        now: the arguments of the training pass's call.
-        indices: (k,), rows of the gross batch.
+        drawn: what the gross batch's call returned, if it is random.
+        rows, indices: number of the gross batch's rows, and (k,) which of them train.
 
     Returns:
         (True, "") if its outputs are those rows of the gross batch's, (False, "") if they are the same for every row,
         (None, argument) if they are neither, and which argument shows it.
     """
-    fixed = _WEIGHTS.get(packet, ())
     by_rows = False
     for name, known in before.items():
-        value = now.get(name)
-        if isinstance(known, Sample):
-            found = known.compare(value, indices) if isinstance(value, Tensor) else None
-            if found is None or (found and name in fixed):
-                return None, name
-            by_rows |= found
-        elif isinstance(known, Weight):
-            if not isinstance(value, Tensor) or Weight.of(value) != known:
-                return None, name
-        elif isinstance(value, Tensor) or known != value:
+        found = known.compare(now.get(name), indices) if isinstance(known, Sample) else _equal(known, now.get(name))
+        if found is None or (found and _WITH_ROWS.get(operation.packet, name) != name):
             return None, name
-    if by_rows and packet in SOFTMAX and now["dim"] % now["self"].dim() == 0:
+        by_rows |= found
+    if by_rows and operation.packet in SOFTMAX and now["dim"] % now["self"].dim() == 0:
         return None, "dim"
-    return by_rows, ""
+    if not operation.random:
+        return by_rows, ""
+    size = now.get("size") or next((value.shape for value in now.values() if isinstance(value, Tensor)), drawn.shape)
+    if list(size) == list(drawn.shape):
+        return by_rows, ""
+    scaled = len(size) == drawn.dim() and list(size[1:]) == list(drawn.shape[1:])
+    return (True, "") if scaled and size[0] * rows == len(drawn) * len(indices) else (None, "size")
 
 
-def same_mask(before: Tensor | None, causal_before: bool, now: Tensor | None, causal: bool, rows: Tensor) -> bool:
+def same_mask(before: Tensor | None, causal_before: bool, now: Tensor | None, causal: bool, indices: Tensor) -> bool:
     """Whether attention masks say the same of the kept rows, be it that one is given and the other is not.
 
-    Models leave a mask out where it would mask nothing, and the kept rows may have no padding where others have.
-
-    Args:
-        before: the gross batch's mask, (B or 1, heads or 1, T, S): booleans, or numbers that are added; None for none.
-        causal_before, causal: whether attention is causal by itself.
-        now: the kept rows' mask.
-        rows: (k,), rows of the gross batch.
+    Models leave a mask out where it would mask nothing, and the kept rows may have no padding where others have. Masks
+    are (B or 1, heads or 1, T, S), booleans or numbers that are added, beside whether attention is causal by itself.
     """
     if before is not None and before.dim() == 4 and len(before) > 1:
-        before = before.index_select(0, rows.to(before.device))
-    if before is None or now is None:
-        given = now if before is None else before
-        if given is None:
-            return causal_before == causal
-        if (causal_before if before is not None else causal) or given.dim() < 2:
-            return False
-        whole = torch.ones(given.shape[-2:], dtype=torch.bool, device=given.device)
-        wanted = whole.tril() if (causal if before is not None else causal_before) else whole
-        shown = given if given.dtype == torch.bool else given == 0
-        return bool((shown == wanted).all())
-    if causal_before != causal or before.dtype != now.dtype or before.shape[1:] != now.shape[1:]:
+        before = before.index_select(0, indices.to(before.device))
+    if (before is None) == (now is None):
+        same = before is None or (before.dtype == now.dtype and torch.equal(before, now))  # type: ignore[union-attr, arg-type]
+        return causal_before == causal and same
+    given, causal_too, causal_alone = (before, causal_before, causal) if now is None else (now, causal, causal_before)
+    assert given is not None
+    wanted = torch.ones(given.shape[-2:], dtype=torch.bool, device=given.device)
+    shown = given if given.dtype == torch.bool else given == 0
+    return not causal_too and bool((shown == (wanted.tril() if causal_alone else wanted)).all())
+
+
+def close(found: Any, wanted: Any) -> bool:
+    """Whether tensors agree up to rounding; NaN and infinities are themselves only."""
+    if found.shape != wanted.shape or found.dtype != wanted.dtype:
         return False
-    return bool((before == now).all())
+    if torch.equal(found, wanted):
+        return True
+    # Masks are added as numbers near the largest that there is; beside them nothing else would count.
+    size = wanted.abs()
+    scale = float(torch.where(size < 1e4, size, 0).amax())
+    tolerance = _TOLERANCE.get(found.dtype, 0)
+    return torch.allclose(found, wanted, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+
+
+_OTHER = object()
+"""Stands for a tensor that is not compared, and is equal to nothing."""
+
+
+def _equal(before: Any, now: Any) -> bool | None:
+    return False if not isinstance(now, Tensor) and before is not _OTHER and before == now else None
 
 
 def _some(value: Tensor, rows: int | None) -> Tensor:
@@ -237,37 +215,15 @@ def _some(value: Tensor, rows: int | None) -> Tensor:
     if value.dim() == 0 or value.numel() == 0:
         return value.clone()
     if rows is None:
-        return value[_grid(tuple(value.shape), value.device)]
+        return value[_grid(value.shape, value.device)]
     parts = value.unflatten(0, (rows, -1))
-    return parts[(slice(None), *_grid(tuple(parts.shape[1:]), value.device))]
+    return parts[(slice(None), *_grid(parts.shape[1:], value.device))]
 
 
 @functools.lru_cache(maxsize=1024)
-def _grid(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, ...]:
+def _grid(shape: torch.Size, device: torch.device) -> tuple[Tensor, ...]:
     """Indices of a few entries along each axis, which together pick all their combinations."""
     places = [sorted({round(at * (size - 1) / (_ENTRIES - 1)) for at in range(_ENTRIES)}) for size in shape]
     return tuple(
         torch.tensor(along, device=device).view(-1, *[1] * (len(shape) - 1 - axis)) for axis, along in enumerate(places)
     )
-
-
-def _close(found: Tensor, wanted: Tensor) -> bool:
-    """Whether entries agree up to rounding; NaN and infinities are themselves only."""
-    if found.shape != wanted.shape:
-        return False
-    if torch.equal(found, wanted):
-        return True
-    if not found.is_floating_point():
-        return False
-    finite = wanted.nan_to_num(0.0, 0.0, 0.0).abs()
-    # Masks are added as numbers near the largest that there is; beside them nothing else would count.
-    scale = min(float(torch.where(finite < 1e4, finite, 0).amax()), 1e4)
-    tolerance = _TOLERANCE.get(found.dtype, 0)
-    return torch.allclose(found, wanted, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
-
-
-def all_close(found: Any, wanted: Any) -> bool:
-    """Whether whole outputs agree up to rounding."""
-    if not isinstance(found, Tensor) or not isinstance(wanted, Tensor) or found.dtype != wanted.dtype:
-        return isinstance(found, Tensor) == isinstance(wanted, Tensor)
-    return _close(found, wanted)

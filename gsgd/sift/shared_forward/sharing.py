@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gsgd.sift.exits import EarlyExit, find_layers, last_shared_layer
+from gsgd.sift.options import SiftOptions
 from gsgd.sift.scoring_pass.mode import without_cache
 from gsgd.sift.scoring_pass.row_losses import IGNORED
 from gsgd.sift.shared_forward.batchnorm import gross_statistics
@@ -25,29 +25,23 @@ from gsgd.sift.wrappers import (
 )
 
 
-@dataclass(frozen=True)
 class Shared:
-    """A recorded scoring pass up to `exit_layer`, the rows chosen by it, and the gross batch's labels."""
+    """A recorded scoring pass up to `exit_layer`, and the rows chosen by it.
 
-    recording: Recording
-    exit_layer: int
-    rows: dict[str, Any]
-    indices: Tensor
-    labels: Any
-    versions: list[int | None]
+    Args:
+        rows: the chosen rows, at `indices` (k,) of the gross batch.
+        labels: the gross batch's.
+    """
 
-    @classmethod
-    def of(
-        cls, recording: Recording, exit_layer: int, rows: dict[str, Any], indices: Tensor, batch: Mapping[str, Any]
-    ) -> Shared:
-        """What `recording` has for `rows` (k rows, at `indices` (k,) of the gross batch), as they are now."""
-        labels = batch.get("labels")
-        return cls(recording, exit_layer, rows, indices, labels, _versions([*rows.values(), labels]))
+    def __init__(self, recording: Recording, exit_layer: int, rows: dict[str, Any], indices: Tensor, labels: Any):
+        self.recording, self.exit_layer = recording, exit_layer
+        self.rows, self.indices, self.labels = rows, indices, labels
+        self._versions = _versions([*rows.values(), labels])
 
     def is_of(self, rows: Mapping[str, Any]) -> bool:
         """Whether these are the very tensors that were chosen, unchanged, be it in another dictionary."""
         same = set(rows) == set(self.rows) and all(rows[name] is value for name, value in self.rows.items())
-        return same and _versions([*self.rows.values(), self.labels]) == self.versions
+        return same and _versions([*self.rows.values(), self.labels]) == self._versions
 
     @contextlib.contextmanager
     def training_pass(self, model: nn.Module) -> Iterator[None]:
@@ -59,8 +53,7 @@ class Shared:
                 stack.enter_context(gross_statistics(inner, recording.statistics))
             if recording.share:
                 stack.enter_context(without_cache(inner))
-                layer = last_shared_layer(inner, self.exit_layer)
-                stack.enter_context(recording.replay(self.indices, layer))
+                stack.enter_context(recording.replay(self.indices, last_shared_layer(inner, self.exit_layer)))
             yield
 
     def begin_head(self, chosen: Tensor) -> Tensor:
@@ -73,34 +66,26 @@ class Shared:
 
 
 def two_passes_because(
-    model: nn.Module,
-    exit_layer: int,
-    *,
-    together: bool,
-    score_batch_size: int | None,
-    scoring_mode: str,
-    holds_window: bool,
+    model: nn.Module, exit_layer: int, options: SiftOptions, *, together: bool, holds_window: bool
 ) -> str | None:
     """Why training cannot take anything from the scoring pass; None if it can be tried.
 
     Args:
         model: as the engine was given it, wrapped or not.
-        exit_layer: where it is scored.
         together: whether ranks select together.
-        score_batch_size, scoring_mode: the engine's.
         holds_window: whether several micro-batches are selected before the first of them is trained on.
     """
+    modules = every_module(model)
     if together:
         return 'with scope="global" ranks train on rows that others scored'
-    modules = every_module(model)
     if any_fsdp(modules):
         return "FSDP gathers weights anew in every pass"
-    if score_batch_size is not None:
+    if options.score_batch_size is not None:
         return "score_batch_size bounds the memory that recording would take"
     if torch.is_inference_mode_enabled():
         return "in inference mode no changes of tensors are counted"
-    if scoring_mode != "train":
-        return f"scoring_mode={scoring_mode!r} scores another function than is trained"
+    if options.scoring_mode != "train":
+        return f"scoring_mode={options.scoring_mode!r} scores another function than is trained"
     if is_compiled(model):
         return "torch.compile runs the whole model as one piece; compile the layers after the exit instead"
     if any(map(is_itself_compiled, modules)) and _compiled_up_to(model, exit_layer):
@@ -115,10 +100,8 @@ def two_passes_because(
 def _compiled_up_to(model: nn.Module, exit_layer: int) -> bool:
     """Whether anything but the layers after the exit is compiled."""
     inner = innermost(model)
-    after: set[int] = set()
-    if not isinstance(inner, EarlyExit):
-        for layer in find_layers(inner)[1][exit_layer:]:
-            after.update(map(id, every_module(layer)))
+    layers: Any = [] if isinstance(inner, EarlyExit) else find_layers(inner)[1][exit_layer:]
+    after = {id(module) for layer in layers for module in every_module(layer)}
     return any(is_itself_compiled(module) for module in every_module(inner) if id(module) not in after)
 
 

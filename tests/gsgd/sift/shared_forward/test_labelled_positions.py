@@ -96,7 +96,7 @@ def test_where_nothing_is_to_be_saved_all_positions_are_computed(share, build, m
     assert [shape for shape in found if shape[0] == batch["labels"].numel()] == [
         shape for shape in full if shape[0] == batch["labels"].numel()
     ]
-    assert not sift._findings.meeting
+    assert not sift._findings.attention
 
 
 def less_the_mean(module, arguments, output):

@@ -1379,7 +1379,7 @@ def test_weights_that_changed_since_scoring_are_not_overlooked(change, build, ma
     wanted.backward()
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
     assert_equal_gradients(gradients(model), gradients(reference), 1e-12)
-    assert ("is not what it was" if change == "copy_" else "weights have changed") in warnings_said()[0]
+    assert "is not what it was" in warnings_said()[0]
 
 
 def test_choosing_in_inference_mode_makes_two_passes(build, make_batch, warnings_said):
@@ -1434,7 +1434,7 @@ def test_recorded_memory_is_what_shapes_say(build, make_batch):
 def test_dropout_masks_are_the_only_more(build, make_batch):
     """With dropout attention is written out: two masks of H a layer and one for the embeddings; of A heads' T scores
 
-    the softmax and a mask, in place of the fused attention's H and A. Short products (16 and 9 terms) are computed again.
+    the softmax and a mask, in place of the fused attention's H and A. Products of 16 and 9 terms are not kept.
     """
     model, batch = build("bert-mlm", dropout=0.1), make_batch("bert-mlm")
     sift = Sift(model, exit_layer=1)
@@ -1623,19 +1623,6 @@ def test_compiled_layers_after_the_exit_are_compiled_and_the_others_shared(build
         assert compiled["calls"] >= 2, "the layers after the exit ran uncompiled"
     assert not warnings_said()
     torch._dynamo.reset()
-
-
-def test_an_optimizer_step_between_watches_no_longer_than_needed(build, make_batch):
-    from torch.optim import optimizer
-
-    model, batch = build("bert-mlm"), make_batch("bert-mlm")
-    before = len(optimizer._global_optimizer_post_hooks)
-    sift = Sift(model, exit_layer=2)
-    for _ in range(3):
-        sift.choose(batch)
-    assert len(optimizer._global_optimizer_post_hooks) == before + 1
-    sift(**batch)
-    assert len(optimizer._global_optimizer_post_hooks) == before
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own look at it
