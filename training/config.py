@@ -144,6 +144,9 @@ def _convert(key: str, value: Any, kind: Any) -> Any:
         if isinstance(value, str):
             return value
         raise ValueError(f"{key} = {value!r} must be a string")
+    if kind == bool | str:
+        word = value.lower() if isinstance(value, str) else ""
+        return _convert(key, value, bool if word in ("true", "false") or not isinstance(value, str) else str)
     # tuple[str, ...] and tuple[int, ...]
     inner = kind.__args__[0]
     parts = value.split(",") if isinstance(value, str) else value

@@ -122,7 +122,7 @@ class TrainingSettings:
     scope: str = SiftOptions.scope
     score_batch_size: int = 0
     labelled_head: bool = SiftOptions.labelled_head
-    reuse: bool = SiftOptions.reuse
+    reuse: bool | str = SiftOptions.reuse
     batchnorm: str = SiftOptions.batchnorm
     check: bool = SiftOptions.check
     auto_level: float = AutoExit.level

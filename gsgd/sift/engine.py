@@ -26,6 +26,7 @@ from gsgd.sift.moving_exit import MovingExit
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.ranks import Ranks, exchange_rows
 from gsgd.sift.readings import Reading, read_batch
+from gsgd.sift.reuse_trial import ReuseTrial
 from gsgd.sift.schedule import Schedule
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.head_positions import positions_only
@@ -91,6 +92,7 @@ class Sift:
         last: the last `Selection`, None before the first call.
         totals: counts since the start of training.
         readings: what `meter_every` has measured.
+        reuse_trial: how `reuse="auto"` decides.
 
     Raises:
         ValueError: for options out of range or that the model does not admit, naming them.
@@ -133,6 +135,7 @@ class Sift:
         self._meters = Elapsed()
         self._shared: Shared | None = None
         self._findings = Findings()
+        self.reuse_trial = ReuseTrial()
         # Ranks that select together must draw alike, others must not.
         seed = options.seed if self.ranks.together else options.seed + self.ranks.rank
         self.generator = torch.Generator().manual_seed(seed)
@@ -257,6 +260,8 @@ class Sift:
             return
         with shared.training_pass(self.model):
             yield shared
+        self.totals.scored_operations += shared.recording.costly
+        self.totals.reused_operations += shared.recording.handed
 
     def read(
         self, batch: Mapping[str, Any], *, exits: Sequence[int] | None = None, step: int | None = None
@@ -325,7 +330,7 @@ class Sift:
     def _recording(self, batch: Any) -> Recording | None:
         """What takes down the scoring pass; None where nothing is to be taken from it."""
         gross = self.options.batchnorm == "gross"
-        if self.scorer.function is None or not (self.options.reuse or gross):
+        if self.scorer.function is None:
             return None
         reason = self.scorer.not_recorded_because(batch) or two_passes_because(
             self.model,
@@ -337,10 +342,27 @@ class Sift:
         if reason is not None:
             if gross:
                 raise ValueError(f'batchnorm = "gross" needs one scoring pass for one training pass, but: {reason}')
-            say_once(f"scoring and training make two passes: {reason}")
+            self.totals.sharing = f"two passes: {reason}"
+            if self.options.reuse is not False:
+                say_once(f"scoring and training make two passes: {reason}")
             return None
+        share = self._shares(_device_of(batch))
         head = self.options.labelled_head and self.exit_layer == self.scorer.exits
-        return Recording(self._findings, share=self.options.reuse, gross_statistics=gross, head=head)
+        return Recording(self._findings, share=share, gross_statistics=gross, head=head) if share or gross else None
+
+    def _shares(self, device: torch.device) -> bool:
+        """Whether the scoring pass is to be shared where it can be."""
+        how, kind = self.options.reuse, device.type
+        if how == "auto":
+            share, trying = self.reuse_trial.shares(device, self.ranks), self.reuse_trial.decision is None
+            why = "it is being timed" if trying else "it was timed, and is quicker so"
+        elif how == "cpu":
+            share = kind == "cpu"
+            why = f'the device is {kind}, and reuse is "cpu"'
+        else:
+            share, why = bool(how), f"reuse is {how}"
+        self.totals.sharing = f"{'shared' if share else 'two passes'}: {why}"
+        return share
 
     def _scores(self, batch: Mapping[str, Any], recording: Recording | None) -> Tensor:
         parts = self.scorer.parts(batch)
@@ -391,6 +413,7 @@ class Sift:
             "totals": dataclasses.asdict(self.totals),
             "meter_s": self.meter_s,
             **({} if self.auto is None else {"auto": self.auto.state_dict()}),
+            **({"reuse_trial": self.reuse_trial.state_dict()} if self.options.reuse == "auto" else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -410,6 +433,8 @@ class Sift:
         self.generator.set_state(state["generator"].cpu())
         self.totals = Totals(**state["totals"])
         self._meters = Elapsed(state.get("meter_s", 0.0))
+        if "reuse_trial" in state:
+            self.reuse_trial.load_state_dict(state["reuse_trial"])
 
     def __getstate__(self) -> dict[str, Any]:
         # What is of one step or one process stays behind.

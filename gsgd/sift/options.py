@@ -21,6 +21,7 @@ ScoringMode = Literal["train", "eval", "frozen-batchnorm"]
 Scope = Literal["rank", "global"]
 OnBadScores = Literal["raise", "drop", "keep-all"]
 BatchNormStatistics = Literal["kept", "gross"]
+Reuse = bool | Literal["cpu", "auto"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,9 @@ class SiftOptions:
             backward pass until the launcher ends them, so do not catch it there.
         score_batch_size: score at most so many rows at a time, which bounds memory; None for all at once.
         reuse: let the training pass take from the scoring pass what both compute (`gsgd.sift.shared_forward`), where
-            that is exact; elsewhere two passes are made, and a warning says once why.
+            that is exact; elsewhere two passes are made, and a warning says once why. "cpu" does so on a CPU, where it
+            was measured to be quicker; "auto" times some steps with and some without, then keeps to the quicker way
+            (`gsgd.sift.reuse_trial`); True and False always and never. `totals.sharing` says what became of it.
         batchnorm: what BatchNorm normalises the kept rows by, up to the exit: "kept", their own statistics, where
             sharing ends at the first BatchNorm; or "gross", those of the gross batch, constants in the backward pass.
         auto: what `exit_layer="auto"` holds to (`AutoExit`), None for its defaults. The engine's attribute `auto` then
@@ -128,7 +131,7 @@ class SiftOptions:
     labelled_head: bool = False
     on_bad_scores: OnBadScores = "raise"
     score_batch_size: int | None = None
-    reuse: bool = True
+    reuse: Reuse = "cpu"
     batchnorm: BatchNormStatistics = "kept"
     auto: AutoExit | None = None
     meter_every: int = 0
@@ -182,10 +185,14 @@ class SiftOptions:
             _set(self, "interrupt", whole("interrupt", self.interrupt, least=2))
         if self.score_batch_size is not None:
             _set(self, "score_batch_size", whole("score_batch_size", self.score_batch_size, least=1))
-        for name in ("labelled_head", "reuse", "check"):
+        if isinstance(self.reuse, str) and self.reuse not in ("cpu", "auto"):
+            close = nearest(self.reuse, ("cpu", "auto"))
+            raise ValueError(f'reuse = {self.reuse!r} must be True, False, "cpu" or "auto"{close}')
+        for name in ("labelled_head", "check", *(() if isinstance(self.reuse, str) else ("reuse",))):
             value = getattr(self, name)
             if type(value).__name__ not in ("bool", "bool_"):  # NumPy's is called either
-                raise ValueError(f"{name} = {value!r} must be True or False")
+                more = ', "cpu" or "auto"' if name == "reuse" else ""
+                raise ValueError(f"{name} = {value!r} must be True or False{more}")
             _set(self, name, bool(value))
         for name in ("rows", "label_names"):
             value = getattr(self, name)

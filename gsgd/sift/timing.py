@@ -89,3 +89,14 @@ class Totals:
     """Rows whose score was NaN or infinite."""
     idle_steps: int = 0
     """Calls that were to select, but could not (a batch of one row, say), and trained on the whole batch."""
+    scored_operations: int = 0
+    """Matrix products, convolutions and attentions that scoring carried out."""
+    reused_operations: int = 0
+    """Of these, how many the training pass took its rows from (`reuse`)."""
+    sharing: str = ""
+    """Whether the last selecting step shared its scoring pass, or why it did not."""
+
+    @property
+    def reused_share(self) -> float:
+        """Share of the scoring passes' costly operations that training took its rows from; 0 where none was."""
+        return self.reused_operations / self.scored_operations if self.scored_operations else 0.0

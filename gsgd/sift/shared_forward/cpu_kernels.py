@@ -44,7 +44,7 @@ def is_slow_draw(function: Any, args: Any, kwargs: Any) -> bool:
 
 
 def is_one_product(named: dict[str, Any]) -> bool:
-    """Whether a call of aten.convolution, arguments by name, is one for `as_product`; a GPU's own kernels are as fast."""
+    """Whether a call of aten.convolution, arguments by name, is for `as_product`; a GPU's own kernels are as fast."""
     image, weight = named["input"], named["weight"]
     if image.device.type != "cpu" or image.dim() != 4 or image.dtype != weight.dtype or not image.is_floating_point():
         return False

@@ -1,0 +1,97 @@
+"""`reuse="auto"`: a few steps that share the scoring pass and a few that do not, timed; then what was quicker."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from gsgd.sift.ranks import Ranks
+
+logger = logging.getLogger(__name__)
+
+STRETCH = 6
+"""Steps that go one way before the other has its turn; each way has two turns."""
+NOT_COUNTED = 2
+"""First steps of a turn: what they allocate and find out is not there yet."""
+STEPS = 4 * STRETCH
+
+
+class ReuseTrial:
+    """Says of each step that selects whether it shares its scoring pass.
+
+    A step takes the time from its beginning to that of the next one: scoring, training, and the optimizer's step. On a
+    GPU it is measured by events, which are read once, at the end.
+
+    Attributes:
+        decision: whether sharing was quicker; None as long as that is not known.
+        seconds: of the steps that counted, by whether they shared.
+    """
+
+    def __init__(self) -> None:
+        self.decision: bool | None = None
+        self.seconds: dict[bool, list[float]] = {True: [], False: []}
+        self._begun = 0
+        self._marks: list[tuple[int, Any]] = []
+
+    def shares(self, device: torch.device, ranks: Ranks) -> bool:
+        """Whether the step that begins now shares; all ranks ask, and do what the first one finds quicker."""
+        if self.decision is not None:
+            return self.decision
+        self._marks.append((self._begun, _now(device)))
+        if self._begun == STEPS:
+            self._decide(ranks)
+            assert self.decision is not None
+            return self.decision
+        self._begun += 1
+        return self._shared(self._begun - 1)
+
+    @staticmethod
+    def _shared(step: int) -> bool:
+        return step // STRETCH % 2 == 0
+
+    def _decide(self, ranks: Ranks) -> None:
+        for (step, start), (following, end) in zip(self._marks, self._marks[1:], strict=False):
+            if following == step + 1 and step % STRETCH >= NOT_COUNTED:
+                self.seconds[self._shared(step)].append(_between(start, end))
+        self._marks = []
+        here = None
+        if all(self.seconds.values()):
+            here = statistics.median(self.seconds[True]) < statistics.median(self.seconds[False])
+        first = ranks.gather_objects(here)[0] if ranks.size > 1 else here
+        # A run that was resumed at the very end has not timed both ways: sharing costs the device less.
+        self.decision = True if first is None else first
+        if self.seconds[True] and self.seconds[False]:
+            shared, plain = (statistics.median(self.seconds[way]) for way in (True, False))
+            logger.info("a step takes %.4g s with a shared scoring pass and %.4g s without", shared, plain)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The decision, and how far the trial has come."""
+        return {"decision": self.decision, "begun": self._begun}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`; times that were measured by another process are not compared with this one's."""
+        self.decision, self._begun = state["decision"], state["begun"]
+        self.seconds, self._marks = {True: [], False: []}, []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_marks": []}  # events of a GPU are of this process
+
+
+def _now(device: torch.device) -> Any:
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def _between(start: Any, end: Any) -> float:
+    if isinstance(start, float):
+        return end - start
+    end.synchronize()
+    return start.elapsed_time(end) / 1000
