@@ -113,6 +113,7 @@ def _vit(layers: int, hidden: int, size: int, patch: int) -> Callable[[Shape], B
         if side % patch:
             raise ValueError(f"--size {side} must be a multiple of {patch}, the side of a patch")
         sizes: dict[str, Any] = {
+            "num_labels": classes,
             "num_hidden_layers": layers,
             "hidden_size": hidden,
             "intermediate_size": 4 * hidden,
@@ -120,7 +121,7 @@ def _vit(layers: int, hidden: int, size: int, patch: int) -> Callable[[Shape], B
             **_rates(shape, "hidden_dropout_prob", "attention_probs_dropout_prob"),
         }
         torch.manual_seed(0)
-        model = ViTForImageClassification(ViTConfig(**sizes, image_size=side, patch_size=patch, num_labels=classes))
+        model = ViTForImageClassification(ViTConfig(**sizes, image_size=side, patch_size=patch))
         batch = {"pixel_values": torch.randn(rows, 3, side, side), "labels": torch.randint(classes, (rows,))}
         return model, batch, _first_middle_last(layers)
 

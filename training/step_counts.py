@@ -124,7 +124,7 @@ class _Operators(TorchDispatchMode):
         name = function.overloadpacket.__name__
         self.counts.by_operator[name] += 1
         if self._waits(name, args, kwargs):
-            self.counts.waiting[Wait(name, _caller())] += 1
+            self.counts.waiting[Wait(name, _caller(function))] += 1
         return function(*args, **kwargs)
 
     def _waits(self, name: str, args: Any, kwargs: Any) -> bool:
@@ -168,13 +168,21 @@ _HERE = __file__
 _TORCH = str(Path(torch.__file__).parent)
 
 
-def _caller() -> str:
-    """The innermost line outside of torch and of this file, such as "transformers/masking_utils.py:369"."""
+def _caller(operator: Any = None) -> str:
+    """The innermost line outside of torch and of this file, such as "transformers/masking_utils.py:369".
+
+    Another dispatch mode that carries out `operator`, as the shared forward does, is not who asked for it.
+    """
+    found: FrameType | None = None
     for frame in _frames():
-        path = frame.f_code.co_filename
-        if path != _HERE and not path.startswith((_TORCH, "<")):
-            return f"{_short(path)}:{frame.f_lineno}"
-    return "?"
+        code = frame.f_code
+        if code.co_filename == _HERE or code.co_filename.startswith((_TORCH, "<")):
+            continue
+        if code.co_name == "__torch_dispatch__" and any(value is operator for value in frame.f_locals.values()):
+            found = None
+        elif found is None:
+            found = frame
+    return "?" if found is None else f"{_short(found.f_code.co_filename)}:{found.f_lineno}"
 
 
 def _frames() -> Iterator[FrameType]:

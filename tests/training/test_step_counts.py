@@ -84,6 +84,28 @@ def test_a_wait_is_laid_to_the_line_that_called_it():
     assert counts.waits_at("gsgd/") == 0
 
 
+def test_a_mode_that_carries_out_an_operator_is_not_who_asked_for_it(tmp_path):
+    # In a file of its own, as the shared forward is.
+    path = tmp_path / "carrier.py"
+    path.write_text(
+        "from torch.utils._python_dispatch import TorchDispatchMode\n"
+        "class Carrier(TorchDispatchMode):\n"
+        "    def __torch_dispatch__(self, function, types, args=(), kwargs=None):\n"
+        "        return self.compute(function, args)\n"
+        "    def compute(self, function, args):\n"
+        "        return function(*args)\n"
+    )
+    names = {}
+    exec(compile(path.read_text(), str(path), "exec"), names)
+
+    def step():
+        with names["Carrier"]():
+            MASK.nonzero()
+
+    (wait,) = count_operators(step, CPU).waiting
+    assert wait.at.startswith("tests/training/test_step_counts.py:")
+
+
 def test_what_torch_calls_within_itself_is_laid_to_its_caller():
     counts = count_operators(lambda: torch.nn.utils.clip_grad_norm_([torch.ones(2)], 1.0, error_if_nonfinite=True), CPU)
     assert not any("torch/" in wait.at for wait in counts.waiting)
