@@ -33,9 +33,10 @@ backward pass of as many rows as selection keeps, with the vocabulary head on ma
 The floor counts floating point operations at one speed; a pass without gradients runs faster than one with, so that a
 measured figure may lie below it.
 
-Columns: "waits" are operations for which the host waits until a GPU has caught up, or on a CPU would have to; --json
-says in which lines. "operators" counts all. Both are of eager steps. "recorded" is what scoring keeps for the training
-pass; where it is 0, there were two passes. "must save" is the share of steps that selection must save to pay.
+Columns: "operators" counts what a step runs, forward and backward; "waits" those for which the host waits until a GPU
+has caught up, or on a CPU would have to, and --json says in which lines. Both are of eager steps; in brackets is what
+torch itself reports of the step as it was timed, on CUDA. "recorded" is what scoring keeps for the training pass; where
+it is 0, there were two passes. "must save" is the share of steps that selection must save to pay.
 """
 
 
@@ -130,8 +131,8 @@ def show(
         f"{describe_device(device_of(options.device))}; torch {torch.__version__}\n"
         f"{options.model}, {plain['rows']} rows of {plain['row']} kept, {options.precision}, "
         f"{'compiled' if options.compile else 'eager'}\n"
-        f"A plain step takes {plain['median_s']:.3f} s and {_mb(plain['peak_bytes'])}, runs {plain['operators']} "
-        f"operators and waits {plain['waits']} times;\n"
+        f"A plain step takes {plain['median_s']:.3f} s and {megabytes(plain['peak_bytes'])}, runs {plain['operators']} "
+        f"operators and waits {waits(plain['waits'], plain['cuda_waits'])} times;\n"
         f"it does {plain['flops'] / 1e9:.3g} GFLOP at {100 * plain['matrix_share']:.0f}% of the rate of a matrix "
         f"product, {plain['matrix_rate'] / 1e9:.0f} GFLOP/s.",
         highlight=False,
@@ -149,16 +150,22 @@ def show(
             f"{100 * cost.extra_time:+.1f}%",
             f"{100 * cost.extra_flops:+.1f}%",
             str(cost.operators),
-            str(cost.waits),
-            _mb(cost.peak_bytes),
-            _mb(cost.recorded_bytes),
+            waits(cost.waits, cost.cuda_waits),
+            megabytes(cost.peak_bytes),
+            megabytes(cost.recorded_bytes),
             f"{100 * cost.extra_time / (1 + cost.extra_time):.1f}%",
         )
     console.print(table)
 
 
-def _mb(size: int | None) -> str:
+def megabytes(size: int | None) -> str:
+    """A number of bytes, such as "1234 MB"."""
     return "?" if size is None else f"{size / 1e6:.0f} MB"
+
+
+def waits(counted: int, reported: int | None) -> str:
+    """How often a step waits as counted by operators, and, where torch reports it, as it says."""
+    return str(counted) if reported is None else f"{counted} ({reported})"
 
 
 def _positive(text: str) -> int:
