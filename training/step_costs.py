@@ -232,15 +232,16 @@ def _compiled(compile: bool) -> dict[str, Any]:
     return {"compile": True}
 
 
+@functools.cache
 def matrix_rate(device: Any, precision: str) -> float:
     """The most operations a second of a few square matrix products on the device: what its arithmetic can do.
 
-    Sizes grow as long as a product takes less than a fifth of a second.
+    Sizes grow as long as a product takes less than a fifth of a second. It is measured once in a process.
     """
     import torch
 
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    sizes, times = ((256, 512, 1024, 2048), 3) if device.type == "cpu" else ((2048, 4096, 8192), 10)
+    sizes, times = ((256, 512, 1024, 2048), 1) if device.type == "cpu" else ((2048, 4096, 8192), 10)
     best = 0.0
     for size in sizes:
         left, right = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
