@@ -1,5 +1,6 @@
 """`gsgd bench step`: its arithmetic against the formula by hand, and what it prints and writes."""
 
+import dataclasses
 import json
 import sys
 import types
@@ -9,9 +10,20 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from training import bench  # noqa: E402
+from gsgd.sift.options import SiftOptions  # noqa: E402
+from training import bench, step_costs  # noqa: E402
+from training.bench_models import MODELS, Shape  # noqa: E402
 
 LAYERS, HIDDEN, VOCABULARY, ROWS, TOKENS = 3, 64, 500, 8, 40
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tiny steps gain nothing by a second thread, and wait for it where cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def small_bert():
@@ -33,7 +45,7 @@ def small_bert():
 @pytest.fixture(scope="module")
 def measured():
     model, batch = small_bert()
-    return bench.measure(model, batch, exits=[1, LAYERS], keep=0.5, rounds=1)
+    return step_costs.measure(model, batch, exits=[1, LAYERS], keep=0.5, rounds=1)
 
 
 def forward_flops():
@@ -82,27 +94,35 @@ def test_peak_memory_is_what_a_step_has_at_once():
         del second
         return int(third.sum()) * 0 + 7
 
-    peak, recorded = bench._peak(torch.nn.Linear(1, 1), torch.device("cpu"), step)
+    peak, recorded = step_costs._peak(torch.nn.Linear(1, 1), torch.device("cpu"), step)
     assert recorded == 7
     assert 2e6 <= peak < 2.1e6
 
 
 def test_the_command_prints_a_row_for_each_way_and_writes_json(monkeypatch, capsys, tmp_path):
-    monkeypatch.setitem(bench.MODELS, "bert-small", lambda options: (*small_bert(), [1, 2]))
+    monkeypatch.setitem(bench.MODELS, "bert-small", lambda shape: (*small_bert(), [1, 2]))
     path = tmp_path / "step.json"
     assert bench.main(["--model", "bert-small", "--exits", "2", "--rounds", "1", "--json", str(path)]) == 0
     shown = capsys.readouterr().out
     assert shown.count("two passes") == shown.count("shared") == 1
-    assert "4 rows of 128 tokens kept" in shown
+    assert "4 rows of 40 tokens kept, float32, eager" in shown
     written = json.loads(path.read_text())
     assert [(row["exit_layer"], row["way"]) for row in written["steps"]] == [(2, "two passes"), (2, "shared")]
     assert written["settings"]["model"] == "bert-small"
     assert written["plain"]["median_s"] > 0
     assert written["header"]["versions"]["torch"]
+    assert written["header"]["device"] in shown
+    assert written["settings"]["device"] == "cpu"
+    assert written["plain"]["row"] == "40 tokens"
+    for step in (written["plain"], *written["steps"]):
+        assert step["operators"] > step["waits"] == sum(step["waiting"].values())
+        assert step["cuda_waits"] is None
+    heading = next(line for line in shown.splitlines() if line.startswith("exit"))
+    assert heading.split() == ["exit", "way", "time", "floor", "operators", "waits", "peak", "recorded", "must", "save"]
 
 
 def test_an_exit_that_is_not_there_exits_with_2(monkeypatch, capsys):
-    monkeypatch.setitem(bench.MODELS, "bert-small", lambda options: (*small_bert(), [1, 2]))
+    monkeypatch.setitem(bench.MODELS, "bert-small", lambda shape: (*small_bert(), [1, 2]))
     assert bench.main(["--model", "bert-small", "--exits", "9", "--rounds", "1"]) == 2
     assert "exit_layer = 9 must be a whole number in 1..3" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
@@ -138,15 +158,154 @@ def test_the_peer_is_measured_where_it_is_installed(monkeypatch):
             )
             for row in rows
         ]
-    bench._peers_choice(bench._peer(), model, batch, 0.5)
+    step_costs._peers_choice(step_costs._peer(), model, batch, 0.5)
     torch.testing.assert_close(seen[0], torch.tensor(wanted) - torch.tensor(next_sentence), rtol=1e-4, atol=1e-5)
-    plain, costs = bench.measure(model, batch, exits=[1], keep=0.5, rounds=1)
+    plain, costs = step_costs.measure(model, batch, exits=[1], keep=0.5, rounds=1)
     layer, head, pooled = forward_flops()
     full_head = head * TOKENS // len(range(0, TOKENS, 5))
     scoring = ROWS * (LAYERS * layer + full_head + pooled)
-    assert costs[LAYERS, bench.PEER].extra_flops == pytest.approx(scoring / plain["flops"], rel=1e-6)
+    assert costs[LAYERS, step_costs.PEER].extra_flops == pytest.approx(scoring / plain["flops"], rel=1e-6)
 
 
 def test_without_the_peer_there_is_no_row_of_it(measured):
     _, costs = measured
-    assert {way for _, way in costs} == {"two passes", "shared"} | ({bench.PEER} if bench._peer() else set())
+    assert {way for _, way in costs} == {"two passes", "shared"} | ({step_costs.PEER} if step_costs._peer() else set())
+
+
+def test_a_selecting_step_runs_what_a_plain_one_runs_and_more(measured):
+    plain, costs = measured
+    for cost in costs.values():
+        assert cost.operators > plain["operators"]
+        assert cost.waits >= plain["waits"]
+
+
+def test_a_plain_step_waits_only_where_transformers_does_and_for_labelled_positions(measured):
+    plain, _ = measured
+    ours = {place: times for place, times in plain["waiting"].items() if "transformers/" not in place}
+    # The head that runs on masked positions only must find them.
+    assert all(place.startswith("nonzero at gsgd/sift/") for place in ours)
+    assert sum(ours.values()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [("vit-tiny", "32x32"), ("resnet-tiny", "32x32"), ("gpt2-tiny", "16 tokens"), ("llama-tiny", "16 tokens")],
+)
+def test_every_kind_of_model_is_measured(name, row, capsys):
+    assert bench.main(["--model", name, "--seq", "16", "--gross", "4", "--exits", "1", "--rounds", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("two passes") == shown.count("shared") == 1
+    assert f"{name}, 2 rows of {row} kept" in shown
+
+
+def test_plain_steps_of_images_do_not_wait():
+    model, batch, exits = MODELS["vit-tiny"](Shape(gross=4))
+    plain, _ = step_costs.measure(model, batch, exits=exits[:1], keep=0.5, rounds=1)
+    assert plain["waits"] == 0
+
+
+def parameters(name):
+    with torch.device("meta"):
+        model, _, _ = MODELS[name](Shape(gross=2))
+    return sum(weight.numel() for weight in model.parameters())
+
+
+def test_models_have_the_sizes_that_are_known_of_them():
+    # As published: GPT-2 small, ViT-B/16 with 1,000 classes, and BERT-base with both heads of its pretraining.
+    assert parameters("gpt2") == 124_439_808
+    assert parameters("vit") == 86_567_656
+    assert parameters("bert-base") == 110_106_428
+    layer = 4 * 1024**2 + 3 * 1024 * 2816 + 2 * 1024
+    assert parameters("llama") == 2 * 32000 * 1024 + 16 * layer + 1024
+
+
+@pytest.mark.parametrize("name", ["bert-tiny", "gpt2-tiny", "llama-tiny", "vit-tiny"])
+def test_dropout_is_that_of_the_whole_model(name):
+    model, _, _ = MODELS[name](Shape(gross=2, seq=8, dropout=0.25))
+    modules = list(model.modules())
+    rates = {module.p for module in modules if isinstance(module, torch.nn.Dropout)}
+    # Of attention that runs as one operator, the rate is an attribute.
+    rates |= {
+        module.attention_dropout for module in modules if isinstance(getattr(module, "attention_dropout", 0), float)
+    }
+    assert rates == {0.25}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--device", "tpu"], "--device 'tpu' must be cpu, cuda, cuda:N or mps"),
+        (["--device", "cuda:x"], "--device 'cuda:x' must be cpu, cuda, cuda:N or mps"),
+        (["--device", "cpu:1"], "finds 1 cpu device here"),
+        (["--device", "cuda:64"], "cuda device here"),
+        (["--precision", "tf32"], "--precision tf32 is for CUDA, but the device is cpu"),
+        (["--model", "vit-tiny", "--size", "30"], "--size 30 must be a multiple of 8"),
+        (["--model", "resnet-tiny", "--dropout", "0.1"], "--dropout 0.1: a ResNet has none"),
+    ],
+)
+def test_what_cannot_be_measured_exits_with_2_and_says_why(arguments, said, capsys):
+    assert bench.main(["--model", "bert-tiny", *arguments, "--rounds", "1"]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rate", ["1", "-0.1", "much"])
+def test_a_rate_of_dropout_lies_below_1(rate, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        bench.main([f"--dropout={rate}"])
+    assert "must be a number in [0, 1)" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(
+    "compile" in {field.name for field in dataclasses.fields(SiftOptions)}, reason="the engine compiles its steps"
+)
+def test_compiling_is_refused_while_the_engine_cannot(capsys):
+    assert bench.main(["--model", "bert-tiny", "--compile", "--rounds", "1"]) == 2
+    assert "has no option `compile`" in capsys.readouterr().err
+
+
+def test_operations_of_a_compiled_step_are_counted_in_an_eager_one(monkeypatch, measured):
+    asked = []
+    monkeypatch.setattr(step_costs, "_compiled", lambda compile: asked.append(compile) or {})
+    model, batch = small_bert()
+    plain, costs = step_costs.measure(model, batch, exits=[1, LAYERS], keep=0.5, rounds=1, compile=True)
+    assert asked == [True]
+    for key in ("flops", "operators", "waiting"):
+        assert plain[key] == measured[0][key]
+    assert {key: cost.extra_flops for key, cost in costs.items()} == {
+        key: cost.extra_flops for key, cost in measured[1].items()
+    }
+
+
+def test_bf16_is_autocast_of_the_device():
+    seen = []
+    model, batch = small_bert()
+    model.bert.pooler.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    step_costs.measure(model, batch, exits=[1], keep=0.5, rounds=1, precision="bf16")
+    # But for the engine's check of its scores at the first step, which is in full precision.
+    assert seen[0] == torch.bfloat16
+    assert seen[-1] == torch.bfloat16
+
+
+def test_no_round_begins_once_time_is_up_but_the_first():
+    model, batch = small_bert()
+    plain, _ = step_costs.measure(model, batch, exits=[1], keep=0.5, rounds=50, until=0.0)
+    assert plain["rounds"] == 1
+
+
+def test_the_share_of_the_matrix_rate_is_that_of_the_operations_done(measured):
+    plain, _ = measured
+    assert plain["matrix_share"] == pytest.approx(plain["flops"] / plain["median_s"] / plain["matrix_rate"])
+    # A multiplication by hand, far below what a processor of this century can do.
+    assert plain["matrix_rate"] > 1e8
+    assert 0 < plain["matrix_share"] < 1
+
+
+def test_memory_that_torch_does_not_tell_is_not_made_up():
+    assert step_costs._peak(torch.nn.Linear(1, 1), torch.device("meta"), lambda: 7) == (None, 7)
+    assert bench.megabytes(None) == "?"
+    assert bench.megabytes(12_400_000) == "12 MB"
+
+
+def test_what_torch_reports_of_waits_stands_in_brackets():
+    assert bench.waits(5, None) == "5"
+    assert bench.waits(5, 4) == "5 (4)"

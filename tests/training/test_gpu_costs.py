@@ -1,0 +1,140 @@
+"""`python -m training.gpu_costs`: its cases and goals, what it writes, and that no failure loses any."""
+
+import argparse
+import dataclasses
+import json
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from training import gpu_costs  # noqa: E402
+from training.step_costs import Cost  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny steps gain nothing by a second thread, and wait for it where cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def toy(path, *arguments):
+    return gpu_costs.main(["--toy", "--device", "cpu", "--rounds", "1", "--out", str(path), *arguments])
+
+
+def case_named(name):
+    (found,) = (case for case in gpu_costs.CASES if case.name == name)
+    return found
+
+
+def test_a_case_is_written_below_where_it_comes_from(tmp_path, capsys):
+    path = tmp_path / "new" / "costs.jsonl"
+    assert toy(path, "--only", "resnet50, 32", "--eager") == 0
+    first, case = lines(path)
+    assert first["header"]["versions"]["torch"]
+    assert first["header"]["command"].startswith("python -m training.gpu_costs --toy --device cpu")
+    assert first["header"]["toy"] is True
+    assert case["case"] == "resnet50, 32"
+    assert [(step["exit_layer"], step["way"]) for step in case["steps"]][:2] == [(1, "two passes"), (1, "shared")]
+    for step in (case["plain"], *case["steps"]):
+        assert step["operators"] > 0
+        assert step["waits"] >= 0
+    assert 0 < case["plain"]["matrix_share"] < 1
+    # The goals are of the large models.
+    assert {step["goal"] for step in case["steps"]} == {None}
+    shown = capsys.readouterr().out
+    assert first["header"]["device"] in shown
+    assert shown.count("two passes") == 2
+    assert "of matrix rate" in shown
+
+
+def test_a_second_run_leaves_the_first_ones_lines(tmp_path):
+    path = tmp_path / "costs.jsonl"
+    path.write_text('{"kept": true}\n')
+    assert toy(path, "--limit", "0", "--only", "llama") == 0
+    assert lines(path)[0] == {"kept": True}
+
+
+def test_what_time_is_wanting_for_is_said(tmp_path, capsys):
+    path = tmp_path / "costs.jsonl"
+    assert toy(path, "--limit", "0", "--only", "llama", "--eager") == 0
+    assert lines(path)[1] == {"left_out": ["llama"]}
+    assert "not measured, for want of time: llama\n" in capsys.readouterr().out
+
+
+def test_a_case_that_fails_takes_no_other_with_it(tmp_path, monkeypatch, capsys):
+    good = case_named("resnet50, 32")
+    bad = dataclasses.replace(good, name="bad", toy_exits=(9,))
+    monkeypatch.setattr(gpu_costs, "CASES", [bad, good])
+    path = tmp_path / "costs.jsonl"
+    assert toy(path) == 1
+    _, first, second = lines(path)
+    assert first["error"].startswith("ValueError: exit_layer = 9")
+    assert second["steps"]
+    assert "bad: ValueError: exit_layer = 9" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--device", "tpu"], "--device 'tpu' must be"),
+        (["--only", "mamba"], "--only 'mamba': no case has this in its name"),
+        (["--rounds", "0"], "--rounds 0 must be at least 1"),
+    ],
+)
+def test_bad_usage_exits_with_2(arguments, said, tmp_path, capsys):
+    assert toy(tmp_path / "costs.jsonl", *arguments) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "costs.jsonl").exists()
+
+
+def test_cases_are_listed_the_most_important_first(capsys):
+    assert gpu_costs.main(["--list"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert listed[0] == "bert, dropout .1: 64 rows, exits 1, 6, 12"
+    assert listed[2] == "bert, dropout .1, compiled, exit 1: 64 rows, exits 1"
+    assert len(set(listed)) == len(listed) == len(gpu_costs.CASES)
+    assert gpu_costs.main(["--list", "--eager"]) == 0
+    assert "compiled" not in capsys.readouterr().out
+
+
+def test_goals_are_those_of_the_case():
+    cost = Cost(0.5, 0.2, 1.0, 9, 0, {}, None, 0)
+    eager, compiled = case_named("bert, dropout .1"), case_named("bert, dropout .1, compiled, exit 6")
+    assert gpu_costs._goal(eager, 6, "two passes", cost, True) == 0.37
+    assert gpu_costs._goal(eager, 6, "shared", cost, True) == 0.20
+    assert gpu_costs._goal(compiled, 6, "two passes", cost, True) == 0.20
+    assert gpu_costs._goal(eager, 12, "Composer", cost, True) is None
+    assert gpu_costs._goal(case_named("resnet50, 224"), 2, "shared", cost, True) == pytest.approx(1.2 * 0.2)
+    assert gpu_costs._goal(case_named("resnet50, 32"), 2, "shared", cost, True) is None
+    assert gpu_costs._goal(case_named("llama"), 1, "shared", cost, True) is None
+
+
+def test_of_a_full_case_the_goals_are_measured_against(monkeypatch):
+    monkeypatch.setitem(gpu_costs.MODELS, "bert-base", gpu_costs.MODELS["bert-tiny"])
+    shape = dataclasses.replace(case_named("bert, dropout .1").shape, gross=4, seq=8)
+    case = dataclasses.replace(case_named("bert, dropout .1"), shape=shape, exits=(1,))
+    options = argparse.Namespace(toy=False, rounds=1, device="cpu")
+    result = gpu_costs._measure_one(case, options, until=0.0)
+    assert [step["goal"] for step in result["steps"][:2]] == [0.10, 0.06]
+    assert result["plain"]["goal_matrix_share"] is None  # it is of the compiled step
+    assert result["row"] == "8 tokens"
+
+
+@pytest.mark.slow
+def test_all_cases_run_at_toy_size(tmp_path, capsys):
+    path = tmp_path / "costs.jsonl"
+    toy(path)
+    _, *cases = lines(path)
+    assert [case["case"] for case in cases] == [case.name for case in gpu_costs.CASES]
+    for case in cases:
+        # An engine without the option says so.
+        assert "steps" in case or (case["compiled"] and "no option `compile`" in case["error"])

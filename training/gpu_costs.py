@@ -1,0 +1,267 @@
+"""`python -m training.gpu_costs`: what selection costs on a GPU, the cases that matter in one go, beside the goals."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from training.bench import header, megabytes, quiet_profiler, waits
+from training.bench_models import MODELS, Shape, describe_rows
+from training.step_costs import Cost, device_of, measure
+
+EXAMPLES = """\
+examples:
+  python -m training.gpu_costs                                   all cases on the first CUDA device, 8 minutes
+  python -m training.gpu_costs --only bert --out bert.jsonl      those whose name has "bert"
+  python -m training.gpu_costs --toy --device cpu                the same cases, tiny, on a CPU: whether it all runs
+  python -m training.gpu_costs --list                            the cases, in their order
+
+Cases come in the order of their importance. Each is appended to --out as soon as it is measured, as a line of JSON,
+after a line that says where the figures come from; so nothing is lost when time runs out. No case begins after --limit
+seconds, and one that has begun ends at its next round; building and compiling are not cut short. What was left out is
+listed at the end. The columns are those of `gsgd bench step`.
+
+exit code: 0, 1 if a case failed, 2 for bad usage
+"""
+BERT_GOALS = {
+    "two passes": {1: 0.10, 6: 0.37, 12: 0.70},
+    "shared": {1: 0.06, 6: 0.20, 12: 0.36},
+}
+MATRIX_SHARE_GOAL = 0.45
+RESNET_FLOORS_GOAL = 1.2
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, a gross batch, and how its steps are run.
+
+    Attributes:
+        name: what is printed, and searched by `--only`.
+        model, toy: of `bench_models.MODELS`, the one that is meant and its small stand-in.
+        shape: of the gross batch, in full size.
+        exits, toy_exits: exit layers of the two.
+        compile: whether the engine compiles plain and selecting steps.
+    """
+
+    name: str
+    model: str
+    shape: Shape
+    exits: tuple[int, ...]
+    toy: str
+    toy_exits: tuple[int, ...]
+    compile: bool = False
+
+
+def _cases() -> list[Case]:
+    dropped_shape = Shape(gross=64, seq=512, dropout=0.1)
+    dropped = Case("bert, dropout .1", "bert-base", dropped_shape, (1, 6, 12), "bert-tiny", (1, 2, 3))
+    undropped_shape = dataclasses.replace(dropped_shape, dropout=0.0)
+    undropped = dataclasses.replace(dropped, name="bert, dropout 0", shape=undropped_shape)
+    large = Case("resnet50, 224", "resnet50", Shape(gross=128, size=224), (1, 2), "resnet-tiny", (1, 2))
+    small = dataclasses.replace(large, name="resnet50, 32", shape=Shape(gross=512, size=32))
+    llama = Case("llama", "llama", Shape(gross=16, seq=1024), (1, 8, 16), "llama-tiny", (1, 2, 3))
+    return [
+        *(dropped, undropped, *_compiled(dropped), large, *_compiled(large)),
+        *(llama, *_compiled(llama), small, *_compiled(small), *_compiled(undropped)),
+    ]
+
+
+def _compiled(case: Case) -> list[Case]:
+    """The case compiled, one for each exit, because compiling takes most of their time."""
+    return [
+        dataclasses.replace(
+            case,
+            name=f"{case.name}, compiled, exit {exit_layer}",
+            exits=(exit_layer,),
+            toy_exits=(toy_exit,),
+            compile=True,
+        )
+        for exit_layer, toy_exit in zip(case.exits, case.toy_exits, strict=True)
+    ]
+
+
+CASES = _cases()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure the cases. Returns 0, 1 if one failed, 2 for bad usage."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="python -m training.gpu_costs",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--device", default="cuda", help="cuda (default), cuda:1, mps, or cpu, which only --toy suits")
+    parser.add_argument("--limit", type=float, default=480.0, metavar="SECONDS", help="default: 480")
+    parser.add_argument("--rounds", type=int, default=9, help="timed steps of each way (default 9)")
+    parser.add_argument("--only", metavar="TEXT", help="cases with this in their name, such as bert")
+    parser.add_argument("--eager", action="store_true", help="leave out what is compiled")
+    parser.add_argument("--toy", action="store_true", help="tiny models and batches: to see that it runs")
+    parser.add_argument("--out", type=Path, default=Path("gpu_costs.jsonl"), help="default: gpu_costs.jsonl")
+    parser.add_argument("--list", action="store_true", help="list the cases")
+    options = parser.parse_args(arguments)
+    cases = [
+        case
+        for case in CASES
+        if (options.only is None or options.only in case.name) and not (options.eager and case.compile)
+    ]
+    if options.list:
+        for case in cases:
+            print(f"{case.name}: {case.shape.gross} rows, exits {', '.join(map(str, case.exits))}")
+        return 0
+    quiet_profiler()
+    try:
+        if not cases:
+            raise ValueError(f"--only {options.only!r}: no case has this in its name; --list shows them")
+        if options.rounds < 1:
+            raise ValueError(f"--rounds {options.rounds} must be at least 1")
+        device_of(options.device)
+    except (ValueError, ModuleNotFoundError) as error:
+        print(f"training.gpu_costs: {error}", file=sys.stderr)
+        return 2
+    return _measure_all(cases, options, shlex.join(["python", "-m", "training.gpu_costs", *arguments]))
+
+
+def _measure_all(cases: Sequence[Case], options: argparse.Namespace, command: str) -> int:
+    until = time.monotonic() + options.limit
+    about = {**header(options.device, command), "precision": "bf16", "toy": options.toy}
+    append_line(options.out, {"header": about})
+    versions = ", ".join(f"{name} {about['versions'].get(name, '?')}" for name in ("gsgd", "torch", "transformers"))
+    print(f"{about['device']}; {versions}; commit {about['commit']}\n{command}", flush=True)
+    results, left = [], []
+    for case in cases:
+        if time.monotonic() > until:
+            left.append(case.name)
+            continue
+        result = _measure_one(case, options, until)
+        append_line(options.out, result)
+        results.append(result)
+        print(f"{case.name}: {result.get('error') or _in_short(result)}", flush=True)
+    # A pipe or a file takes the table whole.
+    show(Console(width=None if sys.stdout.isatty() else 120), results)
+    if left:
+        append_line(options.out, {"left_out": left})
+        print(f"not measured, for want of time: {'; '.join(left)}")
+    print(f"written to {options.out}")
+    return int(any("error" in result for result in results))
+
+
+def _measure_one(case: Case, options: argparse.Namespace, until: float) -> dict[str, Any]:
+    """The figures of a case, or under "error" why there are none: the other cases shall not suffer."""
+    begin = time.monotonic()
+    about = {"case": case.name, "compiled": case.compile}
+    try:
+        figures = _figures(case, options, until)
+    except Exception as error:
+        return {**about, "error": f"{type(error).__name__}: {str(error)[:500]}"}
+    finally:
+        _free(case.compile)
+    return {**about, **figures, "case_s": round(time.monotonic() - begin, 1)}
+
+
+def _in_short(result: dict[str, Any]) -> str:
+    rate = result["plain"]["matrix_rate"] / 1e12
+    return f"{result['plain']['rounds']} rounds in {result['case_s']:.0f} s; matrix products at {rate:.3g} TFLOP/s"
+
+
+def _figures(case: Case, options: argparse.Namespace, until: float) -> dict[str, Any]:
+    shape = dataclasses.replace(case.shape, gross=8, seq=16, size=32) if options.toy else case.shape
+    model, batch, _ = MODELS[case.toy if options.toy else case.model](shape)
+    plain, costs = measure(
+        model,
+        batch,
+        exits=case.toy_exits if options.toy else case.exits,
+        keep=0.5,
+        rounds=options.rounds,
+        batchnorm="gross",
+        precision="bf16",
+        device=options.device,
+        compile=case.compile,
+        until=until,
+    )
+    goals = not options.toy  # they are of the large models
+    steps = [
+        {"exit_layer": exit, "way": way, **dataclasses.asdict(cost), "goal": _goal(case, exit, way, cost, goals)}
+        for (exit, way), cost in costs.items()
+    ]
+    plain["goal_matrix_share"] = MATRIX_SHARE_GOAL if goals and case.compile else None
+    return {"row": describe_rows(batch), "plain": plain, "steps": steps}
+
+
+def _goal(case: Case, exit_layer: int, way: str, cost: Cost, wanted: bool) -> float | None:
+    """The extra time that this way shall not exceed, as a share of the plain step's; None where none is set."""
+    if not wanted:
+        return None
+    if case.model == "bert-base" and way in BERT_GOALS:
+        return BERT_GOALS["shared" if case.compile else way][exit_layer]
+    return RESNET_FLOORS_GOAL * cost.extra_flops if case.name.startswith("resnet50, 224") else None
+
+
+def _free(compiled: bool) -> None:
+    """Give the memory of a case, and what was compiled for it, back to the next."""
+    import torch
+
+    gc.collect()
+    if compiled:
+        torch._dynamo.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def show(console: Console, results: Sequence[dict[str, Any]]) -> None:
+    """A row for each way of each case that was measured; of the plain step, its time and share of the matrix rate."""
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("case", no_wrap=True)
+    table.add_column("exit", justify="right")
+    table.add_column("way", no_wrap=True)
+    for heading in ("time", "goal", "floor", "operators", "waits", "peak", "recorded"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("of matrix rate", no_wrap=True)
+    for result in results:
+        if "error" in result:
+            continue
+        plain = result["plain"]
+        goal = plain["goal_matrix_share"]
+        table.add_row(
+            *(result["case"], "", "plain", f"{1000 * plain['median_s']:.1f} ms", "", ""),
+            *(str(plain["operators"]), waits(plain["waits"], plain["cuda_waits"]), megabytes(plain["peak_bytes"]), ""),
+            f"{plain['matrix_share']:.0%}" + ("" if goal is None else f" (goal {goal:.0%})"),
+        )
+        for step in result["steps"]:
+            table.add_row(
+                *("", str(step["exit_layer"]), step["way"], f"{step['extra_time']:+.1%}"),
+                "" if step["goal"] is None else f"{step['goal']:+.0%}",
+                *(f"{step['extra_flops']:+.1%}", str(step["operators"]), waits(step["waits"], step["cuda_waits"])),
+                *(megabytes(step["peak_bytes"]), megabytes(step["recorded_bytes"]), ""),
+            )
+    console.print(table)
+
+
+def append_line(path: Path, content: dict[str, Any]) -> None:
+    """Append a line of JSON by one write that is on the disk when this returns, so a crash leaves whole lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(file, (json.dumps(content) + "\n").encode())
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

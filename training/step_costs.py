@@ -1,0 +1,387 @@
+"""What ways to do a training step cost, measured in turn in one process: time, operations, operators, waits, memory."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gsgd.memory import keep_freed_memory
+
+WARM_UP = 2
+PEER = "Composer"
+PRECISIONS = ("float32", "tf32", "bf16")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A way to do a step, against the plain step: ratios less 1.
+
+    Attributes:
+        extra_time: median over rounds of the extra time, as a share of the plain step's.
+        extra_flops: the same of floating point operations, counted in the step itself.
+        median_s: seconds.
+        operators: ATen operators of the step, forward and backward, run eagerly.
+        waits: how many of them make the host wait for a GPU, or would.
+        waiting: those, as "operation at file:line" -> times.
+        peak_bytes: of memory that torch has allocated, above what it had before the step; None where torch does not
+            tell (mps).
+        recorded_bytes: outputs of the scoring pass that were kept for the training pass.
+        cuda_waits: what torch itself reports of them on CUDA, of the compiled step if it is compiled; else None.
+    """
+
+    extra_time: float
+    extra_flops: float
+    median_s: float
+    operators: int
+    waits: int
+    waiting: dict[str, int]
+    peak_bytes: int | None
+    recorded_bytes: int
+    cuda_waits: int | None = None
+
+
+def device_of(name: str) -> Any:
+    """The device of a name such as "cpu", "cuda", "cuda:1" or "mps".
+
+    Raises:
+        ValueError: if there is no such device, or torch cannot use it.
+    """
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"--device {name!r} must be cpu, cuda, cuda:N or mps")
+    found = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
+    if (device.index or 0) >= found:
+        raise ValueError(f"--device {name}: torch {torch.__version__} finds {found or 'no'} {device.type} device here")
+    return device
+
+
+def describe_device(device: Any) -> str:
+    """The device's name, such as "NVIDIA H200", or "AMD EPYC, 2 cores, 2 threads"."""
+    import os
+    import platform
+
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
+    if device.type == "mps":
+        return f"{name} by Metal"
+    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def measure(
+    model: Any,
+    batch: dict[str, Any],
+    *,
+    exits: Sequence[int],
+    keep: float,
+    rounds: int,
+    batchnorm: str = "kept",
+    precision: str = "float32",
+    device: str = "cpu",
+    compile: bool = False,
+    until: float | None = None,
+    progress: Callable[[], object] = lambda: None,
+) -> tuple[dict[str, Any], dict[tuple[int, str], Cost]]:
+    """Time steps of all ways in turn, in one process, and count what they compute.
+
+    Args:
+        model: with exits; it is put on the device.
+        batch: the gross batch.
+        exits: exit layers.
+        rounds: timed steps of each way, after WARM_UP others.
+        precision: one of PRECISIONS; "float32" is torch's default, in which CUDA's convolutions are TF32, "tf32" has
+            matrix products so, too, and "bf16" is autocast.
+        compile: whether the engine compiles plain and selecting steps; operations, operators and waits are counted in
+            eager steps all the same, since compiled ones hide them.
+        until: the time of `time.monotonic` after which no round is begun, but the first timed one.
+
+    Returns:
+        Of the plain step: `median_s`, `flops`, `operators`, `waits`, `waiting`, `cuda_waits`, `peak_bytes`, `rows`,
+        `rounds`, `matrix_rate` (operations a second of a matrix product) and `matrix_share` (how much of that rate the
+        plain step reaches). And (exit, way) -> cost, of the ways "two passes", "shared", and PEER where it is
+        installed.
+
+    Raises:
+        ValueError: for an exit that the model has not, a device that is not there, or a precision that it lacks.
+    """
+    import torch
+
+    from gsgd.sift import Sift, count_exits
+    from gsgd.sift.batch import take_rows
+    from gsgd.sift.scoring_pass.labels import shifts_by_name
+
+    where = device_of(device)
+    if where.type == "cpu":
+        keep_freed_memory()  # as in training
+    model = model.to(where).train()
+    batch = {name: value.to(where) for name, value in batch.items()}
+    masked = batch["labels"].dim() > 1 and not shifts_by_name(model)
+    common: dict[str, Any] = {"labelled_head": masked, "keep": keep, "batchnorm": batchnorm}
+    kept = max(1, round(keep * len(batch["labels"])))
+    rows = take_rows(batch, torch.arange(kept, device=where))
+    plain_key = (0, "plain")
+    ways = [(exit_layer, way) for exit_layer in exits for way in ("two passes", "shared")]
+
+    def engines(**options: Any) -> dict[tuple[int, str], Sift]:
+        found = {plain_key: Sift(model, **common, **options, end_step=0)}
+        for exit_layer, way in ways:
+            found[exit_layer, way] = Sift(model, exit_layer=exit_layer, reuse=way == "shared", **common, **options)
+        return found
+
+    timed = engines(**_compiled(compile))
+    counted = engines() if compile else timed
+    peer = _peer()
+    if peer is not None:
+        # The training pass is the plain step's, on rows that the peer chooses by the exact loss.
+        key = (count_exits(model), PEER)
+        timed[key], counted[key] = timed[plain_key], counted[plain_key]
+
+    def step(key: tuple[int, str], sifts: dict[tuple[int, str], Sift] = timed) -> int:
+        sift, inputs = sifts[key], rows if key == plain_key else batch
+        with _autocast(where, precision):
+            if key[1] == PEER:
+                inputs = take_rows(inputs, _peers_choice(peer, model, inputs, keep))
+            chosen = sift.choose(inputs)
+        recorded = sift.recorded_bytes
+        with _autocast(where, precision):
+            loss = sift.forward_kept(chosen).loss
+        loss.backward()
+        return recorded
+
+    seconds: dict[Any, list[float]] = {key: [] for key in timed}
+    with _matrix_precision(where, precision):
+        for number in range(WARM_UP + rounds):
+            if number > WARM_UP and until is not None and time.monotonic() > until:
+                break
+            for key in timed:
+                model.zero_grad()
+                _synchronize(where)
+                begin = time.perf_counter()
+                step(key)
+                _synchronize(where)
+                if number >= WARM_UP:
+                    seconds[key].append(time.perf_counter() - begin)
+            progress()
+        memory = {key: _peak(model, where, functools.partial(step, key)) for key in timed}
+        reported = {key: _reported_waits(model, where, functools.partial(step, key)) for key in timed}
+        if compile:
+            for key in [*counted] * WARM_UP:
+                model.zero_grad()
+                step(key, counted)
+        flops = {key: _flops(model, functools.partial(step, key, counted)) for key in counted}
+        operators = {key: _operators(model, where, functools.partial(step, key, counted)) for key in counted}
+        rate = matrix_rate(where, precision)
+    plain = np.array(seconds[plain_key])
+    costs = {
+        key: Cost(
+            extra_time=float(np.median(np.array(seconds[key]) / plain)) - 1,
+            extra_flops=flops[key] / flops[plain_key] - 1,
+            median_s=float(np.median(seconds[key])),
+            **operators[key],
+            peak_bytes=memory[key][0],
+            recorded_bytes=memory[key][1],
+            cuda_waits=reported[key],
+        )
+        for key in timed
+        if key != plain_key
+    }
+    median = float(np.median(plain))
+    found = {
+        "median_s": median,
+        "flops": flops[plain_key],
+        **operators[plain_key],
+        "cuda_waits": reported[plain_key],
+        "peak_bytes": memory[plain_key][0],
+        "rows": kept,
+        "rounds": len(plain),
+        "matrix_rate": rate,
+        "matrix_share": flops[plain_key] / median / rate,
+    }
+    return found, costs
+
+
+def _compiled(compile: bool) -> dict[str, Any]:
+    """The engine's options by which it compiles its steps.
+
+    Raises:
+        ValueError: if this version of the engine has none.
+    """
+    from gsgd.sift.options import SiftOptions
+
+    if not compile:
+        return {}
+    if "compile" not in {field.name for field in dataclasses.fields(SiftOptions)}:
+        raise ValueError("--compile: this version of gsgd.sift has no option `compile`, and cannot compile its steps")
+    return {"compile": True}
+
+
+@functools.cache
+def matrix_rate(device: Any, precision: str) -> float:
+    """The most operations a second of a few square matrix products on the device: what its arithmetic can do.
+
+    Sizes grow as long as a product takes less than a fifth of a second. It is measured once in a process.
+    """
+    import torch
+
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    sizes, times = ((256, 512, 1024, 2048), 1) if device.type == "cpu" else ((2048, 4096, 8192), 10)
+    best = 0.0
+    for size in sizes:
+        left, right = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
+        torch.mm(left, right)
+        took = []
+        for _ in range(3):
+            _synchronize(device)
+            begin = time.perf_counter()
+            for _ in range(times):
+                torch.mm(left, right)
+            _synchronize(device)
+            took.append((time.perf_counter() - begin) / times)
+        best = max(best, 2 * size**3 / min(took))
+        if min(took) > 0.2:
+            break
+    return best
+
+
+def _autocast(device: Any, precision: str) -> Any:
+    import torch
+
+    if precision != "bf16":
+        return contextlib.nullcontext()
+    if not torch.amp.is_autocast_available(device.type):
+        raise ValueError(f"--precision bf16: torch has no autocast for {device.type}")
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+@contextlib.contextmanager
+def _matrix_precision(device: Any, precision: str) -> Iterator[None]:
+    """Within the block float32 matrix products are TF32 if `precision` says so."""
+    import torch
+
+    if precision != "tf32":
+        yield
+        return
+    if device.type != "cuda":
+        raise ValueError(f"--precision tf32 is for CUDA, but the device is {device.type}")
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _synchronize(device: Any) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _peer() -> Any:
+    """Composer's selection (`composer.algorithms.selective_backprop`), where it is installed."""
+    try:
+        from composer.algorithms.selective_backprop import select_using_loss  # type: ignore[import-not-found]
+    except ModuleNotFoundError as missing:
+        if missing.name is None or not missing.name.startswith("composer"):
+            raise
+        return None
+    return select_using_loss
+
+
+def _peers_choice(select_using_loss: Any, model: Any, batch: dict[str, Any], keep: float) -> Any:
+    """Rows that Composer keeps: a full pass over the gross batch, and a draw by the loss's percentile.
+
+    It takes one tensor of inputs and one of labels; here both are the rows' numbers.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    from gsgd.sift.scoring_pass.labels import shifts_by_name
+    from gsgd.sift.scoring_pass.row_losses import IGNORED
+
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", "next_sentence_label")}
+    shift = int(shifts_by_name(model))
+    labels = batch["labels"][:, shift:] if shift else batch["labels"]
+
+    def predictions(rows: Any) -> Any:
+        output = model(**inputs)
+        logits = output.prediction_logits if hasattr(output, "prediction_logits") else output.logits
+        return logits[:, :-shift] if shift else logits
+
+    def losses(logits: Any, rows: Any, reduction: str = "none") -> Any:
+        each = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction=reduction, ignore_index=IGNORED)
+        return each.view(len(labels), -1).sum(1) / (labels != IGNORED).view(len(labels), -1).sum(1).clamp(min=1)
+
+    rows = torch.arange(len(labels), device=labels.device)
+    return select_using_loss(rows, rows, predictions, losses, keep)[0]
+
+
+def _flops(model: Any, step: Callable[[], object]) -> int:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model.zero_grad()
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+def _operators(model: Any, device: Any, step: Callable[[], object]) -> dict[str, Any]:
+    from training.step_counts import count_operators
+
+    model.zero_grad()
+    counts = count_operators(step, device)
+    waiting = {f"{wait.operation} at {wait.at}": times for wait, times in counts.waiting.most_common()}
+    return {"operators": counts.operators, "waits": counts.waits, "waiting": waiting}
+
+
+def _reported_waits(model: Any, device: Any, step: Callable[[], object]) -> int | None:
+    from training.step_counts import cuda_waits
+
+    if device.type != "cuda":
+        return None
+    model.zero_grad()
+    return cuda_waits(step)
+
+
+def _peak(model: Any, device: Any, step: Callable[[], int]) -> tuple[int | None, int]:
+    """(bytes at the peak above those before, bytes recorded) of a step."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    model.zero_grad()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        recorded = step()
+        return torch.cuda.max_memory_allocated(device) - before, recorded
+    if device.type != "cpu":
+        return None, step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiled:
+        recorded = step()
+    # Every allocation and release, the latter negative, in the order of time.
+    kineto: Any = profiled.profiler
+    changes = [
+        (event.start_ns(), event.nbytes()) for event in kineto.kineto_results.events() if event.name() == "[memory]"
+    ]
+    changes.sort(key=lambda change: change[0])
+    return max(0, *itertools.accumulate(size for _, size in changes)), recorded
