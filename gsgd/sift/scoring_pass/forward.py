@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -124,7 +124,7 @@ def _scores_of_positions(
     begin_head: BeginHead | None,
     below: str | None,
 ) -> Tensor:
-    """(N,) scores at the positions (rows, columns) with the labels `wanted`, of which the head sees `parts` at a time."""
+    """(N,) scores at positions (rows, columns) with the labels `wanted`; the head sees `parts` of them at a time."""
     hidden: list[Tensor] = []
 
     def first_part(chosen: Tensor) -> Tensor:
@@ -229,7 +229,7 @@ def own_losses_at_positions(
         padded: as many positions of each row, among them the labelled ones; None to find those of `labels`.
     """
     at_once = begin_head is not None or is_sharded(view)
-    part_rows: list[Tensor] | list[range]
+    part_rows: Sequence[Tensor | range]
     if padded is not None:
         number, taken = padded.labels.shape
         rows, columns, wanted = padded.rows, padded.columns, padded.labels.reshape(1, -1)

@@ -66,14 +66,14 @@ class PositionsPerRow:
             classes: of a prediction, if that is known.
             every: whether to take all positions, and to learn nothing: of a few rows that serve as a probe.
         """
-        number, length = labels.shape
+        length = labels.shape[1]
         labelled = labels != ignored
         if every or (classes is not None and labels.numel() * classes <= ALL_AT_MOST):
             return _first(labels, labelled, length, ignored)
         counts = labelled.sum(dim=1)
         if form not in self._learnt:
             self.learn(form, length, int(counts.max()))
-        taken = self._taken(form, length)
+        taken = self.taken(form, length)
         if taken < length:
             most, key = counts.max(), (form, length, taken)
             before = self._fullest.get(key)
@@ -90,7 +90,8 @@ class PositionsPerRow:
         self._fullest = {}
         return found
 
-    def _taken(self, form: Form, length: int) -> int:
+    def taken(self, form: Form, length: int) -> int:
+        """P, of rows of `length` tokens, once it was learnt how many labels they have."""
         most, of = self._learnt[form]
         # Shares of longer rows vary less, so their fullest row has at most as large a share.
         expected = most * max(1.0, length / of)
