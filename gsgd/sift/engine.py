@@ -30,7 +30,6 @@ from gsgd.sift.ranks import Ranks, exchange_rows
 from gsgd.sift.readings import Reading, read_batch
 from gsgd.sift.schedule import Schedule
 from gsgd.sift.scorer import Scorer
-from gsgd.sift.scoring_pass.forward import classes_of
 from gsgd.sift.scoring_pass.head_positions import positions_only
 from gsgd.sift.scoring_pass.labels import shifts_by_name
 from gsgd.sift.scoring_pass.module_state import uninitialised
@@ -40,7 +39,7 @@ from gsgd.sift.shared_forward.operation_tracker import Findings
 from gsgd.sift.shared_forward.recording import Recording, say_once
 from gsgd.sift.shared_forward.sharing import Shared, two_passes_because
 from gsgd.sift.timing import Elapsed, Totals
-from gsgd.sift.wrappers import every_module, innermost, is_sharded, unwrap
+from gsgd.sift.wrappers import every_module, is_sharded, unwrap
 
 logger = logging.getLogger(__name__)
 
@@ -259,8 +258,7 @@ class Sift:
         if host.holds(labels) or (self._shared is not None and self._shared.recording.head):
             where, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
             return None if len(where) == 0 else (where, columns, labels[where, columns].unsqueeze(0))
-        form, classes = self.scorer.form(rows), classes_of(innermost(self.model))
-        found = self.scorer.positions.of(form, labels, ignored=IGNORED, classes=classes)
+        found = self.scorer.padded_positions(rows, labels)
         fullest = self.scorer.positions.fullest()
         if self.last is None or not self.last.selected:  # else scoring has looked at these rows
             self._late.add(self._present_step, None, fullest)

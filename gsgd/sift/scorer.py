@@ -155,13 +155,8 @@ class Scorer:
             padded: Positions | None = None
             if reading.below is not None and begin_head is None and not host.holds(targets):
                 # A recorded head is told which of the labelled positions it sees, so it sees those alone.
-                padded = self.positions.of(
-                    self.form(batch),
-                    labels if own else targets,
-                    ignored=reading.ignore_index if own else IGNORED,
-                    classes=classes_of(view),
-                    every=probing,
-                )
+                ignored = reading.ignore_index if own else IGNORED
+                padded = self.padded_positions(batch, labels if own else targets, ignored, every=probing)
             with contextlib.ExitStack() as recorded:
                 if recording is not None:
                     layer = last_shared_layer(model, exit_layer)
@@ -198,6 +193,22 @@ class Scorer:
         full = self.scores(batch, exit_layer, function=function, mode=mode, reading=reading, recording=recording)
         recording.findings.positions_meet = bool((values.isnan() & ~full.isnan()).any())
         return full
+
+    def padded_positions(
+        self, batch: Mapping[str, Any], labels: Tensor, ignored: int = IGNORED, *, every: bool = False
+    ) -> Positions:
+        """As many positions of each row, labelled ones first: see `PositionsPerRow.of`.
+
+        Args:
+            batch: rows of the same form as have been seen, or others.
+            labels: (B, T), of its rows, beside the predictions that they are of.
+        """
+        classes = classes_of(innermost(self.model))
+        return self.positions.of(self._form_of_rows(batch), labels, ignored=ignored, classes=classes, every=every)
+
+    def _form_of_rows(self, batch: Mapping[str, Any]) -> Form:
+        """The form without single numbers, which a trainer adds to the kept rows."""
+        return self.form({name: value for name, value in batch.items() if isinstance(value, Tensor) and value.dim()})
 
     def parts(self, batch: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """A gross batch in the parts, `score_batch_size` rows each, that a scoring pass takes at a time."""
@@ -265,7 +276,7 @@ class Scorer:
         """
         self._readings[self.form(batch)] = reading
         if most_labels is not None:
-            self.positions.learn(self.form(batch), batch[self.label_names(batch)[0]].shape[1], most_labels)
+            self.positions.learn(self._form_of_rows(batch), batch[self.label_names(batch)[0]].shape[1], most_labels)
 
     def probe_rows(self, batch: Mapping[str, Any], number: int = 2) -> Tensor:
         """(2,) rows, or (1,) of a batch of one, that have the most labels."""
