@@ -379,7 +379,8 @@ class Sift:
             chosen = torch.sort(self._apply_rule(size, kept)).values
             return host.sent(chosen, device)
         fullest = self.scorer.positions.fullest()
-        if self.options.on_bad_scores == "raise" and not self.ranks.together and not host.holds(scores):
+        raises_later = self.options.on_bad_scores == "raise" and not self.ranks.together and not host.holds(scores)
+        if raises_later or self.options.on_bad_scores == "last":
             self._late.add(self._present_step, scores, fullest)
             if scores.is_floating_point():
                 scores = torch.where(torch.isfinite(scores), scores, torch.finfo(scores.dtype).min)
@@ -392,8 +393,7 @@ class Sift:
         text = _bad_score(first, float(scores[first]), self._present_step)
         if self.options.on_bad_scores == "raise":
             raise ValueError(f"{text}; {_TRAIN_ON}")
-        self.totals.bad_score_rows += int(bad.sum())
-        logger.warning("%s (%d rows)", text, int(bad.sum()))
+        self._count_bad_scores(text, int(bad.sum()))
         good = torch.nonzero(~bad).squeeze(1)
         kept = self.ranks.even(min(kept, len(good)))
         if self.options.on_bad_scores == "keep-all" or kept == 0:
@@ -413,7 +413,11 @@ class Sift:
     def _read_checks(self, *, wait: bool = False) -> None:
         for found in self._late.read(wait=wait):
             if not isinstance(found, TooManyLabels):
-                raise ValueError(f"{_bad_score(found.row, found.value, found.step)}; {_TRAIN_ON}")
+                text = _bad_score(found.row, found.value, found.step)
+                if self.options.on_bad_scores == "raise":
+                    raise ValueError(f"{text}; {_TRAIN_ON}")
+                self._count_bad_scores(text, found.rows)
+                continue
             if self.scorer.positions.taken(found.at.form, found.at.length) >= found.most:
                 continue  # of a step before more were scored
             self.scorer.positions.learn(found.at.form, found.at.length, found.most)
@@ -423,6 +427,10 @@ class Sift:
                 found.most,
                 found.at.taken,
             )
+
+    def _count_bad_scores(self, text: str, rows: int) -> None:
+        self.totals.bad_score_rows += rows
+        logger.warning("%s (%d rows)", text, rows)
 
     @property
     def _present_step(self) -> int:
@@ -488,7 +496,7 @@ class Sift:
 
 
 _OF_ONE_PROCESS = ("_shared", "_findings", "_late")
-_TRAIN_ON = 'on_bad_scores="drop" or "keep-all" trains on'
+_TRAIN_ON = 'on_bad_scores="drop", "keep-all" or "last" trains on'
 
 
 def _bad_score(row: int, value: float, step: int) -> str:
