@@ -310,3 +310,36 @@ def test_operators_are_counted(host_waits, operands):
     with host_waits.NoHostWaits() as counts:
         _ = operands[0] + 1, operands[0] + 2, operands[0].sort()
     assert (counts["add"], counts["sort"], counts["mul"]) == (2, 1, 0)
+
+
+# ---- On a GPU ----
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("kind", "options"), LANGUAGE)
+def test_cuda_waits_for_nothing(kind, options):
+    """As torch itself finds it, which sees all but waits for events; also that an error comes with its step."""
+    torch.manual_seed(0)
+    batch = tokens(*SIZES[0], causal=kind in (gpt2, llama))
+    if kind is bert_for_pretraining:
+        batch["next_sentence_label"] = torch.arange(SIZES[0][0]) % 2
+    batch = {name: value.cuda() for name, value in batch.items()}
+    model = kind(SIZES[0][2]).cuda().train()
+    sift = Sift(model, **({"reuse": False} | options))
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    try:
+        for number in range(5):
+            torch.cuda.set_sync_debug_mode("error" if number > 1 else "default")
+            sift(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    sift.finish_checks()
+    if options.get("score") == "random":
+        return
+    with torch.no_grad():
+        next(iter(model.parameters())).fill_(float("nan"))
+    sift(**batch)
+    with pytest.raises(ValueError, match=r"scores\[0\] is nan at step 5"):
+        sift.finish_checks()

@@ -386,13 +386,15 @@ def test_a_labelled_head_has_the_same_loss_and_gradients(exit_layer, taken, buil
         {"select": functools.partial(selectors.trim, share=0.2, select=selectors.select_random)},
         {"select": lambda found, k, rng: torch.arange(k)},
         {"score_batch_size": 3},
+        {"labelled_head": True, "exit_layer": 4},
+        {"reuse": False},
     ],
 )
 def test_the_same_rows_are_kept(options, build, make_batch, on_device):
     batch, found = make_batch("bert-mlm"), []
     for place in (lambda: None, on_device):
         place()
-        sift = Sift(build("bert-mlm", dtype="float64"), reuse=False, **options)
+        sift = Sift(build("bert-mlm", dtype="float64"), **options)
         rows = []
         for seed in range(3):
             sift(**make_batch("bert-mlm", seed=seed))
