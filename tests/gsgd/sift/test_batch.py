@@ -74,7 +74,7 @@ def test_a_run_of_rows_is_the_same_rows_and_a_view():
         "text": list("abcd"),
         "inputs": torch.nn.utils.rnn.pack_padded_sequence(padded, torch.tensor([3, 2, 2, 1]), batch_first=True),
     }
-    rows = BatchRows(rows=("text",))
+    rows = BatchRows(rows=("text", "pixel_values"))
     run, one_by_one = rows.take(batch, range(1, 3)), rows.take(batch, torch.tensor([1, 2]))
     assert run["text"] == one_by_one["text"] == ["b", "c"]
     assert run["labels"].tolist() == [1, 2]
