@@ -84,7 +84,8 @@ class SiftOptions:
             ranks, then deals the rows out so that every rank trains on the same number. It needs batches of one shape
             on all ranks, and exchanges whole batches. Gradients are averaged over ranks as in any loop.
         labelled_head: of masked language models, run the head on labelled positions in the training pass, too: the
-            same loss and gradients for less work and memory. The output's logits then cover those positions only.
+            same loss and gradients for less work and memory. The output's logits then cover those positions only; on a
+            GPU as many of each row, which does not wait to hear how many it has.
         on_bad_scores: what a NaN or infinite score does: "raise", "drop" the row, "keep-all", train on the whole batch
             (as "drop" does if no row is left), or "last", rank the row last; the latter three warn and count
             (`totals.bad_score_rows`; over all ranks if they select together). On a GPU "drop" and "keep-all" make every

@@ -153,7 +153,8 @@ class Scorer:
                     targets = targets.reshape(size)
             begin_head = recording.at_positions if recording is not None and recording.head else None
             padded: Positions | None = None
-            if reading.below is not None and begin_head is None and not host.holds(targets):
+            at_labelled = reading.way == "positions" or (own and reading.below is not None)
+            if at_labelled and begin_head is None and not host.holds(targets):
                 # A recorded head is told which of the labelled positions it sees, so it sees those alone.
                 ignored = reading.ignore_index if own else IGNORED
                 padded = self.padded_positions(batch, labels if own else targets, ignored, every=probing)

@@ -42,3 +42,16 @@ def test_a_training_step(tiny, tiny_module, on_meta, host_waits, method, accumul
         assert training.sift.last.selected == (method != "baseline")
         counted.append(counts)
     assert counted[0] == counted[1]
+
+
+def test_on_cuda_batches_are_pinned_and_the_optimizer_is_one_kernel(tiny, tiny_module, accelerator, monkeypatch):
+    there = Accelerator(cpu=True, device_placement=False)
+    monkeypatch.setattr(Accelerator, "device", property(lambda accelerator: torch.device("cuda")))
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor.shape) or tensor)
+    config = tiny(method="loss@1")
+    training = Training(config, tiny_module.TinyTask(config.data, 0), there, 10)
+    assert training.optimizer.defaults["fused"]
+    batch = training._reading(4)()
+    assert pinned == [value.shape for value in batch.values()]
+    training.reader.shutdown()

@@ -34,7 +34,8 @@ PositionScore = Callable[[Tensor, Tensor], Tensor]
 SCORED_AT_ONCE = 2**20
 """Entries that a score is computed from at a time: few enough to stay in a processor's cache through all its passes."""
 ON_DEVICE_AT_ONCE = 2**28
-"""The same of a device, where every part costs as many operators as the whole: 1 GiB in float32."""
+"""The same of a device, where every part costs as many operators as the whole: 1 GiB in float32, and about
+four times that while a score is computed."""
 
 
 def entries_at_once(logits: Tensor) -> int:
