@@ -13,6 +13,9 @@ float64 in float64.
 Finite logits give finite scores, unless their differences overflow. A NaN logit, or a mask that leaves a position no
 class at all, gives NaN; a label that is masked out gets loss and margin inf. The selectors refuse such scores by
 name.
+
+Labels out of range are refused with a ValueError, except on a device (`gsgd.host`): to find them the program would
+have to wait for it. There they give NaN. What is computed there is the same, of all positions, unlabelled ones masked.
 """
 
 import math
@@ -21,6 +24,8 @@ from collections.abc import Callable
 from typing import Any
 
 from array_api_compat import array_namespace, device, is_array_api_obj
+
+from gsgd import host
 
 Array = Any  # numpy.ndarray or torch.Tensor: torch may be absent, so neither can be named here
 
@@ -42,8 +47,8 @@ def cross_entropy(logits: Array, labels: Array, *, ignore_index: int = -100, lab
         Scores (B,) >= 0 on the logits' device, 0 for a sample without a labelled position. Differentiable in torch.
 
     Raises:
-        ValueError: if shapes do not match, the batch is empty, logits are not floating, labels not integers in range,
-            or `label_smoothing` is out of range.
+        ValueError: if shapes do not match, the batch is empty, logits are not floating, labels not integers in range
+            (of arrays that the host holds; on a device they give NaN), or `label_smoothing` is out of range.
     """
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing = {label_smoothing!r} must lie in [0, 1)")
@@ -184,21 +189,46 @@ def _mean_over_labelled(
 ) -> Array:
     """Mean of `position_score(xp, z, y)` over each sample's labelled positions.
 
-    `position_score` sees z (n, C) and y (n,), the n labelled positions of the batch, and returns (n,). Unlabelled
-    ones are left out first: in masked language modelling they are 85% of the work, and nothing they hold can leak
-    into a score. `lowest` is the score of a sample without labelled positions, None for the dtype's most negative
-    finite number.
+    `position_score` sees z (n, C) and y (n,), and returns (n,). `lowest` is the score of a sample without labelled
+    positions, None for the dtype's most negative finite number.
     """
     xp, labels, labelled = _check(logits, labels, ignore_index)
     dtype = xp.float64 if logits.dtype == xp.float64 else xp.float32
-    values = xp.zeros(labels.shape, dtype=dtype, device=device(logits))
-    values[labelled] = position_score(xp, xp.astype(logits[labelled], dtype, copy=False), labels[labelled])
+    at_labelled = _at_picked if host.holds(logits) else _at_all_masked
+    values = at_labelled(xp, position_score, logits, labels, labelled, dtype)
     positions = tuple(range(1, labels.ndim))
     if positions:
         count = xp.sum(xp.astype(labelled, dtype), axis=positions)
         values = xp.sum(values, axis=positions) / xp.where(count > 0, count, 1.0)
         labelled = count > 0
     return xp.where(labelled, values, float(xp.finfo(dtype).min) if lowest is None else lowest)
+
+
+def _at_picked(
+    xp: Any, position_score: Callable[..., Array], logits: Array, labels: Array, labelled: Array, dtype: Any
+) -> Array:
+    """Scores in the shape of labels, 0 where there is no label, of labelled positions picked out of the others.
+
+    In masked language modelling the others are 85% of the work, and nothing they hold can leak into a score.
+    """
+    values = xp.zeros(labels.shape, dtype=dtype, device=device(logits))
+    values[labelled] = position_score(xp, xp.astype(logits[labelled], dtype, copy=False), labels[labelled])
+    return values
+
+
+def _at_all_masked(
+    xp: Any, position_score: Callable[..., Array], logits: Array, labels: Array, labelled: Array, dtype: Any
+) -> Array:
+    """The same from all positions, without a look at any value; a label out of range gives NaN."""
+    classes = logits.shape[-1]
+    z, y, counts = xp.reshape(logits, (-1, classes)), xp.reshape(labels, (-1,)), xp.reshape(labelled, (-1,))
+    if getattr(logits, "requires_grad", False):
+        # A NaN logit would get a NaN gradient although nothing depends on it: 0 times NaN.
+        z = xp.where(counts[:, None], z, 0.0)
+    in_range = (y >= 0) & (y < classes)
+    values = position_score(xp, xp.astype(z, dtype, copy=False), xp.where(in_range, y, 0))
+    values = xp.where(counts, xp.where(in_range, values, math.nan), 0.0)
+    return xp.reshape(values, labels.shape)
 
 
 def _check(logits: Array, labels: Array, ignore_index: int) -> tuple[Any, Array, Array]:
@@ -224,6 +254,8 @@ def _check(logits: Array, labels: Array, ignore_index: int) -> tuple[Any, Array,
     labels = xp.astype(labels, xp.int64)  # first: torch compares uint8 with -100 as if it were 156
     labelled = labels != int(ignore_index)
     classes = logits.shape[-1]
+    if not host.holds(logits):
+        return xp, labels, labelled
     bad = labelled & ((labels < 0) | (labels >= classes))
     if bool(xp.any(bad)):
         first = tuple(int(axis[0]) for axis in xp.nonzero(bad))

@@ -9,9 +9,10 @@ fixed beforehand:
 
 `rng` is a `numpy.random.Generator` (for either library, and then both select the same rows) or a `torch.Generator`
 (torch scores only). Checking that scores are finite reads one boolean from their device: a NaN loss must stop a run,
-not win it.
+not win it. Whoever has seen to that calls `unchecked(rule)`, which reads nothing.
 """
 
+import functools
 import math
 import numbers
 import sys
@@ -19,6 +20,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_array_api_obj, is_torch_namespace
+
+from gsgd import host
 
 Array = Any  # numpy.ndarray or torch.Tensor: torch may be absent, so neither can be named here
 
@@ -49,7 +52,7 @@ def select_top_k(scores: Array, k: int, rng: Any = None) -> Array:
         With exact losses this is OHEM (Shrivastava et al. 2016) and ordered SGD (Kawaguchi & Lu, arXiv:1907.04371).
     """
     _check(scores, k)
-    return _largest(scores, k)
+    return _top_k(scores, k, rng)
 
 
 def select_random(scores: Array, k: int, rng: Any = None) -> Array:
@@ -69,8 +72,8 @@ def select_random(scores: Array, k: int, rng: Any = None) -> Array:
     if _is_integer(scores):
         _check_k(k, scores)
         return _successive_draws(None, (scores,), k, rng)
-    xp, _ = _check(scores, k)
-    return xp.asarray(_successive_draws(None, scores.shape, k, rng, xp), device=device(scores))
+    _check(scores, k)
+    return _random(scores, k, rng)
 
 
 def select_online_batch(scores: Array, k: int, rng: Any = None, *, selection_pressure: float = 100.0) -> Array:
@@ -99,10 +102,8 @@ def select_online_batch(scores: Array, k: int, rng: Any = None, *, selection_pre
     # Paper: ranks the whole training set by each datapoint's latest known loss and draws with replacement; here:
     # ranks the B candidates of this step by their present scores and draws without, because a step needs k distinct
     # rows of its batch.
-    _, n = _check(scores, k)
-    _check_number("selection_pressure", selection_pressure, low=1.0)
-    rank = np.arange(n)
-    return _draw_by_rank(scores, -rank * math.log(selection_pressure) / n, k, rng)
+    _check(scores, k)
+    return _online_batch(scores, k, rng, selection_pressure=selection_pressure)
 
 
 def select_selective_backprop(scores: Array, k: int, rng: Any = None, *, beta: float | None = None) -> Array:
@@ -130,12 +131,8 @@ def select_selective_backprop(scores: Array, k: int, rng: Any = None, *, beta: f
     # Paper: percentile among the most recent losses (1,024 in the authors' code), each candidate kept independently
     # with probability percentile^beta, until a batch is full; here: percentile within the batch and exactly k rows
     # drawn without replacement (as Composer), because a selector keeps no state and the training step a fixed shape.
-    _, n = _check(scores, k)
-    if beta is None:
-        beta = n / k - 1.0
-    _check_number("beta", beta, low=0.0)
-    percentile = (n - np.arange(n) - 0.5) / n
-    return _draw_by_rank(scores, beta * np.log(percentile), k, rng)
+    _check(scores, k)
+    return _selective_backprop(scores, k, rng, beta=beta)
 
 
 def trim(scores: Array, k: int, rng: Any = None, *, share: float, select: Selector = select_top_k) -> Array:
@@ -154,13 +151,71 @@ def trim(scores: Array, k: int, rng: Any = None, *, share: float, select: Select
     Raises:
         ValueError: as `select`, or if `share` is not in [0, 1), or fewer than k candidates remain.
     """
-    xp, n = _check(scores, k)
+    _check(scores, k)
+    return _trim(scores, k, rng, share=share, select=select)
+
+
+# ---- The rules themselves, once their arguments are found good ----
+
+
+def unchecked(rule: Selector) -> Selector:
+    """The same rule for finite scores of the right form: a built-in one without its check, another as it is.
+
+    Args:
+        rule: `functools.partial` of a built-in rule counts as one, and so does what `trim` is told to `select` by.
+    """
+    if isinstance(rule, functools.partial) and not rule.args:
+        named = dict(rule.keywords)
+        if rule.func is trim and "select" in named:
+            named["select"] = unchecked(named["select"])
+        inner = unchecked(rule.func)
+        return rule if inner is rule.func else functools.partial(inner, **named)
+    return next((inner for known, inner in _RULES if known is rule), rule)
+
+
+def _top_k(scores: Array, k: int, rng: Any = None) -> Array:
+    return _largest(scores, k)
+
+
+def _random(scores: Array, k: int, rng: Any = None) -> Array:
+    if _is_integer(scores):
+        return _successive_draws(None, (scores,), k, rng)
+    xp = array_namespace(scores)
+    return _beside(scores, _successive_draws(None, scores.shape, k, rng, xp))
+
+
+def _online_batch(scores: Array, k: int, rng: Any = None, *, selection_pressure: float = 100.0) -> Array:
+    _check_number("selection_pressure", selection_pressure, low=1.0)
+    n = scores.shape[-1]
+    return _draw_by_rank(scores, -np.arange(n) * math.log(selection_pressure) / n, k, rng)
+
+
+def _selective_backprop(scores: Array, k: int, rng: Any = None, *, beta: float | None = None) -> Array:
+    n = scores.shape[-1]
+    if beta is None:
+        beta = n / k - 1.0
+    _check_number("beta", beta, low=0.0)
+    percentile = (n - np.arange(n) - 0.5) / n
+    return _draw_by_rank(scores, beta * np.log(percentile), k, rng)
+
+
+def _trim(scores: Array, k: int, rng: Any = None, *, share: float, select: Selector = _top_k) -> Array:
+    xp, n = array_namespace(scores), scores.shape[-1]
     _check_number("share", share, low=0.0, below=1.0)
     dropped = math.floor(share * n + 1e-9)  # 0.29 * 100 is 28.999999999999996 in floating point, and means 29
     if k > n - dropped:
         raise ValueError(f"k = {k} but only {n - dropped} of {n} candidates remain after trimming share = {share}")
     rest = xp.sort(_descending(scores)[..., dropped:], axis=-1)
     return xp.take_along_axis(rest, select(xp.take_along_axis(scores, rest, axis=-1), k, rng), axis=-1)
+
+
+_RULES: tuple[tuple[Any, Any], ...] = (
+    (select_top_k, _top_k),
+    (select_random, _random),
+    (select_online_batch, _online_batch),
+    (select_selective_backprop, _selective_backprop),
+    (trim, _trim),
+)
 
 
 def _descending(scores: Array) -> Array:
@@ -179,8 +234,16 @@ def _draw_by_rank(scores: Array, log_weights: np.ndarray, k: int, rng: Any) -> A
     The race is run over ranks, before it is known who holds them, so only k integers travel to the scores' device.
     """
     xp = array_namespace(scores)
-    ranks = xp.asarray(_successive_draws(log_weights, scores.shape, k, rng, xp), device=device(scores))
+    ranks = _beside(scores, _successive_draws(log_weights, scores.shape, k, rng, xp))
     return xp.take_along_axis(_descending(scores), ranks, axis=-1)
+
+
+def _beside(scores: Array, draws: Array) -> Array:
+    """Draws in the library and on the device of the scores."""
+    xp = array_namespace(scores)
+    if host.holds(scores) or not host.holds(draws):
+        return xp.asarray(draws, device=device(scores))
+    return host.sent(xp.asarray(draws), device(scores))
 
 
 def _successive_draws(log_weights: Array | None, shape: tuple[int, ...], k: int, rng: Any, xp: Any = None) -> Array:
@@ -199,7 +262,7 @@ def _successive_draws(log_weights: Array | None, shape: tuple[int, ...], k: int,
         if xp is not None and not is_torch_namespace(xp):
             raise ValueError("rng is a torch.Generator, but for scores that are no tensor it must be a NumPy Generator")
         race = torch.empty(shape, dtype=torch.float64, device=rng.device).exponential_(generator=rng)
-        return _largest(-race if log_weights is None else torch.asarray(log_weights, device=rng.device) - race.log(), k)
+        return _largest(-race if log_weights is None else _beside(race, log_weights) - race.log(), k)
     if rng is None:
         raise ValueError("rng is None but this rule is random: pass a numpy.random.Generator or a torch.Generator")
     raise ValueError(f"rng is a {type(rng).__name__} but must be a numpy.random.Generator or a torch.Generator")

@@ -1,8 +1,11 @@
 """Hypothesis: a slow machine is no failure, and CI searches the same examples each time. Ctrl-C: always as usual."""
 
+import importlib.util
 import os
 import signal
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("gsgd", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -11,3 +14,13 @@ settings.load_profile("gsgd")
 # A shell without job control starts what runs in the background with SIGINT ignored, and so would be their children.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def host_waits():
+    """The module `host_waits` beside this file, which refuses reads of a device."""
+    pytest.importorskip("torch")
+    spec = importlib.util.spec_from_file_location("gsgd_tests_host_waits", Path(__file__).with_name("host_waits.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

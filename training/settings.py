@@ -250,7 +250,7 @@ class TrainingSettings:
             "score_batch_size": self.score_batch_size or None,
             "meter_every": self.meter_every if self.scores_rows else 0,
             # Scores that are not finite are a run that diverges, which shows in its loss.
-            "on_bad_scores": "keep-all",
+            "on_bad_scores": "last",
         }
         left = [each.name for each in dataclasses.fields(SiftOptions) if each.name not in (*made, *NO_SETTING)]
         return SiftOptions.of({**{name: getattr(self, name) for name in left}, **made})

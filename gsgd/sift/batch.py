@@ -133,8 +133,10 @@ class BatchRows:
         """
         return self._size(batch, list(self._entries_of(batch)))
 
-    def take(self, batch: Any, indices: Tensor) -> Any:
+    def take(self, batch: Any, indices: Tensor | range) -> Any:
         """The rows `indices` (k,) of the batch, in its structure; what has no rows is passed on as the same object.
+
+        Of a range, tensors are views.
 
         Raises:
             ValueError: as `size`, and where shapes leave open whose an entry is (images beside text, say).

@@ -18,19 +18,28 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 class Indices:
     """Indices into `size` rows, brought once to each device, and to Python only if something there has rows."""
 
-    def __init__(self, indices: Tensor, size: int) -> None:
+    def __init__(self, indices: Tensor | range, size: int) -> None:
         self.size = size
-        self._on = {indices.device: indices}
         self._first = indices
+        self._on: dict[torch.device, Tensor] = {} if isinstance(indices, range) else {indices.device: indices}
+
+    @property
+    def run(self) -> range | None:
+        """The same where it is known to be a run of neighbours."""
+        return self._first if isinstance(self._first, range) else None
 
     def on(self, device: torch.device) -> Tensor:
         if device not in self._on:
-            self._on[device] = self._first.to(device)
+            first = self._first
+            if isinstance(first, range):
+                self._on[device] = torch.arange(first.start, first.stop, device=device)
+            else:
+                self._on[device] = first.to(device)
         return self._on[device]
 
     @cached_property
     def numbers(self) -> list[int]:
-        return self._first.tolist()
+        return list(self._first) if isinstance(self._first, range) else self._first.tolist()
 
     def owned(self, owners: Tensor) -> Indices:
         """Indices of the images that the rows own, row by row."""
@@ -131,6 +140,8 @@ def rebuilt(value: Any, name: str, cuts: Mapping[str, int | Tensor], containers:
 
 def _taken(value: Any, rows: Indices, axis: int) -> Any:
     if isinstance(value, Tensor):
+        if rows.run is not None and not value.is_nested:
+            return value.narrow(axis, rows.run.start, len(rows.run))
         return _rows_of(value, rows.on(value.device), axis)
     if isinstance(value, np.ndarray):
         return value.take(rows.numbers, axis)

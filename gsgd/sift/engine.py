@@ -18,10 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gsgd.selectors import select_random
+from gsgd import host
+from gsgd.selectors import select_random, unchecked
 from gsgd.sift.batch import is_packed
 from gsgd.sift.diagnosis import Diagnosis, diagnose
 from gsgd.sift.exits import check_exit, count_exits
+from gsgd.sift.late_checks import LateChecks, TooManyLabels
 from gsgd.sift.moving_exit import MovingExit
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.ranks import Ranks, exchange_rows
@@ -136,6 +138,7 @@ class Sift:
         self._shared: Shared | None = None
         self._findings = Findings()
         self.reuse_trial = ReuseTrial()
+        self._late = LateChecks()
         # Ranks that select together must draw alike, others must not.
         seed = options.seed if self.ranks.together else options.seed + self.ranks.rank
         self.generator = torch.Generator().manual_seed(seed)
@@ -163,6 +166,7 @@ class Sift:
     def __call__(self, **batch: Any) -> Any:
         """The model's output on the kept rows; in eval mode, on all."""
         if not self.model.training:
+            self.finish_checks()
             return self.model(**batch)
         return self.forward_kept(self.choose(batch))
 
@@ -178,8 +182,10 @@ class Sift:
         Raises:
             ValueError: for a batch without rows or with tensors of different lengths, without labels, (by
                 `on_bad_scores="raise"`) with a score that is not finite, or whose scores are not the model's losses
-                (by `check`).
+                (by `check`). Scores on a device are looked at when the next batch is chosen from, or the first after
+                they were computed; the error names their step.
         """
+        self._read_checks()
         if self._shared is not None:
             self._shared.recording.release()
             self._shared = None
@@ -234,16 +240,31 @@ class Sift:
     def forward_kept(self, rows: Mapping[str, Any]) -> Any:
         """The model's output on rows that `choose` returned."""
         labels = rows.get("labels")
-        where: Any = None
+        found: tuple[Tensor, Tensor, Tensor] | None = None
         if self.options.labelled_head and isinstance(labels, Tensor) and labels.dim() > 1:
-            where = torch.nonzero(labels != IGNORED, as_tuple=True)
-        labelled = None if where is None or len(where[0]) == 0 else rows["labels"][where].unsqueeze(0)
+            found = self._labelled(rows, labels)
         with self.sharing(rows) as shared:
-            if where is None or labelled is None:
+            if found is None:
                 return self.model(**rows)
+            where, columns, labelled = found
             head = shared.begin_head if shared is not None and shared.recording.head else lambda chosen: chosen
-            with positions_only(unwrap(self.model), where[0], where[1], head):
+            with positions_only(unwrap(self.model), where, columns, head):
                 return self.model(**{**rows, "labels": labelled})
+
+    def _labelled(self, rows: Mapping[str, Any], labels: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """(rows (N,), columns (N,), labels (1, N)) of the labelled positions; None if there are none.
+
+        On a device others may be among them, with the label that does not count, unless a head was recorded at labelled
+        ones alone.
+        """
+        if host.holds(labels) or (self._shared is not None and self._shared.recording.head):
+            where, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
+            return None if len(where) == 0 else (where, columns, labels[where, columns].unsqueeze(0))
+        found = self.scorer.padded_positions(rows, labels)
+        fullest = self.scorer.positions.fullest()
+        if self.last is None or not self.last.selected:  # else scoring has looked at these rows
+            self._late.add(self._present_step, None, fullest)
+        return found.rows, found.columns, found.labels.reshape(1, -1)
 
     @contextlib.contextmanager
     def sharing(self, rows: Mapping[str, Any]) -> Iterator[Shared | None]:
@@ -375,27 +396,71 @@ class Sift:
         if self.ranks.together:
             scores, kept, size = self.ranks.pool(scores, kept, size)
         if scores is None:
-            chosen = self._apply_rule(size, kept)
-            return torch.sort(chosen.to(device)).values
+            chosen = torch.sort(self._apply_rule(size, kept)).values
+            return host.sent(chosen, device)
+        fullest = self.scorer.positions.fullest()
+        raises_later = self.options.on_bad_scores == "raise" and not self.ranks.together and not host.holds(scores)
+        if raises_later or self.options.on_bad_scores == "last":
+            self._late.add(self._present_step, scores, fullest)
+            if scores.is_floating_point():
+                scores = torch.where(torch.isfinite(scores), scores, torch.finfo(scores.dtype).min)
+            return torch.sort(self._apply_rule(scores, kept)).values
+        self._late.add(self._present_step, None, fullest)
         bad = ~torch.isfinite(scores)
         if not bool(bad.any()):
             return torch.sort(self._apply_rule(scores, kept)).values
         first = int(torch.nonzero(bad)[0])
-        step = (self.calls - 1) // self.options.accumulation_steps
-        text = f"scores[{first}] is {float(scores[first])} at step {step}: scores must be finite"
+        text = _bad_score(first, float(scores[first]), self._present_step)
         if self.options.on_bad_scores == "raise":
-            raise ValueError(f'{text}; on_bad_scores="drop" or "keep-all" trains on')
-        self.totals.bad_score_rows += int(bad.sum())
-        logger.warning("%s (%d rows)", text, int(bad.sum()))
+            raise ValueError(f"{text}; {_TRAIN_ON}")
+        self._count_bad_scores(text, int(bad.sum()))
         good = torch.nonzero(~bad).squeeze(1)
         kept = self.ranks.even(min(kept, len(good)))
         if self.options.on_bad_scores == "keep-all" or kept == 0:
             return torch.arange(size, device=device)
         return torch.sort(good[self._apply_rule(scores[good], kept)]).values
 
+    def finish_checks(self) -> None:
+        """Wait for the checks of all steps so far.
+
+        A loop calls it before it writes or judges a model; `state_dict` does, and so does a call in eval mode.
+
+        Raises:
+            ValueError: for a score on a device that was not finite, with its step.
+        """
+        self._read_checks(wait=True)
+
+    def _read_checks(self, *, wait: bool = False) -> None:
+        for found in self._late.read(wait=wait):
+            if not isinstance(found, TooManyLabels):
+                text = _bad_score(found.row, found.value, found.step)
+                if self.options.on_bad_scores == "raise":
+                    raise ValueError(f"{text}; {_TRAIN_ON}")
+                self._count_bad_scores(text, found.rows)
+                continue
+            if self.scorer.positions.taken(found.at.form, found.at.length) >= found.most:
+                continue  # of a step before more were scored
+            self.scorer.positions.learn(found.at.form, found.at.length, found.most)
+            logger.warning(
+                "a row of step %d has %d labels, of which the first %d were scored; from now on more are",
+                found.step,
+                found.most,
+                found.at.taken,
+            )
+
+    def _count_bad_scores(self, text: str, rows: int) -> None:
+        self.totals.bad_score_rows += rows
+        logger.warning("%s (%d rows)", text, rows)
+
+    @property
+    def _present_step(self) -> int:
+        """The optimizer step of the last training call."""
+        return max(0, self.calls - 1) // self.options.accumulation_steps
+
     def _apply_rule(self, scores: Tensor | int, kept: int) -> Tensor:
         """What `select` returns, once its form is found good: a user's own rule may return anything."""
-        rule = select_random if self.options.score == "random" else self.options.select
+        # Scores have been checked, or will be.
+        rule = unchecked(select_random if self.options.score == "random" else self.options.select)
         chosen: Any = rule(scores, kept, self.generator)
         if not isinstance(chosen, Tensor) or chosen.dtype != torch.int64 or chosen.shape != (kept,):
             found = f"{chosen.dtype} {tuple(chosen.shape)}" if isinstance(chosen, Tensor) else type(chosen).__name__
@@ -406,7 +471,11 @@ class Sift:
         """Step, generator, totals, moving exit: what a resumed run needs to select as the run would have. Per rank.
 
         Of the meters it has the seconds, not the readings.
+
+        Raises:
+            ValueError: as `finish_checks`.
         """
+        self.finish_checks()
         return {
             "calls": self.calls,
             "generator": self.generator.get_state(),
@@ -438,7 +507,7 @@ class Sift:
 
     def __getstate__(self) -> dict[str, Any]:
         # What is of one step or one process stays behind.
-        state = {name: value for name, value in self.__dict__.items() if name not in ("_shared", "_findings")}
+        state = {name: value for name, value in self.__dict__.items() if name not in _OF_ONE_PROCESS}
         state["generator"] = self.generator.get_state()
         return state
 
@@ -446,7 +515,15 @@ class Sift:
         self.__dict__.update(state)
         self.generator = torch.Generator()
         self.generator.set_state(state["generator"])
-        self._shared, self._findings = None, Findings()
+        self._shared, self._findings, self._late = None, Findings(), LateChecks()
+
+
+_OF_ONE_PROCESS = ("_shared", "_findings", "_late")
+_TRAIN_ON = 'on_bad_scores="drop", "keep-all" or "last" trains on'
+
+
+def _bad_score(row: int, value: float, step: int) -> str:
+    return f"scores[{row}] is {value} at step {step}: scores must be finite"
 
 
 def _normalises_by_batch(module: nn.Module) -> bool:

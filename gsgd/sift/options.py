@@ -19,7 +19,7 @@ Score = Callable[..., Any]
 ScoreName = Literal["loss", "entropy", "random"]
 ScoringMode = Literal["train", "eval", "frozen-batchnorm"]
 Scope = Literal["rank", "global"]
-OnBadScores = Literal["raise", "drop", "keep-all"]
+OnBadScores = Literal["raise", "drop", "keep-all", "last"]
 BatchNormStatistics = Literal["kept", "gross"]
 Reuse = bool | Literal["cpu", "auto"]
 
@@ -85,10 +85,13 @@ class SiftOptions:
             ranks, then deals the rows out so that every rank trains on the same number. It needs batches of one shape
             on all ranks, and exchanges whole batches. Gradients are averaged over ranks as in any loop.
         labelled_head: of masked language models, run the head on labelled positions in the training pass, too: the
-            same loss and gradients for less work and memory. The output's logits then cover those positions only.
-        on_bad_scores: what a NaN or infinite score does: "raise", "drop" the row, or "keep-all", train on the whole
-            batch (as "drop" does if no row is left); the latter two warn and count (`totals.bad_score_rows`; over all
-            ranks if they select together).
+            same loss and gradients for less work and memory. The output's logits then cover those positions only; on a
+            GPU as many of each row, which does not wait to hear how many it has.
+        on_bad_scores: what a NaN or infinite score does: "raise", "drop" the row, "keep-all", train on the whole batch
+            (as "drop" does if no row is left), or "last", rank the row last; the latter three warn and count
+            (`totals.bad_score_rows`; over all ranks if they select together). On a GPU "drop" and "keep-all" make every
+            step wait for its scores. "raise" does not: the row ranks last, and the error, which names its step, comes
+            at a later one, at `state_dict()` or in eval mode; nor does "last", which counts as late.
             Raising on one of several ranks ends the job, as any exception does: the others wait for it in their
             backward pass until the launcher ends them, so do not catch it there.
         score_batch_size: score at most so many rows at a time, which bounds memory; None for all at once.

@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gsgd import host
 from gsgd import scores as row_scores
 from gsgd.sift.batch import BatchRows
 from gsgd.sift.exits import EarlyExit, count_exits, exit_view, last_shared_layer, only_up_to
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.scoring_pass.forward import (
+    classes_of,
     logits_of,
     loss_of,
     own_losses,
@@ -38,14 +40,13 @@ from gsgd.sift.scoring_pass.mode import (
     without_router_losses,
 )
 from gsgd.sift.scoring_pass.module_state import unchanged
+from gsgd.sift.scoring_pass.padded_positions import Form, Positions, PositionsPerRow
 from gsgd.sift.scoring_pass.row_losses import IGNORED, LEAST, RowLosses
 from gsgd.sift.shared_forward.recording import Recording
 from gsgd.sift.wrappers import innermost, unwrap
 
 BUILT_IN = (row_scores.cross_entropy, row_scores.entropy, row_scores.margin, row_scores.gradient_norm_bound)
 """Scores that are a mean over labelled positions, so that the head need not run on the others."""
-
-Form = tuple[tuple[str, str, int], ...]
 
 
 class Scorer:
@@ -61,6 +62,7 @@ class Scorer:
     Attributes:
         function: the score, `(logits, labels) -> (B,)`; None for "random".
         rows: which entries of a batch have rows.
+        positions: how many positions of a row a head runs on, where labels lie on a device.
         reference: the model's own loss of a batch of one row, as training computes it; a Trainer sets its own.
 
     Raises:
@@ -74,6 +76,7 @@ class Scorer:
         names = (*options.label_names, *LABEL_NAMES)
         self.rows = BatchRows(innermost(model), rows=options.rows, label_names=names)
         self.reference: Callable[[Mapping[str, Any]], Tensor | None] = self.own_loss
+        self.positions = PositionsPerRow()
         self._readings: dict[Form, LabelReading] = {}
         if self.function is not None:
             self.exits = count_exits(unwrap(model))
@@ -119,8 +122,10 @@ class Scorer:
             (B,), float32 or float64, on the logits' device.
 
         Raises:
-            ValueError: if the batch has no labels, or has no loss per row, or `function` returns another shape.
+            ValueError: if the batch has no labels, or has no loss per row, or `function` returns another shape; on the
+                CPU also for a label out of range, which gives NaN elsewhere.
         """
+        probing = reading is not None
         function = self.function if function is None else function
         if function is None:
             raise ValueError('score = "random" scores nothing')
@@ -146,6 +151,12 @@ class Scorer:
                 if targets.dim() > 1 and targets.shape[1:].numel() == 1 and reading.way == "logits":
                     targets = targets.reshape(size)
             begin_head = recording.begin_head if recording is not None and recording.head else None
+            padded: Positions | None = None
+            at_labelled = reading.way == "positions" or (own and reading.below is not None)
+            if at_labelled and begin_head is None and not host.holds(targets):
+                # A recorded head is told which of the labelled positions it sees, so it sees those alone.
+                ignored = reading.ignore_index if own else IGNORED
+                padded = self.padded_positions(batch, labels if own else targets, ignored, every=probing)
             with contextlib.ExitStack() as recorded:
                 if recording is not None:
                     layer = last_shared_layer(model, exit_layer)
@@ -164,9 +175,12 @@ class Scorer:
                         recorded,
                         begin_head,
                         str(reading.below),
+                        padded,
                     )
                 elif reading.way == "positions":
-                    values = scores_at_positions(view, inputs, targets, function, recorded, begin_head, reading.below)
+                    values = scores_at_positions(
+                        view, inputs, targets, function, recorded, begin_head, reading.below, padded
+                    )
                 else:
                     logits = view(**inputs) if isinstance(innermost(model), EarlyExit) else logits_of(run(view, inputs))
             if not own and reading.way != "positions":
@@ -179,12 +193,29 @@ class Scorer:
         recording.findings.positions_meet = bool((values.isnan() & ~full.isnan()).any())
         return full
 
+    def padded_positions(
+        self, batch: Mapping[str, Any], labels: Tensor, ignored: int = IGNORED, *, every: bool = False
+    ) -> Positions:
+        """As many positions of each row, labelled ones first: see `PositionsPerRow.of`.
+
+        Args:
+            batch: rows of the same form as have been seen, or others.
+            labels: (B, T), of its rows, beside the predictions that they are of.
+        """
+        classes = classes_of(innermost(self.model))
+        return self.positions.of(self._form_of_rows(batch), labels, ignored=ignored, classes=classes, every=every)
+
+    def _form_of_rows(self, batch: Mapping[str, Any]) -> Form:
+        """The form without single numbers, which a trainer adds to the kept rows."""
+        return self.form({name: value for name, value in batch.items() if isinstance(value, Tensor) and value.dim()})
+
     def parts(self, batch: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """A gross batch in the parts, `score_batch_size` rows each, that a scoring pass takes at a time."""
         size = self.rows.size(batch)
         step = self.options.score_batch_size or size
-        cuts = [torch.arange(start, min(start + step, size)) for start in range(0, size, step)]
-        return [batch] if len(cuts) == 1 else [self.rows.take(batch, cut) for cut in cuts]
+        if step >= size:
+            return [batch]
+        return [self.rows.take(batch, range(start, min(start + step, size))) for start in range(0, size, step)]
 
     # ---- How labels are read ----
 
@@ -235,9 +266,16 @@ class Scorer:
         self._readings[self.form(batch)] = found
         return found
 
-    def assume(self, batch: Mapping[str, Any], reading: LabelReading) -> None:
-        """Read labels of batches of this form in this way from now on."""
+    def assume(self, batch: Mapping[str, Any], reading: LabelReading, *, most_labels: int | None = None) -> None:
+        """Read labels of batches of this form in this way from now on.
+
+        Args:
+            most_labels: how many labels a row of this length has at most; None to find out from the next batch, where
+                that matters.
+        """
         self._readings[self.form(batch)] = reading
+        if most_labels is not None:
+            self.positions.learn(self._form_of_rows(batch), batch[self.label_names(batch)[0]].shape[1], most_labels)
 
     def probe_rows(self, batch: Mapping[str, Any], number: int = 2) -> Tensor:
         """(2,) rows, or (1,) of a batch of one, that have the most labels."""

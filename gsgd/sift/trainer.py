@@ -76,6 +76,9 @@ class SiftTrainer(Trainer):
       evaluation, checkpoints or logging), `gross_samples` and `kept_samples` (since the start of training, all
       ranks), the same `_per_s`, `bad_score_rows`, and quantiles of the gross scores; with `meter_every` also `meter_s`
       and the readings' means since the last log and over ranks (`meters_overlap`, ...).
+    - On a GPU a warm step makes the program wait for nothing but the Trainer's own `logging_nan_inf_filter`, which
+      looks at every micro-batch's loss, twice: pass `logging_nan_inf_filter=False`. Then the logged loss is NaN or
+      infinite where a step's was.
     - Evaluation leaves the global generators as they were, and masks as in epoch 0 if a `MaskingCollator` masks.
     - A checkpoint gets its name only when it is complete, and `resume_from_checkpoint=True` passes over incomplete
       ones. It has one `sift_<rank>.pt` per rank, and `training_args.json` in place of a pickle.
@@ -334,6 +337,7 @@ class SiftTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         # Iterating over any loader draws a seed. A run resumed from a checkpoint after which it was evaluated would
         # not draw it, and go another way.
+        self.sift.finish_checks()
         with draws_kept(self.sift.model):
             return super().evaluate(*args, **kwargs)
 
@@ -341,6 +345,7 @@ class SiftTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs or "train_runtime" in logs:
+            self.sift.finish_checks()  # the Trainer has just waited for the loss
             logs.update(self._meters.report(self.accelerator, self.sift, whole_run="train_runtime" in logs))
         super().log(logs, *args, **kwargs)
 

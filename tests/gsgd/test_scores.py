@@ -9,6 +9,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gsgd import host
 from gsgd.scores import cross_entropy, entropy, gradient_norm_bound, margin
 from gsgd.selectors import select_top_k
 
@@ -24,6 +25,15 @@ repeatable = settings(derandomize=True, deadline=None, max_examples=60)
 SCORES = {f.__name__: f for f in (cross_entropy, entropy, margin, gradient_norm_bound)}
 all_scores = pytest.mark.parametrize("score", SCORES.values(), ids=SCORES.keys())
 LOWEST = {"cross_entropy": 0.0, "entropy": 0.0, "gradient_norm_bound": 0.0}  # margin: finfo.min of its dtype
+
+
+@pytest.fixture(autouse=True, scope="module", params=["held", "on a device"])
+def place(request):
+    """Everything holds in both places; "on a device" no value is looked at, which can be tried on the CPU, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "on a device":
+            patch.setattr(host, "holds", lambda array: False)
+        yield request.param
 
 
 def reference(name, z, y):
@@ -241,6 +251,7 @@ def test_a_row_without_labelled_position_ranks_last_and_is_finite(lib, score):
 
 @both
 @all_scores
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_nothing_leaks_from_unlabelled_positions(lib, score):
     logits = np.random.default_rng(0).standard_normal((2, 3, 4))
     labels = np.array([[1, -100, 2], [-100, 0, -100]])
@@ -306,6 +317,17 @@ def test_gradients_are_finite_at_masks_and_extremes(score):
 
 @needs_torch
 @all_scores
+def test_a_nan_without_a_label_has_no_gradient(score):
+    logits = torch.zeros(2, 2, 3, requires_grad=True)
+    with torch.no_grad():
+        logits[0, 1] = math.nan
+    score(logits, torch.tensor([[0, -100], [-100, 1]])).sum().backward()
+    assert bool(torch.isfinite(logits.grad).all())
+    assert logits.grad[0, 1].tolist() == [0.0, 0.0, 0.0]
+
+
+@needs_torch
+@all_scores
 def test_no_grad_is_respected_and_inputs_are_not_written_to(score):
     logits = torch.randn((2, 3, 4), generator=torch.Generator().manual_seed(0), requires_grad=True)
     labels = torch.tensor([[1, -100, 3], [0, 2, 1]])
@@ -357,7 +379,10 @@ def test_scores_lie_on_the_device_of_the_logits(score):
         ([[0, 1]], [0], r"logits has dtype .*int64 but must be real floating"),
     ],
 )
-def test_bad_input(lib, score, logits, labels, message):
+def test_bad_input(lib, score, logits, labels, message, place):
+    if "must be in 0" in message and place == "on a device":
+        assert math.isnan(score(lib.asarray(logits), lib.asarray(labels))[0])
+        return
     with pytest.raises(ValueError, match=message):
         score(lib.asarray(logits), lib.asarray(labels))
 

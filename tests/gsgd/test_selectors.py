@@ -21,7 +21,15 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 import gsgd.selectors
-from gsgd.selectors import Selector, select_online_batch, select_random, select_selective_backprop, select_top_k, trim
+from gsgd.selectors import (
+    Selector,
+    select_online_batch,
+    select_random,
+    select_selective_backprop,
+    select_top_k,
+    trim,
+    unchecked,
+)
 
 try:
     import torch
@@ -354,6 +362,33 @@ def test_trim_refuses_when_too_few_remain():
     assert trim(np.arange(6.0), 4, share=0.4).tolist() == [3, 2, 1, 0]
     with pytest.raises(ValueError, match=r"k = 5 but only 4 of 6 candidates remain after trimming share = 0\.4"):
         trim(np.arange(6.0), 5, share=0.4)
+
+
+@both
+@pytest.mark.parametrize("rule", [*RANDOM_RULES.values(), *BY_SCORE.values()], ids=[*RANDOM_RULES, *BY_SCORE])
+def test_unchecked_rules_select_the_same_and_look_at_no_value(lib, rule):
+    scores = lib.asarray(np.random.default_rng(3).standard_normal((2, 12)))
+    inner = unchecked(rule)
+    assert inner is not rule
+    assert inner(scores, 5, rng()).tolist() == rule(scores, 5, rng()).tolist()
+    scores[0, 1] = math.nan
+    assert inner(scores, 5, rng()).shape == (2, 5)
+    assert unchecked(inner) is inner or isinstance(inner, partial)
+
+
+def test_rules_of_ones_own_are_left_as_they_are():
+    def own(scores, k, rng=None):
+        return scores[:k]
+
+    class Unhashable:
+        __hash__ = None
+
+        def __call__(self, scores, k, rng=None):
+            return scores[:k]
+
+    for rule in (own, partial(own, rng=1), Unhashable(), partial(Unhashable())):
+        assert unchecked(rule) is rule
+    assert unchecked(partial(trim, share=0.1, select=own)).keywords["select"] is own
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

@@ -226,7 +226,7 @@ def test_defaults_are_the_engines():
         ({"method": "random", "meter_every": 5}, {"score": "random", "meter_every": 0}),
         ({"method": "baseline", "batchnorm": "gross"}, {"score": "random", "start_step": 100, "batchnorm": "kept"}),
         ({"method": "loss@1", "start_share": 0.25, "end_step": 60}, {"start_step": 25, "end_step": 60}),
-        ({"method": "loss@1"}, {"on_bad_scores": "keep-all", "score_batch_size": None, "end_step": 100}),
+        ({"method": "loss@1"}, {"on_bad_scores": "last", "score_batch_size": None, "end_step": 100}),
     ],
 )
 def test_options_that_are_made(values, expected):

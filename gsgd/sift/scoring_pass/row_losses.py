@@ -11,6 +11,7 @@ one number a prediction to one number a batch, is replaced by one number a row, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from gsgd import scores
+from gsgd import host, scores
 
 IGNORED = -100
 """The label that Hugging Face's losses skip."""
@@ -32,6 +33,14 @@ PositionScore = Callable[[Tensor, Tensor], Tensor]
 
 SCORED_AT_ONCE = 2**20
 """Entries that a score is computed from at a time: few enough to stay in a processor's cache through all its passes."""
+ON_DEVICE_AT_ONCE = 2**28
+"""The same of a device, where every part costs as many operators as the whole: 1 GiB in float32, and about
+four times that while a score is computed."""
+
+
+def entries_at_once(logits: Tensor) -> int:
+    """How many entries of a matrix of logits a score takes at a time."""
+    return SCORED_AT_ONCE if host.holds(logits) else ON_DEVICE_AT_ONCE
 
 
 class NoRowLoss(ValueError):
@@ -61,7 +70,8 @@ class RowLosses(TorchFunctionMode):
     Args:
         rows: B, of the batch that runs.
         score: what is computed of each prediction of classes, one of `gsgd.scores`.
-        labels, label_rows: where the model is given labelled positions only, their labels (1, N) and their rows (N,).
+        labels, label_rows: where the model is given labelled positions only, their labels (1, N) and their rows (N,);
+            or, of the same number of positions of each row, a range of rows.
         before: called when the first loss function is.
 
     Attributes:
@@ -77,7 +87,7 @@ class RowLosses(TorchFunctionMode):
         rows: int,
         score: PositionScore = scores.cross_entropy,
         labels: Tensor | None = None,
-        label_rows: Tensor | None = None,
+        label_rows: Tensor | range | None = None,
         before: Callable[[], object] = lambda: None,
     ):
         super().__init__()
@@ -115,35 +125,35 @@ class RowLosses(TorchFunctionMode):
             each = F.cross_entropy(_wide(input), target, weight, reduction="none", label_smoothing=label_smoothing)
             self.calls.append(LossCall("cross_entropy"))
             return self._reduced(each, torch.ones_like(each), reduction)
-        at_positions = self.labels is not None and target.data_ptr() == self.labels.data_ptr()
+        at_positions = self.labels is not None and _same_memory(target, self.labels)
         targets = None if at_positions else self._by_row("cross_entropy", target)
         plain = weight is None and label_smoothing == 0
         self.calls.append(LossCall("cross_entropy", targets, ignore_index, plain))
         flat = target.reshape(-1)
-        counts = flat != ignore_index
-        chosen = torch.nonzero(counts).squeeze(1)
-        own, labels = (logits, flat) if len(chosen) == len(flat) else (logits[chosen], flat[chosen])
-        size = max(1, SCORED_AT_ONCE // logits.shape[1])
-        parts = list(zip(own.split(size), labels.split(size), strict=True)) if len(chosen) else []
-        if plain or not self.is_loss:
-            found = [self.score(*part) for part in parts]
-        else:
-            found = [
-                F.cross_entropy(_wide(z), y, weight, reduction="none", label_smoothing=label_smoothing)
-                for z, y in parts
-            ]
-        values = torch.cat(found) if found else _wide(own.new_zeros(0))
-        each = values.new_zeros(len(flat)).index_copy_(0, chosen, values)
-        weights = counts.to(each.dtype)
-        if weight is not None:
-            weights = weights.index_copy_(0, chosen, weight[labels].to(each.dtype))
-            if not self.is_loss:
-                each = each * weights  # the loss has them already
+
+        def position_loss(z: Tensor, y: Tensor) -> Tensor:
+            if plain or not self.is_loss:
+                return self.score(z, y)
+            return F.cross_entropy(_wide(z), y, weight, reduction="none", label_smoothing=label_smoothing)
+
+        at_labelled = _at_picked if host.holds(logits) else _at_all_masked
+        each, weights = at_labelled(position_loss, logits, flat, flat != ignore_index, weight)
+        if weight is not None and not self.is_loss:
+            each = each * weights  # the loss has them already
         if not at_positions:
             return self._reduced(each, weights, reduction)
-        assert self.label_rows is not None
-        total, count = (values.new_zeros(self.rows).index_add_(0, self.label_rows, part) for part in (each, weights))
+        total, count = (self._by_label_row(part) for part in (each, weights))
         return self._summed(total, count, reduction)
+
+    def _by_label_row(self, each: Tensor) -> Tensor:
+        """(rows,): sums over the labelled positions (N,) of each row."""
+        total = each.new_zeros(self.rows)
+        if isinstance(self.label_rows, range):
+            at = slice(self.label_rows.start, self.label_rows.stop)
+            total[at] = each.view(len(self.label_rows), -1).sum(dim=1)
+            return total
+        assert self.label_rows is not None
+        return total.index_add_(0, self.label_rows, each)
 
     def nll_loss(
         self,
@@ -224,6 +234,46 @@ class RowLosses(TorchFunctionMode):
         if not self.is_loss:
             score = getattr(self.score, "__name__", "this score")
             raise NoRowLoss(f"{score} needs the probabilities of classes, but the model's loss is {name}")
+
+
+def _at_picked(
+    position_loss: PositionScore, logits: Tensor, flat: Tensor, counts: Tensor, weight: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """((N,) values, (N,) weights), both 0 where no label counts, of the others picked out."""
+    chosen = torch.nonzero(counts).squeeze(1)
+    own, labels = (logits, flat) if len(chosen) == len(flat) else (logits[chosen], flat[chosen])
+    found = _in_parts(position_loss, own, labels) if len(chosen) else []
+    values = torch.cat(found) if found else _wide(own.new_zeros(0))
+    each = values.new_zeros(len(flat)).index_copy_(0, chosen, values)
+    weights = counts.to(each.dtype)
+    if weight is not None:
+        weights = weights.index_copy_(0, chosen, weight[labels].to(each.dtype))
+    return each, weights
+
+
+def _at_all_masked(
+    position_loss: PositionScore, logits: Tensor, flat: Tensor, counts: Tensor, weight: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The same from all positions, without a look at any value; a label out of range gives NaN."""
+    good = counts & (flat >= 0) & (flat < logits.shape[1])
+    labels = torch.where(good, flat, 0)
+    values = torch.cat(_in_parts(position_loss, logits, labels))
+    each = torch.where(good, values, math.nan).masked_fill(~counts, 0)
+    weights = counts.to(each.dtype)
+    if weight is not None:
+        weights = weights * weight[labels].to(each.dtype)
+    return each, weights
+
+
+def _in_parts(position_loss: PositionScore, logits: Tensor, labels: Tensor) -> list[Tensor]:
+    size = max(1, entries_at_once(logits) // logits.shape[1])
+    return [position_loss(*part) for part in zip(logits.split(size), labels.split(size), strict=True)]
+
+
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors begin at the same place; those of the device "meta" have no address to tell it by."""
+    storages = one.untyped_storage()._cdata, other.untyped_storage()._cdata
+    return storages[0] == storages[1] and one.storage_offset() == other.storage_offset()
 
 
 def _wide(value: Tensor) -> Tensor:

@@ -64,6 +64,26 @@ def test_rows_are_taken_from_every_tensor_and_the_rest_is_passed_on():
     assert batch["x"].shape == (4, 2)  # the batch itself stays whole
 
 
+def test_a_run_of_rows_is_the_same_rows_and_a_view():
+    padded = torch.arange(12.0).reshape(4, 3)
+    batch = {
+        "input_ids": torch.arange(8).reshape(4, 2),
+        "position_ids": torch.arange(24).reshape(3, 4, 2),
+        "pixel_values": torch.rand(4, 3, 2, 2).to(memory_format=torch.channels_last),
+        "labels": np.arange(4),
+        "text": list("abcd"),
+        "inputs": torch.nn.utils.rnn.pack_padded_sequence(padded, torch.tensor([3, 2, 2, 1]), batch_first=True),
+    }
+    rows = BatchRows(rows=("text", "pixel_values"))
+    run, one_by_one = rows.take(batch, range(1, 3)), rows.take(batch, torch.tensor([1, 2]))
+    assert run["text"] == one_by_one["text"] == ["b", "c"]
+    assert run["labels"].tolist() == [1, 2]
+    for name in ("input_ids", "position_ids", "pixel_values"):
+        assert torch.equal(run[name], one_by_one[name])
+        assert run[name].untyped_storage().data_ptr() == batch[name].untyped_storage().data_ptr()
+    assert torch.equal(run["inputs"].data, one_by_one["inputs"].data)
+
+
 def test_taken_rows_own_their_memory():
     """Writing into the kept rows must not reach the loader's batch."""
     batch = {"x": torch.zeros(3, 2)}

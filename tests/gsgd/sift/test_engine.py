@@ -491,7 +491,8 @@ class TestBadScores:
         return Sift(Net(), score=lambda logits, labels: found, on_bad_scores=policy, **arguments)
 
     def test_raise_names_row_value_and_remedy(self):
-        with pytest.raises(ValueError, match=r'scores\[1\] is nan at step 0: .*on_bad_scores="drop" or "keep-all"'):
+        remedy = 'on_bad_scores="drop", "keep-all" or "last"'
+        with pytest.raises(ValueError, match=rf"scores\[1\] is nan at step 0: .*{remedy}"):
             self.sift("raise")(**net_batch())
 
     def test_the_step_in_the_message_is_the_optimizers(self):
@@ -538,7 +539,21 @@ class TestBadScores:
         assert sift.totals.backprop_samples == 16
         assert len(caplog.records) == 2
 
-    @pytest.mark.parametrize("policy", ["drop", "keep-all"])
+    def test_last_ranks_them_last_and_warns_and_counts_at_the_next_step(self, caplog):
+        sift = self.sift("last", keep=0.75)
+        with caplog.at_level(logging.WARNING, logger="gsgd"):
+            sift(**net_batch())
+        # 0.9, 0.5, 0.3, 0.2, 0.1, and of the bad ones the first.
+        assert sift.last.indices.tolist() == [0, 1, 2, 3, 5, 7]
+        assert sift.last.scores[6] == float("-inf")
+        assert (sift.totals.bad_score_rows, caplog.records) == (0, [])
+        with caplog.at_level(logging.WARNING, logger="gsgd"):
+            sift(**net_batch())
+        assert sift.totals.bad_score_rows == 3
+        assert "scores[1] is nan at step 0: scores must be finite (3 rows)" in caplog.text
+        assert sift.state_dict()["totals"]["bad_score_rows"] == 6
+
+    @pytest.mark.parametrize("policy", ["drop", "keep-all", "last"])
     def test_finite_scores_are_no_business_of_theirs(self, policy, caplog):
         sift = self.sift(policy, torch.arange(8.0))
         sift(**net_batch())
@@ -619,7 +634,7 @@ class TestBadInput:
             ({"score": "los"}, r'score = \'los\' must be "loss", "entropy", "random" or a callable'),
             ({"scoring_mode": "test"}, "scoring_mode = 'test' must be one of: train, eval, frozen-batchnorm"),
             ({"scope": "world"}, "scope = 'world' must be one of: rank, global"),
-            ({"on_bad_scores": "ignore"}, "on_bad_scores = 'ignore' must be one of: raise, drop, keep-all"),
+            ({"on_bad_scores": "ignore"}, "on_bad_scores = 'ignore' must be one of: raise, drop, keep-all, last"),
             ({"accumulation_steps": 0}, "accumulation_steps = 0 must be a whole number of at least 1"),
             ({"accumulation_steps": 1.5}, r"accumulation_steps = 1\.5 must"),
             ({"score_batch_size": 0}, "score_batch_size = 0 must be a whole number of at least 1"),

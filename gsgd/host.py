@@ -1,0 +1,29 @@
+"""Which arrays the host can read at once, and how numbers get to the others; without importing torch.
+
+A program runs ahead of its GPU: it hands over operators and does not wait for their results. To read one number of a
+tensor there, it must wait for everything before it. So what is computed of an array off the CPU is computed without a
+look at its values: by `where` instead of masks that pick entries, at fixed shapes, without checks by value. In the
+host's memory the look is free, and what picks entries is quicker. `holds` is where the two ways part.
+"""
+
+from typing import Any
+
+from array_api_compat import device
+
+Array = Any  # numpy.ndarray or torch.Tensor: torch may be absent, so neither can be named here
+
+
+def holds(array: Array) -> bool:
+    """Whether an array lies in the host's memory, where its values can be read without waiting for a device."""
+    where = device(array)
+    return str(getattr(where, "type", where)) == "cpu"
+
+
+def sent(tensor: Array, where: Any) -> Array:
+    """A tensor of the host on another torch device, without waiting until it is there.
+
+    CUDA copies beside the program only out of pinned memory.
+    """
+    if where.type == "cuda" and holds(tensor):
+        tensor = tensor.pin_memory()
+    return tensor.to(where, non_blocking=True)
