@@ -211,9 +211,13 @@ def _equal(before: Any, now: Any) -> bool | None:
 
 
 def _some(value: Tensor, rows: int | None) -> Tensor:
-    """A copy of a few entries, of each row if there are rows."""
+    """A copy of a few entries, of each row if there are rows; of a parameter of some that lie together."""
     if value.dim() == 0 or value.numel() == 0:
         return value.clone()
+    if version_of(value) is not None:
+        for _ in range(value.dim() - 1):
+            value = value[-1]
+        return value[: _ENTRIES**2].clone()
     if rows is None:
         return value[_grid(value.shape, value.device)]
     parts = value.unflatten(0, (rows, -1))
