@@ -45,7 +45,7 @@ _CHEAP = 64
 Kept, it is written to where no cache holds it, and its rows are read from there and written once more.
 """
 _ENTRIES = 4
-"""Entries along each axis that are compared, the first and the last among them."""
+"""Entries along each axis that are compared, the first and the last among them; of three axes and more these two."""
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Relative to the largest entry: rounding passes, other rows do not."""
 
@@ -227,7 +227,8 @@ def _some(value: Tensor, rows: int | None) -> Tensor:
 @functools.lru_cache(maxsize=1024)
 def _grid(shape: torch.Size, device: torch.device) -> tuple[Tensor, ...]:
     """Indices of a few entries along each axis, which together pick all their combinations."""
-    places = [sorted({round(at * (size - 1) / (_ENTRIES - 1)) for at in range(_ENTRIES)}) for size in shape]
+    number = _ENTRIES if len(shape) < 3 else 2
+    places = [sorted({round(at * (size - 1) / (number - 1)) for at in range(number)}) for size in shape]
     return tuple(
         torch.tensor(along, device=device).view(-1, *[1] * (len(shape) - 1 - axis)) for axis, along in enumerate(places)
     )
