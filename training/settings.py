@@ -25,7 +25,7 @@ SELECTORS: dict[str, Selector] = {
     "online-batch": select_online_batch,
     "selective-backprop": select_selective_backprop,
 }
-AS_THE_ENGINES = ("scoring_mode", "scope", "labelled_head", "reuse", "batchnorm", "check")
+AS_THE_ENGINES = ("scoring_mode", "scope", "labelled_head", "reuse", "compile", "batchnorm", "check")
 """Settings that are the engine's options of their names, with nothing to add to what `SiftOptions` says of them."""
 NO_SETTING = ("interrupt", "rows", "label_names", "label_smoothing")
 """Options that our tasks have no use for: their rows and labels have the usual names, their losses are plain."""
@@ -75,7 +75,7 @@ class TrainingSettings:
         start_step, end_step: selection from the one to the other; end_step = 0 is never. Or as shares of the run:
         start_share, end_share: in [0, 1].
         score_batch_size: score at most so many rows at a time, which bounds memory; 0 for all at once.
-        scoring_mode, scope, labelled_head, reuse, batchnorm, check: as of `gsgd.sift.SiftOptions`.
+        scoring_mode, scope, labelled_head, reuse, compile, batchnorm, check: as of `gsgd.sift.SiftOptions`.
         auto_level, auto_every: `level` and `every` of `gsgd.sift.AutoExit`, for methods @auto, such as loss@auto. A
             budget of time charges every step of theirs the price of the last exit, an upper bound. Re-measuring, the
             time of about two steps in `auto_every`, is not charged; `wall_clock_s` and `selection_s` have all.
@@ -91,7 +91,6 @@ class TrainingSettings:
         clip_norm: largest norm of the gradient; 0 for no limit.
         precision: "no", "bf16" or "fp16" (autocast).
         channels_last: lay images and convolutions out with the channels last: faster on most machines.
-        compile: torch.compile the model.
         seed: initial weights, order of the data, augmentation, masking, dropout and rules that draw.
         evaluations: times to evaluate, evenly over the run; the last at its end.
         evaluation_batch_size: rows at a time in evaluation.

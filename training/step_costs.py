@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import time
@@ -133,11 +132,13 @@ def measure(
     model = model.to(where).train()
     batch = {name: value.to(where) for name, value in batch.items()}
     masked = batch["labels"].dim() > 1 and not shifts_by_name(model)
-    common: dict[str, Any] = {"labelled_head": masked, "keep": keep, "batchnorm": batchnorm}
+    common: dict[str, Any] = {"labelled_head": masked, "keep": keep, "batchnorm": "kept" if compile else batchnorm}
     kept = max(1, round(keep * len(batch["labels"])))
     rows = take_rows(batch, torch.arange(kept, device=where))
     plain_key = (0, "plain")
-    ways = [(exit_layer, way) for exit_layer in exits for way in ("two passes", "shared")]
+    # What is compiled shares nothing.
+    kinds = ("two passes",) if compile else ("two passes", "shared")
+    ways = [(exit_layer, way) for exit_layer in exits for way in kinds]
 
     def engines(**options: Any) -> dict[tuple[int, str], Sift]:
         found = {plain_key: Sift(model, **common, **options, end_step=0)}
@@ -218,18 +219,8 @@ def measure(
 
 
 def _compiled(compile: bool) -> dict[str, Any]:
-    """The engine's options by which it compiles its steps.
-
-    Raises:
-        ValueError: if this version of the engine has none.
-    """
-    from gsgd.sift.options import SiftOptions
-
-    if not compile:
-        return {}
-    if "compile" not in {field.name for field in dataclasses.fields(SiftOptions)}:
-        raise ValueError("--compile: this version of gsgd.sift has no option `compile`, and cannot compile its steps")
-    return {"compile": True}
+    """The engine's options by which it compiles its steps."""
+    return {"compile": True} if compile else {}
 
 
 @functools.cache

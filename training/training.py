@@ -76,8 +76,6 @@ class Training:
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         if settings.channels_last:
             model = model.to(memory_format=torch.channels_last)
-        if settings.compile:
-            model.compile()
         model, self.optimizer = accelerator.prepare(model, self.optimizer)
         # On the optimizer itself: a prepared scheduler would step once per rank.
         self.scheduler = build_scheduler(getattr(self.optimizer, "optimizer", self.optimizer), settings, total_steps)

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from gsgd import host
-from gsgd.selectors import select_random, unchecked
+from gsgd.selectors import select_random, select_top_k, unchecked
 from gsgd.sift.batch import is_packed
+from gsgd.sift.compilation import Compiled, HeadAtPositions, backend_of, begin_step, hardest
 from gsgd.sift.diagnosis import Diagnosis, diagnose
 from gsgd.sift.exits import check_exit, count_exits
 from gsgd.sift.late_checks import LateChecks, TooManyLabels
@@ -138,6 +139,10 @@ class Sift:
         self._shared: Shared | None = None
         self._findings = Findings()
         self.reuse_trial = ReuseTrial()
+        self._compiled: Compiled | None = None
+        self._choice: Compiled | None = None
+        self._head: HeadAtPositions | None = None
+        self._compile()
         self._late = LateChecks()
         # Ranks that select together must draw alike, others must not.
         seed = options.seed if self.ranks.together else options.seed + self.ranks.rank
@@ -162,6 +167,18 @@ class Sift:
     def causal(self) -> bool:
         """Whether position t predicts label t + 1: as the model's loss has shown, before that as its class's name."""
         return self.scorer.shifts
+
+    def _compile(self) -> None:
+        """Make ready what `compile` asks for; it is compiled when it first runs."""
+        if not self.options.compile:
+            return
+        backend = backend_of(self.options)
+        self._compiled = Compiled(self.model, "the training pass", backend)
+        if self.options.select is select_top_k:
+            self._choice = Compiled(hardest, "the choice", backend)
+        base = getattr(unwrap(self.model), "base_model", None)
+        if self.options.labelled_head and isinstance(base, nn.Module):
+            self._head = HeadAtPositions.on(base)
 
     def __call__(self, **batch: Any) -> Any:
         """The model's output on the kept rows; in eval mode, on all."""
@@ -212,6 +229,8 @@ class Sift:
             self.totals.backprop_samples += size
             return dict(batch) if isinstance(batch, Mapping) else batch
         device = _device_of(batch)
+        if self._compiled is not None:
+            begin_step(device)
         part = self.options.score_batch_size if self.scorer.function is not None else None
         if part is not None and self.ranks.size > 1 and is_sharded(self.model):
             self.ranks.check_passes(-(-size // part))
@@ -244,9 +263,13 @@ class Sift:
         if self.options.labelled_head and isinstance(labels, Tensor) and labels.dim() > 1:
             found = self._labelled(rows, labels)
         with self.sharing(rows) as shared:
+            model = self.model if self._compiled is None else self._compiled
             if found is None:
-                return self.model(**rows)
+                return model(**rows)
             where, columns, labelled = found
+            if self._head is not None:
+                with self._head.at(where, columns):
+                    return model(**{**rows, "labels": labelled})
             head = shared.begin_head if shared is not None and shared.recording.head else lambda chosen: chosen
             with positions_only(unwrap(self.model), where, columns, head):
                 return self.model(**{**rows, "labels": labelled})
@@ -402,6 +425,8 @@ class Sift:
         raises_later = self.options.on_bad_scores == "raise" and not self.ranks.together and not host.holds(scores)
         if raises_later or self.options.on_bad_scores == "last":
             self._late.add(self._present_step, scores, fullest)
+            if self._choice is not None and scores.is_floating_point():
+                return self._choice(scores, kept)
             if scores.is_floating_point():
                 scores = torch.where(torch.isfinite(scores), scores, torch.finfo(scores.dtype).min)
             return torch.sort(self._apply_rule(scores, kept)).values
@@ -516,9 +541,11 @@ class Sift:
         self.generator = torch.Generator()
         self.generator.set_state(state["generator"])
         self._shared, self._findings, self._late = None, Findings(), LateChecks()
+        self._compiled = self._choice = self._head = None
+        self._compile()
 
 
-_OF_ONE_PROCESS = ("_shared", "_findings", "_late")
+_OF_ONE_PROCESS = ("_shared", "_findings", "_late", "_compiled", "_choice", "_head")
 _TRAIN_ON = 'on_bad_scores="drop", "keep-all" or "last" trains on'
 
 

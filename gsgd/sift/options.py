@@ -99,6 +99,10 @@ class SiftOptions:
             that is exact; elsewhere two passes are made, and a warning says once why. "cpu" does so on a CPU, where it
             was measured to be quicker; "auto" times some steps with and some without, then keeps to the quicker way
             (`gsgd.sift.reuse_trial`); True and False always and never. `totals.sharing` says what became of it.
+        compile: compile score, choice and training pass by torch.compile, on a GPU with CUDA graphs; a string names
+            another backend than "inductor". The first steps take minutes; what cannot be compiled runs as ever, and a
+            warning says so. Scoring and training then make two passes. A Trainer compiles its training pass by its own
+            `torch_compile`.
         batchnorm: what BatchNorm normalises the kept rows by, up to the exit: "kept", their own statistics, where
             sharing ends at the first BatchNorm; or "gross", those of the gross batch, constants in the backward pass.
         auto: what `exit_layer="auto"` holds to (`AutoExit`), None for its defaults. The engine's attribute `auto` then
@@ -135,6 +139,7 @@ class SiftOptions:
     on_bad_scores: OnBadScores = "raise"
     score_batch_size: int | None = None
     reuse: Reuse = "cpu"
+    compile: bool | str = False
     batchnorm: BatchNormStatistics = "kept"
     auto: AutoExit | None = None
     meter_every: int = 0
@@ -197,6 +202,13 @@ class SiftOptions:
                 more = ', "cpu" or "auto"' if name == "reuse" else ""
                 raise ValueError(f"{name} = {value!r} must be True or False{more}")
             _set(self, name, bool(value))
+        if isinstance(self.compile, str):
+            if not self.compile.strip():
+                raise ValueError(f"compile = {self.compile!r} must be True, False, or name a backend of torch.compile")
+        elif type(self.compile).__name__ not in ("bool", "bool_"):
+            raise ValueError(f"compile = {self.compile!r} must be True, False, or name a backend of torch.compile")
+        else:
+            _set(self, "compile", bool(self.compile))
         for name in ("rows", "label_names"):
             value = getattr(self, name)
             if isinstance(value, str) or not isinstance(value, (Sequence, set, frozenset)):
@@ -218,6 +230,10 @@ class SiftOptions:
                     'batchnorm = "gross" needs the gross batch scored at once: '
                     f"score_batch_size = {self.score_batch_size!r}"
                 )
+        if self.batchnorm == "gross" and self.compile:
+            raise ValueError(
+                f'compile = {self.compile!r} does not go with batchnorm = "gross", whose statistics no graph hands on'
+            )
         if self.meter_every and self.score == "random":
             raise ValueError(
                 f'meter_every = {self.meter_every}, but score = "random" has no scores to measure: set it to 0'

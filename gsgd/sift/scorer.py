@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gsgd import host
 from gsgd import scores as row_scores
 from gsgd.sift.batch import BatchRows
+from gsgd.sift.compilation import CompiledScoring, backend_of
 from gsgd.sift.exits import EarlyExit, count_exits, exit_view, last_shared_layer, only_up_to
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.scoring_pass.forward import (
@@ -78,6 +79,7 @@ class Scorer:
         self.reference: Callable[[Mapping[str, Any]], Tensor | None] = self.own_loss
         self.positions = PositionsPerRow()
         self._readings: dict[Form, LabelReading] = {}
+        self._compiled = _compiled_scoring(options)
         if self.function is not None:
             self.exits = count_exits(unwrap(model))
         self._arguments = _accepted_arguments(innermost(model))
@@ -142,6 +144,9 @@ class Scorer:
             stack.enter_context(no_autocast_cache(device))
             stack.enter_context(only_up_to(model, exit_layer))
             view = exit_view(model, exit_layer)
+            compiled = self._compiled if not probing else None
+            if compiled is not None:
+                view = compiled.view(view, exit_layer, reading)
             own = reading.way == "own loss"
             labels: Any = batch[names[0]] if names else None
             inputs = self.inputs(batch, labels=own or makes_decoder_inputs(model, batch))
@@ -178,8 +183,9 @@ class Scorer:
                         padded,
                     )
                 elif reading.way == "positions":
+                    score = function if compiled is None or padded is None else compiled.score(function)
                     values = scores_at_positions(
-                        view, inputs, targets, function, recorded, begin_head, reading.below, padded
+                        view, inputs, targets, score, recorded, begin_head, reading.below, padded
                     )
                 else:
                     logits = view(**inputs) if isinstance(innermost(model), EarlyExit) else logits_of(run(view, inputs))
@@ -347,7 +353,7 @@ class Scorer:
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
+        state = {name: value for name, value in self.__dict__.items() if name != "_compiled"}
         if getattr(self.reference, "__self__", None) is self:
             del state["reference"]
         return state
@@ -355,6 +361,11 @@ class Scorer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.__dict__.setdefault("reference", self.own_loss)
+        self._compiled = _compiled_scoring(self.options)
+
+
+def _compiled_scoring(options: SiftOptions) -> CompiledScoring | None:
+    return CompiledScoring(backend_of(options)) if options.compile else None
 
 
 def score_function(options: SiftOptions) -> Callable[..., Tensor] | None:

@@ -183,6 +183,7 @@ OTHERWISE = {
     "scope": "global",
     "labelled_head": True,
     "reuse": False,
+    "compile": True,
     "batchnorm": "gross",
     "meter_every": 7,
     "check": False,

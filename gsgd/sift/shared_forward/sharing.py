@@ -86,6 +86,8 @@ def two_passes_because(
         return "in inference mode no changes of tensors are counted"
     if options.scoring_mode != "train":
         return f"scoring_mode={options.scoring_mode!r} scores another function than is trained"
+    if options.compile:
+        return "compile makes graphs of scoring and training, which share nothing"
     if is_compiled(model):
         return "torch.compile runs the whole model as one piece; compile the layers after the exit instead"
     if any(map(is_itself_compiled, modules)) and _compiled_up_to(model, exit_layer):

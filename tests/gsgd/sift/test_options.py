@@ -42,6 +42,7 @@ GOOD = {
     "on_bad_scores": ["raise", "drop", "keep-all", "last"],
     "score_batch_size": [None, 1, 64, np.int64(8)],
     "reuse": [True, False, np.bool_(False), "cpu", "auto"],
+    "compile": [True, False, np.bool_(False), "aot_eager"],
     "batchnorm": ["kept", "gross"],
     "auto": [None],
     "meter_every": [0, 1, 500, np.int64(10)],
@@ -94,6 +95,8 @@ BAD = [
     ("label_names", "labels", "label_names = 'labels' must be a sequence of names"),
     ("label_smoothing", 1, r"label_smoothing = 1 must lie in \[0, 1\)"),
     ("label_smoothing", -0.1, "label_smoothing = -0.1 must lie in"),
+    ("compile", 1, "compile = 1 must be True, False, or name a backend of torch.compile"),
+    ("compile", "", "compile = '' must be True, False, or name a backend"),
     ("seed", -1, "seed = -1 must be a whole number of at least 0"),
     ("seed", 2**63, r"seed = 9223372036854775808 must be below 2\^63"),
 ]

@@ -1,0 +1,162 @@
+"""`compile=True`: score, choice and training pass as graphs that torch.compile makes once, not operator by operator."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gsgd.sift.options import SiftOptions, nearest
+from gsgd.sift.scoring_pass.labels import LabelReading
+
+logger = logging.getLogger(__name__)
+
+
+class Compiled(nn.Module):
+    """A module or a function that is compiled when it is first called; what cannot be compiled runs as it is.
+
+    On a GPU graphs are replayed as a whole (CUDA graphs), which pays where shapes stay the same.
+
+    Args:
+        original: what to compile.
+        name: what it is called in what is said before it is compiled.
+        backend: of torch.compile.
+    """
+
+    def __init__(self, original: Callable[..., Any], name: str, backend: str = "inductor"):
+        super().__init__()
+        self.original = original
+        self.config = getattr(original, "config", None)
+        self.name = name
+        self.backend = backend
+        self.failed: str | None = None
+        self._graphs: Any = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.failed is not None:
+            return self.original(*args, **kwargs)
+        if self._graphs is None:
+            logger.warning("compiling %s: this can take minutes, and again for other shapes", self.name)
+            given = [*args, *kwargs.values()]
+            on_gpu = any(isinstance(value, Tensor) and value.device.type == "cuda" for value in given)
+            mode = "reduce-overhead" if on_gpu and self.backend == "inductor" else None
+            # In a list, or it would be a submodule, and its weights would come twice.
+            self._graphs = [torch.compile(self.original, backend=self.backend, mode=mode)]
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            return self._graphs[0](*args, **kwargs)
+        except TorchDynamoException as error:
+            # Nothing has been computed yet: graphs are made before they run.
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            self.failed = " ".join([f"{type(error).__name__}:", *lines[:2]])
+            logger.warning("%s cannot be compiled and runs operator by operator: %s", self.name, self.failed)
+            return self.original(*args, **kwargs)
+
+    def __deepcopy__(self, memo: Any) -> Compiled:
+        raise TypeError("what is compiled belongs to one engine")
+
+
+def backend_of(options: SiftOptions) -> str:
+    """The backend of torch.compile that the option `compile` names.
+
+    Raises:
+        ValueError: if torch has none of this name.
+    """
+    if not isinstance(options.compile, str):
+        return "inductor"
+    known = torch.compiler.list_backends(exclude_tags=())
+    if options.compile not in known:
+        raise ValueError(
+            f"compile = {options.compile!r} is no backend of torch.compile{nearest(options.compile, known)}; "
+            f"there are: {', '.join(known)}"
+        )
+    return options.compile
+
+
+class CompiledScoring:
+    """The parts of a scoring pass that are compiled, each once for an exit and a way of reading labels.
+
+    Of a model that computes its own loss these are the layers up to the exit, below the head; the head on labelled
+    positions, and the loss, run operator by operator. Of others it is the whole early prediction.
+    """
+
+    def __init__(self, backend: str):
+        self.backend = backend
+        self.parts: dict[tuple[int, LabelReading, bool], Compiled] = {}
+        self.function: Compiled | None = None
+
+    def view(self, view: nn.Module, exit_layer: int, reading: LabelReading) -> nn.Module:
+        """`view`, or with its part below the head, compiled."""
+        # The copied modules on the way to the layers keep the mode that they were copied in.
+        key, name = (exit_layer, reading, view.training), f"the early prediction at exit {exit_layer}"
+        if reading.way == "own loss" and reading.below is None:
+            return view
+        if reading.below is None:
+            return self.parts.setdefault(key, Compiled(view, name, self.backend))
+        path, _, last = reading.below.rpartition(".")
+        owner = view.get_submodule(path)
+        compiled = self.parts.setdefault(key, Compiled(owner._modules[last], name, self.backend))  # type: ignore[arg-type]
+        owner._modules[last] = compiled
+        return view
+
+    def score(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """A score of logits and labels, compiled."""
+        if self.function is None or self.function.original is not function:
+            self.function = Compiled(function, "the score", self.backend)
+        return self.function
+
+
+class HeadAtPositions:
+    """A head that sees chosen positions only, by a hook on the module below it that stays there.
+
+    What is compiled knows the hooks that were there then, and does not look for others.
+    """
+
+    def __init__(self) -> None:
+        self.rows: Tensor | None = None
+        self.columns: Tensor | None = None
+
+    @classmethod
+    def on(cls, base: nn.Module) -> HeadAtPositions:
+        """Of the module below a head; all engines have the same one."""
+        for hook in base._forward_hooks.values():
+            if isinstance(getattr(hook, "__self__", None), cls):
+                return hook.__self__  # type: ignore[attr-defined]
+        found = cls()
+        base.register_forward_hook(found._cut)
+        return found
+
+    @contextlib.contextmanager
+    def at(self, rows: Tensor, columns: Tensor) -> Iterator[None]:
+        """Within the block the head sees the positions (rows, columns) (N,), as one row of N tokens."""
+        self.rows, self.columns = rows, columns
+        try:
+            yield
+        finally:
+            self.rows = self.columns = None
+
+    def _cut(self, module: nn.Module, arguments: Any, output: Any) -> Any:
+        if self.rows is None or self.columns is None:
+            return output
+        chosen = output[0][self.rows, self.columns].unsqueeze(0)
+        if isinstance(output, tuple):
+            return (chosen, *output[1:])
+        output["last_hidden_state"] = chosen
+        return output
+
+
+def hardest(scores: Tensor, kept: int) -> Tensor:
+    """(kept,): the rows of the largest scores in ascending order, as of `select_top_k`; what is not finite is last."""
+    ranked = torch.where(torch.isfinite(scores), scores, torch.finfo(scores.dtype).min)
+    return torch.sort(torch.argsort(ranked, descending=True, stable=True)[:kept]).values
+
+
+def begin_step(device: torch.device) -> None:
+    """A step begins: graphs may write to what the last one's returned."""
+    if device.type == "cuda":
+        torch.compiler.cudagraph_mark_step_begin()

@@ -1,0 +1,221 @@
+"""`compile`: the eager engine's scores, rows, losses and gradients to the last bit, and graphs that are made once.
+
+The backend "aot_eager" makes the same graphs as inductor and runs torch's own kernels, in eager order.
+"""
+
+import copy
+import logging
+import pickle
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import torch._dynamo as dynamo  # noqa: E402
+from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
+
+from gsgd import host, selectors  # noqa: E402
+from gsgd.sift import Sift  # noqa: E402
+from gsgd.sift.compilation import HeadAtPositions, hardest  # noqa: E402
+
+BACKEND = "aot_eager"
+CASES = {
+    "bert-mlm": {},
+    "bert-mlm, labelled head": {"labelled_head": True},
+    "bert-pretraining, labelled head": {"labelled_head": True},
+    "bert-pretraining": {},
+    "bert-classifier": {},
+    "gpt2": {},
+    "llama": {},
+    "vit": {},
+}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled_before():
+    dynamo.reset()
+    dynamo.utils.counters.clear()
+
+
+def graphs():
+    return dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def pair(model, **options):
+    """An eager engine on the model, and one that compiles on a copy of it."""
+    return Sift(copy.deepcopy(model), reuse=False, **options), Sift(model, compile=BACKEND, **options)
+
+
+def step(sift, batch, seed):
+    """(loss, scores, kept rows, gradients)."""
+    torch.manual_seed(seed)
+    sift.model.zero_grad()
+    loss = sift(**batch).loss
+    loss.backward()
+    found = {name: p.grad.clone() for name, p in sift.model.named_parameters() if p.grad is not None}
+    return loss.detach(), sift.last.scores, sift.last.indices, found
+
+
+def assert_same_step(eager, compiled, batch, seed):
+    (loss, scores, rows, wanted), (found_loss, found_scores, found_rows, found) = (
+        step(sift, batch, seed) for sift in (eager, compiled)
+    )
+    assert torch.equal(found_scores, scores)
+    assert torch.equal(found_rows, rows)
+    assert torch.equal(found_loss, loss)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("on_a_device", [False, True])
+def test_the_steps_are_the_eager_ones_and_compiled_once(case, on_a_device, build, make_batch, monkeypatch):
+    """On a device score and choice are graphs, too; on the CPU they look at values."""
+    if on_a_device:
+        monkeypatch.setattr(host, "holds", lambda array: False)
+    name = case.split(",")[0]
+    model = build(name, dropout=0.1)
+    # Else transformers warns that it takes this one, and a graph ends where something is logged.
+    model.loss_type = "ForCausalLM" if name == "gpt2" else getattr(model, "loss_type", None)
+    eager, compiled = pair(model, exit_layer=2, **CASES[case])
+    made = []
+    for seed in range(5):
+        batch = make_batch(name, seed=seed)
+        batch.pop("attention_mask", None)  # models read it to see whether there is padding
+        assert_same_step(eager, compiled, batch, seed)
+        made.append(graphs())
+    # The first batches may differ in the number of labelled positions, and a second graph is then made for any number.
+    assert made[0] >= 2
+    assert made[-1] == made[2]
+    assert (compiled._choice._graphs is not None) == on_a_device
+    assert (compiled.scorer._compiled.function is not None) == (
+        on_a_device and compiled.scorer.reading(batch).way == "positions"
+    )
+    assert compiled.totals.sharing.startswith("two passes: compile makes graphs")
+
+
+def test_a_step_that_does_not_select_runs_the_compiled_model(build, make_batch):
+    counter = CompileCounterWithBackend(BACKEND)
+    sift = Sift(build("bert-mlm"), end_step=0, compile=BACKEND)
+    sift._compiled.backend = counter
+    for seed in range(3):
+        sift(**make_batch("bert-mlm", seed=seed)).loss.backward()
+    assert counter.frame_count >= 1
+    assert sift._compiled._graphs is not None
+    sift.model.eval()
+    before = counter.frame_count
+    sift(**make_batch("bert-mlm"))
+    assert counter.frame_count == before, "evaluation is the model's own"
+
+
+def test_two_engines_on_one_model_do_not_take_each_others_positions(build, make_batch):
+    """What is compiled looks for no hooks that came later."""
+    model = build("bert-mlm", dropout=0.0)
+    first = Sift(model, exit_layer=1, compile=BACKEND, labelled_head=True)
+    first(**make_batch("bert-mlm"))
+    eager, second = pair(model, exit_layer=2, labelled_head=True)
+    hooks = [hook for hook in model.bert._forward_hooks.values() if isinstance(hook.__self__, HeadAtPositions)]
+    assert len(hooks) == 1
+    for seed in range(2):
+        assert_same_step(eager, second, make_batch("bert-mlm", seed=seed), seed)
+        first(**make_batch("bert-mlm", seed=seed))
+
+
+def test_readings_in_another_mode_leave_the_graphs_right(build, make_batch):
+    eager, compiled = pair(build("bert-mlm", dropout=0.1), exit_layer=2)
+    for seed in range(3):
+        batch = make_batch("bert-mlm", seed=seed)
+        assert_same_step(eager, compiled, batch, seed)
+        for sift in (eager, compiled):
+            torch.manual_seed(seed)
+            sift.readings = sift.read(batch, exits=[1, 2])
+        assert [entry.overlap for entry in compiled.readings] == [entry.overlap for entry in eager.readings]
+
+
+def test_what_cannot_be_compiled_runs_as_it_is_and_says_so(build, make_batch, caplog):
+    def refuses(graph, inputs):
+        raise RuntimeError("no such kernel")
+
+    dynamo.register_backend(refuses, name="refuses")
+    caplog.set_level(logging.WARNING, logger="gsgd.sift.compilation")
+    model = build("bert-mlm", dropout=0.0)
+    eager = Sift(copy.deepcopy(model), reuse=False)
+    sift = Sift(model, compile="refuses")
+    for seed in range(3):
+        assert_same_step(eager, sift, make_batch("bert-mlm", seed=seed), seed)
+    said = [record.getMessage() for record in caplog.records]
+    assert sum("cannot be compiled and runs operator by operator" in text for text in said) == 2
+    assert any(text.startswith("compiling the training pass: this can take minutes") for text in said)
+    assert any("no such kernel" in text for text in said)
+
+
+def test_errors_of_the_model_are_its_own(build, make_batch):
+    sift = Sift(build("bert-mlm"), compile=BACKEND)
+    batch = make_batch("bert-mlm")
+    sift(**batch)
+    batch["labels"][0, 1] = 10**6
+    with pytest.raises((ValueError, IndexError)):
+        sift(**batch)
+    assert sift._compiled.failed is None
+
+
+def test_an_unknown_backend_is_named(build):
+    with pytest.raises(ValueError, match=r"compile = 'inductr' is no backend .*did you mean 'inductor'"):
+        Sift(build("bert-mlm"), compile="inductr")
+
+
+def test_it_does_not_go_with_gross_statistics(build):
+    with pytest.raises(ValueError, match='does not go with batchnorm = "gross"'):
+        Sift(build("bert-mlm"), compile=True, batchnorm="gross")
+
+
+def test_a_used_engine_can_be_pickled_and_goes_on(build, make_batch):
+    eager, compiled = pair(build("bert-mlm", dropout=0.0), labelled_head=True)
+    assert_same_step(eager, compiled, make_batch("bert-mlm"), 0)
+    other = pickle.loads(pickle.dumps(compiled))
+    assert_same_step(eager, other, make_batch("bert-mlm", seed=1), 1)
+
+
+@pytest.mark.parametrize("how", ["torch.compile", "model.compile"])
+def test_a_model_that_the_user_compiled_is_not_compiled_at_every_step(how, build, make_batch):
+    counter = CompileCounterWithBackend(BACKEND)
+    model = build("bert-mlm")
+    if how == "torch.compile":
+        model = torch.compile(model, backend=counter)
+    else:
+        model.compile(backend=counter)
+    sift = Sift(model)
+    counts = []
+    for seed in range(6):
+        sift(**make_batch("bert-mlm", seed=seed)).loss.backward()
+        counts.append(counter.frame_count)
+    assert counts[0] >= 1
+    assert counts[-1] == counts[1]
+
+
+@pytest.mark.parametrize("kept", [1, 3, 8])
+def test_the_choice_is_the_rules(kept):
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        scores = torch.randint(4, (8,), generator=draw).double()  # with ties
+        wanted = selectors.select_top_k(scores, kept).sort().values
+        assert torch.equal(hardest(scores, kept), wanted)
+    scores[2], scores[5] = float("nan"), float("inf")
+    assert not {2, 5} & set(hardest(scores, 6).tolist())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # inductor's own
+def test_inductors_kernels_agree_up_to_rounding(build, make_batch):
+    eager, compiled = pair(build("bert-mlm", dropout=0.0), exit_layer=2)
+    compiled = Sift(compiled.model, exit_layer=2, compile=True)
+    for seed in range(3):
+        batch = make_batch("bert-mlm", seed=seed)
+        loss, scores, rows, wanted = step(eager, batch, seed)
+        found_loss, found_scores, found_rows, found = step(compiled, batch, seed)
+        torch.testing.assert_close(found_scores, scores, rtol=1e-4, atol=1e-5)
+        assert torch.equal(found_rows, rows)
+        torch.testing.assert_close(found_loss, loss, rtol=1e-4, atol=0)
+        for name in wanted:
+            torch.testing.assert_close(found[name], wanted[name], rtol=1e-3, atol=1e-5)
