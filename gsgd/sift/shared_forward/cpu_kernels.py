@@ -3,9 +3,8 @@
 A BERT layer draws more random numbers than it has outputs, and torch takes 5.8 ns for each: a seventh of a scoring
 pass. Here each entry takes 16 bits of the same generator, compared with a threshold: 1.7 ns (on an AMD EPYC).
 
-Deep layers of a network on small images convolve 2x2 or 1x1 images. Most of the kernel then meets padding, and a
-convolution made for large images runs at a fraction of a matrix product's speed: the last stage of ResNet-50 on images
-of 32x32, a quarter of the operations, takes half of the time of all convolutions (oneDNN on an AMD EPYC).
+Deep layers of a network on small images convolve 2x2 or 1x1 images, where most of the kernel meets padding: the last
+stage of ResNet-50 on images of 32x32, a quarter of the operations, takes half of the time (oneDNN on an AMD EPYC).
 """
 
 from __future__ import annotations
@@ -38,15 +37,10 @@ def bernoulli_(target: Tensor, p: float) -> Tensor:
 
 def is_slow_draw(function: Any, args: Any, kwargs: Any) -> bool:
     """Whether an operation is one that `bernoulli_` carries out faster."""
-    return (
-        function is aten.bernoulli_.float
-        and len(args) == 2
-        and kwargs.get("generator") is None
-        and isinstance(args[0], Tensor)
-        and args[0].device.type == "cpu"
-        and args[0].is_floating_point()
-        and 0 <= args[1] <= 1
-    )
+    if function is not aten.bernoulli_.float or len(args) != 2 or kwargs.get("generator") is not None:
+        return False
+    target, p = args
+    return isinstance(target, Tensor) and target.device.type == "cpu" and target.is_floating_point() and 0 <= p <= 1
 
 
 def is_one_product(named: dict[str, Any]) -> bool:

@@ -6,26 +6,20 @@
     with recording.replay(indices):          # training on the kept rows, under autograd
         loss = model(**kept).loss
 
-While the gross batch is scored, the outputs of costly operations (matrix products, convolutions, ...) and of random
-ones (dropout masks) are kept, in order. When the kept rows then run through the same layers, each of these operations
-hands out its rows of what was kept instead of computing them. This happens below autograd, which notices nothing: its
-graph and its backward pass are the ordinary ones of the kept rows. Loss and gradients are those of two passes with the
-same dropout masks, and the layers up to the exit cost the gross batch's forward pass only.
+While the gross batch is scored, what costly operations (matrix products, convolutions, ...) and random ones (dropout
+masks) return is kept, in order. When the kept rows run through the same layers, each of these operations hands out its
+rows of that instead of computing them. This happens below autograd, which notices nothing: loss and gradients are those
+of two passes with the same dropout masks, and the layers up to the exit cost the gross batch's forward pass only.
 
 What makes it safe: an operation hands out rows only if it is the next one that the gross batch had, and if its
 arguments are the same weights and those rows of what it had then, by a few entries of each row. A model that mixes
 rows, heeds their number, counts its calls, branches, or was changed in between shows at its next costly operation;
 sharing ends there, and the pass goes on by computing. The first time that an operation would hand out rows it computes
-as well, and all of its output is compared. What this cannot see are single entries of weights changed behind autograd's
-back.
+as well, and all of its output is compared. Single entries of weights changed behind autograd's back are not seen.
 
-Behind the exit layer's attention a score is made of labelled positions only: there products are carried out at those
-positions, and the others are filled with NaN. Were a score to depend on one of them after all, it would be NaN; then
-scoring is done again in full, from then on always. The kept rows are computed in full in the training pass.
-
-Memory: the kept outputs of the gross batch, until the training pass has used them, and again `keep` times that for the
-rows handed out, which autograd would have saved for the most part anyway; docs/costs.md has what a layer takes.
-`score_batch_size` bounds the memory of scoring: then there are two passes.
+Behind the exit layer's attention a score is made of labelled positions only: there products are carried out at those,
+and the others are filled with NaN. Were a score to depend on one of them after all, it would be NaN; then scoring is
+done again in full, from then on always. docs/costs.md has how much memory all this takes.
 """
 
 from __future__ import annotations
@@ -70,11 +64,10 @@ class Findings:
 
 @dataclass(slots=True)
 class Call:
-    """One costly or random operation of the scoring pass.
+    """One costly or random operation of the scoring pass; `outputs` are None where it is computed again.
 
-    `outputs` are None where it is computed again. `versions` are theirs when the pass was over: changes in place raise
-    them. `scaled` says whether a division in place that followed is in them. `mask` is attention's, and whether it is
-    causal by itself.
+    `versions` count how often they were changed in place, `scaled` says whether a division in place that followed is
+    in them, and `mask` is attention's, and whether that is causal by itself.
     """
 
     function: Any
@@ -82,7 +75,7 @@ class Call:
     arguments: dict[str, Any]
     mask: tuple[Tensor | None, bool] | None
     outputs: list[Any] | None = None
-    versions: list[int] | None = None
+    versions: list[int] = field(default_factory=list)
     scaled: bool = False
 
     def tensors(self) -> list[Tensor]:
@@ -98,7 +91,7 @@ class Segment:
 
 
 class Recording:
-    """What one scoring pass leaves for the training pass on some of its rows.
+    """What one scoring pass leaves for the training pass on some of its rows; `nbytes` says how much that is.
 
     A pass has one segment up to the exit; where the exit is the last layer, the head on labelled positions is a second
     one, whose rows are positions.
@@ -106,14 +99,12 @@ class Recording:
     Args:
         findings: shared by all recordings of an engine.
         share: whether to keep outputs; without, only the statistics of BatchNorm are taken.
-        gross_statistics: take BatchNorm's statistics from the gross batch; else sharing ends at the first BatchNorm
-            that normalises by its batch.
+        gross_statistics: take `statistics` of BatchNorm from the gross batch, in the order in which they run; else
+            sharing ends at the first BatchNorm that normalises by its batch.
         head: whether the head on labelled positions is shared, too.
 
-    Attributes:
-        statistics: of the BatchNorms, in the order in which they ran.
-        partly: whether the scoring pass left positions without a label out.
-        costly, handed: numbers of costly operations that scoring carried out, and that training took from it.
+    After scoring `partly` says whether positions without a label were left out; `costly` and `handed` count the costly
+    operations that scoring carried out, and that training took from it.
     """
 
     def __init__(self, findings: Findings, *, share: bool = True, gross_statistics: bool = False, head: bool = False):
@@ -125,15 +116,12 @@ class Recording:
         self.statistics: deque[Statistics] = deque()
         self.partly = False
         self.costly = self.handed = 0
-        self._mode: _Pass | None = None
+        self._mode: _Scoring | _Training | None = None
 
     def record(
         self, rows: int, layer: nn.Module | None = None, labelled: Tensor | None = None
     ) -> contextlib.AbstractContextManager[None]:
-        """While the gross batch of `rows` rows runs without gradients; up to `layer` if that is given.
-
-        `labelled` (B, T) are the positions that matter for the scores; None for all.
-        """
+        """While the gross batch runs without gradients, up to `layer`; scores heed positions `labelled` (B, T) only."""
         self.partly, self.costly, self.handed = False, 0, 0
         return self._running(_Scoring(self, rows, layer, labelled), layer)
 
@@ -152,10 +140,7 @@ class Recording:
         self.statistics.clear()
 
     def begin_head(self, chosen: Tensor, indices: Tensor | None) -> None:
-        """The head begins, which sees `chosen` (1, N, H): from here on rows are labelled positions.
-
-        `indices` (N,) are which of the recorded positions these are; None while recording.
-        """
+        """The head begins; it sees `chosen` (1, N, H), of the recorded positions `indices` (N,) unless it is recorded."""
         if self._mode is not None:
             self._mode.begin_head(chosen.shape[1], indices)
 
@@ -166,7 +151,7 @@ class Recording:
         return sum({memory_of(one): one.untyped_storage().nbytes() for one in kept}.values())
 
     @contextlib.contextmanager
-    def _running(self, mode: _Pass, layer: nn.Module | None) -> Iterator[None]:
+    def _running(self, mode: _Scoring | _Training, layer: nn.Module | None) -> Iterator[None]:
         hook = None if layer is None else layer.register_forward_hook(lambda *_: mode.leave())
         self._mode = mode
         mode.enter()
@@ -192,10 +177,6 @@ class _Pass(SwitchedMode):
         """Share nothing from here on."""
         self.ended = True
         say_once(f"training shares only a part of the scoring pass: {reason}")
-
-    def begin_head(self, positions: int, indices: Tensor | None) -> None:
-        """A second segment begins, whose rows are labelled positions."""
-        raise NotImplementedError
 
 
 class _Scoring(_Pass):
@@ -236,9 +217,12 @@ class _Scoring(_Pass):
         output = self.at_labelled(operation, function, named)
         if output is None:
             output = _carried_out(operation, function, named, args, kwargs)
-            by_rows = all(known.rows is not None for known in call.arguments.values() if _of_batch(known))
+            of_batch = [one for one in call.arguments.values() if isinstance(one, Sample) and one.version is None]
+            by_rows = all(one.rows is not None for one in of_batch)
             if operation.random or (by_rows and not operations.is_cheap(operation.packet, named)):
                 call.outputs = list(output) if isinstance(output, (tuple, list)) else [output]
+                # A change in place is counted when the operation that makes it has returned.
+                call.versions = [one._version + bool(operation.written) for one in call.tensors()]
                 self.kept.update((memory_of(one), call) for one in call.tensors())
         meeting = (operations.ATTENTION, operations.SOFTMAX, operations.BATCHED_PRODUCTS)
         self.met += self.segment == 0 and any(operation.packet in kind for kind in meeting)
@@ -253,10 +237,12 @@ class _Scoring(_Pass):
                 continue
             last = self.recording.segments[self.segment].calls[-1] is call
             if function is aten.div_.Scalar and call.operation.random and last and not call.scaled:
-                call.scaled = True  # dropout scales its mask: what is kept is scaled, too
+                # Dropout scales its mask: what is kept is scaled, too.
+                call.scaled, call.versions = True, [version + 1 for version in call.versions]
                 continue
             del self.kept[place]
             call.outputs = [one.clone() if isinstance(one, Tensor) else one for one in call.outputs or ()]
+            call.versions = [one._version for one in call.tensors()]
 
     def at_labelled(self, operation: Operation, function: Any, named: dict[str, Any]) -> Any:
         """A product behind the exit layer's attention at labelled positions, with NaN elsewhere; None of any other."""
@@ -287,22 +273,10 @@ class _Scoring(_Pass):
             self.segment += 1
             self.enter()
 
-    def end(self, reason: str) -> None:
-        self.note_versions()
-        super().end(reason)
-
     def leave(self) -> None:
         super().leave()
-        self.note_versions()
         if self.labelled is not None and not self.ended and self.segment == 0:
             self.recording.findings.attention[self.layer] = self.met
-
-    def note_versions(self) -> None:
-        """From here on nobody looks on when something is changed in place."""
-        for segment in self.recording.segments:
-            for call in segment.calls:
-                if call.versions is None:
-                    call.versions = [one._version for one in call.tensors()]
 
 
 class _Training(_Pass):
@@ -375,11 +349,6 @@ class _Training(_Pass):
             # What is left of the first one is computed: labelled positions behind the exit layer's attention.
             self.segment, self.place, self.indices = self.segment + 1, 0, indices
             self.enter()
-
-
-def _of_batch(known: Any) -> bool:
-    """Whether an argument may have rows: a tensor that is no parameter."""
-    return isinstance(known, Sample) and known.version is None
 
 
 def _mask(named: dict[str, Any]) -> Tensor | None:

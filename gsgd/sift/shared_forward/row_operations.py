@@ -130,15 +130,13 @@ class Sample:
 def described(operation: Operation, named: Mapping[str, Any], rows: int) -> dict[str, Any]:
     """What is kept of a call's arguments to tell them by; of tensors that it does not write to, samples."""
     skipped = {*_NOT_COMPARED, *(list(named)[place] for place in operation.written)}
-    return {
-        name: value
-        if not isinstance(value, Tensor)
-        else Sample.of(value, rows)
-        if value.layout is torch.strided
-        else _OTHER
-        for name, value in named.items()
-        if name not in skipped
-    }
+    return {name: _described(value, rows) for name, value in named.items() if name not in skipped}
+
+
+def _described(value: Any, rows: int) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return Sample.of(value, rows) if value.layout is torch.strided else object()  # which nothing is equal to
 
 
 def same_rows(
@@ -156,7 +154,11 @@ def same_rows(
     """
     by_rows = False
     for name, known in before.items():
-        found = known.compare(now.get(name), indices) if isinstance(known, Sample) else _equal(known, now.get(name))
+        value = now.get(name)
+        if isinstance(known, Sample):
+            found = known.compare(value, indices)
+        else:
+            found = False if not isinstance(value, Tensor) and known == value else None
         if found is None or (found and _WITH_ROWS.get(operation.packet, name) != name):
             return None, name
         by_rows |= found
@@ -200,14 +202,6 @@ def close(found: Any, wanted: Any) -> bool:
     scale = float(torch.where(size < 1e4, size, 0).amax())
     tolerance = _TOLERANCE.get(found.dtype, 0)
     return torch.allclose(found, wanted, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
-
-
-_OTHER = object()
-"""Stands for a tensor that is not compared, and is equal to nothing."""
-
-
-def _equal(before: Any, now: Any) -> bool | None:
-    return False if not isinstance(now, Tensor) and before is not _OTHER and before == now else None
 
 
 def _some(value: Tensor, rows: int | None) -> Tensor:

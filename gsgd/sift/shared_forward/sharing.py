@@ -26,12 +26,7 @@ from gsgd.sift.wrappers import (
 
 
 class Shared:
-    """A recorded scoring pass up to `exit_layer`, and the rows chosen by it.
-
-    Args:
-        rows: the chosen rows, at `indices` (k,) of the gross batch.
-        labels: the gross batch's.
-    """
+    """A recorded scoring pass up to `exit_layer`, its labels, and the `rows` chosen, at `indices` (k,) of it."""
 
     def __init__(self, recording: Recording, exit_layer: int, rows: dict[str, Any], indices: Tensor, labels: Any):
         self.recording, self.exit_layer = recording, exit_layer
@@ -70,33 +65,28 @@ def two_passes_because(
 ) -> str | None:
     """Why training cannot take anything from the scoring pass; None if it can be tried.
 
-    Args:
-        model: as the engine was given it, wrapped or not.
-        together: whether ranks select together.
-        holds_window: whether several micro-batches are selected before the first of them is trained on.
+    `together` says whether ranks select together; `holds_window` whether several micro-batches are selected before the
+    first of them is trained on.
     """
-    modules = every_module(model)
-    if together:
-        return 'with scope="global" ranks train on rows that others scored'
-    if any_fsdp(modules):
-        return "FSDP gathers weights anew in every pass"
-    if options.score_batch_size is not None:
-        return "score_batch_size bounds the memory that recording would take"
-    if torch.is_inference_mode_enabled():
-        return "in inference mode no changes of tensors are counted"
-    if options.scoring_mode != "train":
-        return f"scoring_mode={options.scoring_mode!r} scores another function than is trained"
-    if options.compile:
-        return "compile makes graphs of scoring and training, which share nothing"
-    if is_compiled(model):
-        return "torch.compile runs the whole model as one piece; compile the layers after the exit instead"
-    if any(map(is_itself_compiled, modules)) and _compiled_up_to(model, exit_layer):
-        return "parts of the model up to the exit, or its head, are compiled; compile the layers after the exit only"
-    if holds_window:
-        return "the recordings of all micro-batches would be in memory at once"
-    if any(map(checkpoints_activations, modules)):
-        return "activation checkpointing computes the layers again in the backward pass"
-    return None
+    modules, mode = every_module(model), options.scoring_mode
+    compiled = any(map(is_itself_compiled, modules)) and _compiled_up_to(model, exit_layer)
+    reasons = [
+        (together, 'with scope="global" ranks train on rows that others scored'),
+        (any_fsdp(modules), "FSDP gathers weights anew in every pass"),
+        (options.score_batch_size is not None, "score_batch_size bounds the memory that recording would take"),
+        (torch.is_inference_mode_enabled(), "in inference mode no changes of tensors are counted"),
+        (mode != "train", f"scoring_mode={mode!r} scores another function than is trained"),
+        (options.compile, "compile makes graphs of scoring and training, which share nothing"),
+        (is_compiled(model), f"torch.compile runs the whole model as one piece; {_INSTEAD} instead"),
+        (compiled, f"parts of the model up to the exit, or its head, are compiled; {_INSTEAD} only"),
+        (holds_window, "the recordings of all micro-batches would be in memory at once"),
+        (any(map(checkpoints_activations, modules)), "activation checkpointing computes the layers again in the "
+         "backward pass"),
+    ]  # fmt: skip
+    return next((reason for holds, reason in reasons if holds), None)
+
+
+_INSTEAD = "compile the layers after the exit"
 
 
 def _compiled_up_to(model: nn.Module, exit_layer: int) -> bool:
