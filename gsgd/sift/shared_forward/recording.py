@@ -140,7 +140,7 @@ class Recording:
         self.statistics.clear()
 
     def begin_head(self, chosen: Tensor, indices: Tensor | None) -> None:
-        """The head begins; it sees `chosen` (1, N, H), of the recorded positions `indices` (N,) unless it is recorded."""
+        """The head begins; it sees `chosen` (1, N, H), of the recorded positions `indices` (N,) unless it records."""
         if self._mode is not None:
             self._mode.begin_head(chosen.shape[1], indices)
 
