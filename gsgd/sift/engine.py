@@ -19,12 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from gsgd import host
-from gsgd.selectors import select_random, select_top_k, unchecked
 from gsgd.sift.batch import is_packed
-from gsgd.sift.compilation import Compiled, HeadAtPositions, backend_of, begin_step, hardest
+from gsgd.sift.choice import Choice
+from gsgd.sift.compilation import Compiled, HeadAtPositions, backend_of, begin_step
 from gsgd.sift.diagnosis import Diagnosis, diagnose
 from gsgd.sift.exits import check_exit, count_exits
-from gsgd.sift.late_checks import LateChecks, TooManyLabels
 from gsgd.sift.moving_exit import MovingExit
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.ranks import Ranks, exchange_rows
@@ -139,11 +138,7 @@ class Sift:
         self._shared: Shared | None = None
         self._findings = Findings()
         self.reuse_trial = ReuseTrial()
-        self._compiled: Compiled | None = None
-        self._choice: Compiled | None = None
-        self._head: HeadAtPositions | None = None
-        self._compile()
-        self._late = LateChecks()
+        self._of_this_process()
         # Ranks that select together must draw alike, others must not.
         seed = options.seed if self.ranks.together else options.seed + self.ranks.rank
         self.generator = torch.Generator().manual_seed(seed)
@@ -168,14 +163,14 @@ class Sift:
         """Whether position t predicts label t + 1: as the model's loss has shown, before that as its class's name."""
         return self.scorer.shifts
 
-    def _compile(self) -> None:
-        """Make ready what `compile` asks for; it is compiled when it first runs."""
+    def _of_this_process(self) -> None:
+        """Make what is of one process: checks on their way, and graphs, which are compiled when they first run."""
+        self._choice = Choice(self.options, self.ranks)
+        self._compiled: Compiled | None = None
+        self._head: HeadAtPositions | None = None
         if not self.options.compile:
             return
-        backend = backend_of(self.options)
-        self._compiled = Compiled(self.model, "the training pass", backend)
-        if self.options.select is select_top_k:
-            self._choice = Compiled(hardest, "the choice", backend)
+        self._compiled = Compiled(self.model, "the training pass", backend_of(self.options))
         base = getattr(unwrap(self.model), "base_model", None)
         if self.options.labelled_head and isinstance(base, nn.Module):
             self._head = HeadAtPositions.on(base)
@@ -206,6 +201,8 @@ class Sift:
         if self._shared is not None:
             self._shared.recording.release()
             self._shared = None
+        if self._compiled is not None:
+            begin_step(_device_of(batch))
         step = self.step
         selects = self.schedule.selects(step)
         if selects and self.ranks.together:
@@ -229,8 +226,6 @@ class Sift:
             self.totals.backprop_samples += size
             return dict(batch) if isinstance(batch, Mapping) else batch
         device = _device_of(batch)
-        if self._compiled is not None:
-            begin_step(device)
         part = self.options.score_batch_size if self.scorer.function is not None else None
         if part is not None and self.ranks.size > 1 and is_sharded(self.model):
             self.ranks.check_passes(-(-size // part))
@@ -245,7 +240,16 @@ class Sift:
         recording = self._recording(batch)
         with torch.no_grad(), watch.measure(device):
             scores = None if self.scorer.function is None else self._scores(batch, recording)
-            chosen = self._choose(scores, kept, size, device)
+            chosen = self._choice.rows(
+                scores,
+                kept,
+                size,
+                device,
+                step=self._present_step,
+                generator=self.generator,
+                totals=self.totals,
+                positions=self.scorer.positions,
+            )
             rows = self.scorer.rows
             taken = exchange_rows(batch, chosen, self.ranks, rows) if self.ranks.together else rows.take(batch, chosen)
         if recording is not None and recording.segments:
@@ -286,7 +290,7 @@ class Sift:
         found = self.scorer.padded_positions(rows, labels)
         fullest = self.scorer.positions.fullest()
         if self.last is None or not self.last.selected:  # else scoring has looked at these rows
-            self._late.add(self._present_step, None, fullest)
+            self._choice.late.add(self._present_step, None, fullest)
         return found.rows, found.columns, found.labels.reshape(1, -1)
 
     @contextlib.contextmanager
@@ -414,37 +418,6 @@ class Sift:
             return self.scorer.scores(parts[0], self.exit_layer, recording=recording)
         return torch.cat([self.scorer.scores(part, self.exit_layer) for part in parts])
 
-    def _choose(self, scores: Tensor | None, kept: int, size: int, device: torch.device) -> Tensor:
-        """Kept rows in ascending order; of all ranks' batches laid end to end if they select together."""
-        if self.ranks.together:
-            scores, kept, size = self.ranks.pool(scores, kept, size)
-        if scores is None:
-            chosen = torch.sort(self._apply_rule(size, kept)).values
-            return host.sent(chosen, device)
-        fullest = self.scorer.positions.fullest()
-        raises_later = self.options.on_bad_scores == "raise" and not self.ranks.together and not host.holds(scores)
-        if raises_later or self.options.on_bad_scores == "last":
-            self._late.add(self._present_step, scores, fullest)
-            if self._choice is not None and scores.is_floating_point():
-                return self._choice(scores, kept)
-            if scores.is_floating_point():
-                scores = torch.where(torch.isfinite(scores), scores, torch.finfo(scores.dtype).min)
-            return torch.sort(self._apply_rule(scores, kept)).values
-        self._late.add(self._present_step, None, fullest)
-        bad = ~torch.isfinite(scores)
-        if not bool(bad.any()):
-            return torch.sort(self._apply_rule(scores, kept)).values
-        first = int(torch.nonzero(bad)[0])
-        text = _bad_score(first, float(scores[first]), self._present_step)
-        if self.options.on_bad_scores == "raise":
-            raise ValueError(f"{text}; {_TRAIN_ON}")
-        self._count_bad_scores(text, int(bad.sum()))
-        good = torch.nonzero(~bad).squeeze(1)
-        kept = self.ranks.even(min(kept, len(good)))
-        if self.options.on_bad_scores == "keep-all" or kept == 0:
-            return torch.arange(size, device=device)
-        return torch.sort(good[self._apply_rule(scores[good], kept)]).values
-
     def finish_checks(self) -> None:
         """Wait for the checks of all steps so far.
 
@@ -456,41 +429,12 @@ class Sift:
         self._read_checks(wait=True)
 
     def _read_checks(self, *, wait: bool = False) -> None:
-        for found in self._late.read(wait=wait):
-            if not isinstance(found, TooManyLabels):
-                text = _bad_score(found.row, found.value, found.step)
-                if self.options.on_bad_scores == "raise":
-                    raise ValueError(f"{text}; {_TRAIN_ON}")
-                self._count_bad_scores(text, found.rows)
-                continue
-            if self.scorer.positions.taken(found.at.form, found.at.length) >= found.most:
-                continue  # of a step before more were scored
-            self.scorer.positions.learn(found.at.form, found.at.length, found.most)
-            logger.warning(
-                "a row of step %d has %d labels, of which the first %d were scored; from now on more are",
-                found.step,
-                found.most,
-                found.at.taken,
-            )
-
-    def _count_bad_scores(self, text: str, rows: int) -> None:
-        self.totals.bad_score_rows += rows
-        logger.warning("%s (%d rows)", text, rows)
+        self._choice.read_checks(self.totals, self.scorer.positions, wait=wait)
 
     @property
     def _present_step(self) -> int:
         """The optimizer step of the last training call."""
         return max(0, self.calls - 1) // self.options.accumulation_steps
-
-    def _apply_rule(self, scores: Tensor | int, kept: int) -> Tensor:
-        """What `select` returns, once its form is found good: a user's own rule may return anything."""
-        # Scores have been checked, or will be.
-        rule = unchecked(select_random if self.options.score == "random" else self.options.select)
-        chosen: Any = rule(scores, kept, self.generator)
-        if not isinstance(chosen, Tensor) or chosen.dtype != torch.int64 or chosen.shape != (kept,):
-            found = f"{chosen.dtype} {tuple(chosen.shape)}" if isinstance(chosen, Tensor) else type(chosen).__name__
-            raise ValueError(f"select returned {found}, but must return a tensor of k indices, torch.int64 ({kept},)")
-        return chosen
 
     def state_dict(self) -> dict[str, Any]:
         """Step, generator, totals, moving exit: what a resumed run needs to select as the run would have. Per rank.
@@ -540,17 +484,11 @@ class Sift:
         self.__dict__.update(state)
         self.generator = torch.Generator()
         self.generator.set_state(state["generator"])
-        self._shared, self._findings, self._late = None, Findings(), LateChecks()
-        self._compiled = self._choice = self._head = None
-        self._compile()
+        self._shared, self._findings = None, Findings()
+        self._of_this_process()
 
 
-_OF_ONE_PROCESS = ("_shared", "_findings", "_late", "_compiled", "_choice", "_head")
-_TRAIN_ON = 'on_bad_scores="drop", "keep-all" or "last" trains on'
-
-
-def _bad_score(row: int, value: float, step: int) -> str:
-    return f"scores[{row}] is {value} at step {step}: scores must be finite"
+_OF_ONE_PROCESS = ("_shared", "_findings", "_compiled", "_choice", "_head")
 
 
 def _normalises_by_batch(module: nn.Module) -> bool:

@@ -190,7 +190,8 @@ class Scorer:
                 else:
                     logits = view(**inputs) if isinstance(innermost(model), EarlyExit) else logits_of(run(view, inputs))
             if not own and reading.way != "positions":
-                return _checked(_call(function, logits, targets, batch), size)
+                found = _checked(_call(function, logits, targets, batch), size)
+                return found if compiled is None else found.clone()  # graphs write to their own outputs again
         if recording is None or not recording.partly or not bool(values.isnan().any()):
             return values
         # Either a score depends on positions that were left out, or it is NaN anyway.

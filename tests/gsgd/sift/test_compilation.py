@@ -88,7 +88,7 @@ def test_the_steps_are_the_eager_ones_and_compiled_once(case, on_a_device, build
     # The first batches may differ in the number of labelled positions, and a second graph is then made for any number.
     assert made[0] >= 2
     assert made[-1] == made[2]
-    assert (compiled._choice._graphs is not None) == on_a_device
+    assert (compiled._choice.graph._graphs is not None) == on_a_device
     assert (compiled.scorer._compiled.function is not None) == (
         on_a_device and compiled.scorer.reading(batch).way == "positions"
     )

@@ -1,0 +1,134 @@
+"""Which rows are kept: the rule, applied to scores, and what becomes of scores that are not finite."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gsgd import host
+from gsgd.selectors import select_random, select_top_k, unchecked
+from gsgd.sift.compilation import Compiled, backend_of, hardest
+from gsgd.sift.late_checks import LateChecks, TooManyLabels
+from gsgd.sift.options import SiftOptions
+from gsgd.sift.ranks import Ranks
+from gsgd.sift.scoring_pass.padded_positions import PositionsPerRow
+from gsgd.sift.timing import Totals
+
+logger = logging.getLogger(__name__)
+
+_TRAIN_ON = 'on_bad_scores="drop", "keep-all" or "last" trains on'
+
+
+class Choice:
+    """Chooses rows by their scores; of scores on a device it looks at none, but has them checked there.
+
+    Attributes:
+        late: checks whose answer has not been read yet.
+        graph: the rule, compiled, if it is `select_top_k` and that was asked for.
+    """
+
+    def __init__(self, options: SiftOptions, ranks: Ranks):
+        self.options = options
+        self.ranks = ranks
+        self.late = LateChecks()
+        compiles = options.compile and options.select is select_top_k
+        self.graph = Compiled(hardest, "the choice", backend_of(options)) if compiles else None
+
+    def rows(
+        self,
+        scores: Tensor | None,
+        kept: int,
+        size: int,
+        device: torch.device,
+        *,
+        step: int,
+        generator: torch.Generator,
+        totals: Totals,
+        positions: PositionsPerRow,
+    ) -> Tensor:
+        """(kept,) rows in ascending order; of all ranks' batches laid end to end if they select together.
+
+        Args:
+            scores: (size,) of this rank, or None to choose at random.
+            device: where the batch lies.
+            step: to name in errors.
+            generator: of rules that draw.
+            totals: takes the number of bad scores.
+            positions: what was noted of rows with too many labels.
+
+        Raises:
+            ValueError: for a score that is not finite, where `on_bad_scores` says so and it can be looked at, or if the
+                rule returns no rows.
+        """
+        if self.ranks.together:
+            scores, kept, size = self.ranks.pool(scores, kept, size)
+        if scores is None:
+            return host.sent(torch.sort(self._apply_rule(size, kept, generator)).values, device)
+        fullest = positions.fullest()
+        raises_later = self.options.on_bad_scores == "raise" and not self.ranks.together and not host.holds(scores)
+        if raises_later or self.options.on_bad_scores == "last":
+            self.late.add(step, scores, fullest)
+            if self.graph is not None and scores.is_floating_point():
+                return self.graph(scores, kept).clone()  # the graph writes to its own output again
+            if scores.is_floating_point():
+                scores = torch.where(torch.isfinite(scores), scores, torch.finfo(scores.dtype).min)
+            return torch.sort(self._apply_rule(scores, kept, generator)).values
+        self.late.add(step, None, fullest)
+        bad = ~torch.isfinite(scores)
+        if not bool(bad.any()):
+            return torch.sort(self._apply_rule(scores, kept, generator)).values
+        first = int(torch.nonzero(bad)[0])
+        text = _bad_score(first, float(scores[first]), step)
+        if self.options.on_bad_scores == "raise":
+            raise ValueError(f"{text}; {_TRAIN_ON}")
+        _count(totals, text, int(bad.sum()))
+        good = torch.nonzero(~bad).squeeze(1)
+        kept = self.ranks.even(min(kept, len(good)))
+        if self.options.on_bad_scores == "keep-all" or kept == 0:
+            return torch.arange(size, device=device)
+        return torch.sort(good[self._apply_rule(scores[good], kept, generator)]).values
+
+    def read_checks(self, totals: Totals, positions: PositionsPerRow, *, wait: bool = False) -> None:
+        """Act on what was found on a device: of all steps so far, or without `wait` of those whose answer is there.
+
+        Raises:
+            ValueError: for a score that was not finite, with its step, where `on_bad_scores` says so.
+        """
+        for found in self.late.read(wait=wait):
+            if not isinstance(found, TooManyLabels):
+                text = _bad_score(found.row, found.value, found.step)
+                if self.options.on_bad_scores == "raise":
+                    raise ValueError(f"{text}; {_TRAIN_ON}")
+                _count(totals, text, found.rows)
+                continue
+            if positions.taken(found.at.form, found.at.length) >= found.most:
+                continue  # of a step before more were scored
+            positions.learn(found.at.form, found.at.length, found.most)
+            logger.warning(
+                "a row of step %d has %d labels, of which the first %d were scored; from now on more are",
+                found.step,
+                found.most,
+                found.at.taken,
+            )
+
+    def _apply_rule(self, scores: Tensor | int, kept: int, generator: torch.Generator) -> Tensor:
+        """What `select` returns, once its form is found good: a user's own rule may return anything."""
+        # Scores have been checked, or will be.
+        rule = unchecked(select_random if self.options.score == "random" else self.options.select)
+        chosen: Any = rule(scores, kept, generator)
+        if not isinstance(chosen, Tensor) or chosen.dtype != torch.int64 or chosen.shape != (kept,):
+            found = f"{chosen.dtype} {tuple(chosen.shape)}" if isinstance(chosen, Tensor) else type(chosen).__name__
+            raise ValueError(f"select returned {found}, but must return a tensor of k indices, torch.int64 ({kept},)")
+        return chosen
+
+
+def _bad_score(row: int, value: float, step: int) -> str:
+    return f"scores[{row}] is {value} at step {step}: scores must be finite"
+
+
+def _count(totals: Totals, text: str, rows: int) -> None:
+    totals.bad_score_rows += rows
+    logger.warning("%s (%d rows)", text, rows)
