@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from passes import inputs, tower, train
 
 from gsgd.sift import Sift
 from gsgd.sift.shared_forward.cpu_kernels import as_product, bernoulli_, is_one_product, is_slow_draw
@@ -15,13 +15,13 @@ aten = torch.ops.aten
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("p", [0.1, 0.5, 0.9, 1 - 2**-10])
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9, 1 - 2**-10, 1.0])
 def test_share_of_ones(p, dtype):
     """Four tests an amount of 6 sigma apart err with probability 1e-8 in all; seeds are fixed."""
     torch.manual_seed(1)
     found = bernoulli_(torch.full((1000, 1000), 7, dtype=dtype), p)
     assert set(found.unique().tolist()) <= {0.0, 1.0}
-    assert abs(float(found.double().mean()) - p) < 6 * math.sqrt(p * (1 - p) / 1e6)
+    assert abs(float(found.double().mean()) - p) <= 6 * math.sqrt(p * (1 - p) / 1e6)
 
 
 def test_neighbours_are_independent():
@@ -32,11 +32,6 @@ def test_neighbours_are_independent():
         assert abs(float((found[:-lag] * found[lag:]).mean() * 4)) < 6 / math.sqrt(2e6)
     first, second = found[:-1].view(-1, 2).mean(0)
     assert abs(float(first - second)) < 6 * math.sqrt(0.5 / 1e6)
-
-
-@pytest.mark.parametrize(("p", "value"), [(0.0, 0.0), (1.0, 1.0)])
-def test_certain_draws(p, value):
-    assert bernoulli_(torch.full((5, 7), 3.0), p).tolist() == [[value] * 7] * 5
 
 
 def test_the_smallest_probabilities_are_not_rounded_away():
@@ -65,33 +60,18 @@ def test_what_it_stands_in_for():
     assert not any(is_slow_draw(function, arguments, {}) for function, arguments in others)
 
 
-class Dropped(nn.Module):
-    """The exit's prediction is dropout of ones: scores show what was drawn."""
-
-    exit_layers = 1
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-        self.drop = nn.Dropout(0.25)
-
-    def early_logits(self, exit_layer, x):
-        return self.drop(x * self.weight)
-
-    def forward(self, x, labels):
-        self.last = self.drop(x * self.weight)
-        return self.last.sum()
-
-
 def test_a_recorded_pass_drops_and_scales_as_dropout_does_and_hands_the_masks_on():
-    """400,000 entries at 0.75: within 6 sigma (error 2e-9)."""
+    """384,000 entries at 0.75: within 6 sigma (error 2e-9)."""
     torch.manual_seed(5)
-    model, scored = Dropped(), []
-    sift = Sift(model, score=lambda logits, labels: (scored.append(logits), logits.sum(1))[1])
-    sift.forward_kept(sift.choose({"x": torch.ones(400, 1000), "labels": torch.zeros(400, dtype=torch.int64)}))
-    torch.testing.assert_close(scored[0].unique(), torch.tensor([0.0, 4 / 3]))
-    assert abs(float((scored[0] > 0).double().mean()) - 0.75) < 6 * math.sqrt(0.75 * 0.25 / 4e5)
-    assert torch.equal(model.last, scored[0][sift.last.indices])
+    seen = []
+    sift = Sift(
+        tower(lambda s, x: (seen.append(F.dropout(torch.ones_like(h := s.one(x)), 0.25)), h * seen[-1])[1]), check=False
+    )
+    train(sift, inputs(rows=400, width=160))
+    scored, trained = seen
+    torch.testing.assert_close(scored.unique(), torch.tensor([0.0, 4 / 3], dtype=torch.float64))
+    assert abs(float((scored > 0).double().mean()) - 0.75) < 6 * math.sqrt(0.75 * 0.25 / scored.numel())
+    assert torch.equal(trained, scored[sift.last.indices])
 
 
 def arguments(image, weight, bias=None, stride=1, padding=0, **more):

@@ -6,9 +6,8 @@ import functools
 import pytest
 import torch
 import torch.nn.functional as F
-from passes import Computed, assert_same, counted
+from passes import Computed, assert_same, counted, follow, inputs, tower
 from torch.utils.checkpoint import checkpoint
-from towers import follow, inputs, tower
 
 from gsgd.sift import Sift
 
