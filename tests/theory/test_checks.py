@@ -1,4 +1,4 @@
-"""Every check comes out as expected, and stops doing so when the formula it tests is pushed past the truth.
+"""Every check stops to come out as expected when the formula it tests is pushed past the truth; see test_verify.py.
 
 `mutants/` holds, for each check of `theory/checks/`, the replacement that must make it fail: a bound tightened too far,
 or, for an expected refutation or violation, what is true instead.
@@ -11,7 +11,7 @@ import pytest
 
 from theory.checks import load
 from theory.statements import STATEMENTS, place
-from theory.verdict import Route, Status
+from theory.verdict import Status
 
 CHECKS = load()
 FILES = [runpy.run_path(str(path))["MUTANTS"] for path in sorted((Path(__file__).parent / "mutants").glob("*.py"))]
@@ -25,12 +25,6 @@ MUTANTS = [
 # About what each Monte Carlo check gets of a default run. With some 40 of them a correct check fails at a given seed
 # with probability below 1e-6.
 ALPHA = 2e-8
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_check_comes_out_as_expected(name):
-    verdict = CHECKS[name].run(seed=0, alpha=ALPHA)
-    assert verdict.status is CHECKS[name].expected, verdict
 
 
 @pytest.mark.parametrize(("name", "mutant"), MUTANTS)
@@ -104,10 +98,3 @@ def test_claims_say_when_they_quote_the_print():
     for check in CHECKS.values():
         if check.claim.startswith("as printed"):
             assert check.expected is Status.REFUTED, check.name
-
-
-def test_monte_carlo_checks_report_their_power():
-    for name, check in CHECKS.items():
-        if check.route is Route.MONTE_CARLO:
-            verdict = check.run(seed=1, alpha=ALPHA)
-            assert check.expected is not Status.CONSISTENT or (verdict.detectable or 0) > 0, name

@@ -710,7 +710,7 @@ def ranks(tmp_path_factory):
                 [sys.executable, __file__, str(base)],
                 env=os.environ
                 | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-                | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+                | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"},
                 stderr=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 text=True,

@@ -262,6 +262,7 @@ def diagnosed(tmp_path, monkeypatch, capsys):
 
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # steps this small gain nothing by more, and wait where cores are shared
     small = ["--depths", "1,1", "--hidden_sizes", "8,16", "--embedding_size", "8", "--exit_stage", "1"]
     of_run = ["--batch_size", "16", "--train_limit", "300", "--cache_dir", str(tmp_path / "cache")]
     code = main(["diagnose", "resnet-tiny", "--after", "0,2", "--batches", "4", "--name", "d", *small, *of_run])

@@ -2,7 +2,6 @@
 
 import collections
 import copy
-import logging
 
 import pytest
 
@@ -15,7 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from gsgd.sift import Sift  # noqa: E402
-from gsgd.sift.shared_forward import recording as reuse_module  # noqa: E402
 from training.resnet import EarlyExitResNet  # noqa: E402
 
 KINDS = nn.modules.batchnorm._BatchNorm
@@ -121,16 +119,6 @@ class Computed(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         self.calls[str(function.overloadpacket).removeprefix("aten.")] += 1
         return function(*args, **(kwargs or {}))
-
-
-@pytest.fixture
-def warnings_said(caplog):
-    reuse_module.say_once.cache_clear()
-    name = "gsgd.sift.shared_forward.recording"
-    caplog.set_level(logging.WARNING, logger=name)
-    return lambda: [
-        record.getMessage() for record in caplog.records if record.name == "gsgd.sift.shared_forward.recording"
-    ]
 
 
 def follow(model, batches, exit_layer=1, tolerance=1e-11, **options):
