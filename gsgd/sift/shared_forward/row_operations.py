@@ -45,7 +45,7 @@ _CHEAP = 64
 Kept, it is written to where no cache holds it, and its rows are read from there and written once more.
 """
 _ENTRIES = 4
-"""Entries along each axis that are compared, the first and the last among them; of three axes and more these two."""
+"""Entries of a row that are compared, the first and the last among them: each is far from any cache by then."""
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Relative to the largest entry: rounding passes, other rows do not."""
 
@@ -213,16 +213,13 @@ def _some(value: Tensor, rows: int | None) -> Tensor:
             value = value[-1]
         return value[: _ENTRIES**2].clone()
     if rows is None:
-        return value[_grid(value.shape, value.device)]
+        return value[_diagonal(value.shape, value.device)]
     parts = value.unflatten(0, (rows, -1))
-    return parts[(slice(None), *_grid(parts.shape[1:], value.device))]
+    return parts[(slice(None), *_diagonal(parts.shape[1:], value.device))]
 
 
 @functools.lru_cache(maxsize=1024)
-def _grid(shape: torch.Size, device: torch.device) -> tuple[Tensor, ...]:
-    """Indices of a few entries along each axis, which together pick all their combinations."""
-    number = _ENTRIES if len(shape) < 3 else 2
-    places = [sorted({round(at * (size - 1) / (number - 1)) for at in range(number)}) for size in shape]
-    return tuple(
-        torch.tensor(along, device=device).view(-1, *[1] * (len(shape) - 1 - axis)) for axis, along in enumerate(places)
-    )
+def _diagonal(shape: torch.Size, device: torch.device) -> tuple[Tensor, ...]:
+    """Indices along each axis, from the first entry to the last, which together pick a diagonal."""
+    steps = [step / (_ENTRIES - 1) for step in range(_ENTRIES)]
+    return tuple(torch.tensor([round(step * (size - 1)) for step in steps], device=device) for size in shape)
