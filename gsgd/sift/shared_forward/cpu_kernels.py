@@ -21,9 +21,8 @@ aten = torch.ops.aten
 def bernoulli_(target: Tensor, p: float) -> Tensor:
     """Fill a tensor (on the CPU, without gaps) with 1 at probability `p`, and with 0 otherwise.
 
-    It advances torch's default generator, by other draws than `Tensor.bernoulli_`. Each entry takes 16 bits; the
-    probability is not rounded to these, as the threshold that all entries of a call have is drawn between the two
-    numbers beside it. Where that would tell, near 0 and 1, 32 bits are taken.
+    It advances torch's default generator, by other draws than `Tensor.bernoulli_`. Each entry takes 16 bits, to which
+    the probability is not rounded, as the threshold of all is drawn from the two numbers beside it; near 0 and 1, 32.
     """
     if p >= 1:
         return target.fill_(1)

@@ -52,14 +52,15 @@ _WORTH_IT = 0.5
 
 @dataclass
 class Findings:
-    """What is found out in one step and holds for the next ones."""
+    """What is found out in one step and holds for the next ones.
+
+    `checked` are operations, by segment and place, whose whole output has been compared; `attention` says by exit layer
+    in how many up to its end positions meet; `positions_meet` whether a score depends on positions without a label.
+    """
 
     checked: set[tuple[int, int, Any]] = field(default_factory=set)
-    """(segment, place in it, operation) of operations whose whole output has been compared."""
     attention: dict[int, int] = field(default_factory=dict)
-    """By exit layer, in how many operations up to its end positions meet."""
     positions_meet: bool = False
-    """Whether a score turned out to depend on a position without a label."""
 
 
 @dataclass(slots=True)
@@ -147,8 +148,8 @@ class Recording:
     @property
     def nbytes(self) -> int:
         """Bytes of the kept outputs."""
-        kept = [output for segment in self.segments for call in segment.calls for output in call.tensors()]
-        return sum({memory_of(one): one.untyped_storage().nbytes() for one in kept}.values())
+        kept = {memory_of(one): one for part in self.segments for call in part.calls for one in call.tensors()}
+        return sum(one.untyped_storage().nbytes() for one in kept.values())
 
     @contextlib.contextmanager
     def _running(self, mode: _Scoring | _Training, layer: nn.Module | None) -> Iterator[None]:

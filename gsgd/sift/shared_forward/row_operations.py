@@ -29,10 +29,7 @@ BATCHED_PRODUCTS = {aten.bmm: "self", aten.baddbmm: "batch1"}
 PRODUCTS = {aten.addmm: "mat1", aten.mm: "self"}
 """Matrix products -> the factor whose rows are those of the result."""
 COSTLY = ATTENTION | SOFTMAX | {*BATCHED_PRODUCTS, *PRODUCTS, aten.convolution}
-"""Operations whose outputs are worth keeping: computing them costs more than copying their rows.
-
-Norms and activations are computed again: they read and write no more than a copy does.
-"""
+"""Operations whose outputs are worth keeping; norms and activations read and write no more than a copy would."""
 _WITH_ROWS = {**PRODUCTS, aten.convolution: "input"}
 """The only argument that may have rows; of the others of `COSTLY` all may."""
 _DRAWS_NOTHING = frozenset({*ATTENTION, aten._fused_sdp_choice})
@@ -40,10 +37,7 @@ _DRAWS_NOTHING = frozenset({*ATTENTION, aten._fused_sdp_choice})
 _NOT_COMPARED = frozenset({"attn_mask", "attn_bias", "is_causal", "size", "compute_log_sumexp", "half_to_float"})
 """Arguments that are compared in other ways, or change no values."""
 _CHEAP = 64
-"""Multiplications for an entry of the output up to which computing it again costs no more than keeping it.
-
-Kept, it is written to where no cache holds it, and its rows are read from there and written once more.
-"""
+"""Multiplications for an entry of the output up to which computing it again costs no more than keeping it in memory."""
 _ENTRIES = 4
 """Entries of a row that are compared, the first and the last among them: each is far from any cache by then."""
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}

@@ -77,16 +77,13 @@ def two_passes_because(
         (torch.is_inference_mode_enabled(), "in inference mode no changes of tensors are counted"),
         (mode != "train", f"scoring_mode={mode!r} scores another function than is trained"),
         (options.compile, "compile makes graphs of scoring and training, which share nothing"),
-        (is_compiled(model), f"torch.compile runs the whole model as one piece; {_INSTEAD} instead"),
-        (compiled, f"parts of the model up to the exit, or its head, are compiled; {_INSTEAD} only"),
+        (is_compiled(model), "torch.compile runs the whole model as one piece; compile the layers after the exit instead"),
+        (compiled, "parts of the model up to the exit, or its head, are compiled; compile the layers after the exit only"),
         (holds_window, "the recordings of all micro-batches would be in memory at once"),
         (any(map(checkpoints_activations, modules)), "activation checkpointing computes the layers again in the "
          "backward pass"),
     ]  # fmt: skip
     return next((reason for holds, reason in reasons if holds), None)
-
-
-_INSTEAD = "compile the layers after the exit"
 
 
 def _compiled_up_to(model: nn.Module, exit_layer: int) -> bool:
