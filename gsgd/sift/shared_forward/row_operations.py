@@ -1,8 +1,8 @@
 """Which operations of torch are worth sharing, and whether a call of one has rows of what the gross batch's call had.
 
-Rows of a batch lie along the first axis: (B, ...), or (B m, ...) with the m entries of a row one behind the other, as
-linear layers and attention heads have them. An operation of `COSTLY` computes the rows of its outputs from the same
-rows of its arguments, so that it is enough to show whose rows those are: by a few of their entries.
+Rows of a batch lie along the first axis: (B, ...), or (B m, ...) with the m entries of a row one behind the other. An
+operation of `COSTLY` computes the rows of its outputs from the same rows of its arguments, so that it is enough to show
+whose rows those are: by a few of their entries.
 """
 
 from __future__ import annotations

@@ -77,8 +77,8 @@ def two_passes_because(
         (torch.is_inference_mode_enabled(), "in inference mode no changes of tensors are counted"),
         (mode != "train", f"scoring_mode={mode!r} scores another function than is trained"),
         (options.compile, "compile makes graphs of scoring and training, which share nothing"),
-        (is_compiled(model), "torch.compile runs the whole model as one piece; compile the layers after the exit instead"),
-        (compiled, "parts of the model up to the exit, or its head, are compiled; compile the layers after the exit only"),
+        (is_compiled(model), "torch.compile runs the whole model as one piece; compile only layers after the exit"),
+        (compiled, "parts of the model up to the exit, or its head, are compiled; compile only layers after the exit"),
         (holds_window, "the recordings of all micro-batches would be in memory at once"),
         (any(map(checkpoints_activations, modules)), "activation checkpointing computes the layers again in the "
          "backward pass"),

@@ -34,7 +34,7 @@ def memory_of(value: Tensor) -> int:
 
 
 def version_of(value: Tensor) -> int | None:
-    """How often a parameter, or one that `value` is a view of, has been changed in place; None of other tensors."""
+    """How often a parameter, or one that `value` is a view of, was changed in place; None of other tensors."""
     root = value if value._base is None else value._base
     return root._version if isinstance(root, nn.Parameter) else None
 
