@@ -11,9 +11,9 @@ from torch import Tensor
 from gsgd import host
 from gsgd.selectors import select_random, select_top_k, unchecked
 from gsgd.sift.compilation import Compiled, backend_of, hardest
-from gsgd.sift.late_checks import LateChecks, TooManyLabels
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.ranks import Ranks
+from gsgd.sift.scoring_pass.late_checks import LateChecks, TooManyLabels
 from gsgd.sift.scoring_pass.padded_positions import PositionsPerRow
 from gsgd.sift.timing import Totals
 

@@ -25,16 +25,16 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from gsgd.sift.batch import BatchRows
-from gsgd.sift.checkpoints import STAGING, last_complete_checkpoint, publish, what_is_missing
-from gsgd.sift.collator import MaskingCollator, WatchedCollator, own_generator, warn_not_resumable
 from gsgd.sift.engine import Selection, Sift
 from gsgd.sift.exits import EarlyExit, exit_view
+from gsgd.sift.huggingface.checkpoints import STAGING, last_complete_checkpoint, publish, what_is_missing
+from gsgd.sift.huggingface.collator import MaskingCollator, WatchedCollator, own_generator, warn_not_resumable
+from gsgd.sift.huggingface.trainer_log import StepMeters
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.scoring_pass.mode import draws_kept, scoring_mode, without_router_losses
 from gsgd.sift.scoring_pass.module_state import unchanged
 from gsgd.sift.scoring_pass.row_losses import IGNORED
 from gsgd.sift.timing import Stopwatch
-from gsgd.sift.trainer_log import StepMeters
 from gsgd.sift.wrappers import innermost, unwrap
 
 logger = logging.getLogger(__name__)

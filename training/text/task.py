@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gsgd.sift.collator import MaskingCollator
+from gsgd.sift.huggingface.collator import MaskingCollator
 from gsgd.sift.scoring_pass.row_losses import IGNORED
 from training.cache import default_cache
 from training.task import SPLITS

@@ -2,7 +2,7 @@
 
 The labelled positions of a row come first, in their order, then others, whose label is made the ignored one. The number
 is learnt from the first batch of a form, where the host looks once; whether a row of a later batch has more labels is
-found on the device and read a step later (`gsgd.sift.late_checks`).
+found on the device and read a step later (`gsgd.sift.scoring_pass.late_checks`).
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from gsgd.selectors import select_online_batch  # noqa: E402
-from gsgd.sift.checkpoints import last_complete_checkpoint, publish, what_is_missing  # noqa: E402
-from gsgd.sift.collator import MaskingCollator  # noqa: E402
+from gsgd.sift.huggingface.checkpoints import last_complete_checkpoint, publish, what_is_missing  # noqa: E402
+from gsgd.sift.huggingface.collator import MaskingCollator  # noqa: E402
 from gsgd.sift.trainer import SiftArguments, SiftTrainer  # noqa: E402
 
 STEPS, PER_EPOCH, SAVED_EVERY = 9, 4, 2

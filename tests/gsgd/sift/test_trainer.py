@@ -22,7 +22,7 @@ F = torch.nn.functional
 
 from gsgd.scores import margin  # noqa: E402
 from gsgd.sift import SiftOptions  # noqa: E402
-from gsgd.sift.collator import MaskingCollator  # noqa: E402
+from gsgd.sift.huggingface.collator import MaskingCollator  # noqa: E402
 from gsgd.sift.trainer import SiftArguments, SiftTrainer  # noqa: E402
 
 LR = 0.2

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from gsgd.sift.collator import MaskingCollator, WatchedCollator, own_generator  # noqa: E402
+from gsgd.sift.huggingface.collator import MaskingCollator, WatchedCollator, own_generator  # noqa: E402
 
 MASK, VOCABULARY, SPECIAL = 4, 1000, (0, 1, 2)
 ROWS = [

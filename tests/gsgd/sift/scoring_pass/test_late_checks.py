@@ -4,8 +4,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from gsgd.sift import late_checks  # noqa: E402
-from gsgd.sift.late_checks import BadScore, LateChecks, TooManyLabels  # noqa: E402
+from gsgd.sift.scoring_pass import late_checks  # noqa: E402
+from gsgd.sift.scoring_pass.late_checks import BadScore, LateChecks, TooManyLabels  # noqa: E402
 from gsgd.sift.scoring_pass.padded_positions import Fullest  # noqa: E402
 
 FORM = (("labels", "torch.int64", 2),)

@@ -227,7 +227,7 @@ def warn_not_resumable(collate: Any, source: str) -> None:
     """Log that a run with this collator does not resume as it would have gone on."""
     logger.warning(
         "%s draws from %s: a run resumed from a checkpoint gets other batches than it would have had. "
-        "gsgd.sift.collator.MaskingCollator masks by (seed, epoch, sample) alone",
+        "gsgd.sift.huggingface.collator.MaskingCollator masks by (seed, epoch, sample) alone",
         type(collate).__name__ if not hasattr(collate, "__name__") else collate.__name__,
         source,
     )
