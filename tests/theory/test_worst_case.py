@@ -210,6 +210,7 @@ def verify_table(rows):
             assert row["worst_case"] == pytest.approx(0.75, abs=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_the_table_of_looseness_at_one_step_size():
     verify_table(read(curves.worst_cases(rates=(0.25,))))
 

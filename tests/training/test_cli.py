@@ -204,6 +204,7 @@ def test_bert_tiny_runs(train, cache, tmp_path, method):
     assert 0 <= row.overlap <= 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_of_a_process_of_its_own(cache, tmp_path):
     """As a user does it: SIGINT while it trains; then the same command again."""
     command = [sys.executable, "-m", "gsgd", "train", "resnet-tiny", "--results", str(tmp_path), "--name", "run"]

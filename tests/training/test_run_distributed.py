@@ -114,6 +114,7 @@ def reference(tiny_module):
     return model, losses, accuracies, val_loss
 
 
+@pytest.mark.slow
 def test_two_ranks_interrupted_equal_one_process(tiny_module, tmp_path):
     (tmp_path / "tiny.toml").write_text(CONFIG)
     folder = tmp_path / "results" / "run"

@@ -68,8 +68,18 @@ def assert_same_step(eager, compiled, batch, seed):
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("on_a_device", [False, True])
+# Compiling takes seconds: by default each way of reading labels once, on either kind of device.
+QUICK = {("bert-mlm, labelled head", True), ("bert-pretraining, labelled head", False), ("vit", True), ("llama", False)}
+
+
+@pytest.mark.parametrize(
+    ("case", "on_a_device"),
+    [
+        pytest.param(case, device, marks=[] if (case, device) in QUICK else pytest.mark.slow)
+        for case in CASES
+        for device in (False, True)
+    ],
+)
 def test_the_steps_are_the_eager_ones_and_compiled_once(case, on_a_device, build, make_batch, monkeypatch):
     """On a device score and choice are graphs, too; on the CPU they look at values."""
     if on_a_device:
