@@ -52,6 +52,8 @@ def _as_priced(config: Config) -> Config:
     method = parse_method(config.training.method)
     always: dict[str, Any] = {"start_step": 0, "start_share": 0.0, "end_step": 0, "end_share": 1.0, "meter_every": 0}
     moving: dict[str, Any] = {"method": f"{method.score}@last"} if method.auto else {}
+    if config.training.reuse == "auto":
+        moving["reuse"] = "cpu"  # its turns would be measured in place of steps
     return dataclasses.replace(config, training=dataclasses.replace(config.training, **always, **moving))
 
 

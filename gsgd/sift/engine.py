@@ -39,7 +39,7 @@ from gsgd.sift.self_check import SelfCheck
 from gsgd.sift.shared_forward.recording import Findings, Recording, say_once
 from gsgd.sift.shared_forward.sharing import Shared, two_passes_because
 from gsgd.sift.timing import Elapsed, Totals
-from gsgd.sift.wrappers import every_module, is_sharded, unwrap
+from gsgd.sift.wrappers import every_module, innermost, is_sharded, unwrap
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ class Sift:
         if not self.options.compile:
             return
         self._compiled = Compiled(self.model, "the training pass", backend_of(self.options))
-        base = getattr(unwrap(self.model), "base_model", None)
+        base = getattr(innermost(unwrap(self.model)), "base_model", None)  # PEFT has one of its own
         if self.options.labelled_head and isinstance(base, nn.Module):
             self._head = HeadAtPositions.on(base)
 
@@ -209,6 +209,8 @@ class Sift:
             self.ranks.check_alike(batch)
         size = self.scorer.rows.size(batch)
         self._learn_rows(batch)
+        if selects and self.options.reuse == "auto" and self.scorer.function is not None:
+            self.reuse_trial.begin(_device_of(batch), self.ranks)
         self.calls += 1
         self.totals.gross_samples += size
         kept, because = self._kept(batch, size)
@@ -328,9 +330,13 @@ class Sift:
 
     def _always_at(self, exit_layer: int) -> Sift:
         """An engine with the same options that selects at one exit, at every step, and counts for itself."""
+        reuse: Any = self.options.reuse
+        if reuse == "auto":  # whose turns would be measured in place of steps
+            reuse = "cpu" if self.reuse_trial.decision is None else self.reuse_trial.decision
         options = dataclasses.replace(
             self.options,
             exit_layer=exit_layer,
+            reuse=reuse,
             auto=None,
             meter_every=0,
             start_step=0,
@@ -402,7 +408,7 @@ class Sift:
         """Whether the scoring pass is to be shared where it can be."""
         how, kind = self.options.reuse, device.type
         if how == "auto":
-            share, trying = self.reuse_trial.shares(device, self.ranks), self.reuse_trial.decision is None
+            share, trying = self.reuse_trial.shares, self.reuse_trial.decision is None
             why = "it is being timed" if trying else "it was timed, and is quicker so"
         elif how == "cpu":
             share = kind == "cpu"

@@ -38,17 +38,23 @@ class ReuseTrial:
         self._begun = 0
         self._marks: list[tuple[int, Any]] = []
 
-    def shares(self, device: torch.device, ranks: Ranks) -> bool:
-        """Whether the step that begins now shares; all ranks ask, and do what the first one finds quicker."""
+    @property
+    def shares(self) -> bool:
+        """Whether the present step shares, if it can."""
+        return self._shared(self._begun - 1) if self.decision is None else self.decision
+
+    def begin(self, device: torch.device, ranks: Ranks) -> None:
+        """A step begins; all ranks do what the first one finds quicker.
+
+        All ranks must call this at the same steps, those included in which one of them has nothing to select from.
+        """
         if self.decision is not None:
-            return self.decision
+            return
         self._marks.append((self._begun, _now(device)))
         if self._begun == STEPS:
             self._decide(ranks)
-            assert self.decision is not None
-            return self.decision
-        self._begun += 1
-        return self._shared(self._begun - 1)
+        else:
+            self._begun += 1
 
     @staticmethod
     def _shared(step: int) -> bool:

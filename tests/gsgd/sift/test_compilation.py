@@ -132,6 +132,18 @@ def test_two_engines_on_one_model_do_not_take_each_others_positions(build, make_
         first(**make_batch("bert-mlm", seed=seed))
 
 
+@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6:FutureWarning")  # by peft's own calls
+def test_the_labelled_head_of_a_model_with_adapters(build, make_batch):
+    """PEFT's model has a `base_model`, too, which is not what lies below the head."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    config = peft.LoraConfig(target_modules=["query", "value"], lora_dropout=0.0, init_lora_weights=False)
+    model = peft.get_peft_model(build("bert-mlm", dropout=0.0), config)
+    eager, compiled = pair(model, exit_layer=2, labelled_head=True)
+    for seed in range(2):
+        assert_same_step(eager, compiled, make_batch("bert-mlm", seed=seed), seed)
+
+
 def test_readings_in_another_mode_leave_the_graphs_right(build, make_batch):
     eager, compiled = pair(build("bert-mlm", dropout=0.1), exit_layer=2)
     for seed in range(3):

@@ -26,7 +26,8 @@ class Clock:
 def run(trial, clock, shared, plain, steps):
     ways = []
     for _ in range(steps):
-        way = trial.shares(CPU, ALONE)
+        trial.begin(CPU, ALONE)
+        way = trial.shares
         slow = 10 if trial.decision is None and (len(ways) % STRETCH) < 2 else 1
         clock.now += slow * (shared if way else plain)
         ways.append(way)
@@ -59,7 +60,7 @@ def test_a_resumed_trial_takes_the_same_turns(at, monkeypatch):
 
 def test_a_used_trial_can_be_pickled():
     trial = ReuseTrial()
-    trial.shares(CPU, ALONE)
+    trial.begin(CPU, ALONE)
     assert pickle.loads(pickle.dumps(trial)).state_dict() == {"decision": None, "begun": 1}
 
 
@@ -80,6 +81,45 @@ def test_the_engine_shares_in_turns_and_says_so(build, make_batch):
     resumed.load_state_dict(sift.state_dict())
     resumed.choose(batch)
     assert (resumed.recorded_bytes > 0) == sift.reuse_trial.decision
+
+
+def test_a_step_that_cannot_select_counts_all_the_same(build, make_batch):
+    """On another rank it may select: the ranks must decide at the same step, or they wait for each other for ever."""
+    pytest.importorskip("transformers")
+    sift = Sift(build("bert-mlm"), exit_layer=2, reuse="auto")
+    for number in range(6):
+        sift.choose(make_batch("bert-mlm", rows=1 if number % 2 else 8))
+    assert sift.totals.idle_steps == 3
+    assert sift.reuse_trial.state_dict()["begun"] == 6
+
+
+class Pair:
+    """Stands for two ranks, of which the first says `first`."""
+
+    size = 2
+
+    def __init__(self, first):
+        self.first = first
+
+    def gather_objects(self, value):
+        return [self.first, value]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_all_ranks_do_what_the_first_one_finds_quicker(first, monkeypatch):
+    trial, clock = ReuseTrial(), Clock(monkeypatch)
+    for _ in range(STEPS + 1):
+        trial.begin(CPU, Pair(first))
+        clock.now += 1.0 if trial.shares == first else 0.5  # here it is the other way that is quicker
+    assert trial.decision is first
+
+
+def test_a_diagnosis_does_not_measure_turns(build, make_batch):
+    pytest.importorskip("transformers")
+    sift = Sift(build("bert-mlm"), reuse="auto")
+    assert sift._always_at(2).options.reuse == "cpu"
+    sift.reuse_trial.decision = False
+    assert sift._always_at(2).options.reuse is False
 
 
 def test_totals_say_which_share_was_reused(build, make_batch):
