@@ -1,4 +1,4 @@
-"""Which rows are kept: the rule, applied to scores, and what becomes of scores that are not finite."""
+"""Which rows are kept, and how many: the rule, applied to scores, and what becomes of scores that are not finite."""
 
 from __future__ import annotations
 
@@ -6,20 +6,42 @@ import logging
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gsgd import host
 from gsgd.selectors import select_random, select_top_k, unchecked
+from gsgd.sift.batch import is_packed
 from gsgd.sift.compilation import Compiled, backend_of, hardest
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.ranks import Ranks
 from gsgd.sift.scoring_pass.late_checks import LateChecks, TooManyLabels
 from gsgd.sift.scoring_pass.padded_positions import PositionsPerRow
 from gsgd.sift.timing import Totals
+from gsgd.sift.wrappers import every_module
 
 logger = logging.getLogger(__name__)
 
 _TRAIN_ON = 'on_bad_scores="drop", "keep-all" or "last" trains on'
+
+
+def number_kept(model: nn.Module, batch: Any, size: int, keep: float) -> tuple[int, str]:
+    """(rows to keep of `size`, at least 1, and 2 where a BatchNorm trains; why that is all of them if it is)."""
+    kept = max(1, round(keep * size))
+    if kept == 1 and size > 1 and any(map(_normalises_by_batch, every_module(model))):
+        return 2, "a batch of 2 rows, and BatchNorm needs 2 rows to train on: use a larger batch"
+    if size == 1 and is_packed(batch):
+        return kept, (
+            "its sequences are packed into one row (padding-free, flattened), and selection takes rows: "
+            "pad instead, or select before packing"
+        )
+    if size == 1:
+        return kept, "a batch of one row: use a larger batch and fewer accumulation steps"
+    return kept, f"keep = {keep:g} of {size} rows is {kept}: use a larger batch or a smaller keep"
+
+
+def _normalises_by_batch(module: nn.Module) -> bool:
+    """Whether a module normalises a training batch by its own statistics, for which one row may be too few."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
 
 
 class Choice:

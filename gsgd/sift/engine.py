@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gsgd import host
-from gsgd.sift.batch import is_packed
-from gsgd.sift.choice import Choice
+from gsgd.sift.choice import Choice, number_kept
 from gsgd.sift.compilation import Compiled, HeadAtPositions, backend_of, begin_step
 from gsgd.sift.diagnosis import Diagnosis, diagnose
 from gsgd.sift.exits import check_exit, count_exits
@@ -39,7 +38,7 @@ from gsgd.sift.self_check import SelfCheck
 from gsgd.sift.shared_forward.recording import Findings, Recording, say_once
 from gsgd.sift.shared_forward.sharing import Shared, two_passes_because
 from gsgd.sift.timing import Elapsed, Totals
-from gsgd.sift.wrappers import every_module, innermost, is_sharded, unwrap
+from gsgd.sift.wrappers import innermost, is_sharded, unwrap
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +212,7 @@ class Sift:
             self.reuse_trial.begin(_device_of(batch), self.ranks)
         self.calls += 1
         self.totals.gross_samples += size
-        kept, because = self._kept(batch, size)
+        kept, because = number_kept(self.model, batch, size, self.options.keep)
         joint = self.ranks.size > 1 and (self.auto is not None or is_sharded(self.model))
         # Where ranks must run the model together, what a single one could leave out may not depend on its batch.
         trivial = kept == size and not self.ranks.together and not (joint and self.options.keep < 1)
@@ -367,20 +366,6 @@ class Sift:
             logger.log(logging.WARNING if "is not known" in said else logging.INFO, "%s", said)
         rows.learn(batch)
 
-    def _kept(self, batch: Any, size: int) -> tuple[int, str]:
-        """(rows to keep, why that is all of them if it is)."""
-        kept = max(1, round(self.options.keep * size))
-        if kept == 1 and size > 1 and any(map(_normalises_by_batch, every_module(self.model))):
-            return 2, "a batch of 2 rows, and BatchNorm needs 2 rows to train on: use a larger batch"
-        if size == 1 and is_packed(batch):
-            return kept, (
-                "its sequences are packed into one row (padding-free, flattened), and selection takes rows: "
-                "pad instead, or select before packing"
-            )
-        if size == 1:
-            return kept, "a batch of one row: use a larger batch and fewer accumulation steps"
-        return kept, f"keep = {self.options.keep:g} of {size} rows is {kept}: use a larger batch or a smaller keep"
-
     def _recording(self, batch: Any) -> Recording | None:
         """What takes down the scoring pass; None where nothing is to be taken from it."""
         gross = self.options.batchnorm == "gross"
@@ -400,23 +385,9 @@ class Sift:
             if self.options.reuse is not False:
                 say_once(f"scoring and training make two passes: {reason}")
             return None
-        share = self._shares(_device_of(batch))
+        share, self.totals.sharing = self.reuse_trial.answer(self.options.reuse, _device_of(batch).type)
         head = self.options.labelled_head and self.exit_layer == self.scorer.exits
         return Recording(self._findings, share=share, gross_statistics=gross, head=head) if share or gross else None
-
-    def _shares(self, device: torch.device) -> bool:
-        """Whether the scoring pass is to be shared where it can be."""
-        how, kind = self.options.reuse, device.type
-        if how == "auto":
-            share, trying = self.reuse_trial.shares, self.reuse_trial.decision is None
-            why = "it is being timed" if trying else "it was timed, and is quicker so"
-        elif how == "cpu":
-            share = kind == "cpu"
-            why = f'the device is {kind}, and reuse is "cpu"'
-        else:
-            share, why = bool(how), f"reuse is {how}"
-        self.totals.sharing = f"{'shared' if share else 'two passes'}: {why}"
-        return share
 
     def _scores(self, batch: Mapping[str, Any], recording: Recording | None) -> Tensor:
         parts = self.scorer.parts(batch)
@@ -495,11 +466,6 @@ class Sift:
 
 
 _OF_ONE_PROCESS = ("_shared", "_findings", "_compiled", "_choice", "_head")
-
-
-def _normalises_by_batch(module: nn.Module) -> bool:
-    """Whether a module normalises a training batch by its own statistics, for which one row may be too few."""
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
 
 
 def _device_of(batch: Any) -> torch.device:

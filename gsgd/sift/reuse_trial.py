@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from gsgd.sift.options import Reuse
 from gsgd.sift.ranks import Ranks
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,17 @@ class ReuseTrial:
             self._decide(ranks)
         else:
             self._begun += 1
+
+    def answer(self, reuse: Reuse, kind: str) -> tuple[bool, str]:
+        """(whether a pass that can be shared is, why), by the option `reuse` and the kind of device, such as "cuda"."""
+        if reuse == "auto":
+            share = self.shares
+            why = "it is being timed" if self.decision is None else "it was timed, and is quicker so"
+        elif reuse == "cpu":
+            share, why = kind == "cpu", f'the device is {kind}, and reuse is "cpu"'
+        else:
+            share, why = bool(reuse), f"reuse is {reuse}"
+        return share, f"{'shared' if share else 'two passes'}: {why}"
 
     @staticmethod
     def _shared(step: int) -> bool:

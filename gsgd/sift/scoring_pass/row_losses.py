@@ -155,19 +155,6 @@ class RowLosses(TorchFunctionMode):
         assert self.label_rows is not None
         return total.index_add_(0, self.label_rows, each)
 
-    def nll_loss(
-        self,
-        input: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        size_average: Any = None,
-        ignore_index: int = IGNORED,
-        reduce: Any = None,
-        reduction: str = "mean",
-    ) -> Tensor:
-        # Log-probabilities are logits whose softmax they are.
-        return self.cross_entropy(input, target, weight, None, ignore_index, None, reduction)
-
     def binary_cross_entropy_with_logits(
         self,
         input: Tensor,
@@ -300,7 +287,7 @@ def _elementwise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 _ELEMENTWISE = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.binary_cross_entropy, F.kl_div)
 _BY_ROW: dict[Any, Callable[..., Tensor]] = {
     F.cross_entropy: RowLosses.cross_entropy,
-    F.nll_loss: RowLosses.nll_loss,
+    F.nll_loss: RowLosses.cross_entropy,  # log-probabilities are logits whose softmax they are; the same arguments
     F.binary_cross_entropy_with_logits: RowLosses.binary_cross_entropy_with_logits,
     F.ctc_loss: RowLosses.ctc_loss,
     **{function: _elementwise(function) for function in _ELEMENTWISE},
