@@ -153,7 +153,7 @@ def _measure_all(cases: Sequence[Case], options: argparse.Namespace, command: st
         results.append(result)
         print(f"{case.name}: {result.get('error') or _in_short(result)}", flush=True)
     # A pipe or a file takes the table whole.
-    show(Console(width=None if sys.stdout.isatty() else 120), results)
+    show(Console(width=None if sys.stdout.isatty() else 160), results)
     if left:
         append_line(options.out, {"left_out": left})
         print(f"not measured, for want of time: {'; '.join(left)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 import torch
@@ -15,11 +15,14 @@ from gsgd.sift.scoring_pass.labels import LabelReading
 
 logger = logging.getLogger(__name__)
 
+_REPLAYED = {"triton.cudagraphs": True, "triton.cudagraph_skip_dynamic_graphs": True}
+"""Of inductor on a GPU. Graphs of any size run as they are: each size would be recorded, and its memory held."""
+
 
 class Compiled(nn.Module):
     """A module or a function that is compiled when it is first called; what cannot be compiled runs as it is.
 
-    On a GPU graphs are replayed as a whole (CUDA graphs), which pays where shapes stay the same.
+    On a GPU graphs whose shapes stay the same are replayed as a whole (CUDA graphs).
 
     Args:
         original: what to compile.
@@ -43,9 +46,9 @@ class Compiled(nn.Module):
             logger.warning("compiling %s: this can take minutes, and again for other shapes", self.name)
             given = [*args, *kwargs.values()]
             on_gpu = any(isinstance(value, Tensor) and value.device.type == "cuda" for value in given)
-            mode = "reduce-overhead" if on_gpu and self.backend == "inductor" else None
+            replayed: Any = _REPLAYED if on_gpu and self.backend == "inductor" else None
             # In a list, or it would be a submodule, and its weights would come twice.
-            self._graphs = [torch.compile(self.original, backend=self.backend, mode=mode)]
+            self._graphs = [torch.compile(self.original, backend=self.backend, options=replayed)]
         from torch._dynamo.exc import TorchDynamoException
 
         try:
@@ -156,7 +159,27 @@ def hardest(scores: Tensor, kept: int) -> Tensor:
     return torch.sort(torch.argsort(ranked, descending=True, stable=True)[:kept]).values
 
 
-def begin_step(device: torch.device) -> None:
-    """A step begins: graphs may write to what the last one's returned."""
-    if device.type == "cuda":
-        torch.compiler.cudagraph_mark_step_begin()
+def begin_step(device: torch.device, model: nn.Module) -> None:
+    """A step begins: graphs may write to what the last one's returned.
+
+    Gradients that it left, to be added to or to be set to zero, move out of the graphs' memory.
+    """
+    if device.type != "cuda":
+        return
+    for weight in model.parameters():
+        if weight.grad is not None:
+            weight.grad = weight.grad.clone()
+    torch.compiler.cudagraph_mark_step_begin()
+
+
+def outlasting(output: Any) -> Any:
+    """A model's output whose loss is not written to at the next step, as a sum or a log of losses needs."""
+    if isinstance(output, tuple) and output:
+        return (_outlasting(output[0]), *output[1:])
+    if isinstance(output, MutableMapping) and "loss" in output:
+        output["loss"] = _outlasting(output["loss"])
+    return output
+
+
+def _outlasting(loss: Any) -> Any:
+    return loss.clone() if isinstance(loss, Tensor) and loss.device.type == "cuda" else loss

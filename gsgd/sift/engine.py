@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gsgd import host
 from gsgd.sift.choice import Choice, number_kept
-from gsgd.sift.compilation import Compiled, HeadAtPositions, backend_of, begin_step
+from gsgd.sift.compilation import Compiled, HeadAtPositions, backend_of, begin_step, outlasting
 from gsgd.sift.diagnosis import Diagnosis, diagnose
 from gsgd.sift.exits import check_exit, count_exits
 from gsgd.sift.moving_exit import MovingExit
@@ -201,7 +201,7 @@ class Sift:
             self._shared.recording.release()
             self._shared = None
         if self._compiled is not None:
-            begin_step(_device_of(batch))
+            begin_step(_device_of(batch), self.model)
         step = self.step
         selects = self.schedule.selects(step)
         if selects and self.ranks.together:
@@ -268,13 +268,12 @@ class Sift:
         if self.options.labelled_head and isinstance(labels, Tensor) and labels.dim() > 1:
             found = self._labelled(rows, labels)
         with self.sharing(rows) as shared:
-            model = self.model if self._compiled is None else self._compiled
             if found is None:
-                return model(**rows)
+                return self.model(**rows) if self._compiled is None else outlasting(self._compiled(**rows))
             where, columns, labelled = found
-            if self._head is not None:
+            if self._compiled is not None and self._head is not None:
                 with self._head.at(where, columns):
-                    return model(**{**rows, "labels": labelled})
+                    return outlasting(self._compiled(**{**rows, "labels": labelled}))
             head = shared.begin_head if shared is not None and shared.recording.head else lambda chosen: chosen
             with positions_only(unwrap(self.model), where, columns, head):
                 return self.model(**{**rows, "labels": labelled})

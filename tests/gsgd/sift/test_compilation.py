@@ -241,3 +241,79 @@ def test_inductors_kernels_agree_up_to_rounding(build, make_batch):
         torch.testing.assert_close(found_loss, loss, rtol=1e-4, atol=0)
         for name in wanted:
             torch.testing.assert_close(found[name], wanted[name], rtol=1e-3, atol=1e-5)
+
+
+# ---- On a GPU: graphs are replayed as a whole, and what they return lies in memory that they write to again ----
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+@pytest.mark.parametrize("keep_gradients", [False, True])
+def test_training_by_replayed_graphs_is_the_eager_training(accumulation_steps, keep_gradients, build, make_batch):
+    """Losses, scores and rows are read after the last step only, as a log does; between steps the model is evaluated.
+
+    Args:
+        keep_gradients: whether gradients are set to zero between steps and their memory is kept.
+    """
+    model = build("bert-mlm", dropout=0.0).cuda()
+    options = {"exit_layer": 2, "labelled_head": True, "accumulation_steps": accumulation_steps, "start_step": 2}
+    eager = Sift(copy.deepcopy(model), reuse=False, **options)
+    compiled = Sift(model, compile=True, **options)
+    found = {}
+    for name, sift in (("eager", eager), ("compiled", compiled)):
+        optimizer = torch.optim.AdamW(sift.model.parameters(), lr=1e-3, fused=True)
+        found[name] = []
+        for seed in range(12):
+            batch = {key: value.cuda() for key, value in make_batch("bert-mlm", seed=seed).items()}
+            batch.pop("attention_mask", None)
+            loss = sift(**batch).loss
+            loss.backward()
+            if (seed + 1) % accumulation_steps == 0:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=not keep_gradients)
+            found[name].append((loss, sift.last.scores, sift.last.indices))
+            if seed == 7:
+                sift.model.eval()
+                with torch.no_grad():
+                    found[name].append((sift(**batch).loss, None, torch.tensor(0)))
+                sift.model.train()
+        sift.finish_checks()
+    for (loss, scores, rows), (wanted, wanted_scores, wanted_rows) in zip(
+        found["compiled"], found["eager"], strict=True
+    ):
+        torch.testing.assert_close(loss, wanted, rtol=1e-4, atol=1e-5)
+        if scores is not None:
+            torch.testing.assert_close(scores, wanted_scores, rtol=1e-4, atol=1e-5)
+        assert torch.equal(rows.cpu(), wanted_rows.cpu())
+    weights = dict(eager.model.named_parameters())
+    for name, weight in compiled.model.named_parameters():
+        # AdamW divides by the size of a gradient, so that rounding shows where that is almost nothing.
+        torch.testing.assert_close(weight, weights[name], rtol=1e-2, atol=2e-3)
+
+
+@pytest.mark.gpu
+def test_a_trainers_steps_on_a_gpu_by_replayed_graphs(build, make_batch, tmp_path):
+    from transformers import TrainingArguments
+
+    from gsgd.sift import SiftArguments, SiftTrainer
+
+    rows = [{key: value[0] for key, value in make_batch("bert-mlm", seed=seed).items()} for seed in range(64)]
+    found = {}
+    for compile in (False, True):
+        torch.manual_seed(0)
+        arguments = TrainingArguments(
+            str(tmp_path / str(compile)),
+            per_device_train_batch_size=8,
+            gradient_accumulation_steps=2,
+            max_steps=6,
+            bf16=True,
+            logging_steps=2,
+            report_to=[],
+            save_strategy="no",
+        )
+        sift_arguments = SiftArguments(exit_layer=2, compile=compile, **({} if compile else {"reuse": False}))
+        trainer = SiftTrainer(build("bert-mlm", dropout=0.0), arguments, train_dataset=rows, sift=sift_arguments)
+        trainer.train()
+        found[compile] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(found[True]) == 3
+    assert found[True] == pytest.approx(found[False], rel=0.02)
