@@ -56,7 +56,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seq", type=_positive, default=128, help="tokens of a row (default 128)")
     parser.add_argument("--size", type=_positive, help="height and width of an image (default 32; vit: 224)")
     parser.add_argument("--dropout", type=_rate, metavar="RATE", help="of all dropout (default: the model's own)")
-    parser.add_argument("--batchnorm", choices=("kept", "gross"), default="gross", help="default: gross")
+    parser.add_argument(
+        "--batchnorm", choices=("kept", "gross"), default="gross", help="where the pass is shared (default gross)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1 or mps")
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="float32", help="bf16 is the device's autocast; tf32 is for CUDA"

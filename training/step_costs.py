@@ -105,6 +105,7 @@ def measure(
         batch: the gross batch.
         exits: exit layers.
         rounds: timed steps of each way, after WARM_UP others.
+        batchnorm: the option `batchnorm` where the pass is shared; two passes have "kept".
         precision: one of PRECISIONS; "float32" is torch's default, in which CUDA's convolutions are TF32, "tf32" has
             matrix products so, too, and "bf16" is autocast.
         compile: whether the engine compiles plain and selecting steps; operations, operators and waits are counted in
@@ -132,7 +133,7 @@ def measure(
     model = model.to(where).train()
     batch = {name: value.to(where) for name, value in batch.items()}
     masked = batch["labels"].dim() > 1 and not shifts_by_name(model)
-    common: dict[str, Any] = {"labelled_head": masked, "keep": keep, "batchnorm": "kept" if compile else batchnorm}
+    common: dict[str, Any] = {"labelled_head": masked, "keep": keep}
     kept = max(1, round(keep * len(batch["labels"])))
     rows = take_rows(batch, torch.arange(kept, device=where))
     plain_key = (0, "plain")
@@ -143,7 +144,8 @@ def measure(
     def engines(**options: Any) -> dict[tuple[int, str], Sift]:
         found = {plain_key: Sift(model, **common, **options, end_step=0)}
         for exit_layer, way in ways:
-            found[exit_layer, way] = Sift(model, exit_layer=exit_layer, reuse=way == "shared", **common, **options)
+            shared: dict[str, Any] = {"reuse": way == "shared", "batchnorm": batchnorm if way == "shared" else "kept"}
+            found[exit_layer, way] = Sift(model, exit_layer=exit_layer, **shared, **common, **options)
         return found
 
     timed = engines(**_compiled(compile))

@@ -27,7 +27,7 @@ _TRAIN_ON = 'on_bad_scores="drop", "keep-all" or "last" trains on'
 def number_kept(model: nn.Module, batch: Any, size: int, keep: float) -> tuple[int, str]:
     """(rows to keep of `size`, at least 1, and 2 where a BatchNorm trains; why that is all of them if it is)."""
     kept = max(1, round(keep * size))
-    if kept == 1 and size > 1 and any(map(_normalises_by_batch, every_module(model))):
+    if kept == 1 and size > 1 and any(map(normalises_by_batch, every_module(model))):
         return 2, "a batch of 2 rows, and BatchNorm needs 2 rows to train on: use a larger batch"
     if size == 1 and is_packed(batch):
         return kept, (
@@ -39,7 +39,7 @@ def number_kept(model: nn.Module, batch: Any, size: int, keep: float) -> tuple[i
     return kept, f"keep = {keep:g} of {size} rows is {kept}: use a larger batch or a smaller keep"
 
 
-def _normalises_by_batch(module: nn.Module) -> bool:
+def normalises_by_batch(module: nn.Module) -> bool:
     """Whether a module normalises a training batch by its own statistics, for which one row may be too few."""
     return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
 

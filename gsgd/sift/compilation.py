@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
@@ -15,14 +16,13 @@ from gsgd.sift.scoring_pass.labels import LabelReading
 
 logger = logging.getLogger(__name__)
 
-_REPLAYED = {"triton.cudagraphs": True, "triton.cudagraph_skip_dynamic_graphs": True}
-"""Of inductor on a GPU. Graphs of any size run as they are: each size would be recorded, and its memory held."""
+_KEYS = itertools.count()
 
 
 class Compiled(nn.Module):
     """A module or a function that is compiled when it is first called; what cannot be compiled runs as it is.
 
-    On a GPU graphs whose shapes stay the same are replayed as a whole (CUDA graphs).
+    On a GPU graphs are replayed as a whole (CUDA graphs), which pays where shapes stay the same.
 
     Args:
         original: what to compile.
@@ -46,9 +46,9 @@ class Compiled(nn.Module):
             logger.warning("compiling %s: this can take minutes, and again for other shapes", self.name)
             given = [*args, *kwargs.values()]
             on_gpu = any(isinstance(value, Tensor) and value.device.type == "cuda" for value in given)
-            replayed: Any = _REPLAYED if on_gpu and self.backend == "inductor" else None
+            mode = "reduce-overhead" if on_gpu and self.backend == "inductor" else None
             # In a list, or it would be a submodule, and its weights would come twice.
-            self._graphs = [torch.compile(self.original, backend=self.backend, options=replayed)]
+            self._graphs = [torch.compile(self.original, backend=self.backend, mode=mode)]
         from torch._dynamo.exc import TorchDynamoException
 
         try:
@@ -114,6 +114,14 @@ class CompiledScoring:
         return self.function
 
 
+_POSITIONS: dict[int, tuple[Tensor, Tensor]] = {}
+"""Of a `HeadAtPositions`, the positions (rows, columns) that its head sees now.
+
+What hangs on a module is taken for a weight, at the same address in every step, and a graph is recorded anew where it
+is not. So they lie here.
+"""
+
+
 class HeadAtPositions:
     """A head that sees chosen positions only, by a hook on the module below it that stays there.
 
@@ -121,8 +129,10 @@ class HeadAtPositions:
     """
 
     def __init__(self) -> None:
-        self.rows: Tensor | None = None
-        self.columns: Tensor | None = None
+        self.key = next(_KEYS)
+
+    def __reduce__(self) -> tuple[type[HeadAtPositions], tuple[()]]:
+        return HeadAtPositions, ()  # a copied module has positions of its own
 
     @classmethod
     def on(cls, base: nn.Module) -> HeadAtPositions:
@@ -137,16 +147,17 @@ class HeadAtPositions:
     @contextlib.contextmanager
     def at(self, rows: Tensor, columns: Tensor) -> Iterator[None]:
         """Within the block the head sees the positions (rows, columns) (N,), as one row of N tokens."""
-        self.rows, self.columns = rows, columns
+        _POSITIONS[self.key] = rows, columns
         try:
             yield
         finally:
-            self.rows = self.columns = None
+            del _POSITIONS[self.key]
 
     def _cut(self, module: nn.Module, arguments: Any, output: Any) -> Any:
-        if self.rows is None or self.columns is None:
+        if self.key not in _POSITIONS:
             return output
-        chosen = output[0][self.rows, self.columns].unsqueeze(0)
+        rows, columns = _POSITIONS[self.key]
+        chosen = output[0][rows, columns].unsqueeze(0)
         if isinstance(output, tuple):
             return (chosen, *output[1:])
         output["last_hidden_state"] = chosen

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gsgd import host
-from gsgd.sift.choice import Choice, number_kept
+from gsgd.sift.choice import Choice, normalises_by_batch, number_kept
 from gsgd.sift.compilation import Compiled, HeadAtPositions, backend_of, begin_step, outlasting
 from gsgd.sift.diagnosis import Diagnosis, diagnose
 from gsgd.sift.exits import check_exit, count_exits
@@ -38,7 +38,7 @@ from gsgd.sift.self_check import SelfCheck
 from gsgd.sift.shared_forward.recording import Findings, Recording, say_once
 from gsgd.sift.shared_forward.sharing import Shared, two_passes_because
 from gsgd.sift.timing import Elapsed, Totals
-from gsgd.sift.wrappers import innermost, is_sharded, unwrap
+from gsgd.sift.wrappers import every_module, innermost, is_sharded, unwrap
 
 logger = logging.getLogger(__name__)
 
@@ -367,7 +367,7 @@ class Sift:
 
     def _recording(self, batch: Any) -> Recording | None:
         """What takes down the scoring pass; None where nothing is to be taken from it."""
-        gross = self.options.batchnorm == "gross"
+        gross = self.options.batchnorm == "gross" and any(map(normalises_by_batch, every_module(self.model)))
         if self.scorer.function is None:
             return None
         reason = self.scorer.not_recorded_because(batch) or two_passes_because(

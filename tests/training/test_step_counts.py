@@ -146,6 +146,7 @@ def test_a_place_is_named_from_its_package_on():
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 def test_torch_reports_the_waits_of_a_gpu():
     there = torch.ones(3, device="cuda")
     assert cuda_waits(lambda: there.sum().item()) == 1

@@ -132,6 +132,28 @@ def test_two_engines_on_one_model_do_not_take_each_others_positions(build, make_
         first(**make_batch("bert-mlm", seed=seed))
 
 
+@pytest.mark.parametrize("case", ["bert-pretraining, labelled head", "vit"])
+def test_only_weights_and_buffers_count_as_lying_still(case, build, make_batch, monkeypatch):
+    """What counts so and moves has a CUDA graph recorded anew at every step."""
+    moving = []
+
+    def backend(graph, inputs):
+        nodes = [node for node in graph.graph.nodes if node.op == "placeholder"]
+        still = [node.name for node in nodes if "_dynamo_static_input_type" in node.meta.get("tensor_dict", {})]
+        moving.extend(name for name in still if "parameters" not in name and "buffers" not in name)
+        assert len(nodes) > len(still)
+        return graph
+
+    monkeypatch.setattr(host, "holds", lambda array: False)
+    name = f"looks at inputs of {case}"
+    dynamo.register_backend(backend, name=name)
+    sift = Sift(build(case.split(",")[0]), exit_layer=2, compile=name, **CASES[case])
+    for seed in range(2):
+        sift(**make_batch(case.split(",")[0], seed=seed)).loss.backward()
+    assert sift._compiled._graphs is not None
+    assert moving == []
+
+
 @pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6:FutureWarning")  # by peft's own calls
 def test_the_labelled_head_of_a_model_with_adapters(build, make_batch):
     """PEFT's model has a `base_model`, too, which is not what lies below the head."""
@@ -245,7 +267,11 @@ def test_inductors_kernels_agree_up_to_rounding(build, make_batch):
 
 # ---- On a GPU: graphs are replayed as a whole, and what they return lies in memory that they write to again ----
 
+INDUCTORS_OWN = "ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"
+TF32 = "ignore:TensorFloat32 tensor cores:UserWarning"
 
+
+@pytest.mark.filterwarnings(INDUCTORS_OWN, TF32, "ignore:(?s).*Online softmax is disabled:UserWarning")
 @pytest.mark.gpu
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
 @pytest.mark.parametrize("keep_gradients", [False, True])
@@ -292,6 +318,7 @@ def test_training_by_replayed_graphs_is_the_eager_training(accumulation_steps, k
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings(INDUCTORS_OWN, TF32, "ignore:(?s).*Online softmax is disabled:UserWarning")
 def test_a_trainers_steps_on_a_gpu_by_replayed_graphs(build, make_batch, tmp_path):
     from transformers import TrainingArguments
 

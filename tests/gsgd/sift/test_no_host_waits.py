@@ -316,6 +316,7 @@ def test_operators_are_counted(host_waits, operands):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 @pytest.mark.parametrize(("kind", "options"), LANGUAGE)
 def test_cuda_waits_for_nothing(kind, options):
     """As torch itself finds it, which sees all but waits for events; also that an error comes with its step."""

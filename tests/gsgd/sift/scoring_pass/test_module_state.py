@@ -574,6 +574,7 @@ def test_names_of_what_has_no_shape_yet() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 def test_a_gpu_is_never_waited_for() -> None:
     model = nn.Sequential(*[nn.BatchNorm1d(WIDTH) for _ in range(5)], Average()).cuda()
     before = copy.deepcopy(model.state_dict())
