@@ -88,8 +88,8 @@ _SUMMARY = {
     **{f"{name}_half_width": Cell.OPTIONAL for name in _INTERVALS},
 }
 _RUN_COLUMNS = (
-    *("group", "run", "preset", "method", "base_method", "seed", "status", "budget", "keep", "max_lr"),
-    *("samples_per_step", "config", "steps", "backprop_samples", "val_accuracy", "test_accuracy"),
+    *("group", "run", "place", "preset", "method", "base_method", "seed", "status", "budget", "keep", "max_lr"),
+    *("samples_per_step", "config", "header", "steps", "backprop_samples", "val_accuracy", "test_accuracy"),
     *("wall_clock_s", "selection_s", "forward_s", "backward_s"),
 )
 _NOT_A_VARIANT = ("seed", "label", "test", "cache_dir", "tensorboard", "checkpoint_every_s", "save_model", "method")
@@ -157,7 +157,7 @@ class Results:
         return found
 
     @functools.cached_property
-    def _comparisons(self) -> list[tuple[str, Path, dict[str, Any]]]:
+    def comparisons(self) -> list[tuple[str, Path, dict[str, Any]]]:
         """(name, folder, content of compare.json) of each comparison."""
         found = []
         for path in sorted(self.folder.rglob(COMPARE)):
@@ -171,15 +171,15 @@ class Results:
     def _runs(self) -> list[tuple[Path, dict[str, Any], pd.DataFrame]]:
         """(folder, row of the table "runs", evaluations) of each run but those that tuned, comparisons' first."""
         found = []
-        for name, folder, content in self._comparisons:
+        for name, folder, content in self.comparisons:
             # Runs that tuned lie one folder deeper.
             for path in sorted(folder.glob(f"*/{HEADER}")):
-                run = _read_run(path)
+                run = _read_run(path, self.folder)
                 run[1].update(group=name, budget=content["config"]["budget"])
                 found.append(run)
-        beneath = [folder for _, folder, _ in self._comparisons]
+        beneath = [folder for _, folder, _ in self.comparisons]
         single = [
-            _read_run(path)
+            _read_run(path, self.folder)
             for path in sorted(self.folder.rglob(HEADER))
             if not any(folder in path.parents for folder in beneath)
         ]
@@ -194,7 +194,7 @@ class Results:
         ]
         diverged = {(row["group"], row["method"]) for _, row, _ in self._runs if row["status"] == "diverged"}
         having = {part["group"].iloc[0] for part in parts}
-        for name, folder, content in self._comparisons:
+        for name, folder, content in self.comparisons:
             # Without the folders of its runs there is still the table of them all.
             if name not in having and (folder / EVALUATIONS).exists():
                 keep = field(content, "config.keep", (int, float), folder / COMPARE)
@@ -210,7 +210,7 @@ class Results:
 
     def _summaries(self) -> pd.DataFrame:
         parts = []
-        for name, folder, content in self._comparisons:
+        for name, folder, content in self.comparisons:
             if (folder / SUMMARY).exists():
                 target = field(content, "target", (int, float), folder / COMPARE)
                 parts.append(read_table(folder / SUMMARY, _SUMMARY).assign(group=name, target=float(target)))
@@ -218,7 +218,7 @@ class Results:
 
     def _costs(self) -> pd.DataFrame:
         rows = []
-        for name, folder, content in self._comparisons:
+        for name, folder, content in self.comparisons:
             for method in content["methods"]:
                 costs = {
                     kind: field(content["step_costs"].get(method, {}), kind, (int, float), folder / COMPARE)
@@ -228,7 +228,7 @@ class Results:
         return pd.DataFrame(rows)
 
 
-def _read_run(path: Path) -> tuple[Path, dict[str, Any], pd.DataFrame]:
+def _read_run(path: Path, results: Path) -> tuple[Path, dict[str, Any], pd.DataFrame]:
     header = read_object(path)
     kinds: Sequence[tuple[str, type | tuple[type, ...]]] = (
         ("name", str),
@@ -256,6 +256,7 @@ def _read_run(path: Path) -> tuple[Path, dict[str, Any], pd.DataFrame]:
         # Runs of one family of presets, such as cifar100/same-time, are shown together.
         "group": found["name"].rpartition("/")[0] or found["name"],
         "run": path.parent.name,
+        "place": path.parent.relative_to(results).as_posix(),
         "preset": found["name"],
         "method": found["config.label"] or found["config.method"],
         "base_method": found["config.method"],
@@ -264,6 +265,7 @@ def _read_run(path: Path) -> tuple[Path, dict[str, Any], pd.DataFrame]:
         **{name: found[f"config.{name}"] for name in ("budget", "keep", "max_lr")},
         "samples_per_step": found["config.batch_size"] * found["config.accumulation_steps"] * found["processes"],
         "config": header["config"],
+        "header": header,
         "steps": float(last.get("step", math.nan)),
         **{name: float(last.get(name, math.nan)) for name in ends},
         "test_accuracy": math.nan if test is None else test,

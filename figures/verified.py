@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -66,10 +68,53 @@ class Verified:
     header: Mapping[str, Any]
     checks: tuple[Check, ...]
 
-    @property
+    @functools.cached_property
     def statements(self) -> list[str]:
         """Each once, in the order of the paper."""
-        return list(dict.fromkeys(check.statement for check in self.checks))
+        return list(self.by_statement(self.checks))
+
+    @functools.cached_property
+    def first_of(self) -> dict[str, Check]:
+        """Statement -> its first check."""
+        return {statement: checks[0] for statement, checks in self.by_statement(self.checks).items()}
+
+    @functools.cached_property
+    def counts(self) -> Counter[str]:
+        """Status -> how many checks have it."""
+        return Counter(check.status for check in self.checks)
+
+    @property
+    def surprises(self) -> list[Check]:
+        """The checks that did not come out as expected."""
+        return [check for check in self.checks if not check.as_expected]
+
+    @property
+    def wrong(self) -> list[Check]:
+        """The checks that refute a sentence of the print, as they should."""
+        return [check for check in self.checks if check.wrong_in_print]
+
+    @property
+    def wrong_beyond_print(self) -> list[Check]:
+        """The checks that refute what nobody printed, as they should."""
+        refuted = [check for check in self.checks if check.status == "refuted" and check.as_expected]
+        return [check for check in refuted if not check.wrong_in_print]
+
+    def mends(self, statement: str) -> list[Check]:
+        """What holds of a statement; first what says of itself that it mends the print."""
+        holding = [
+            check
+            for check in self.checks
+            if check.statement == statement and check.status in ("proved", "consistent") and check.as_expected
+        ]
+        return sorted(holding, key=lambda check: not check.claim.startswith(("mended", "corrected")))
+
+    @staticmethod
+    def by_statement(checks: Iterable[Check]) -> dict[str, list[Check]]:
+        """Statement -> those of some checks that are of it, both in their order."""
+        found: dict[str, list[Check]] = {}
+        for check in checks:
+            found.setdefault(check.statement, []).append(check)
+        return found
 
 
 def read(folder: Path) -> Verified:

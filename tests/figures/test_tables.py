@@ -93,7 +93,8 @@ def test_without_runs_there_are_dashes_and_no_numbers(tmp_path):
         made = module.make(none(tmp_path))
         assert made["ours"].isna().all()
         assert made["note"].str.endswith("not run").all()
-        assert {row[text.headings(made).index("ours")] for row in text.cells(made)} == {text.DASH}
+        (ours,) = (column for column in text.columns(made) if column.name == "ours")
+        assert set(ours.cells) == {text.DASH}
     assert table_6.make(none(tmp_path))["selection_ours"].isna().all()
 
 
@@ -209,7 +210,7 @@ def test_comparisons(compared):
     assert row["over_baseline"] == pytest.approx(0.2)
     assert row["over_random"] == pytest.approx(0.3)
     assert (row["seconds_to_target"], row["samples_to_target"]) == pytest.approx((4.0, 200.0))
-    shown = dict(zip(text.headings(made), text.cells(made)[3], strict=True))
+    shown = {column.heading: column.cells[3] for column in text.columns(made)}
     assert shown["diverged"] == "1"
     assert shown["val accuracy"] == text.DASH
 
@@ -227,8 +228,12 @@ def test_cells_are_read_with_their_intervals():
         }
     )
     table.attrs["digits"] = {"ours": 3, "paper": 1}
-    assert text.headings(table) == ["a|b", "the paper's", "ours", "n"]
-    assert text.cells(table) == [["x_y", "1.5", "0.123 ± 0.010", "3"], [text.DASH, "2.0", text.DASH, "4"]]
+    assert [(column.heading, column.cells) for column in text.columns(table)] == [
+        ("a|b", ["x_y", text.DASH]),
+        ("the paper's", ["1.5", "2.0"]),
+        ("ours", ["0.123 ± 0.010", text.DASH]),
+        ("n", ["3", "4"]),
+    ]
     lines = text.markdown(table, "Title").splitlines()
     assert lines[0] == "# Title"
     assert lines[2] == r"| a\|b | the paper's | ours | n |"
