@@ -11,7 +11,7 @@ import pandas as pd
 
 from figures.checked import Cell, choice, field, read_object, read_table
 
-LIVE, DIAGNOSIS = "live.csv", "diagnosis.json"
+READINGS, DIAGNOSIS = "live.csv", "diagnosis.json"
 VERDICTS = ("pays", "does not pay", "undecided")
 _MEASURED = ("rho", "rho_approx", "rho_pairs", "rho_pairs_approx", "sigma", "independence", "margin_correlation")
 _PREDICTED = ("overlap_finite", "overlap_limit", "agreement_predicted", "beta_from_agreement", "sigma_max")
@@ -24,7 +24,7 @@ _COLUMNS = {
 _OF_AN_EXIT = ("overlap_half_width", "cost", "cost_low", "cost_high", "gain", "gain_low", "gain_high", "break_even")
 
 
-def read_live(folder: Path) -> pd.DataFrame:
+def read_readings(folder: Path) -> pd.DataFrame:
     """One row a reading, of all runs and comparisons beneath `folder`, with the `group` that each is of.
 
     A comparison's table has the readings of its runs: theirs beneath it are left out.
@@ -32,7 +32,7 @@ def read_live(folder: Path) -> pd.DataFrame:
     Raises:
         ValueError: if a table is malformed, naming the file, the line and the column.
     """
-    paths = sorted(folder.rglob(LIVE))
+    paths = sorted(folder.rglob(READINGS))
     outer = [path for path in paths if not any(other.parent in path.parents for other in paths if other != path)]
     parts = [read_table(path, _COLUMNS).assign(group=_group(path, folder)) for path in outer]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

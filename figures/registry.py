@@ -15,7 +15,7 @@ class Entry:
     """A figure or table.
 
     Attributes:
-        name: of it, of its module in `figures`, and of its files.
+        name: of it, of its module in `figures.plots` or its maker in `figures.tables`, and of its files.
         kind: "figure" or "table".
         shows: in one line, for lists and captions.
         needs: tables of `Results` that it is not made without.
@@ -42,8 +42,9 @@ class Entry:
         Raises:
             Missing: if the tables lack what it shows.
         """
-        module = importlib.import_module(f"figures.{self.name}")
-        return module.draw(*tables) if self.kind == "figure" else module.make(*tables)
+        if self.kind == "figure":
+            return importlib.import_module(f"figures.plots.{self.name}").draw(*tables)
+        return importlib.import_module("figures.tables").MAKERS[self.name](*tables)
 
 
 def _if_any(results: Results, name: str) -> Any:
@@ -69,11 +70,13 @@ ENTRIES: dict[str, Entry] = {
         Entry("table_6", "table", "Table 6: BERT base, hours of scoring by exit layer", takes=("runs",)),
         Entry("crossing", "table", "Section 1: BERT base, hours to 64% accuracy", takes=("runs", "evaluations")),
         Entry("comparisons", "table", "Comparisons: accuracies, differences and costs of each method", ("summaries",)),
-        Entry("variants", "figure", "Differences to the baseline and to random rows, method by method", ("summaries",)),
+        Entry(
+            "differences", "figure", "Differences to the baseline and to random rows, method by method", ("summaries",)
+        ),
         Entry("time_to_target", "figure", "Time and samples to the target accuracy", ("summaries",)),
         Entry("step_cost", "figure", "Where the time of a step goes, and its price", ("runs",), ("costs",)),
         Entry("selection_quality", "figure", "Overlap and rank correlation with exact losses", ("evaluations",)),
-        Entry("live", "figure", "Scores in training beside Theorems 5.15 and 6.2", ("live",)),
+        Entry("readings", "figure", "Scores in training beside Theorems 5.15 and 6.2", ("readings",)),
         Entry("diagnosis", "figure", "Can selection help: cost, overlap and gain by exit", ("diagnosis",)),
         Entry("gaussian_rho", "figure", "Theorem 5.18: rho_R exact and bounded", ("theory/gaussian_rho",)),
         Entry("noise", "figure", "Theorem 5.15: what noisy losses cost", ("theory/noise",)),

@@ -6,7 +6,7 @@ Tables of the theory are named "theory/noise" and so on. Of the training there a
     runs         one row a run, with its configuration and where it ended
     summaries    one row a method of a finished comparison
     costs        one row a method of a comparison: the measured prices of its steps
-    live         one row a reading of a run's scores, beside what the formulas say
+    readings     one row a reading of a run's scores, beside what the formulas say
     diagnosis    one row an exit at a point of a diagnosis
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from figures.checked import Cell, Missing, choice, field, read_object, read_table
-from figures.measured import read_diagnoses, read_live
+from figures.measured import read_diagnoses, read_readings
 
 STATUSES = ("finished", "running", "interrupted", "diverged")
 HEADER, COMPARE, EVALUATIONS, SUMMARY = "header.json", "compare.json", "evaluations.csv", "summary.csv"
@@ -128,7 +128,7 @@ class Results:
         "runs": "no run (gsgd train and gsgd compare write them)",
         "summaries": "no finished comparison (gsgd compare writes them)",
         "costs": "no comparison (gsgd compare writes them)",
-        "live": "no readings (train with --meter_every 20, say, then gsgd diagnose FOLDER writes them)",
+        "readings": "no readings (train with --meter_every 20, say, then gsgd diagnose FOLDER writes them)",
         "diagnosis": "no diagnosis (gsgd diagnose CONFIG writes it)",
     }
 
@@ -139,7 +139,7 @@ class Results:
             "runs": self.runs_if_any,
             "summaries": self._summaries,
             "costs": self._costs,
-            "live": lambda: read_live(self.folder),
+            "readings": lambda: read_readings(self.folder),
             "diagnosis": lambda: read_diagnoses(self.folder),
         }
 

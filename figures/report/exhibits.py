@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from figures import beside_paper, style, text, write
+from figures import style, tables, text, write
 from figures.checked import Missing
 from figures.methods import look
 from figures.registry import ENTRIES, Entry
@@ -23,12 +23,6 @@ from figures.results import Results
 
 WIDE_PT = 500.0
 """Figures that are wider scroll on a narrow screen, where their type would become too small."""
-FAMILIES = {
-    **dict.fromkeys(("table_1", "table_6", "crossing"), "bert-base"),
-    **dict.fromkeys(("table_2", "table_3"), "cifar100"),
-    **dict.fromkeys(("table_4", "table_5"), "food101"),
-}
-"""Table beside the paper's -> the family of presets that ours are taken from."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +50,7 @@ class Exhibit:
     reason: str = ""
     groups: list[str] = field(default_factory=list)
     svg: Markup | None = None
-    tables: list[Part] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
 
     @property
     def files(self) -> list[str]:
@@ -65,7 +59,7 @@ class Exhibit:
 
     @property
     def family(self) -> str | None:
-        return FAMILIES.get(self.entry.name)
+        return tables.FAMILIES.get(self.entry.name)
 
     @property
     def section(self) -> str:
@@ -89,8 +83,8 @@ def make(results: Results, training: Training, progress: Callable[[int, int, str
     """
     captions = tomllib.loads(Path(__file__).with_name("captions.toml").read_text(encoding="utf-8"))
     found = [Exhibit(entry, captions.get(name, {})) for name, entry in ENTRIES.items()]
-    tables = [_read(exhibit, results) for exhibit in found]
-    for number, (exhibit, of_exhibit) in enumerate(zip(found, tables, strict=True), start=1):
+    needed = [_read(exhibit, results) for exhibit in found]
+    for number, (exhibit, of_exhibit) in enumerate(zip(found, needed, strict=True), start=1):
         begin = time.perf_counter()
         if not exhibit.reason:
             try:
@@ -116,19 +110,19 @@ def _anywhere(missing: Missing, folder: Path) -> str:
     return reason.replace(f"{folder} has ", "the results have ").replace(str(folder / "theory"), "theory")
 
 
-def _draw(exhibit: Exhibit, tables: list[Any], training: Training) -> None:
+def _draw(exhibit: Exhibit, needed: list[Any], training: Training) -> None:
     entry = exhibit.entry
     with style.sheet("screen"):
-        made = entry.make(*tables)
+        made = entry.make(*needed)
         if entry.kind == "figure":
             # Its comments repeat the text that its glyphs draw; a page of many figures can do without.
             svg = write.inline_svg(made, entry.name, entry.shows)
             exhibit.svg = Markup(re.sub(r"\s*<!--.*?-->", "", svg, flags=re.DOTALL))
         else:
-            exhibit.tables = _parts(exhibit, made, training)
-    grouped = [table for table in tables if table is not None and "group" in table]
+            exhibit.parts = _parts(exhibit, made, training)
+    grouped = [table for table in needed if table is not None and "group" in table]
     if exhibit.family:
-        grouped = [beside_paper.of_family(table, exhibit.family) for table in grouped if "preset" in table]
+        grouped = [tables.of_family(table, exhibit.family) for table in grouped if "preset" in table]
     exhibit.groups = list(dict.fromkeys(group for table in grouped for group in table["group"]))
 
 
@@ -151,7 +145,7 @@ def _of_ours(exhibit: Exhibit, training: Training, row: pd.Series) -> str | None
     """The first of our runs that a row beside the paper's is made from."""
     if not exhibit.family or not row.get("runs"):
         return None
-    ours = beside_paper.of_family(training.runs, exhibit.family)
+    ours = tables.of_family(training.runs, exhibit.family)
     ours = ours[[look(method).label == row["method"] for method in ours["base_method"]]]
     if "max_lr" in row:
         ours = ours[[f"{rate:g}" == row["max_lr"] for rate in ours["max_lr"]]]

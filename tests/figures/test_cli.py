@@ -35,7 +35,7 @@ def test_the_same_results_make_the_same_bytes(recorded, tmp_path):
     """In two processes with other hashes of strings: nothing of the order of sets, of the clock or of the machine."""
     recorded.write_theory(tmp_path / "results")
     recorded.write_comparison(tmp_path / "results" / "c", {"baseline": [[0.2, 0.4]], "loss@1:keep=0.7": [[0.3, 0.5]]})
-    names = ["figure_1", "variants", "step_cost", "noise", "worst_case", "table_1", "comparisons"]
+    names = ["figure_1", "differences", "step_cost", "noise", "worst_case", "table_1", "comparisons"]
     contents = []
     for seed in ("1", "2"):
         out = tmp_path / seed

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures import accuracy, style
+from figures import style
 from figures.methods import labels_in_order
+from figures.plots import accuracy
 
 
 def draw(evaluations: pd.DataFrame) -> Figure:

@@ -6,8 +6,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from figures import forest, style
+from figures import style
 from figures.methods import look
+from figures.plots import method_rows
 
 OTHERS = (("over_baseline", "baseline", "the baseline"), ("over_random", "random", "random rows"))
 
@@ -18,20 +19,22 @@ def draw(summaries: pd.DataFrame) -> Figure:
     Args:
         summaries: the table of that name.
     """
-    groups = forest.groups_of(summaries)
-    figure, axes = forest.panels([forest.inches(rows["method"]) for rows in groups.values()], 0.95, headline_in=0.2)
+    groups = method_rows.groups_of(summaries)
+    figure, axes = method_rows.panels(
+        [method_rows.inches(rows["method"]) for rows in groups.values()], 0.95, headline_in=0.2
+    )
     style.headline(figure, "Final validation accuracy against the baseline and against random rows, 95% intervals")
-    width = forest.panel_width(summaries["method"])
+    width = method_rows.panel_width(summaries["method"])
     for panels, of_group in zip(axes, groups.values(), strict=True):
         rows = in_rows(of_group)
         for number, (ax, (column, other, name)) in enumerate(zip(panels, OTHERS, strict=True)):
             points, half = list(100 * rows[column]), list(100 * rows[f"{column}_half_width"])
             ax.axvline(0, color="black", linewidth=0.8 * style.scale(), zorder=0.9)
-            forest.rows(ax, list(rows["method"]), points, half, forest.limits(points, half))
-            forest.label(ax, list(rows["method"]))
+            method_rows.rows(ax, list(rows["method"]), points, half, method_rows.limits(points, half))
+            method_rows.label(ax, list(rows["method"]))
             for row, (_, entry) in enumerate(rows.iterrows()):
                 if pd.isna(entry[column]):
-                    forest.remark(ax, row, _why_none(entry, other))
+                    method_rows.remark(ax, row, _why_none(entry, other))
             ax.xaxis.set_major_formatter(FuncFormatter(_signed))
             ax.set_xlabel(f"percentage points above {name}")
             said = statement(rows, column, name)

@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from figures import forest, style
+from figures import style
 from figures.checked import Missing
 from figures.methods import in_order, look
+from figures.plots import method_rows
 
 PARTS = (
     ("selection_s", "scoring", style.VERMILLION, ""),
@@ -36,8 +37,8 @@ def draw(runs: pd.DataFrame, costs: pd.DataFrame | None = None) -> Figure:
     shares = shares_of(runs)
     if shares.empty:
         raise Missing("no run has got to an evaluation")
-    groups = forest.groups_of(shares)
-    heights = [forest.inches(rows["method"]) for rows in groups.values()]
+    groups = method_rows.groups_of(shares)
+    heights = [method_rows.inches(rows["method"]) for rows in groups.values()]
     figure, axes = style.new(
         len(groups),
         2,
@@ -45,7 +46,7 @@ def draw(runs: pd.DataFrame, costs: pd.DataFrame | None = None) -> Figure:
         height=sum(height + 1.05 for height in heights) + 0.5,
         gridspec_kw={"height_ratios": [height + 0.4 for height in heights], "wspace": 0.08},
     )
-    width = forest.panel_width(shares["method"])
+    width = method_rows.panel_width(shares["method"])
     for (left, right), rows in zip(axes, groups.values(), strict=True):
         before = pd.Series(0.0, index=rows.index)
         for column, label, colour, hatch in PARTS:
@@ -60,7 +61,7 @@ def draw(runs: pd.DataFrame, costs: pd.DataFrame | None = None) -> Figure:
                 left.text(share / 2, row, f"{share:.0%}", ha="center", va="center", color="white", fontsize=size)
         left.set(xlim=(0, 1), xlabel="share of training time")
         left.xaxis.set_major_formatter(PercentFormatter(1.0))
-        forest.label(left, list(rows["method"]))
+        method_rows.label(left, list(rows["method"]))
         dearest = rows.loc[rows["selection_s"].idxmax()]
         said = f"{look(dearest['method']).brief} spends {dearest['selection_s']:.0%} on scoring"
         style.title(left, f"{style.group(rows)}: {said}", width=width, left=0)
@@ -108,7 +109,7 @@ def _prices(ax: Axes, rows: pd.DataFrame, costs: pd.DataFrame | None, width: flo
             size = (style.POINTS - 1.5) * style.scale()
             ax.annotate(rf"$\times${price:.2f}", (dear, row), fontsize=size, **beside)
     ax.set(xlim=(0, 1.25 * float(found.max().max())), xlabel="median step (ms)")
-    forest.label(ax, list(rows["method"]))
+    method_rows.label(ax, list(rows["method"]))
     ax.set_yticklabels([])
     style.title(ax, _dearest(selecting / plain), width=width, left=0)
 

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from figures import style
-from figures.noise import SIGMA_LIMIT
+from figures.plots.noise import SIGMA_LIMIT
 
 PRINTED = 0.72
 BEST = 0.51114550441745910941

@@ -6,8 +6,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from figures import seeds, style
-from figures.curves import differences, drawn, statement
+from figures import style
+from figures.plots import seeds
+from figures.statistics import differences, drawn, statement
 
 
 def panel(ax: Axes, rows: pd.DataFrame, x: str, label: str, where: str, *, width: float) -> None:

@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from figures import forest, style
-from figures.accuracy import thousands
+from figures import style
 from figures.methods import in_order, look
+from figures.plots import method_rows
+from figures.plots.accuracy import thousands
 
 NOTE_LINE_IN = 0.11
 
@@ -25,7 +26,7 @@ def draw(summaries: pd.DataFrame) -> Figure:
     Args:
         summaries: the table of that name.
     """
-    groups = {name: _ordered(rows) for name, rows in forest.groups_of(summaries).items()}
+    groups = {name: _ordered(rows) for name, rows in method_rows.groups_of(summaries).items()}
     reached = [rows for rows in groups.values() if rows["seconds_to_target"].notna().any()]
     rest = [rows for rows in groups.values() if rows["seconds_to_target"].isna().all()]
     told = [
@@ -33,7 +34,7 @@ def draw(summaries: pd.DataFrame) -> Figure:
     ]
     below = NOTE_LINE_IN * sum(text.count("\n") + 1 for text in told) + (0.13 if told else 0.0)
     figure, axes = _layout(reached, below)
-    width = 2 * forest.panel_width([method for rows in reached for method in rows.index]) if reached else 0.0
+    width = 2 * method_rows.panel_width([method for rows in reached for method in rows.index]) if reached else 0.0
     for panels, rows in zip(axes, reached, strict=False):
         _panels(panels, rows)
         target = f"target {rows['target'].iloc[0]:.1%}"
@@ -48,9 +49,9 @@ def draw(summaries: pd.DataFrame) -> Figure:
 
 def _layout(reached: list[pd.DataFrame], below: float) -> tuple[Figure, list[list[Axes]]]:
     """(figure, two panels for each of `reached`, and, if there are sentences, one place for them, last)."""
-    heights = [forest.inches(rows.index) for rows in reached]
+    heights = [method_rows.inches(rows.index) for rows in reached]
     if not below:
-        figure, axes = forest.panels(heights, 0.85)
+        figure, axes = method_rows.panels(heights, 0.85)
         return figure, [list(pair) for pair in axes]
     figure, whole = style.new(
         len(heights) + 1,
@@ -86,12 +87,12 @@ def _panels(panels: list[Axes], rows: pd.DataFrame) -> None:
 def _panel(ax: Axes, rows: pd.DataFrame, column: str, label: str, scale: float, number: Callable[[float], str]) -> None:
     methods = list(rows.index)
     means, halves = list(scale * rows[column]), list(scale * rows[f"{column}_half_width"])
-    shown = (0.0, forest.limits(means, halves)[1])
-    forest.rows(ax, methods, means, halves, shown, lambda half: number(float(f"{half:.3g}")))
-    forest.label(ax, methods)
+    shown = (0.0, method_rows.limits(means, halves)[1])
+    method_rows.rows(ax, methods, means, halves, shown, lambda half: number(float(f"{half:.3g}")))
+    method_rows.label(ax, methods)
     for row, (_, entry) in enumerate(rows.iterrows()):
         if pd.isna(entry[column]):
-            forest.remark(ax, row, f"reached by {entry['reached']:.0f} of {entry['runs']:.0f} runs")
+            method_rows.remark(ax, row, f"reached by {entry['reached']:.0f} of {entry['runs']:.0f} runs")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     ax.set_xlabel(label)
 

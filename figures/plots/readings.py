@@ -11,10 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from figures import seeds, style
-from figures.accuracy import thousands
-from figures.curves import MOST_CURVES, band, mean_and_half_width
+from figures import style
 from figures.methods import in_order, labels_in_order, look
+from figures.plots import seeds
+from figures.plots.accuracy import thousands
+from figures.statistics import MOST_CURVES, band, mean_and_half_width
 
 WIDEST_GAP = 0.12
 """Of beta, over which a curve goes on in a straight line."""
@@ -32,7 +33,7 @@ PRINTED_LIMIT = np.sqrt(2) / 4
 """Of sigma in Theorem 5.15, and so in the proof of Corollary 5.16 as printed."""
 
 
-def draw(live: pd.DataFrame) -> Figure:
+def draw(readings: pd.DataFrame) -> Figure:
     """What was measured of the scores beside the formulas, four panels a group (Theorems 5.15, 6.2, Corollary 5.16).
 
     The overlap with the exact top rows and the share of pairs ordered alike against the measured correlation beta of
@@ -40,12 +41,12 @@ def draw(live: pd.DataFrame) -> Figure:
     left out, unless there are no others.
 
     Args:
-        live: the table of that name.
+        readings: the table of that name.
     """
-    groups = list(dict.fromkeys(live["group"]))
+    groups = list(dict.fromkeys(readings["group"]))
     figure, axes = style.new(2 * len(groups), 2, width=style.DOUBLE_IN, height=4.6 * len(groups) + 0.8)
     for number, group in enumerate(groups):
-        rows = live[live["group"] == group]
+        rows = readings[readings["group"] == group]
         methods = shown(rows)
         name = style.group(rows)
         (overlap, pairs), (losses, noise) = axes[2 * number : 2 * number + 2]
@@ -61,7 +62,7 @@ def draw(live: pd.DataFrame) -> Figure:
         for ax in (losses, noise):
             ax.set(xlabel="step", xlim=(0, None))
             ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: thousands(value)))
-    style.legend_below(figure, axes, columns=4, order=labels_in_order(live["method"]))
+    style.legend_below(figure, axes, columns=4, order=labels_in_order(readings["method"]))
     return figure
 
 

@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from figures import style
-from figures.curves import band
 from figures.methods import look
+from figures.statistics import band
 
 FEWEST_FOR_A_BAND = 3
 """Of two runs an interval is 12.7 standard errors to each side: a band of it would only fill the panel."""

@@ -10,11 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from figures import seeds, style
-from figures.accuracy import thousands
+from figures import style
 from figures.checked import Missing
-from figures.curves import drawn
 from figures.methods import in_order, labels_in_order, look
+from figures.plots import seeds
+from figures.plots.accuracy import thousands
+from figures.statistics import drawn
 
 MEASURES = (("overlap", "overlap with the exact top rows"), ("rank_correlation", "rank correlation with exact losses"))
 
