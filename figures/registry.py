@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +59,8 @@ def _if_any(results: Results, name: str) -> Any:
         return None
 
 
+RENAMED = {"variants": "differences", "live": "readings"}
+"""Old name of a figure -> its name; the old one works for one version."""
 ENTRIES: dict[str, Entry] = {
     entry.name: entry
     for entry in (
@@ -88,3 +92,23 @@ ENTRIES: dict[str, Entry] = {
         Entry("top_k", "figure", "rho of the k largest of B losses, and its limit", ("theory/top_k",)),
     )
 }
+
+RENAMED = {"variants": "differences", "live": "readings"}
+"""Old name of a figure -> its name; the old one works for one version."""
+
+
+def named(name: str) -> str:
+    """The name of an entry, for its old name, too.
+
+    Raises:
+        ValueError: if there is none, with names that are like it.
+    """
+    if name in RENAMED:
+        # Unlike a DeprecationWarning this one is shown to who types a command.
+        warnings.warn(f"the figure {name} is called {RENAMED[name]} now", FutureWarning, stacklevel=2)
+        return RENAMED[name]
+    if name not in ENTRIES:
+        near = difflib.get_close_matches(name, ENTRIES, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(ENTRIES)}"
+        raise ValueError(f"there is no figure or table {name!r}; {hint}")
+    return name

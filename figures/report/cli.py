@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from figures.cli import attempt, existing, progress
 
 FILE = "report.html"
 EXAMPLES = """\
@@ -38,26 +39,14 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """`gsgd report`: returns 0 when the page was written, 2 for bad usage and for missing or malformed results."""
     options = parser().parse_args(arguments)
-    try:
-        path = _report(options.results, options.out or options.results)
-    except (ValueError, ModuleNotFoundError, OSError) as error:
-        hint = " (pip install 'gsgd[figures]')" if isinstance(error, ModuleNotFoundError) else ""
-        print(f"gsgd report: {error}{hint}", file=sys.stderr)
-        return 2
-    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
-    print(path.resolve().as_uri())
-    return 0
+    return attempt("gsgd report", lambda: _report(options.results, options.out or options.results))
 
 
-def _report(results: Path, out: Path) -> Path:
+def _report(results: Path, out: Path) -> None:
     from figures import write
     from figures.report import page
 
-    if not results.is_dir():
-        raise ValueError(f"there is no folder {results}: gsgd verify, gsgd train and gsgd compare write results")
-    text = page.make(results, _progress)
-    return write.write_whole(out / FILE, text.encode("utf-8", "backslashreplace"))
-
-
-def _progress(number: int, count: int, name: str, seconds: float) -> None:
-    print(f"[{number:2}/{count}] {name:18} {seconds:4.1f} s", file=sys.stderr, flush=True)
+    text = page.make(existing(results), progress)
+    path = write.write_whole(out / FILE, text.encode("utf-8", "backslashreplace"))
+    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    print(path.resolve().as_uri())

@@ -76,7 +76,7 @@ def make(results: Results, training: Training, progress: Callable[[int, int, str
     """Every entry of the registry, made or with the reason why it cannot be, in the order of the page.
 
     Args:
-        progress: called with (number, how many, name, seconds) as each is done.
+        progress: called with (number, how many, name, `time.perf_counter` before it) as each is done.
 
     Raises:
         ValueError: if results are malformed, naming file and field; before anything is drawn.
@@ -91,7 +91,7 @@ def make(results: Results, training: Training, progress: Callable[[int, int, str
                 _draw(exhibit, of_exhibit, training)
             except Missing as missing:
                 exhibit.reason = _anywhere(missing, results.folder)
-        progress(number, len(found), exhibit.entry.name, time.perf_counter() - begin)
+        progress(number, len(found), exhibit.entry.name, begin)
     order = {name: number for number, name in enumerate(captions)}
     return sorted(found, key=lambda exhibit: order.get(exhibit.entry.name, 0) if exhibit.section == "buys" else 0)
 

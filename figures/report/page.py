@@ -31,7 +31,7 @@ def make(folder: Path, progress: Callable[[int, int, str, float], None] = lambda
     """The page of a folder of results; the same results make the same page.
 
     Args:
-        progress: called with (number, how many, name, seconds) as each figure or table is done.
+        progress: as of `exhibits.make`.
 
     Raises:
         ValueError: if there are no results, naming the commands that write them; if they are malformed, naming the

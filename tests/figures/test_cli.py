@@ -89,6 +89,13 @@ def test_bad_usage(arguments, message, capsys, tmp_path, monkeypatch):
     assert message in capsys.readouterr().err
 
 
+def test_a_figure_by_its_old_name(recorded, tmp_path):
+    recorded.write_comparison(tmp_path / "c", {"baseline": [[0.2, 0.4]], "loss@1": [[0.3, 0.5]]})
+    with pytest.warns(FutureWarning, match="variants is called differences now"):
+        assert cli.main(["variants", "--results", str(tmp_path), "--format", "svg"]) == 0
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["differences.svg"]
+
+
 def test_help_has_examples_and_list_names_everything(capsys):
     with pytest.raises(SystemExit) as leaving:
         cli.main(["--help"])
