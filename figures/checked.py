@@ -122,6 +122,18 @@ def field(content: Mapping[str, Any], name: str, kinds: type | tuple[type, ...],
     return value
 
 
+def number(content: Mapping[str, Any], name: str, path: Path) -> float:
+    """The number in a field; one that is not finite is "inf", "-inf" or "nan" in JSON.
+
+    Raises:
+        ValueError: as `field`.
+    """
+    value = field(content, name, (int, float, str), path)
+    if isinstance(value, str):
+        choice(value, ("inf", "-inf", "nan"), f"{path}, field {name!r}")
+    return float(value)
+
+
 def choice(value: str, allowed: Sequence[str], where: str) -> str:
     """`value`, if it is one of `allowed`.
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from figures.methods import in_order, look
+from gsgd.intervals import mean_half_width
 
 MOST_CURVES = 8
 """More in one picture would not be told apart."""
@@ -18,12 +18,7 @@ MOST_CURVES = 8
 def mean_and_half_width(values: Sequence[float] | np.ndarray | pd.Series) -> tuple[float, float]:
     """Mean and half-width of its 95% interval; the half-width is NaN for a single value, both are for none."""
     array = np.asarray(values, float)
-    if len(array) == 0:
-        return math.nan, math.nan
-    if len(array) == 1:
-        return float(array[0]), math.nan
-    half = student.ppf(0.975, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array))
-    return float(array.mean()), float(half)
+    return float(array.mean()) if len(array) else math.nan, mean_half_width(array)
 
 
 def band(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:

@@ -11,13 +11,11 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from figures.checked import choice, field, read_object
+from figures.checked import choice, field, number, read_object
 
 FILE = Path("theory") / "verify.json"
 """In a folder of results."""
 STATUSES = ("proved", "consistent", "refuted", "assumption-violated", "inconclusive")
-_NOT_FINITE = ("inf", "-inf", "nan")
-"""How numbers that are not finite stand in JSON."""
 _HEADER: dict[str, type | tuple[type, ...]] = {
     "date": str,
     "commit": (str, NoneType),
@@ -134,13 +132,13 @@ def read(folder: Path) -> Verified:
         raise ValueError(f"{path}, field 'checks': there is no check; `gsgd verify` writes them all")
     checks: list[Check] = []
     places: dict[str, int] = {}
-    for number, entry in enumerate(entries):
-        check = _check(entry, f"checks[{number}]", path)
+    for place, entry in enumerate(entries):
+        check = _check(entry, f"checks[{place}]", path)
         if check.name in places:
             raise ValueError(
-                f"{path}, field 'checks[{number}].name': checks[{places[check.name]}] is called {check.name!r}, too"
+                f"{path}, field 'checks[{place}].name': checks[{places[check.name]}] is called {check.name!r}, too"
             )
-        places[check.name] = number
+        places[check.name] = place
         checks.append(check)
     return Verified(header, tuple(checks))
 
@@ -149,28 +147,14 @@ def _check(entry: Any, place: str, path: Path) -> Check:
     # Under the name of its place, so that complaints give it.
     content = {place: entry}
     field(content, place, dict, path)
-    texts = {
-        name: field(content, f"{place}.{name}", str, path)
-        for name in ("name", "statement", "claim", "route", "expected", "status")
-    }
-    for name in ("expected", "status"):
-        choice(texts[name], STATUSES, f"{path}, field '{place}.{name}'")
-    seconds = _number(content, f"{place}.seconds", path)
-    if seconds is None or not math.isfinite(seconds):
-        raise ValueError(f"{path}, field '{place}.seconds': {seconds!r} must be a finite number")
-    return Check(
-        **texts,
-        value=_number(content, f"{place}.value", path),
-        bound=_number(content, f"{place}.bound", path),
-        slack=_number(content, f"{place}.slack", path),
-        detectable=_number(content, f"{place}.detectable", path),
-        witness=field(content, f"{place}.witness", (str, NoneType), path),
-        seconds=seconds,
-    )
-
-
-def _number(content: Mapping[str, Any], name: str, path: Path) -> float | None:
-    value = field(content, name, (int, float, str, NoneType), path)
-    if isinstance(value, str):
-        choice(value, _NOT_FINITE, f"{path}, field {name!r}")
-    return None if value is None else float(value)
+    found: dict[str, Any] = {}
+    for name in ("name", "statement", "claim", "route", "expected", "status"):
+        found[name] = field(content, f"{place}.{name}", str, path)
+        if name in ("expected", "status"):
+            choice(found[name], STATUSES, f"{path}, field '{place}.{name}'")
+    for name in ("value", "bound", "slack", "detectable", "seconds"):
+        none = field(content, f"{place}.{name}", (int, float, str, NoneType), path) is None
+        found[name] = None if none else number(content, f"{place}.{name}", path)
+    if found["seconds"] is None or not math.isfinite(found["seconds"]):
+        raise ValueError(f"{path}, field '{place}.seconds': {found['seconds']!r} must be a finite number")
+    return Check(**found, witness=field(content, f"{place}.witness", (str, NoneType), path))

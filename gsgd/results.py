@@ -50,14 +50,14 @@ def _commit() -> str | None:
     return head.stdout.strip() + ("+" if dirty.returncode else "") if head.returncode == 0 else None
 
 
-def write_atomic(path: str | Path, text: str) -> Path:
-    """Write `text` to `path` so that a reader, or a crash, never meets half a file. Creates the folder."""
+def write_atomic(path: str | Path, content: str | bytes) -> Path:
+    """Write text (as UTF-8) or bytes so that a reader, or a crash, never meets half a file. Creates the folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -43,10 +43,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _report(results: Path, out: Path) -> None:
-    from figures import write
     from figures.report import page
+    from gsgd.results import write_atomic
 
     text = page.make(existing(results), progress)
-    path = write.write_whole(out / FILE, text.encode("utf-8", "backslashreplace"))
+    path = write_atomic(out / FILE, text.encode("utf-8", "backslashreplace"))
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     print(path.resolve().as_uri())

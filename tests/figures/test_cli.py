@@ -113,15 +113,6 @@ def test_a_folder_that_cannot_be_written(theory, tmp_path, capsys):
     assert "file" in capsys.readouterr().err
 
 
-def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
-    path = write.write_whole(tmp_path / "a.svg", b"old")
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(OSError, match="full"):
-        write.write_whole(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_inline_svg_can_share_a_page(theory):
     def inline(name):
         with style.sheet():
