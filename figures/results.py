@@ -87,10 +87,11 @@ _SUMMARY = {
     **dict.fromkeys(_INTERVALS, Cell.OPTIONAL),
     **{f"{name}_half_width": Cell.OPTIONAL for name in _INTERVALS},
 }
+_ENDS = ("backprop_samples", "val_accuracy", "wall_clock_s", "selection_s", "forward_s", "backward_s")
+"""Columns of an evaluation that a run has of its last one."""
 _RUN_COLUMNS = (
     *("group", "run", "place", "preset", "method", "base_method", "seed", "status", "budget", "keep", "max_lr"),
-    *("samples_per_step", "config", "header", "steps", "backprop_samples", "val_accuracy", "test_accuracy"),
-    *("wall_clock_s", "selection_s", "forward_s", "backward_s"),
+    *("samples_per_step", "config", "header", "steps", "test_accuracy", *_ENDS),
 )
 _NOT_A_VARIANT = ("seed", "label", "test", "cache_dir", "tensorboard", "checkpoint_every_s", "save_model", "method")
 """Keys by which two single runs may differ and still be of one method."""
@@ -251,7 +252,6 @@ def _read_run(path: Path, results: Path) -> tuple[Path, dict[str, Any], pd.DataF
     table = path.parent / EVALUATIONS
     evaluations = read_table(table, _EVALUATION) if table.exists() else pd.DataFrame()
     last = evaluations.iloc[-1] if len(evaluations) else {}
-    ends = ("backprop_samples", "val_accuracy", "wall_clock_s", "selection_s", "forward_s", "backward_s")
     row = {
         # Runs of one family of presets, such as cifar100/same-time, are shown together.
         "group": found["name"].rpartition("/")[0] or found["name"],
@@ -267,7 +267,7 @@ def _read_run(path: Path, results: Path) -> tuple[Path, dict[str, Any], pd.DataF
         "config": header["config"],
         "header": header,
         "steps": float(last.get("step", math.nan)),
-        **{name: float(last.get(name, math.nan)) for name in ends},
+        **{name: float(last.get(name, math.nan)) for name in _ENDS},
         "test_accuracy": math.nan if test is None else test,
     }
     return path.parent, row, evaluations

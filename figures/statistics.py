@@ -1,4 +1,4 @@
-"""Means over seeds with 95% intervals (Student's t), along a run and of differences between methods."""
+"""Tables by group and quantity; means over seeds with 95% intervals, along a run and of differences of methods."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ from gsgd.intervals import mean_half_width
 
 MOST_CURVES = 8
 """More in one picture would not be told apart."""
+
+
+def groups_of(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Group -> its rows, in the order of the table."""
+    return {str(group): rows for group, rows in table.groupby("group", sort=False)}
+
+
+def curves_of(table: pd.DataFrame, x: str) -> dict[str, pd.Series]:
+    """Quantity -> its values by `x`, ascending."""
+    return {str(name): rows.set_index(x)["value"].sort_index() for name, rows in table.groupby("quantity")}
 
 
 def mean_and_half_width(values: Sequence[float] | np.ndarray | pd.Series) -> tuple[float, float]:

@@ -22,6 +22,8 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE, GREY = (
     "#808080",
 )
 """The palette of Okabe and Ito, and a grey."""
+LOOKS = ((BLUE, "o"), (VERMILLION, "^"), (GREEN, "s"), (PURPLE, "D"), (ORANGE, "v"), (SKY, "p"), (GREY, "X"))
+"""Colours and markers of things that have none of their own, one after the other."""
 SINGLE_IN, DOUBLE_IN = 3.4, 7.0
 """Width of one printed column and of a page."""
 POINTS = 8.0
@@ -179,6 +181,14 @@ def _points(text: str) -> float:
     font = FontProperties(family="DejaVu Sans", size=POINTS, math_fontfamily="dejavusans")
     seen = text if formula else text.replace(r"\$", "$")
     return float(text_to_path.get_text_width_height_descent(seen, font, formula)[0])
+
+
+def thousands(value: float) -> str:
+    """1500000 as "1.5M", 20000 as "20k"."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
 
 
 def group(rows: pd.DataFrame) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from figures import paper
 from figures.methods import in_order, look
-from figures.statistics import mean_and_half_width
+from figures.statistics import groups_of, mean_and_half_width
 
 SAME_SAMPLES, SAME_TIME = "100epochs", "100baseline-epochs"
 FAMILIES = {
@@ -117,7 +117,7 @@ def comparisons(summaries: pd.DataFrame) -> pd.DataFrame:
     accuracies = ("val_accuracy", "test_accuracy", "over_baseline", "over_random")
     costs = ("seconds_to_target", "samples_to_target")
     parts = []
-    for _, of_group in summaries.groupby("group", sort=False):
+    for of_group in groups_of(summaries).values():
         by_method = of_group.set_index("method", drop=False)
         parts.append(by_method.loc[in_order(by_method.index)])
     rows = pd.concat(parts, ignore_index=True)

@@ -31,17 +31,9 @@ def panel(ax: Axes, rows: pd.DataFrame, x: str, label: str, where: str, *, width
         remarks.append(seeds.remark(curves, ax.get_ylim()))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g}%"))
     ax.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: thousands(value) if x == "backprop_samples" else f"{value:,g}")
+        FuncFormatter(lambda value, _: style.thousands(value) if x == "backprop_samples" else f"{value:,g}")
     )
     # Accuracy rises to the right, so that the corner below is free.
     style.note(ax, "\n".join(remarks), paled=True)
     finished = rows[rows["method"].isin(methods)]
     style.title(ax, f"{style.group(rows)}: {statement(differences(finished, x), where)}", width=width)
-
-
-def thousands(value: float) -> str:
-    """1500000 as "1.5M", 20000 as "20k"."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:g}{letter}"
-    return f"{value:g}"

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from figures import style
+from figures.statistics import curves_of
 
 CURVES = {
     "closed form": (style.BLUE, "-", "closed form, $1 - \\arccos(\\beta)/\\pi$"),
@@ -22,7 +23,7 @@ def draw(table: pd.DataFrame) -> Figure:
     """
     figure, axes = style.new(height=3.1)
     ax = axes[0, 0]
-    curves = {name: rows.set_index("beta")["value"].sort_index() for name, rows in table.groupby("quantity")}
+    curves = curves_of(table, "beta")
     for name, (colour, line, label) in CURVES.items():
         ax.plot(curves[name].index, curves[name], color=colour, linestyle=line, label=label)
     rows = table[table["quantity"] == "simulated"]

@@ -12,12 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from figures import style
+from figures.statistics import groups_of
 
-LOOKS = (
-    *((style.BLUE, "o"), (style.VERMILLION, "^"), (style.GREEN, "s"), (style.PURPLE, "D"), (style.ORANGE, "v")),
-    *((style.SKY, "p"), (style.GREY, "X")),
-)
-"""Colour and marker of the points of a diagnosis, in the order of their steps."""
 STRETCH = 1.0
 """How far intervals may stretch the axes beyond the values, as a share of what these span (and at least of 0.3)."""
 
@@ -28,15 +24,13 @@ def draw(diagnosis: pd.DataFrame) -> Figure:
     Args:
         diagnosis: the table of that name.
     """
-    groups = list(dict.fromkeys(diagnosis["group"]))
+    groups = groups_of(diagnosis)
     figure, axes = style.new(len(groups), 3, width=style.DOUBLE_IN, height=2.5 * len(groups) + 0.6)
     steps: list[int] = sorted(diagnosis["step"].unique())
-    looks = {step: LOOKS[number % len(LOOKS)] for number, step in enumerate(steps)}
-    for panels, group in zip(axes, groups, strict=True):
-        rows = diagnosis[diagnosis["group"] == group]
+    looks = {step: style.LOOKS[number % len(style.LOOKS)] for number, step in enumerate(steps)}
+    for (cost, overlap, gain), rows in zip(axes, groups.values(), strict=True):
         name = style.group(rows).removeprefix("diagnose-")
         points = {step: rows[rows["step"] == step] for step in sorted(rows["step"].unique())}
-        cost, overlap, gain = panels
         places = _places(points)
         for step, of_step in points.items():
             colour, marker = looks[step]

@@ -9,6 +9,7 @@ from matplotlib.ticker import FuncFormatter
 from figures import style
 from figures.methods import look
 from figures.plots import method_rows
+from figures.statistics import groups_of
 
 OTHERS = (("over_baseline", "baseline", "the baseline"), ("over_random", "random", "random rows"))
 
@@ -19,7 +20,7 @@ def draw(summaries: pd.DataFrame) -> Figure:
     Args:
         summaries: the table of that name.
     """
-    groups = method_rows.groups_of(summaries)
+    groups = groups_of(summaries)
     figure, axes = method_rows.panels(
         [method_rows.inches(rows["method"]) for rows in groups.values()], 0.95, headline_in=0.2
     )

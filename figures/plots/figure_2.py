@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from figures import style
 from figures.methods import labels_in_order
 from figures.plots import accuracy
+from figures.statistics import groups_of
 
 
 def draw(evaluations: pd.DataFrame) -> Figure:
@@ -19,11 +20,10 @@ def draw(evaluations: pd.DataFrame) -> Figure:
     Args:
         evaluations: the table of that name.
     """
-    groups = list(dict.fromkeys(evaluations["group"]))
+    groups = groups_of(evaluations)
     figure, axes = style.new(len(groups), 2, width=style.DOUBLE_IN, height=2.6 * len(groups) + 0.7)
     half = style.DOUBLE_IN / 2
-    for (left, right), group in zip(axes, groups, strict=True):
-        rows = evaluations[evaluations["group"] == group]
+    for (left, right), rows in zip(axes, groups.values(), strict=True):
         unit, seconds = ("h", 3600) if rows["wall_clock_s"].max() > 2 * 3600 else ("s", 1)
         timed = rows.assign(wall=rows["wall_clock_s"] / seconds, reference=rows["reference_s"] / seconds)
         if timed["reference"].notna().all():

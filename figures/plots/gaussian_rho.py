@@ -8,9 +8,6 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, StrMe
 
 from figures import style
 
-COLOURS = (style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, style.ORANGE, style.SKY, style.GREY)
-MARKERS = ("o", "^", "s", "D", "v", "P", "X")
-
 
 def draw(table: pd.DataFrame) -> Figure:
     """rho_R exact and bounded from below against R, and the share of it that the bound gets (Theorem 5.18).
@@ -23,7 +20,7 @@ def draw(table: pd.DataFrame) -> Figure:
     both = table.pivot_table(index=["eps_over_delta", "R"], columns="quantity", values="value")
     share = (both["bound"] / both["exact"]).dropna()
     for number, ratio in enumerate(sorted(table["eps_over_delta"].unique())):
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        colour, marker = style.LOOKS[number % len(style.LOOKS)]
         curve = both.loc[ratio]
         exact, bound = curve["exact"].dropna(), curve["bound"].dropna()
         every = max(1, len(exact) // 6)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from figures import style
 from figures.plots.noise import SIGMA_LIMIT
+from figures.statistics import curves_of
 
 PRINTED = 0.72
 BEST = 0.51114550441745910941
@@ -24,7 +25,7 @@ def draw(table: pd.DataFrame) -> Figure:
     """
     figure, axes = style.new(1, 2, width=style.DOUBLE_IN, height=2.7)
     near, far = axes[0]
-    curve = table[table["quantity"] == "ratio"].set_index("sigma")["value"].sort_index()
+    curve = curves_of(table, "sigma")["ratio"]
     for ax in (near, far):
         ax.plot(curve.index, curve, color=style.BLUE, label="least constant that does")
         ax.axhline(PRINTED, color=style.VERMILLION, linestyle=(0, (5, 2)), label="0.72, as printed")

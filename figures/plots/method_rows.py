@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -142,11 +141,6 @@ def panel_width(methods: Iterable[str]) -> float:
 
 def _name(method: str) -> str:
     return style.broken(look(method).label, width=36)
-
-
-def groups_of(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Group -> its rows, in the order of the table."""
-    return {str(group): table[table["group"] == group] for group in dict.fromkeys(table["group"])}
 
 
 def remark(ax: Axes, row: int, text: str) -> None:

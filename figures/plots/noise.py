@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from figures import style
+from figures.statistics import curves_of
 
 SIGMA_LIMIT = 1 / (2 * math.sqrt(2))
 """Theorem 5.15 speaks of no larger sigma."""
@@ -22,7 +23,7 @@ def draw(table: pd.DataFrame) -> Figure:
     """
     figure, axes = style.new(height=3.3)
     ax = axes[0, 0]
-    curves = {name: rows.set_index("sigma")["value"].sort_index() for name, rows in table.groupby("quantity")}
+    curves = curves_of(table, "sigma")
     ax.axvspan(0, SIGMA_LIMIT, color="#F1F1F1", zorder=0)
     for name in sorted(curves):
         kind, _, law = name.partition(", ")

@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from figures import style
+from figures.statistics import curves_of
 
-MARKS = ((style.VERMILLION, "^"), (style.GREEN, "s"), (style.PURPLE, "D"), (style.ORANGE, "v"))
 PREFIX = "top-half overlap, "
 
 
@@ -22,12 +22,12 @@ def draw(table: pd.DataFrame) -> Figure:
     """
     figure, axes = style.new(2, 1, height=3.9, sharex=True, gridspec_kw={"height_ratios": [1.7, 1]})
     top, bottom = axes[:, 0]
-    limit = table[table["quantity"] == f"{PREFIX}limit"].set_index("beta")["value"].sort_index()
+    limit = curves_of(table, "beta")[f"{PREFIX}limit"]
     top.plot(limit.index, limit, color=style.BLUE, label=r"limit $B \to \infty$")
     bottom.axhline(0, color=style.BLUE)
     batches = batch_sizes(table)
     for number, (B, rows) in enumerate(batches.items()):
-        colour, marker = MARKS[number % len(MARKS)]
+        colour, marker = style.LOOKS[1 + number % 4]
         style.simulated(top, rows, rows["beta"], colour=colour, marker=marker, label=f"simulated, $B = {B}$")
         # Side by side, or they would hide each other.
         beside = rows["beta"] + 0.013 * (number - (len(batches) - 1) / 2)

@@ -14,8 +14,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from figures import style
 from figures.methods import in_order, labels_in_order, look
 from figures.plots import seeds
-from figures.plots.accuracy import thousands
-from figures.statistics import MOST_CURVES, band, mean_and_half_width
+from figures.statistics import MOST_CURVES, band, groups_of, mean_and_half_width
 
 WIDEST_GAP = 0.12
 """Of beta, over which a curve goes on in a straight line."""
@@ -43,10 +42,9 @@ def draw(readings: pd.DataFrame) -> Figure:
     Args:
         readings: the table of that name.
     """
-    groups = list(dict.fromkeys(readings["group"]))
+    groups = groups_of(readings)
     figure, axes = style.new(2 * len(groups), 2, width=style.DOUBLE_IN, height=4.6 * len(groups) + 0.8)
-    for number, group in enumerate(groups):
-        rows = readings[readings["group"] == group]
+    for number, rows in enumerate(groups.values()):
         methods = shown(rows)
         name = style.group(rows)
         (overlap, pairs), (losses, noise) = axes[2 * number : 2 * number + 2]
@@ -61,7 +59,7 @@ def draw(readings: pd.DataFrame) -> Figure:
         _noise(noise, rows, methods, name)
         for ax in (losses, noise):
             ax.set(xlabel="step", xlim=(0, None))
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: thousands(value)))
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: style.thousands(value)))
     style.legend_below(figure, axes, columns=4, order=labels_in_order(readings["method"]))
     return figure
 

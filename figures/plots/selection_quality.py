@@ -14,8 +14,7 @@ from figures import style
 from figures.checked import Missing
 from figures.methods import in_order, labels_in_order, look
 from figures.plots import seeds
-from figures.plots.accuracy import thousands
-from figures.statistics import drawn
+from figures.statistics import drawn, groups_of
 
 MEASURES = (("overlap", "overlap with the exact top rows"), ("rank_correlation", "rank correlation with exact losses"))
 
@@ -35,10 +34,9 @@ def draw(evaluations: pd.DataFrame) -> Figure:
     scored = evaluations[evaluations["overlap"].notna()]
     if scored.empty:
         raise Missing("no run recorded the quality of its selection (train with --quality_batches 2, say)")
-    groups = list(dict.fromkeys(scored["group"]))
+    groups = groups_of(scored)
     figure, axes = style.new(len(groups), 2, width=style.DOUBLE_IN, height=2.4 * len(groups) + 0.7)
-    for panels, group in zip(axes, groups, strict=True):
-        rows = scored[scored["group"] == group]
+    for panels, rows in zip(axes, groups.values(), strict=True):
         exact = exact_ones(rows)
         methods, remarks = drawn(rows[~rows["method"].isin(exact[1:])])
         if len(exact) > 1:
@@ -75,7 +73,7 @@ def _panel(
     lowest = min([0.0, *(seeds.limits(found) if found else ())])
     # Marks at 1 stay whole.
     ax.set(xlim=(0, None), ylim=(0.0 if measure == "overlap" else max(-1.05, lowest), 1.05))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: thousands(value)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: style.thousands(value)))
     if measure == "overlap":
         ax.yaxis.set_major_formatter(PercentFormatter(1.0))
         counted = [seeds.remark(found, ax.get_ylim())] if found else []

@@ -15,6 +15,7 @@ from figures import style
 from figures.checked import Missing
 from figures.methods import in_order, look
 from figures.plots import method_rows
+from figures.statistics import groups_of
 
 PARTS = (
     ("selection_s", "scoring", style.VERMILLION, ""),
@@ -37,7 +38,7 @@ def draw(runs: pd.DataFrame, costs: pd.DataFrame | None = None) -> Figure:
     shares = shares_of(runs)
     if shares.empty:
         raise Missing("no run has got to an evaluation")
-    groups = method_rows.groups_of(shares)
+    groups = groups_of(shares)
     heights = [method_rows.inches(rows["method"]) for rows in groups.values()]
     figure, axes = style.new(
         len(groups),
@@ -78,8 +79,7 @@ def shares_of(runs: pd.DataFrame) -> pd.DataFrame:
     """
     timed = runs[runs["wall_clock_s"] > 0]
     rows = []
-    for group in dict.fromkeys(timed["group"]):
-        of_group = timed[timed["group"] == group]
+    for group, of_group in groups_of(timed).items():
         for method in in_order(of_group["method"]):
             of_method = of_group[of_group["method"] == method]
             parts = [

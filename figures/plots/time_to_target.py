@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter
 from figures import style
 from figures.methods import in_order, look
 from figures.plots import method_rows
-from figures.plots.accuracy import thousands
+from figures.statistics import groups_of
 
 NOTE_LINE_IN = 0.11
 
@@ -26,7 +26,7 @@ def draw(summaries: pd.DataFrame) -> Figure:
     Args:
         summaries: the table of that name.
     """
-    groups = {name: _ordered(rows) for name, rows in method_rows.groups_of(summaries).items()}
+    groups = {name: _ordered(rows) for name, rows in groups_of(summaries).items()}
     reached = [rows for rows in groups.values() if rows["seconds_to_target"].notna().any()]
     rest = [rows for rows in groups.values() if rows["seconds_to_target"].isna().all()]
     told = [
@@ -80,7 +80,7 @@ def _panels(panels: list[Axes], rows: pd.DataFrame) -> None:
     unit, seconds = ("h", 3600) if longest > 2 * 3600 else ("s", 1)
     label = f"{clock} to the target ({unit})"
     _panel(panels[0], rows, "seconds_to_target", label, 1 / seconds, "{:,g}".format)
-    _panel(panels[1], rows, "samples_to_target", "backpropagated samples to the target", 1.0, thousands)
+    _panel(panels[1], rows, "samples_to_target", "backpropagated samples to the target", 1.0, style.thousands)
     panels[1].tick_params(axis="y", labelleft=False)
 
 

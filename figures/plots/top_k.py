@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from figures import style
+from figures.statistics import curves_of
 
 LOOKS = (("-", "o"), ((0, (5, 1.5)), "^"), ((0, (3, 1, 1, 1)), "s"), ((0, (1.2, 1.2)), "D"))
 COLOURS = (style.SKY, style.GREEN, style.BLUE, style.PURPLE)
@@ -21,7 +22,7 @@ def draw(table: pd.DataFrame) -> Figure:
     """
     figure, axes = style.new(height=3.0)
     ax = axes[0, 0]
-    limit = table[table["quantity"] == "CVaR limit"].set_index("keep")["value"].sort_index()
+    limit = curves_of(table, "keep")["CVaR limit"]
     rho = table[table["quantity"] == "rho"]
     for number, (B, rows) in enumerate(rho.groupby("B")):
         rows = rows.sort_values("keep")

@@ -10,8 +10,6 @@ from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 from figures import style
 from figures.checked import Missing
 
-STEPS = ((style.BLUE, "o"), (style.VERMILLION, "^"), (style.GREEN, "s"), (style.PURPLE, "D"), (style.ORANGE, "v"))
-"""Colour and marker by K, beginning with the least."""
 BOUNDS = (("bound", "as printed", "-", True), ("sharper_bound", "sharper bound", (0, (3, 1.5)), False))
 """(column, label, line, whether its marks are filled)."""
 KINDS = {
@@ -40,7 +38,7 @@ def draw(table: pd.DataFrame) -> Figure:
         raise Missing("no worst case was solved (gsgd verify says why)")
     theorems = list(dict.fromkeys(solved["theorem"]))
     figure, axes = style.new(1, len(theorems), width=style.DOUBLE_IN, height=3.1, sharey=True)
-    looks = dict(zip(sorted(solved["K"].unique()), STEPS, strict=False))
+    looks = dict(zip(sorted(solved["K"].unique()), style.LOOKS, strict=False))
     factors = loosenesses(solved)
     for ax, theorem in zip(axes[0], theorems, strict=True):
         _panel(ax, factors[factors["theorem"] == theorem], looks)

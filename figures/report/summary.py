@@ -9,6 +9,7 @@ import pandas as pd
 
 from figures.methods import in_order, look
 from figures.report.runs import Training
+from figures.statistics import groups_of
 
 MOST_NAMED = 6
 """Of more methods only those with a clear difference are named."""
@@ -46,7 +47,7 @@ def comparisons(summaries: pd.DataFrame | None, training: Training) -> list[dict
         summaries: the table of that name; None where no comparison is finished.
     """
     found = []
-    for group, rows in [] if summaries is None else summaries.groupby("group", sort=False):
+    for group, rows in ({} if summaries is None else groups_of(summaries)).items():
         content = training.comparisons.get(group)
         found.append(
             {
