@@ -12,13 +12,14 @@ from figures.checked import Cell, choice, field, number, read_object, read_table
 
 READINGS, DIAGNOSIS = "live.csv", "diagnosis.json"
 VERDICTS = ("pays", "does not pay", "undecided")
-_MEASURED = ("rho", "rho_approx", "rho_pairs", "rho_pairs_approx", "sigma", "independence", "margin_correlation")
-_PREDICTED = ("overlap_finite", "overlap_limit", "agreement_predicted", "beta_from_agreement", "sigma_max")
-_COLUMNS = {
+_READING = {
     **dict.fromkeys(("run", "method"), Cell.TEXT),
-    **dict.fromkeys(("seed", "step", "exit_layer", "rows", "kept"), Cell.WHOLE),
-    **dict.fromkeys((*_MEASURED, "pairwise_agreement", "overlap", "rank_correlation"), Cell.ANY_NUMBER),
-    **dict.fromkeys((*_PREDICTED, "sigma_max_sharp", "rho_pairs_guaranteed"), Cell.ANY_NUMBER),
+    **dict.fromkeys(("step", "rows", "kept"), Cell.WHOLE),
+    **dict.fromkeys(
+        ("rho", "rho_approx", "margin_correlation", "sigma", "sigma_max", "sigma_max_sharp"), Cell.ANY_NUMBER
+    ),
+    **dict.fromkeys(("overlap", "overlap_finite", "overlap_limit"), Cell.ANY_NUMBER),
+    **dict.fromkeys(("pairwise_agreement", "agreement_predicted"), Cell.ANY_NUMBER),
 }
 _OF_AN_EXIT = ("overlap_half_width", "cost", "cost_low", "cost_high", "gain", "gain_low", "gain_high", "break_even")
 
@@ -33,7 +34,7 @@ def read_readings(folder: Path) -> pd.DataFrame:
     """
     paths = sorted(folder.rglob(READINGS))
     outer = [path for path in paths if not any(other.parent in path.parents for other in paths if other != path)]
-    parts = [read_table(path, _COLUMNS).assign(group=_group(path, folder)) for path in outer]
+    parts = [read_table(path, _READING).assign(group=_group(path, folder)) for path in outer]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 

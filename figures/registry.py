@@ -93,10 +93,6 @@ ENTRIES: dict[str, Entry] = {
     )
 }
 
-RENAMED = {"variants": "differences", "live": "readings"}
-"""Old name of a figure -> its name; the old one works for one version."""
-
-
 def named(name: str) -> str:
     """The name of an entry, for its old name, too.
 
