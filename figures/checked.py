@@ -14,11 +14,11 @@ import pandas as pd
 
 
 class Missing(LookupError):
-    """Nothing was recorded. Unlike malformed results this is no error: what needs them is left out, with the reason."""
+    """Nothing was recorded; unlike malformed results this is no error: what needs it is left out, with the reason."""
 
 
 class Cell(Enum):
-    """What a column of a CSV file may hold."""
+    """The kinds of values that a column of a CSV file may hold."""
 
     TEXT = "text"
     WHOLE = "a whole number"

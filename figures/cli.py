@@ -1,4 +1,4 @@
-"""`gsgd figures`: draw what results there are."""
+"""`gsgd figures` draws what there are results for."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ exit code: 0 when all was drawn that could be, 2 for bad usage and for missing o
 
 def parser() -> argparse.ArgumentParser:
     """The options of `gsgd figures`."""
-    result = argparse.ArgumentParser(
+    arguments = argparse.ArgumentParser(
         prog="gsgd figures",
         description="Draw figures and tables from recorded results.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument("names", nargs="*", metavar="NAME", help="figures and tables (default: all)")
-    result.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    result.add_argument("--out", type=Path, metavar="DIR", help="default: the folder figures in the results")
-    result.add_argument("--format", default="png,svg", help="of figures: png, svg, pdf (default png,svg)")
-    result.add_argument("--size", default="print", choices=("print", "screen"), help="default: print")
-    result.add_argument("--list", action="store_true", help="list figures and tables, and what they are made from")
-    return result
+    arguments.add_argument("names", nargs="*", metavar="NAME", help="figures and tables (default: all)")
+    arguments.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    arguments.add_argument("--out", type=Path, metavar="DIR", help="default: the folder figures in the results")
+    arguments.add_argument("--format", default="png,svg", help="of figures: png, svg, pdf (default png,svg)")
+    arguments.add_argument("--size", default="print", choices=("print", "screen"), help="default: print")
+    arguments.add_argument("--list", action="store_true", help="list figures and tables, and what they are made from")
+    return arguments
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -114,7 +114,7 @@ def _figures(options: argparse.Namespace) -> None:
 
 
 def progress(number: int, count: int, made: str, begin: float) -> None:
-    """A line on what was made since `begin`, a time of `time.perf_counter`."""
+    """Print a line on what was made since `begin`, a time of `time.perf_counter`."""
     print(f"[{number:2}/{count}] {made:18} {time.perf_counter() - begin:4.1f} s", file=sys.stderr, flush=True)
 
 

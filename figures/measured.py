@@ -1,4 +1,4 @@
-"""What training measured of its scores, beside the formulas: the files that `gsgd diagnose` writes."""
+"""Readings and diagnoses of scores beside the formulas, from the files that `gsgd diagnose` writes."""
 
 from __future__ import annotations
 

@@ -93,6 +93,7 @@ ENTRIES: dict[str, Entry] = {
     )
 }
 
+
 def named(name: str) -> str:
     """The name of an entry, for its old name, too.
 

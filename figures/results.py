@@ -1,4 +1,4 @@
-"""The one reader of results/: what `gsgd verify`, `gsgd train` and `gsgd compare` wrote, as tables.
+"""The one reader of results/, which makes tables of what `gsgd verify`, `gsgd train` and `gsgd compare` wrote.
 
 Tables of the theory are named "theory/noise" and so on. Of the training there are six, each over all that is recorded:
 

@@ -12,7 +12,7 @@ from figures.methods import in_order, look
 from gsgd.intervals import mean_half_width
 
 MOST_CURVES = 8
-"""More in one picture would not be told apart."""
+"""More curves in one picture would not be told apart."""
 
 
 def groups_of(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -75,8 +75,8 @@ def differences(rows: pd.DataFrame, x: str, other: str = "baseline") -> pd.DataF
     return pd.DataFrame(found, columns=["method", "mean", "half_width", "runs"])
 
 
-def statement(found: pd.DataFrame, where: str) -> str:
-    """What differences to the baseline say, in one sentence.
+def sentence(found: pd.DataFrame, where: str) -> str:
+    """A sentence on differences to the baseline.
 
     Args:
         found: of `differences`.
@@ -94,7 +94,7 @@ def statement(found: pd.DataFrame, where: str) -> str:
     return f"no difference from the baseline shown {where}"
 
 
-def drawn(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
+def to_draw(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
     """(methods to draw, remarks on those that are not) of one group.
 
     A method of which a run diverged has no mean. Of too many, baseline, control and plain methods come first, then

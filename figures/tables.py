@@ -1,4 +1,4 @@
-"""Tables: the paper's numbers beside what our runs came to, and what each comparison came to.
+"""The paper's numbers beside those of our runs, and the methods of each comparison, as tables.
 
 Arguments are the tables of `Results` of these names; `runs` may have no rows. A column NAME that has intervals has a
 column NAME_half_width behind it.

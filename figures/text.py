@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 DASH = "—"
-"""Where there is no value."""
+"""The cell of a value that is not there."""
 HALF_WIDTH = "_half_width"
 
 

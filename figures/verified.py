@@ -14,7 +14,7 @@ from typing import Any
 from figures.checked import choice, field, number, read_object
 
 FILE = Path("theory") / "verify.json"
-"""In a folder of results."""
+"""Its place in a folder of results."""
 STATUSES = ("proved", "consistent", "refuted", "assumption-violated", "inconclusive")
 _HEADER: dict[str, type | tuple[type, ...]] = {
     "date": str,
@@ -55,7 +55,7 @@ class Check:
 
     @property
     def wrong_in_print(self) -> bool:
-        """Whether it refutes a sentence of the print, as it should."""
+        """True if it refutes a sentence of the print, as it should."""
         return self.claim.startswith("as printed") and self.status == "refuted" and self.as_expected
 
 
@@ -68,7 +68,7 @@ class Verified:
 
     @functools.cached_property
     def statements(self) -> list[str]:
-        """Each once, in the order of the paper."""
+        """The statements that are checked, each once, in the order of the paper."""
         return list(self.by_statement(self.checks))
 
     @functools.cached_property
@@ -98,7 +98,7 @@ class Verified:
         return [check for check in refuted if not check.wrong_in_print]
 
     def mends(self, statement: str) -> list[Check]:
-        """What holds of a statement; first what says of itself that it mends the print."""
+        """The checks of what holds of a statement; first those that say that they mend the print."""
         holding = [
             check
             for check in self.checks

@@ -1,4 +1,4 @@
-"""Validation accuracy along training, what Figures 1 and 2 have in common."""
+"""Panels of validation accuracy along training, which Figures 1 and 2 have in common."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from matplotlib.ticker import FuncFormatter
 
 from figures import style
 from figures.plots import seeds
-from figures.statistics import differences, drawn, statement
+from figures.statistics import differences, sentence, to_draw
 
 
 def panel(ax: Axes, rows: pd.DataFrame, x: str, label: str, where: str, *, width: float) -> None:
-    """Mean validation accuracy of each method against `x`, with how far seeds are apart, under what it shows.
+    """Draw each method's mean validation accuracy against `x`, and its seeds, under a sentence on the differences.
 
     Args:
         rows: evaluations of one group.
         x: the column to draw against.
         label: of the axis.
-        where: at what the statement compares the methods, such as "at equal samples".
+        where: at what the sentence compares the methods, such as "at equal samples".
         width: of the panel in printed inches.
     """
-    methods, remarks = drawn(rows)
+    methods, remarks = to_draw(rows)
     curves = [seeds.curve(ax, rows[rows["method"] == method], method, x, "val_accuracy") for method in methods]
     ax.set(xlabel=label, ylabel="validation accuracy")
     ax.set_xlim(left=0)
@@ -36,4 +36,4 @@ def panel(ax: Axes, rows: pd.DataFrame, x: str, label: str, where: str, *, width
     # Accuracy rises to the right, so that the corner below is free.
     style.note(ax, "\n".join(remarks), paled=True)
     finished = rows[rows["method"].isin(methods)]
-    style.title(ax, f"{style.group(rows)}: {statement(differences(finished, x), where)}", width=width)
+    style.title(ax, f"{style.group(rows)}: {sentence(differences(finished, x), where)}", width=width)

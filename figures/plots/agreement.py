@@ -1,4 +1,4 @@
-"""How often an early exit picks the same one of two samples: p_j of Theorem 6.2 and its bounds."""
+"""The share of pairs of which an early exit picks the same one: p_j of Theorem 6.2 and its bounds."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def draw(table: pd.DataFrame) -> Figure:
         xlim=(0, 1),
         ylim=(min(-0.02, table["value"].min()), 1.02),
     )
-    style.title(ax, _statement(curves))
+    style.title(ax, _title(curves))
     style.legend_below(figure, axes, columns=2)
     return figure
 
 
-def _statement(curves: dict[str, pd.Series]) -> str:
+def _title(curves: dict[str, pd.Series]) -> str:
     exact = curves["closed form"]
     broken = [name for name in ("Equation 14", "sharper bound") if (curves[name] > exact + 1e-12).any()]
     if broken:

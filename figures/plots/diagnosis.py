@@ -1,4 +1,4 @@
-"""Whether selection can help a model, exit by exit: what it costs, what it keeps, and how far its steps go."""
+"""The cost of selection in a model, what it keeps, and the gain of its steps, exit by exit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from figures import style
 from figures.statistics import groups_of
 
 STRETCH = 1.0
-"""How far intervals may stretch the axes beyond the values, as a share of what these span (and at least of 0.3)."""
+"""Intervals may stretch the axes so far beyond the values, as a share of what these span (and at least of 0.3)."""
 
 
 def draw(diagnosis: pd.DataFrame) -> Figure:
@@ -62,7 +62,7 @@ def draw(diagnosis: pd.DataFrame) -> Figure:
 
 
 def _places(points: dict[int, pd.DataFrame]) -> dict[int, np.ndarray]:
-    """Where each point's exits stand: side by side, or they would hide each other."""
+    """Step -> the places of its exits, which stand side by side, or they would hide each other."""
     apart = min(0.16, 0.6 / max(1, len(points)))
     middle = (len(points) - 1) / 2
     return {
@@ -84,7 +84,7 @@ def _level_marks(ax: Axes, x: np.ndarray, values: pd.Series, colour: str, label:
 
 
 def _frame(ax: Axes, rows: pd.DataFrame, name: str, label: str) -> None:
-    """Axes around the values, and around their intervals as far as there is room."""
+    """Fit the axes to the values, and to their intervals as far as there is room."""
     values = [rows[name].min(), rows[name].max()]
     if name == "gain":
         values += [1.0, float(rows["break_even"].min()), float(rows["break_even"].max())]

@@ -1,4 +1,4 @@
-"""The map of a comparison: how far each method ends from the baseline and from the random control."""
+"""Differences of each method's final accuracy to the baseline and to the random control."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def draw(summaries: pd.DataFrame) -> Figure:
                     method_rows.remark(ax, row, _why_none(entry, other))
             ax.xaxis.set_major_formatter(FuncFormatter(_signed))
             ax.set_xlabel(f"percentage points above {name}")
-            said = statement(rows, column, name)
+            said = sentence(rows, column, name)
             text = f"{style.group(rows)}: {said}" if number == 0 else said.capitalize()
             style.title(ax, text, width=width, left=0)
     return figure
@@ -49,14 +49,14 @@ def _signed(value: float, _: int) -> str:
 
 
 def in_rows(summaries: pd.DataFrame) -> pd.DataFrame:
-    """Best difference to the baseline on top; then the baseline itself and what has no difference."""
+    """The rows with the best difference to the baseline on top, and those without a difference last."""
     key = "over_baseline" if summaries["over_baseline"].notna().any() else "val_accuracy"
     order = sorted(summaries.index, key=lambda i: look(summaries.loc[i, "method"]).order)
     return summaries.loc[order].sort_values(key, ascending=False, na_position="last", kind="stable")
 
 
-def statement(rows: pd.DataFrame, column: str, name: str) -> str:
-    """How many methods are above and below, as far as their intervals tell."""
+def sentence(rows: pd.DataFrame, column: str, name: str) -> str:
+    """A sentence on how many methods are above and below, as far as their intervals tell."""
     known = rows[rows[column].notna()]
     if known.empty:
         return f"no difference to {name} was recorded"

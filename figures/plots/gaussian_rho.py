@@ -49,7 +49,7 @@ def draw(table: pd.DataFrame) -> Figure:
     right.axhline(1, color="black", linewidth=0.6 * style.scale())
     half = (style.DOUBLE_IN - 0.1) / 2
     style.title(left, _gain(both["exact"]), width=half)
-    style.title(right, _statement(share), width=half)
+    style.title(right, _title(share), width=half)
     style.legend_below(figure, axes, columns=4)
     return figure
 
@@ -60,7 +60,7 @@ def _gain(exact: pd.Series) -> str:
     return f"The largest of R = {R:,.0f} losses is {last.min():.1f} to {last.max():.0f} times the mean"
 
 
-def _statement(share: pd.Series) -> str:
+def _title(share: pd.Series) -> str:
     if (share > 1).any():
         return f"The bound exceeds the exact value by up to {share.max() - 1:.2%}: it does not hold"
     return f"Theorem 5.18's bound holds and gets {share.min():.0%} to {share.max():.0%} of the exact value"

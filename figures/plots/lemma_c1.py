@@ -37,7 +37,7 @@ def draw(table: pd.DataFrame) -> Figure:
     style.note(near, r"shaded: $\sigma \leq 1/(2\sqrt{2})$")
     far.set(xlim=(0, curve.index.max()))
     half = (style.DOUBLE_IN - 0.1) / 2
-    style.title(near, _statement(inside), width=half)
+    style.title(near, _title(inside), width=half)
     crossing = where_it_reaches(curve, PRINTED)
     if crossing is not None:
         far.axvline(crossing, color=style.GREY, linewidth=0.8 * style.scale())
@@ -54,7 +54,7 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def where_it_reaches(curve: pd.Series, level: float) -> float | None:
-    """Where a growing curve first reaches `level`, linear between its points; None if nowhere."""
+    """The place where a growing curve first reaches `level`, linear between its points; None if it never does."""
     reached = np.flatnonzero(curve.to_numpy() >= level)
     if len(reached) == 0:
         return None
@@ -64,7 +64,7 @@ def where_it_reaches(curve: pd.Series, level: float) -> float | None:
     return float(np.interp(level, curve.iloc[last - 1 : last + 1], curve.index[last - 1 : last + 1]))
 
 
-def _statement(inside: pd.Series) -> str:
+def _title(inside: pd.Series) -> str:
     if inside.max() > PRINTED:
         return f"0.72 is too small: the ratio reaches {inside.max():.4f}"
     if inside.max() > BEST:

@@ -1,4 +1,4 @@
-"""Rows of values with 95% intervals, one a method, labelled once: what comparisons of many methods are drawn with."""
+"""Rows of values with 95% intervals, one a method, for comparisons of many methods."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def rows(
     shown: tuple[float, float],
     number: Callable[[float], str] = "{:.3g}".format,
 ) -> None:
-    """A mark with its interval in the row of each method; hollow without an interval, nothing for NaN.
+    """Draw a mark with its interval in the row of each method; hollow without an interval, nothing for NaN.
 
     An interval that leaves the axes ends there in an arrow, with its half-width as a number.
 
@@ -126,7 +126,7 @@ def _cut(ax: Axes, row: int, right: bool, shown: tuple[float, float], text: str,
 
 
 def label(ax: Axes, methods: Sequence[str]) -> None:
-    """The methods' names beside their rows, the first one on top."""
+    """Write the methods' names beside their rows, the first one on top."""
     ax.set_yticks(range(len(methods)), [_name(method) for method in methods])
     ax.set_ylim(len(methods) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
@@ -144,5 +144,5 @@ def _name(method: str) -> str:
 
 
 def remark(ax: Axes, row: int, text: str) -> None:
-    """Words in the row of a method that has no value."""
+    """Write words into the row of a method that has no value."""
     style.note(ax, text, x=0.02, y=row, transform=ax.get_yaxis_transform(), ha="left", va="center", paled=True)

@@ -1,4 +1,4 @@
-"""What noisy losses cost: p(sigma) of Theorem 5.15 against exact worst cases of three noise laws."""
+"""The cost of noisy losses: p(sigma) of Theorem 5.15 against exact worst cases of three noise laws."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def draw(table: pd.DataFrame) -> Figure:
     ax.set_ylim(min(0.48, table["value"].min() - 0.02), 1.01)
     shaded = r"shaded: $\sigma \leq 1/(2\sqrt{2})$, where Theorem 5.15 speaks"
     style.note(ax, shaded, x=0.01, ha="left")
-    style.title(ax, _statement(curves))
+    style.title(ax, _title(curves))
     style.legend_below(figure, axes, columns=2)
     return figure
 
 
-def _statement(curves: dict[str, pd.Series]) -> str:
+def _title(curves: dict[str, pd.Series]) -> str:
     worst = pd.concat([curve for name, curve in curves.items() if name.startswith("exact")], axis=1).min(axis=1)
     gaps = {name: (worst - curves[name]).dropna() for name in ("p", "p_sharp")}
     broken = [name for name, gap in gaps.items() if (gap < -1e-12).any()]

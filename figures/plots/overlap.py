@@ -1,4 +1,4 @@
-"""What an early exit keeps of the better half of a batch: overlap against beta."""
+"""The share of the better half of a batch that an early exit keeps, against beta."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def draw(table: pd.DataFrame) -> Figure:
         style.simulated(bottom, rows, beside, y=gap, colour=colour, marker=marker)
     top.set(ylabel="overlap of the top halves", ylim=(min(0.48, limit.min()), 1.02))
     bottom.set(xlabel=r"correlation $\beta_j$ of early and full margins", ylabel="minus limit", xlim=(0, 1))
-    style.title(top, _statement(limit, batches))
+    style.title(top, _title(limit, batches))
     style.legend_below(figure, axes, columns=2)
     return figure
 
@@ -47,7 +47,7 @@ def batch_sizes(table: pd.DataFrame) -> dict[int, pd.DataFrame]:
     return dict(sorted(found.items()))
 
 
-def _statement(limit: pd.Series, batches: dict[int, pd.DataFrame]) -> str:
+def _title(limit: pd.Series, batches: dict[int, pd.DataFrame]) -> str:
     high = limit.index[limit >= 0.8]
     need = (
         f"Keeping 80% of the top half takes $\\beta$ ≥ {high.min():.2f}"

@@ -1,4 +1,4 @@
-"""Scores during training beside what the theorems say of them: overlap, agreement, selected losses and noise."""
+"""Readings of the scores during training beside the theorems: overlap, agreement, selected losses and noise."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from figures.plots import seeds
 from figures.statistics import MOST_CURVES, band, groups_of, mean_and_half_width
 
 WIDEST_GAP = 0.12
-"""Of beta, over which a curve goes on in a straight line."""
+"""The widest gap of beta over which a curve goes on in a straight line."""
 MOST_POINTS = 300
-"""Readings of a method that are drawn one by one; of more, every second, third, ..."""
+"""So many readings of a method are drawn one by one; of more, every second, third, ..."""
 MOST_PLACES = 40
-"""Along a run; the readings of more steps are averaged in as many intervals."""
+"""Readings of a run at more steps are averaged in as many intervals."""
 LAWS, LAW_LINES = ("Gaussian margins", "Gaussian margins, large batch"), ("-", (0, (1.2, 1.2)))
 LEVELS = (
     ("sigma_max", (0, (4, 2)), "largest noise, Corollary 5.16"),
@@ -29,11 +29,11 @@ LEVELS = (
 )
 """Noise below which the corollary promises a gain."""
 PRINTED_LIMIT = np.sqrt(2) / 4
-"""Of sigma in Theorem 5.15, and so in the proof of Corollary 5.16 as printed."""
+"""The largest sigma of Theorem 5.15, and so of the proof of Corollary 5.16 as printed."""
 
 
 def draw(readings: pd.DataFrame) -> Figure:
-    """What was measured of the scores beside the formulas, four panels a group (Theorems 5.15, 6.2, Corollary 5.16).
+    """Measurements of the scores beside the formulas, four panels a group (Theorems 5.15, 6.2, Corollary 5.16).
 
     The overlap with the exact top rows and the share of pairs ordered alike against the measured correlation beta of
     the margins; the selected rows' mean loss and the noise along training. Methods whose score is the exact loss are
@@ -89,7 +89,7 @@ def averaged(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _against_beta(ax: Axes, rows: pd.DataFrame, methods: Sequence[str], measured: str, laws: tuple[str, ...]) -> str:
-    """Readings, means and the law against beta; says in words how far they are from it."""
+    """Draw readings, means and the law against beta; returns in words how far they are from it."""
     apart: dict[str, tuple[float, float]] = {}
     for method in methods:
         of_method = rows[(rows["method"] == method) & rows["margin_correlation"].notna() & rows[measured].notna()]

@@ -1,4 +1,4 @@
-"""A method's curve and how far its seeds are apart: a 95% band, or the runs themselves where they are too few."""
+"""A method's curve, with a 95% band, or with the runs themselves where they are too few for one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from figures.statistics import band
 FEWEST_FOR_A_BAND = 3
 """Of two runs an interval is 12.7 standard errors to each side: a band of it would only fill the panel."""
 ROOM = 0.3
-"""How far beyond the curves bands may stretch the axes, as a share of what the curves span."""
+"""Bands may stretch the axes so far beyond the curves, as a share of what the curves span."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What is drawn of one method: the range of its means and runs, the range of its band (the same without one)."""
+    """The ranges of a method's means and runs, and of its band (the same without one)."""
 
     method: str
     runs: int
@@ -72,7 +72,7 @@ def limits(drawn: Iterable[Drawn]) -> tuple[float, float]:
 
 
 def remark(drawn: Iterable[Drawn], shown: tuple[float, float]) -> str:
-    """How many seeds there are, how their spread is drawn, and whether bands leave the axes.
+    """A remark on how many seeds there are, how their spread is drawn, and whether bands leave the axes.
 
     Args:
         shown: the range of the axes.

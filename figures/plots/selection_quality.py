@@ -1,4 +1,4 @@
-"""How well scores picked the rows that exact losses would have picked, over training."""
+"""The overlap of picked rows with those that exact losses would have picked, over training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from figures import style
 from figures.checked import Missing
 from figures.methods import in_order, labels_in_order, look
 from figures.plots import seeds
-from figures.statistics import drawn, groups_of
+from figures.statistics import groups_of, to_draw
 
 MEASURES = (("overlap", "overlap with the exact top rows"), ("rank_correlation", "rank correlation with exact losses"))
 
@@ -38,7 +38,7 @@ def draw(evaluations: pd.DataFrame) -> Figure:
     figure, axes = style.new(len(groups), 2, width=style.DOUBLE_IN, height=2.4 * len(groups) + 0.7)
     for panels, rows in zip(axes, groups.values(), strict=True):
         exact = exact_ones(rows)
-        methods, remarks = drawn(rows[~rows["method"].isin(exact[1:])])
+        methods, remarks = to_draw(rows[~rows["method"].isin(exact[1:])])
         if len(exact) > 1:
             others = "another" if len(exact) == 2 else f"{len(exact) - 1} more"
             remarks.append(f"exact as {look(exact[0]).brief}: {others}")
@@ -46,7 +46,7 @@ def draw(evaluations: pd.DataFrame) -> Figure:
             found = _panel(ax, rows, methods, measure, remarks if number == 0 else [])
             ax.set(xlabel="backpropagated samples", ylabel=label)
             ends = {each.method: each.last for each in found}
-            style.title(ax, f"{style.group(rows)}: {_statement(ends, measure)}", width=style.DOUBLE_IN / 2)
+            style.title(ax, f"{style.group(rows)}: {_title(ends, measure)}", width=style.DOUBLE_IN / 2)
     style.legend_below(figure, axes, columns=4, order=labels_in_order(scored["method"]))
     return figure
 
@@ -60,10 +60,10 @@ def exact_ones(rows: pd.DataFrame) -> list[str]:
 def _panel(
     ax: Axes, rows: pd.DataFrame, methods: Sequence[str], measure: str, remarks: Sequence[str]
 ) -> list[seeds.Drawn]:
-    recorded = {method: rows[(rows["method"] == method) & rows[measure].notna()] for method in methods}
+    measured = {method: rows[(rows["method"] == method) & rows[measure].notna()] for method in methods}
     found = [
         seeds.curve(ax, of_method, method, "backprop_samples", measure)
-        for method, of_method in recorded.items()
+        for method, of_method in measured.items()
         if len(of_method)
     ]
     chance = sorted(rows[rows["method"].isin(methods)]["keep"].unique()) if measure == "overlap" else [0.0]
@@ -81,7 +81,7 @@ def _panel(
     return found
 
 
-def _statement(ends: dict[str, float], measure: str) -> str:
+def _title(ends: dict[str, float], measure: str) -> str:
     if not ends:
         return "not recorded"
     best, worst = max(ends, key=lambda m: ends[m]), min(ends, key=lambda m: ends[m])

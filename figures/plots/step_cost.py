@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, and what selection adds to it."""
+"""The parts of a training step's time, and the price that selection adds to it."""
 
 from __future__ import annotations
 

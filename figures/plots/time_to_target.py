@@ -1,4 +1,4 @@
-"""What it took each method to reach the comparison's target accuracy."""
+"""The time and samples that each method took to the comparison's target accuracy."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def draw(summaries: pd.DataFrame) -> Figure:
     for panels, rows in zip(axes, reached, strict=False):
         _panels(panels, rows)
         target = f"target {rows['target'].iloc[0]:.1%}"
-        style.title(panels[0], f"{style.group(rows)}, {target}: {_statement(rows)}", width=width, left=0)
+        style.title(panels[0], f"{style.group(rows)}, {target}: {_title(rows)}", width=width, left=0)
     if told:
         place = axes[-1][0]
         place.set_axis_off()
@@ -97,7 +97,7 @@ def _panel(ax: Axes, rows: pd.DataFrame, column: str, label: str, scale: float, 
     ax.set_xlabel(label)
 
 
-def _statement(rows: pd.DataFrame) -> str:
+def _title(rows: pd.DataFrame) -> str:
     reached = rows["seconds_to_target"].dropna()
     if len(reached) == 1:
         return f"only {look(str(reached.index[0])).brief} got there in every run"

@@ -1,4 +1,4 @@
-"""What keeping the k largest of B losses gains, against the share that is kept."""
+"""The gain of keeping the k largest of B losses, against the share that is kept."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def draw(table: pd.DataFrame) -> Figure:
     ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
-    style.title(ax, _statement(rho, limit))
+    style.title(ax, _title(rho, limit))
     style.legend_below(figure, axes, columns=3)
     return figure
 
 
-def _statement(rho: pd.DataFrame, limit: pd.Series) -> str:
+def _title(rho: pd.DataFrame, limit: pd.Series) -> str:
     at_half = rho[np.isclose(rho["keep"], 0.5)].set_index("B")["value"].sort_index()
     if at_half.empty:
         return "The fewer of a batch are kept, the larger their mean loss"

@@ -49,7 +49,7 @@ def draw(table: pd.DataFrame) -> Figure:
     # The bounds start far above: what matters is where they come down to the runs.
     ax.set(xscale="log", yscale="log", xlabel="iterations $K$", ylabel="$F$(average iterate)")
     ax.set_ylim(top=12 * highest)
-    style.title(ax, _statement(simulated, float(crossing["K"]), float(table["K"].max())))
+    style.title(ax, _title(simulated, float(crossing["K"]), float(table["K"].max())))
     style.legend_below(figure, axes, columns=2)
     return figure
 
@@ -69,7 +69,7 @@ def where_they_cross(first: pd.Series, second: pd.Series) -> float | None:
     return float(np.exp(np.log(K[left]) + share * (np.log(K[left + 1]) - np.log(K[left]))))
 
 
-def _statement(simulated: float | None, bounds: float, last: float) -> str:
+def _title(simulated: float | None, bounds: float, last: float) -> str:
     if simulated is None:
         return f"The bounds cross at K = {bounds:,.0f}; the runs do not up to K = {last:,.0f}"
     return f"GSGD leads until K = {simulated:,.0f}, then SGD does; the bounds put it at K = {bounds:,.0f}"

@@ -1,4 +1,4 @@
-"""How loose the convergence bounds are: bound over worst case, by semidefinite programs."""
+"""The looseness of the convergence bounds: bound over worst case, by semidefinite programs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def draw(table: pd.DataFrame) -> Figure:
     for _, label, line, filled in BOUNDS:
         face = {} if filled else {"markerfacecolor": "white"}
         first.plot([], [], color="black", marker="o", linestyle=line, label=label, **face)
-    style.headline(figure, _statement(factors))
+    style.headline(figure, _title(factors))
     style.legend_below(figure, axes, columns=len(looks) + len(BOUNDS))
     return figure
 
@@ -93,7 +93,7 @@ def _panel(ax: Axes, factors: pd.DataFrame, looks: dict[int, tuple[str, str]]) -
 
 
 def _settings(rows: pd.DataFrame) -> str:
-    """What the lines of a panel are, such as "n = 2, 3, rho = 1, 1.2"."""
+    """The settings of a panel's lines, such as "n = 2, 3, rho = 1, 1.2"."""
     told = []
     for column, symbol, usual in (("n", "n", None), ("rho", r"\rho", 1.0), ("sigma", r"\sigma", 0.0)):
         values = sorted(rows[column].unique())
@@ -102,7 +102,7 @@ def _settings(rows: pd.DataFrame) -> str:
     return "; ".join(told)
 
 
-def _statement(factors: pd.DataFrame) -> str:
+def _title(factors: pd.DataFrame) -> str:
     broken = [label for column, label, *_ in BOUNDS if (factors[column] < 1 - 1e-6).any()]
     if broken:
         return f"The worst case exceeds the {' and the '.join(broken).replace('as printed', 'printed bound')}: no bound"

@@ -1,4 +1,4 @@
-"""`gsgd report`: one page of all recorded results."""
+"""`gsgd report` writes one page of all recorded results."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ exit code: 0 when the page was written, 2 for bad usage and for missing or malfo
 
 def parser() -> argparse.ArgumentParser:
     """The options of `gsgd report`."""
-    result = argparse.ArgumentParser(
+    arguments = argparse.ArgumentParser(
         prog="gsgd report",
         description="Make one self-contained page of HTML of recorded results.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    result.add_argument("--out", type=Path, metavar="DIR", help="default: the folder of the results")
-    return result
+    arguments.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    arguments.add_argument("--out", type=Path, metavar="DIR", help="default: the folder of the results")
+    return arguments
 
 
 def main(arguments: Sequence[str]) -> int:

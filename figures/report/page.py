@@ -60,7 +60,7 @@ def make(folder: Path, progress: Callable[[int, int, str, float], None] = lambda
 
 
 def environment() -> jinja2.Environment:
-    """What the templates of this folder are rendered with; all text is escaped."""
+    """The templates of this folder with their filters and constants; all text is escaped."""
     here = Path(__file__).parent
     found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(here),

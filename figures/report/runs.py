@@ -1,4 +1,4 @@
-"""Comparisons and runs: what made the numbers of the training, each with an anchor to link to."""
+"""Comparisons and runs, which made the numbers of the training."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _OF_NO_NOTE = (
 
 @dataclass(frozen=True)
 class Training:
-    """What was trained.
+    """All runs and comparisons of a folder of results.
 
     Attributes:
         runs: the table "runs".
@@ -62,7 +62,7 @@ class Training:
         return [group for group in self.runs["group"] if group not in self.comparisons]
 
     def told(self, key: str, length: int | None = None) -> list[str]:
-        """What headers have under a key, cut to so many characters, each once."""
+        """The values of a key in all headers, cut to so many characters, each once."""
         headers = [*self.runs["header"], *self.comparisons.values()]
         return sorted({str(header[key])[:length] for header in headers if header.get(key)})
 
@@ -81,7 +81,7 @@ class Training:
                 yield group, int((rows["status"] == "finished").sum()), planned
 
     def rows(self, group: str) -> list[dict[str, Any]]:
-        """What the page says of each run of a group: its row of `runs`, label, share of scoring, and changes."""
+        """The row of `runs` of each run of a group, with its label, share of scoring, and changes."""
         base = self.comparisons.get(group, {}).get("config")
         found = []
         for run in self.runs[self.runs["group"] == group].to_dict("records"):
@@ -113,7 +113,7 @@ def read(results: Results) -> Training:
 
 
 def _check_header(content: Mapping[str, Any], path: Path) -> None:
-    """All that is shown of a header must be what it should be; older ones may lack some of it."""
+    """Check all that is shown of a header; older ones may lack some of it."""
     for key, _, kinds in HEADER_ENTRIES:
         if key in content:
             checked.field(content, key, kinds, path)

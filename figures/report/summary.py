@@ -1,4 +1,4 @@
-"""What the finished comparisons come to: which methods end above or below others, as far as intervals tell."""
+"""Differences of methods in the finished comparisons, as far as intervals tell."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Differences:
 
     @property
     def count(self) -> int:
-        """How many methods there are."""
+        """The number of methods."""
         return len(self.above) + len(self.below) + len(self.unsure) + len(self.alone)
 
 
 def comparisons(summaries: pd.DataFrame | None, training: Training) -> list[dict[str, Any]]:
-    """What the page says of each finished comparison.
+    """The budget, seeds, differences and diverged methods of each finished comparison.
 
     Args:
         summaries: the table of that name; None where no comparison is finished.
@@ -76,7 +76,7 @@ def comparisons(summaries: pd.DataFrame | None, training: Training) -> list[dict
 
 
 def against(rows: pd.DataFrame, column: str, other: str, training: Training) -> Differences:
-    """How the methods of a comparison differ from one of them.
+    """Differences of the methods of a comparison to one of them.
 
     Args:
         rows: of the table "summaries", of one comparison.

@@ -1,4 +1,4 @@
-"""How names and numbers are written on the page: the filters of its templates."""
+"""Names and numbers as the page writes them: the filters of its templates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def anchor(name: str, kind: str) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """ "1 check", "2 checks"."""
+    """A count with its noun, such as "1 check" and "2 checks"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 

@@ -99,16 +99,14 @@ def test_what_differences_say():
     def found(*rows):
         return pd.DataFrame(rows, columns=["method", "mean", "half_width", "runs"])
 
-    assert statistics.statement(found(), "here") == "there is no baseline to compare with"
+    assert statistics.sentence(found(), "here") == "there is no baseline to compare with"
     one = found(("loss@1", 0.1, math.nan, 1))
-    assert statistics.statement(one, "here") == "one seed each, so luck may be all there is to see"
-    assert "no difference" in statistics.statement(found(("loss@1", 0.1, 0.2, 3)), "here")
+    assert statistics.sentence(one, "here") == "one seed each, so luck may be all there is to see"
+    assert "no difference" in statistics.sentence(found(("loss@1", 0.1, 0.2, 3)), "here")
     both = found(("loss@1", 0.1, 0.05, 3), ("random", -0.2, 0.1, 3), ("entropy@1", 0.0, 0.1, 3))
-    assert (
-        statistics.statement(both, "here") == "loss at exit 1 above the baseline, random rows below the baseline here"
-    )
+    assert statistics.sentence(both, "here") == "loss at exit 1 above the baseline, random rows below the baseline here"
     many = found(*((f"loss@{i}", 0.1, 0.05, 3) for i in (1, 2, 3)))
-    assert statistics.statement(many, "here") == "loss at exit 1 and 2 more above the baseline here"
+    assert statistics.sentence(many, "here") == "loss at exit 1 and 2 more above the baseline here"
 
 
 # ---- Figures 1 and 2 ----
