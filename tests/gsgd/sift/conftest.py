@@ -41,7 +41,7 @@ def _one_thread():
 @pytest.fixture(autouse=True)
 def _torchs_own_draws(request, monkeypatch):
     """Scoring draws masks by torch's own operation, so that a reference from the same seed has the same ones."""
-    if not request.module.__name__.endswith("test_cpu_kernels"):
+    if not request.module.__name__.endswith("test_any_model"):
         monkeypatch.setattr("gsgd.sift.shared_forward.recording.is_slow_draw", lambda *_: False)
 
 

@@ -15,6 +15,7 @@ import logging
 import os
 import sys
 import traceback
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -30,7 +31,7 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from gsgd.sift import Sift
+from gsgd.sift import Sift, reuse_trial
 from gsgd.sift.shared_forward import recording as recording_module
 
 RANKS = 2
@@ -268,6 +269,22 @@ def sharing_the_forward_pass_changes_nothing(rank):
         # Six in each of four layers, of which the first two are shared but for three behind the exit's attention, and
         # the head's two.
         assert products == [2 * 6 + 3 + 2, 4 * 6 + 2], products
+
+
+def ranks_decide_alike_and_at_once_whether_to_share(rank):
+    """By its own times rank 1 would decide otherwise; at two steps, the deciding one among them, it selects nothing."""
+    model = classifier(torch.float32)
+    for quicker in (True, False):
+        sift, now, decisions = Sift(model, exit_layer=2, reuse="auto"), 0.0, []
+        for step in range(reuse_trial.STEPS + 2):
+            alone = rank == 1 and step in (3, reuse_trial.STEPS)
+            with mock.patch.object(reuse_trial, "_now", lambda device, now=now: now):
+                sift.choose(rows_of(rank, step, rows=1 if alone else 8))
+            assert sift.last.selected != alone
+            now += 1.0 if sift.reuse_trial.shares == (quicker if rank == 0 else not quicker) else 2.0
+            decisions.append(sift.reuse_trial.decision)
+        assert decisions == [None] * reuse_trial.STEPS + [quicker] * 2
+        assert sift.totals.sharing.startswith("shared" if quicker else "two passes: it was timed")
 
 
 def sharded_models_make_two_passes(rank):

@@ -86,8 +86,6 @@ def test_the_steps_are_the_eager_ones_and_compiled_once(case, on_a_device, build
         monkeypatch.setattr(host, "holds", lambda array: False)
     name = case.split(",")[0]
     model = build(name, dropout=0.1)
-    # Else transformers warns that it takes this one, and a graph ends where something is logged.
-    model.loss_type = "ForCausalLM" if name == "gpt2" else getattr(model, "loss_type", None)
     eager, compiled = pair(model, exit_layer=2, **CASES[case])
     made = []
     for seed in range(5):
@@ -117,6 +115,19 @@ def test_a_step_that_does_not_select_runs_the_compiled_model(build, make_batch):
     before = counter.frame_count
     sift(**make_batch("bert-mlm"))
     assert counter.frame_count == before, "evaluation is the model's own"
+
+
+def test_what_is_logged_once_ends_no_graph(build, make_batch):
+    """GPT-2's loss says that it takes the usual one; the user's own setting is what it was."""
+    counter, before = CompileCounterWithBackend(BACKEND), dynamo.config.ignore_logger_methods
+    sift = Sift(build("gpt2", n_layer=1), compile=BACKEND, score="random")
+    sift._compiled.backend = counter
+    batch = make_batch("gpt2")
+    del batch["attention_mask"]  # models read it to see whether there is padding
+    sift(**batch).loss.backward()
+    assert counter.frame_count == 1
+    assert not dynamo.utils.counters["graph_break"]
+    assert dynamo.config.ignore_logger_methods == before == set()
 
 
 def test_two_engines_on_one_model_do_not_take_each_others_positions(build, make_batch):

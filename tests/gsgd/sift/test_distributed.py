@@ -112,6 +112,7 @@ def pair(tmp_path_factory):
         "accumulation_with_no_sync",
         "state_is_per_rank",
         "sharing_the_forward_pass_changes_nothing",
+        "ranks_decide_alike_and_at_once_whether_to_share",
         "sharded_models_make_two_passes",
         "global_scope_is_one_selection_over_all_batches",
         "random_rule_agrees_over_all_ranks_only_if_they_select_together",
