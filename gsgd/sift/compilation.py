@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gsgd.sift.options import SiftOptions, nearest
 from gsgd.sift.scoring_pass.labels import LabelReading
+from gsgd.sift.wrappers import innermost
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ class CompiledScoring:
         if reading.below is None:
             return self.parts.setdefault(key, Compiled(view, name, self.backend))
         path, _, last = reading.below.rpartition(".")
-        owner = view.get_submodule(path)
+        owner = innermost(view).get_submodule(path)  # FSDP may be around PEFT
         compiled = self.parts.setdefault(key, Compiled(owner._modules[last], name, self.backend))  # type: ignore[arg-type]
         owner._modules[last] = compiled
         return view

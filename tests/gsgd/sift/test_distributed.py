@@ -130,6 +130,7 @@ def pair(tmp_path_factory):
         "a_rank_without_labels_is_an_error_on_every_rank_that_shards",
         "fsdp_and_the_exit_protocol",
         "fsdp_and_peft",
+        pytest.param("fsdp_peft_compile_and_a_labelled_head", marks=pytest.mark.slow),
         "fsdp_around_compile_is_refused",
         "compile_around_fsdp",
     ],
