@@ -144,7 +144,8 @@ def test_scenario(pair, scenario):
 
 def test_a_rank_that_raises_ends_the_job():
     """on_bad_scores="raise" per rank: rank 0 waits in its backward pass, until torchrun ends it. No hang."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(WORKER)]
+    raising = str(WORKER.with_name("raising_worker.py"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", raising]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment())
     assert done.returncode != 0
     assert "ValueError: scores[1] is nan at step 1: scores must be finite" in done.stderr

@@ -4,6 +4,7 @@ The runs are processes, killed by SIGKILL. This file run as a script imports the
 per run, before torch has computed anything.
 """
 
+import gc
 import json
 import logging
 import os
@@ -170,6 +171,8 @@ def fork(*args, **kwargs):
 
 
 def main(base):
+    # Each run begins with a collection of garbage, which takes longer than its steps where all modules are searched.
+    gc.freeze()
     codes = {"whole": fork(base / "whole", False)}
     for name, kill in KILLED.items():
         folder = base / name
