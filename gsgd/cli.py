@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from gsgd import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "reproduce": ("gsgd.reproduce.cli", "all of it, resumable: checks, small comparisons, figures, the report"),
+    "reproduce": ("gsgd.reproduce", "all of it, resumable: checks, small comparisons, figures, the report"),
     "verify": ("theory.cli", "check every statement of the paper and print what holds, and how tightly"),
     "train": ("training.cli", "train BERT or ResNet, with or without selection, by a configuration"),
     "compare": ("training.cli_compare", "train several methods on one budget and report with intervals"),
