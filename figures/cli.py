@@ -12,13 +12,14 @@ from typing import Any
 
 EXAMPLES = """\
 examples:
-  gsgd figures                                  all that results/ has the data for, into results/figures/
+  gsgd figures                                  all that there is data for, into results/figures/
   gsgd figures figure_1 table_2                 these
   gsgd figures --format svg,pdf --out paper/    for print
   gsgd figures --size screen --format png       larger, for slides
   gsgd figures --list                           what there is, and from what it is made
 
-Results come from `gsgd verify` (the theory's), `gsgd train` and `gsgd compare`. A figure whose data is not there is
+Results come from `gsgd verify` (the theory's), `gsgd train` and `gsgd compare`: what was made here (results/) comes
+before what the project recorded (recorded/), and it is said which is which. A figure whose data is not there is
 left out and listed with the reason; if it was asked for by name, that is an error. In tables the paper's own numbers
 stand beside ours and are called the paper's; a dash is what was not run. The same results make the same SVG, byte for
 byte.
@@ -36,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     result.add_argument("names", nargs="*", metavar="NAME", help="figures and tables (default: all)")
-    result.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    result.add_argument("--results", type=Path, metavar="DIR", help="this folder alone (default: results and recorded)")
     result.add_argument("--out", type=Path, metavar="DIR", help="default: the folder figures in the results")
     result.add_argument("--format", default="png,svg", help="of figures: png, svg, pdf (default png,svg)")
     result.add_argument("--size", default="print", choices=("print", "screen"), help="default: print")
@@ -67,11 +68,7 @@ def _figures(options: argparse.Namespace) -> int:
             print(f"{'':26} from {', '.join((*entry.needs, *(f'{name} if any' for name in entry.takes)))}")
         return 0
     formats = _formats(options.format)
-    if not options.results.is_dir():
-        raise ValueError(
-            f"there is no folder {options.results}: gsgd verify, gsgd train and gsgd compare write results"
-        )
-    results = Results(options.results)
+    results = Results.of(options.results)
     # All is read before anything is drawn: malformed results stop it with nothing half replaced.
     ready: list[tuple[Any, list[Any]]] = []
     left_out: list[tuple[str, str]] = []
@@ -80,7 +77,7 @@ def _figures(options: argparse.Namespace) -> int:
             ready.append((entry, entry.read(results)))
         except Missing as missing:
             left_out.append((entry.name, str(missing.args[0])))
-    folder = options.out or options.results / "figures"
+    folder = options.out or results.folder / "figures"
     written: list[Path] = []
     for number, (entry, tables) in enumerate(ready, start=1):
         begin = time.perf_counter()
@@ -95,6 +92,9 @@ def _figures(options: argparse.Namespace) -> int:
         print(f"[{number:2}/{len(ready)}] {entry.name:18} {kinds:12} {seconds:4.1f} s", file=sys.stderr, flush=True)
     for path in written:
         print(path)
+    if len(results.folders) > 1:
+        for origin, names in results.by_origin().items():
+            print(f"{origin}: {', '.join(names)}", file=sys.stderr)
     if left_out:
         print(f"left out ({len(left_out)}):", file=sys.stderr)
         for name, reason in left_out:

@@ -8,6 +8,9 @@ Tables of the theory are named "theory/noise" and so on. Of the training there a
     costs        one row a method of a comparison: the measured prices of its steps
     live         one row a reading of a run's scores, beside what the formulas say
     diagnosis    one row an exit at a point of a diagnosis
+
+Two folders are read together: what was made here, and what the project recorded. A result is a folder (the theory, a
+comparison, a run, a diagnosis), and one that was made here hides the project's of the same name.
 """
 
 from __future__ import annotations
@@ -21,8 +24,10 @@ from typing import Any
 import pandas as pd
 
 from figures.checked import Cell, Missing, choice, field, read_object, read_table
-from figures.measured import read_diagnoses, read_live
+from figures.measured import DIAGNOSIS, LIVE, read_diagnoses, read_live
 
+OWN, RECORDED = Path("results"), Path("recorded")
+"""Folders of what commands make here, and of what the project recorded, where it is a checkout."""
 STATUSES = ("finished", "running", "interrupted", "diverged")
 HEADER, COMPARE, EVALUATIONS, SUMMARY = "header.json", "compare.json", "evaluations.csv", "summary.csv"
 
@@ -97,10 +102,58 @@ _NOT_A_VARIANT = ("seed", "label", "test", "cache_dir", "tensorboard", "checkpoi
 
 
 class Results:
-    """Recorded results in a folder, read when they are asked for."""
+    """Results in a folder, and behind them those that the project recorded, read when they are asked for."""
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, recorded: Path | None = None):
         self.folder = Path(folder)
+        self.folders = [self.folder] if recorded is None else [self.folder, recorded]
+
+    @classmethod
+    def of(cls, given: Path | None) -> Results:
+        """The results in the folder given; by default what was made here and what the project recorded.
+
+        Raises:
+            ValueError: if there is no such folder.
+        """
+        results = cls(OWN, RECORDED) if given is None else cls(given)
+        if not any(folder.is_dir() for folder in results.folders):
+            raise ValueError(
+                f"there is no folder {results.folder}: gsgd verify, gsgd train and gsgd compare write results"
+            )
+        return results
+
+    @property
+    def theory(self) -> Path:
+        """The folder of what `gsgd verify` wrote."""
+        there = [folder / "theory" for folder in self.folders if (folder / "theory").is_dir()]
+        return there[0] if there else self.folder / "theory"
+
+    def found(self, name: str) -> dict[str, Path]:
+        """Folder in the results -> its file of that name; what was made here first."""
+        found: dict[str, Path] = {}
+        for folder in self.folders:
+            for path in sorted(folder.rglob(name)):
+                place = path.parent.relative_to(folder)
+                hidden = any((self.folder / outer / COMPARE).exists() for outer in (place, *place.parents))
+                if folder == self.folder or not hidden:
+                    found.setdefault(place.as_posix(), path)
+        return found
+
+    def origins(self) -> dict[str, str]:
+        """Folder in the results -> "recorded by the project" or "made here on" a date: the theory, each header."""
+        files = {"theory": self.theory / "verify.json"}
+        for name in (DIAGNOSIS, HEADER, COMPARE):
+            files |= self.found(name)
+        return {place: _origin(path) for place, path in files.items() if path.parent.is_dir()}
+
+    def by_origin(self) -> dict[str, list[str]]:
+        """Who made what is there -> the names of what they made: the theory, comparisons and single runs."""
+        names: dict[str, list[str]] = {}
+        comparisons = self.found(COMPARE)
+        for place, origin in self.origins().items():
+            if not any(outer.as_posix() in comparisons for outer in Path(place).parents):
+                names.setdefault(origin, []).append(place)
+        return names
 
     def table(self, name: str) -> pd.DataFrame:
         """The table of that name, with at least one row.
@@ -139,13 +192,13 @@ class Results:
             "runs": self.runs_if_any,
             "summaries": self._summaries,
             "costs": self._costs,
-            "live": lambda: read_live(self.folder),
-            "diagnosis": lambda: read_diagnoses(self.folder),
+            "live": lambda: read_live(self.found(LIVE)),
+            "diagnosis": lambda: read_diagnoses(self.found(DIAGNOSIS)),
         }
 
     def _theory(self, name: str) -> pd.DataFrame:
         columns, quantities = THEORY[name]
-        path = self.folder / "theory" / f"{name}.csv"
+        path = self.theory / f"{name}.csv"
         try:
             found = read_table(path, columns)
         except Missing as missing:
@@ -160,11 +213,11 @@ class Results:
     def _comparisons(self) -> list[tuple[str, Path, dict[str, Any]]]:
         """(name, folder, content of compare.json) of each comparison."""
         found = []
-        for path in sorted(self.folder.rglob(COMPARE)):
+        for place, path in self.found(COMPARE).items():
             content = read_object(path)
             for name, kinds in (("name", str), ("config.budget", str), ("methods", list), ("step_costs", dict)):
                 field(content, name, kinds, path)
-            found.append((path.parent.relative_to(self.folder).as_posix(), path.parent, content))
+            found.append((place, path.parent, content))
         return found
 
     @functools.cached_property
@@ -180,7 +233,7 @@ class Results:
         beneath = [folder for _, folder, _ in self._comparisons]
         single = [
             _read_run(path)
-            for path in sorted(self.folder.rglob(HEADER))
+            for path in self.found(HEADER).values()
             if not any(folder in path.parents for folder in beneath)
         ]
         _tell_apart([row for _, row, _ in single])
@@ -226,6 +279,14 @@ class Results:
                 }
                 rows.append({"group": name, "method": method, **costs})
         return pd.DataFrame(rows)
+
+
+def _origin(path: Path) -> str:
+    if RECORDED in path.parents:
+        return "recorded by the project"
+    content = read_object(path) if path.exists() else {}
+    date = content.get("header", content).get("date")
+    return f"made here on {date[:10]}" if isinstance(date, str) else "made here"
 
 
 def _read_run(path: Path) -> tuple[Path, dict[str, Any], pd.DataFrame]:

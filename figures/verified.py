@@ -11,8 +11,8 @@ from typing import Any
 
 from figures.checked import choice, field, read_object
 
-FILE = Path("theory") / "verify.json"
-"""In a folder of results."""
+FILE = "verify.json"
+"""In the folder of the theory."""
 STATUSES = ("proved", "consistent", "refuted", "assumption-violated", "inconclusive")
 _NOT_FINITE = ("inf", "-inf", "nan")
 """How numbers that are not finite stand in JSON."""
@@ -73,7 +73,7 @@ class Verified:
 
 
 def read(folder: Path) -> Verified:
-    """The outcomes of `gsgd verify` in a folder of results.
+    """The outcomes of `gsgd verify` in its folder of the results.
 
     Raises:
         Missing: if there is no such file.

@@ -10,10 +10,11 @@ from pathlib import Path
 FILE = "report.html"
 EXAMPLES = """\
 examples:
-  gsgd report                                 all that results/ has, as results/report.html
+  gsgd report                                 all that results/ and recorded/ have, as results/report.html
   gsgd report --results runs/ --out site/     other results, as site/report.html
 
-Results come from `gsgd verify` (the theory's), `gsgd train` and `gsgd compare`; any of them may be missing. The page
+Results come from `gsgd verify` (the theory's), `gsgd train` and `gsgd compare`; any of them may be missing. What was
+made here (results/) comes before what the project recorded (recorded/), and the page says which is which. The page
 is one file that asks nothing of the network: a summary, every check with status, claim and slack to be sorted and
 filtered, the sentences of the print that are wrong, all figures and tables, and the runs that made them. The same
 results make the same page, byte for byte.
@@ -30,8 +31,8 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    result.add_argument("--out", type=Path, metavar="DIR", help="default: the folder of the results")
+    result.add_argument("--results", type=Path, metavar="DIR", help="this folder alone (default: results and recorded)")
+    result.add_argument("--out", type=Path, metavar="DIR", help="default: the folder of the results, not recorded")
     return result
 
 
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     """`gsgd report`: returns 0 when the page was written, 2 for bad usage and for missing or malformed results."""
     options = parser().parse_args(arguments)
     try:
-        path = _report(options.results, options.out or options.results)
+        path = _report(options.results, options.out)
     except (ValueError, ModuleNotFoundError, OSError) as error:
         hint = " (pip install 'gsgd[figures]')" if isinstance(error, ModuleNotFoundError) else ""
         print(f"gsgd report: {error}{hint}", file=sys.stderr)
@@ -49,14 +50,14 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _report(results: Path, out: Path) -> Path:
+def _report(given: Path | None, out: Path | None) -> Path:
     from figures import write
     from figures.report import page
+    from figures.results import Results
 
-    if not results.is_dir():
-        raise ValueError(f"there is no folder {results}: gsgd verify, gsgd train and gsgd compare write results")
+    results = Results.of(given)
     text = page.make(results, _progress)
-    return write.write_whole(out / FILE, text.encode("utf-8", "backslashreplace"))
+    return write.write_whole((out or results.folder) / FILE, text.encode("utf-8", "backslashreplace"))
 
 
 def _progress(number: int, count: int, name: str, seconds: float) -> None:

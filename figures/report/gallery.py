@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -114,14 +113,14 @@ def exhibits(
                 markup = _figure(entry, tables, recorded, verified)
             except Missing as missing:
                 tables, reason = None, str(missing.args[0])
-        found.append(Exhibit(entry, None if tables is None else markup, _anywhere(reason, results.folder)))
+        found.append(Exhibit(entry, None if tables is None else markup, _anywhere(reason, results)))
         progress(number, len(ready), entry.name, time.perf_counter() - begin)
     return found
 
 
-def _anywhere(reason: str, folder: Path) -> str:
+def _anywhere(reason: str, results: Results) -> str:
     """A reason that does not depend on where the results lie: the same results make the same page."""
-    return reason.replace(f"{folder} has ", "the results have ").replace(str(folder / "theory"), "theory")
+    return reason.replace(f"{results.folder} has ", "the results have ").replace(str(results.theory), "theory")
 
 
 def _read(entry: Entry, results: Results) -> tuple[list[Any] | None, str]:

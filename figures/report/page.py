@@ -6,7 +6,6 @@ import base64
 import hashlib
 from collections.abc import Callable, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from figures import verified
@@ -22,8 +21,8 @@ TITLE = "Greedy SGD with approximate losses"
 SUBTITLE = "What holds, how tightly, and what selection buys"
 
 
-def make(folder: Path, progress: Callable[[int, int, str, float], None] = lambda *_: None) -> str:
-    """The page of a folder of results; the same results make the same page.
+def make(results: Results, progress: Callable[[int, int, str, float], None] = lambda *_: None) -> str:
+    """The page of the results; the same results make the same page.
 
     Args:
         progress: called with (number, how many, name, seconds) as each figure or table is done.
@@ -32,9 +31,8 @@ def make(folder: Path, progress: Callable[[int, int, str, float], None] = lambda
         ValueError: if nothing was recorded, naming the commands that record; if what was is malformed, naming the
             file and the field.
     """
-    results = Results(folder)
     try:
-        checks: Verified | None = verified.read(folder)
+        checks: Verified | None = verified.read(results.theory)
     except Missing:
         checks = None
     try:
@@ -46,8 +44,8 @@ def make(folder: Path, progress: Callable[[int, int, str, float], None] = lambda
     theory = any(e.markup is not None and any(n.startswith("theory/") for n in e.entry.needs) for e in shown)
     if checks is None and not theory and not recorded.groups:
         raise ValueError(
-            f"{folder} has nothing to report: run `gsgd verify` for the theory, `gsgd train` or `gsgd compare` for "
-            "the training, or name the folder that has their results with --results"
+            f"{results.folder} has nothing to report: run `gsgd verify` for the theory, `gsgd train` or `gsgd compare` "
+            "for the training, or name the folder that has their results with --results"
         )
     return _document(
         checks, recorded, [summary.section(checks, summaries, recorded), *_sections(checks, recorded, shown)]
@@ -128,7 +126,7 @@ def _provenance(checks: Verified | None, recorded: Recorded) -> Html:
             for name, version in [("Python", header.get("python", "?")), *header["versions"].items()]
         )
         entries += [
-            ("checked", f"{header['date']}, {header.get('command', 'gsgd verify')}"),
+            ("checked", f"{header['date']}, {header.get('command', 'gsgd verify')}; {recorded.origins['theory']}"),
             ("commit", tag("code", header["commit"] or "not recorded")),
             ("machine", header.get("machine")),
             ("versions", versions),

@@ -55,10 +55,12 @@ class Recorded:
     Attributes:
         runs: the table "runs", with the columns `place` (folder in the results) and `header` (of header.json).
         comparisons: name -> content of compare.json.
+        origins: folder in the results -> who made what is there.
     """
 
     runs: pd.DataFrame
     comparisons: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def groups(self) -> list[str]:
@@ -84,26 +86,26 @@ def run_anchor(place: str) -> str:
 
 
 def read(results: Results) -> Recorded:
-    """Comparisons and runs in a folder of results; there may be none.
+    """Comparisons and runs of the results; there may be none.
 
     Raises:
         ValueError: if a file is malformed, naming it and the field.
     """
-    folder = results.folder
-    comparisons = {path.parent.relative_to(folder).as_posix(): _told(path) for path in sorted(folder.rglob(COMPARE))}
+    comparisons = {place: _told(path) for place, path in results.found(COMPARE).items()}
     runs = results.runs_if_any()
-    single: dict[tuple[str, str, str], list[Path]] = {}
-    for path in sorted(folder.rglob(HEADER)):
+    files = results.found(HEADER)
+    single: dict[tuple[str, str, str], list[str]] = {}
+    for place, path in files.items():
         header = checked.read_object(path)
-        single.setdefault(_key(path.parent.name, header.get("name"), header.get("config")), []).append(path)
+        single.setdefault(_key(path.parent.name, header.get("name"), header.get("config")), []).append(place)
     places, headers = [], []
     for _, run in runs.iterrows():
-        path = folder / run["group"] / run["run"] / HEADER
-        if run["group"] not in comparisons or not path.exists():
-            path = single[_key(run["run"], run["preset"], run["config"])].pop(0)
-        places.append(path.parent.relative_to(folder).as_posix())
-        headers.append(_told(path))
-    return Recorded(runs.assign(place=places, header=headers), comparisons)
+        place = (Path(run["group"]) / run["run"]).as_posix()
+        if run["group"] not in comparisons or place not in files:
+            place = single[_key(run["run"], run["preset"], run["config"])].pop(0)
+        places.append(place)
+        headers.append(_told(files[place]))
+    return Recorded(runs.assign(place=places, header=headers), comparisons, results.origins())
 
 
 def _key(folder: str, name: Any, config: Any) -> tuple[str, str, str]:
@@ -133,7 +135,8 @@ def section(recorded: Recorded) -> Html:
     for group in recorded.groups:
         rows = recorded.runs[recorded.runs["group"] == group]
         content = recorded.comparisons.get(group)
-        kind = "comparison" if content is not None else "single runs"
+        made = dict.fromkeys(recorded.origins[place] for place in ([group] if content is not None else rows["place"]))
+        kind = f"{'comparison' if content is not None else 'single runs'}, {', '.join(made)}"
         statuses = rows["status"].value_counts(sort=False)
         told = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
         parts.append(tag("h3", group, " ", tag("span", kind, class_="kind"), id=group_anchor(group)))

@@ -31,6 +31,18 @@ def test_all_that_the_results_have_and_nothing_else(theory, tmp_path, capsys):
     assert f"[ 1/{made}]" in said.err
 
 
+def test_it_is_said_who_made_what(recorded, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    recorded.write_theory(tmp_path / "recorded")
+    recorded.write_comparison(tmp_path / "results" / "c", {"baseline": [[0.2, 0.4]]})
+    before = sorted((tmp_path / "recorded").rglob("*"))
+    assert cli.main(["noise", "figure_1", "--format", "svg"]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines() == ["results/figures/noise.svg", "results/figures/figure_1.svg"]
+    assert "\nrecorded by the project: theory\nmade here: c\n" in said.err
+    assert sorted((tmp_path / "recorded").rglob("*")) == before
+
+
 def test_the_same_results_make_the_same_bytes(recorded, tmp_path):
     """In two processes with other hashes of strings: nothing of the order of sets, of the clock or of the machine."""
     recorded.write_theory(tmp_path / "results")
