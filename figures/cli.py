@@ -6,7 +6,6 @@ import argparse
 import difflib
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,35 +27,19 @@ exit code: 0 when all was drawn that could be, 2 for bad usage and for missing o
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `gsgd figures`."""
-    result = argparse.ArgumentParser(
-        prog="gsgd figures",
-        description="Draw figures and tables from recorded results.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    result.add_argument("names", nargs="*", metavar="NAME", help="figures and tables (default: all)")
-    result.add_argument("--results", type=Path, metavar="DIR", help="this folder alone (default: results and recorded)")
-    result.add_argument("--out", type=Path, metavar="DIR", help="default: the folder figures in the results")
-    result.add_argument("--format", default="png,svg", help="of figures: png, svg, pdf (default png,svg)")
-    result.add_argument("--size", default="print", choices=("print", "screen"), help="default: print")
-    result.add_argument("--list", action="store_true", help="list figures and tables, and what they are made from")
-    return result
+    parser.description, parser.epilog = "Draw figures and tables from recorded results.", EXAMPLES
+    parser.add_argument("names", nargs="*", metavar="NAME", help="figures and tables (default: all)")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="this folder alone (default: results and recorded)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: the folder figures in the results")
+    parser.add_argument("--format", default="png,svg", help="of figures: png, svg, pdf (default png,svg)")
+    parser.add_argument("--size", default="print", choices=("print", "screen"), help="default: print")
+    parser.add_argument("--list", action="store_true", help="list figures and tables, and what they are made from")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """`gsgd figures`: returns 0 when all was drawn that could be, 2 for bad usage and bad results."""
-    options = parser().parse_args(arguments)
-    try:
-        return _figures(options)
-    except (ValueError, ModuleNotFoundError, OSError) as error:
-        hint = " (pip install 'gsgd[figures]')" if isinstance(error, ModuleNotFoundError) else ""
-        print(f"gsgd figures: {error}{hint}", file=sys.stderr)
-        return 2
-
-
-def _figures(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """`gsgd figures`: returns 0 when all was drawn that could be."""
     from figures.checked import Missing
     from figures.registry import ENTRIES
     from figures.results import Results

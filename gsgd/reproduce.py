@@ -156,36 +156,24 @@ def paper(gpus: int, only: str | None) -> tuple[list[Stage], str]:
     return [*([] if only else [VERIFY]), *stages, *LAST], "\n".join(plan)
 
 
-def parser() -> argparse.ArgumentParser:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `gsgd reproduce`."""
-    result = argparse.ArgumentParser(
-        prog="gsgd reproduce",
-        description="Check the paper, train its comparisons, draw the figures and write the report, in one command.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser.description = (
+        "Check the paper, train its comparisons, draw the figures and write the report, in one command."
     )
-    result.add_argument("--scale", default="laptop", choices=("laptop", "paper"), help="default: laptop")
-    result.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    result.add_argument("--fresh", action="store_true", help="begin anew")
-    result.add_argument("--dry-run", action="store_true", help="print the commands, and run none")
-    result.add_argument("--budget", metavar="SECONDS", help="laptop: of every training run, such as 40s")
-    result.add_argument("--only", metavar="PATTERN", help="paper: these runs, such as 'cifar100/*/early-*' or food101")
-    result.add_argument("--gpus", type=int, metavar="N", help="paper: for each run of BERT (default: all, else 8)")
-    result.add_argument("--yes", action="store_true", help="paper: start, instead of showing the plan alone")
-    return result
+    parser.epilog = EXAMPLES
+    parser.add_argument("--scale", default="laptop", choices=("laptop", "paper"), help="default: laptop")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    parser.add_argument("--fresh", action="store_true", help="begin anew")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands, and run none")
+    parser.add_argument("--budget", metavar="SECONDS", help="laptop: of every training run, such as 40s")
+    parser.add_argument("--only", metavar="PATTERN", help="paper: these runs, such as 'cifar100/*/early-*' or food101")
+    parser.add_argument("--gpus", type=int, metavar="N", help="paper: for each run of BERT (default: all, else 8)")
+    parser.add_argument("--yes", action="store_true", help="paper: start, instead of showing the plan alone")
 
 
-def main(arguments: Sequence[str]) -> int:
+def run(options: argparse.Namespace) -> int:
     """`gsgd reproduce`: returns the exit code."""
-    options = parser().parse_args(arguments)
-    try:
-        return _reproduce(options)
-    except (ValueError, OSError) as error:
-        print(f"gsgd reproduce: {error}", file=sys.stderr)
-        return 2
-
-
-def _reproduce(options: argparse.Namespace) -> int:
     for name in ("only", "gpus", "yes") if options.scale == "laptop" else ("budget",):
         if getattr(options, name):
             raise ValueError(f"--{name} is not for the {options.scale} scale")
@@ -229,7 +217,8 @@ def carry_out(stages: Sequence[Stage], results: Path) -> int:
         print(f"\n{head} {shlex.join(stage.words(results))}", flush=True)
         begin = time.perf_counter()
         code = run_command(stage.words(results))
-        if code and not stage.done(results):  # a run of the paper may diverge: that is a result
+        # A run of the paper may diverge: that is a result.
+        if code == 130 or (code and not stage.done(results)):
             again = shlex.join(["gsgd", *(word for word in sys.argv[1:] if word != "--fresh")])
             how = "interrupted" if code == 130 else f"{stage.name} failed with exit code {code}"
             print(f"gsgd reproduce: {how}; `{again}` goes on from here", file=sys.stderr)

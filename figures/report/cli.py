@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 FILE = "report.html"
@@ -23,41 +22,25 @@ exit code: 0 when the page was written, 2 for bad usage and for missing or malfo
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `gsgd report`."""
-    result = argparse.ArgumentParser(
-        prog="gsgd report",
-        description="Make one self-contained page of HTML of recorded results.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    result.add_argument("--results", type=Path, metavar="DIR", help="this folder alone (default: results and recorded)")
-    result.add_argument("--out", type=Path, metavar="DIR", help="default: the folder of the results, not recorded")
-    return result
+    parser.description, parser.epilog = "Make one self-contained page of HTML of recorded results.", EXAMPLES
+    parser.add_argument("--results", type=Path, metavar="DIR", help="this folder alone (default: results and recorded)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: the folder of the results, not recorded")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """`gsgd report`: returns 0 when the page was written, 2 for bad usage and for missing or malformed results."""
-    options = parser().parse_args(arguments)
-    try:
-        path = _report(options.results, options.out)
-    except (ValueError, ModuleNotFoundError, OSError) as error:
-        hint = " (pip install 'gsgd[figures]')" if isinstance(error, ModuleNotFoundError) else ""
-        print(f"gsgd report: {error}{hint}", file=sys.stderr)
-        return 2
-    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
-    print(path.resolve().as_uri())
-    return 0
-
-
-def _report(given: Path | None, out: Path | None) -> Path:
+def run(options: argparse.Namespace) -> int:
+    """`gsgd report`: returns 0 when the page was written."""
     from figures import write
     from figures.report import page
     from figures.results import Results
 
-    results = Results.of(given)
+    results = Results.of(options.results)
     text = page.make(results, _progress)
-    return write.write_whole((out or results.folder) / FILE, text.encode("utf-8", "backslashreplace"))
+    path = write.write_whole((options.out or results.folder) / FILE, text.encode("utf-8", "backslashreplace"))
+    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    print(path.resolve().as_uri())
+    return 0
 
 
 def _progress(number: int, count: int, name: str, seconds: float) -> None:
