@@ -6,6 +6,7 @@ import os
 import pty
 import select
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -416,6 +417,8 @@ def test_interrupted_while_it_trains_and_the_same_command_goes_on_to_the_report(
     # A thread each: where others work, too, several would wait for one another.
     settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     environment = {**os.environ, **settings}
+    # The checks are the project's, as they take a minute.
+    shutil.copytree(Path(__file__).parents[2] / "recorded" / "theory", tmp_path / "results" / "theory")
     comparison = tmp_path / "results" / "laptop" / "bert-tiny-1s"
     code, shown = on_a_terminal(tmp_path, environment, lambda: any(comparison.glob("*/evaluations.csv")))
     assert code == 130, shown
