@@ -175,14 +175,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """`gsgd reproduce`: returns the exit code."""
     for name in ("only", "gpus", "yes") if options.scale == "laptop" else ("budget",):
-        if getattr(options, name):
+        if getattr(options, name) not in (None, False):
             raise ValueError(f"--{name} is not for the {options.scale} scale")
     extras, lacking, plan = EXTRAS, [], ""
     if options.scale == "laptop":
         stages = laptop(options.budget)
     else:
         there = cuda_devices()
-        gpus = options.gpus or max((n for n in range(1, there + 1) if BERT_ROWS % n == 0), default=PAPER_GPUS)
+        best = max((n for n in range(1, there + 1) if BERT_ROWS % n == 0), default=PAPER_GPUS)
+        gpus = best if options.gpus is None else options.gpus
         stages, plan = paper(gpus, options.only)
         extras = {**EXTRAS, "train": (*EXTRAS["train"], "tensorboard", "datasets")}
         needed = gpus if any(stage.line.startswith("torchrun") for stage in stages) else 1

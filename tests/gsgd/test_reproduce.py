@@ -307,7 +307,7 @@ def test_the_hours_of_resnet_by_hand(run):
     assert found["cifar100/same-samples/baseline-*"] == 0.3
 
 
-@pytest.mark.parametrize("gpus", ["3", "512", "-1"])
+@pytest.mark.parametrize("gpus", ["3", "512", "0", "-1"])
 def test_gpus_that_the_papers_rows_cannot_be_dealt_out_to(run, runner, gpus):
     code, _, err = run("--scale", "paper", f"--gpus={gpus}")
     assert (code, runner.lines) == (2, [])
