@@ -5,19 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 EXAMPLES = """\
 examples:
-  gsgd figures                                  all that results/ has the data for, into results/figures/
+  gsgd figures                                  all that there is data for, into results/figures/
   gsgd figures figure_1 table_2                 these
   gsgd figures --format svg,pdf --out paper/    for print
   gsgd figures --size screen --format png       larger, for slides
   gsgd figures --list                           what there is, and from what it is made
 
-Results come from `gsgd verify` (the theory's), `gsgd train` and `gsgd compare`. A figure whose data is not there is
+Results come from `gsgd verify` (the theory's), `gsgd train` and `gsgd compare`: what was made here (results/) comes
+before what the project recorded (recorded/), and it is said which is which. A figure whose data is not there is
 left out and listed with the reason; if it was asked for by name, that is an error. In tables the paper's own numbers
 stand beside ours and are called the paper's; a dash is what was not run. The same results make the same SVG, byte for
 byte.
@@ -26,52 +26,19 @@ exit code: 0 when all was drawn that could be, 2 for bad usage and for missing o
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `gsgd figures`."""
-    arguments = argparse.ArgumentParser(
-        prog="gsgd figures",
-        description="Draw figures and tables from recorded results.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    arguments.add_argument("names", nargs="*", metavar="NAME", help="figures and tables (default: all)")
-    arguments.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    arguments.add_argument("--out", type=Path, metavar="DIR", help="default: the folder figures in the results")
-    arguments.add_argument("--format", default="png,svg", help="of figures: png, svg, pdf (default png,svg)")
-    arguments.add_argument("--size", default="print", choices=("print", "screen"), help="default: print")
-    arguments.add_argument("--list", action="store_true", help="list figures and tables, and what they are made from")
-    return arguments
+    parser.description, parser.epilog = "Draw figures and tables from recorded results.", EXAMPLES
+    parser.add_argument("names", nargs="*", metavar="NAME", help="figures and tables (default: all)")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="this folder alone (default: results and recorded)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: the folder figures in the results")
+    parser.add_argument("--format", default="png,svg", help="of figures: png, svg, pdf (default png,svg)")
+    parser.add_argument("--size", default="print", choices=("print", "screen"), help="default: print")
+    parser.add_argument("--list", action="store_true", help="list figures and tables, and what they are made from")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """`gsgd figures`: returns 0 when all was drawn that could be, 2 for bad usage and bad results."""
-    options = parser().parse_args(arguments)
-    return attempt("gsgd figures", lambda: _figures(options))
-
-
-def attempt(command: str, work: Callable[[], None]) -> int:
-    """Do a command's work: returns 0, or 2 after a line on what was wrong with its usage, results or packages."""
-    try:
-        work()
-    except (ValueError, ModuleNotFoundError, OSError) as error:
-        hint = " (pip install 'gsgd[figures]')" if isinstance(error, ModuleNotFoundError) else ""
-        print(f"{command}: {error}{hint}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def existing(results: Path) -> Path:
-    """The folder of results, if there is one.
-
-    Raises:
-        ValueError: if not, naming the commands that write results.
-    """
-    if not results.is_dir():
-        raise ValueError(f"there is no folder {results}: gsgd verify, gsgd train and gsgd compare write results")
-    return results
-
-
-def _figures(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> int:
+    """`gsgd figures`: returns 0 when all was drawn that could be."""
     from figures.checked import Missing
     from figures.registry import ENTRIES, named
     from figures.results import Results
@@ -81,9 +48,9 @@ def _figures(options: argparse.Namespace) -> None:
         for entry in entries:
             print(f"{entry.name:18} {entry.kind:7} {entry.shows}")
             print(f"{'':26} from {', '.join((*entry.needs, *(f'{name} if any' for name in entry.takes)))}")
-        return
+        return 0
     formats = _formats(options.format)
-    results = Results(existing(options.results))
+    results = Results.of(options.results)
     # All is read before anything is drawn: malformed results stop it with nothing half replaced.
     ready: list[tuple[Any, list[Any]]] = []
     left_out: list[tuple[str, str]] = []
@@ -92,7 +59,7 @@ def _figures(options: argparse.Namespace) -> None:
             ready.append((entry, entry.read(results)))
         except Missing as missing:
             left_out.append((entry.name, str(missing.args[0])))
-    folder = options.out or options.results / "figures"
+    folder = options.out or results.folder / "figures"
     written: list[Path] = []
     for number, (entry, tables) in enumerate(ready, start=1):
         begin = time.perf_counter()
@@ -105,12 +72,16 @@ def _figures(options: argparse.Namespace) -> None:
         progress(number, len(ready), f"{entry.name:18} {' '.join(path.suffix[1:] for path in files):12}", begin)
     for path in written:
         print(path)
+    if len(results.folders) > 1:
+        for origin, names in results.by_origin().items():
+            print(f"{origin}: {', '.join(names)}", file=sys.stderr)
     if left_out:
         print(f"left out ({len(left_out)}):", file=sys.stderr)
         for name, reason in left_out:
             print(f"  {name:18} {reason}", file=sys.stderr)
     if options.names and left_out:
         raise ValueError(f"no data for {', '.join(name for name, _ in left_out)}: {left_out[0][1]}")
+    return 0
 
 
 def progress(number: int, count: int, made: str, begin: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +25,28 @@ _READING = {
 _OF_AN_EXIT = ("overlap_half_width", "cost", "cost_low", "cost_high", "gain", "gain_low", "gain_high", "break_even")
 
 
-def read_readings(folder: Path) -> pd.DataFrame:
-    """One row a reading, of all runs and comparisons beneath `folder`, with the `group` that each is of.
+def read_readings(found: Mapping[str, Path]) -> pd.DataFrame:
+    """One row a reading, of all runs and comparisons, with the `group` that each is of.
 
     A comparison's table has the readings of its runs: theirs beneath it are left out.
+
+    Args:
+        found: group -> its table.
 
     Raises:
         ValueError: if a table is malformed, naming the file, the line and the column.
     """
-    paths = sorted(folder.rglob(READINGS))
-    outer = [path for path in paths if not any(other.parent in path.parents for other in paths if other != path)]
-    parts = [read_table(path, _READING).assign(group=_group(path, folder)) for path in outer]
+    outer = {
+        group: path
+        for group, path in found.items()
+        if not any(other.parent in path.parents for other in found.values() if other != path)
+    }
+    parts = [read_table(path, _READING).assign(group=group) for group, path in outer.items()]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def read_diagnoses(folder: Path) -> pd.DataFrame:
-    """One row an exit at a point of a diagnosis, of all diagnoses beneath `folder`.
+def read_diagnoses(found: Mapping[str, Path]) -> pd.DataFrame:
+    """One row an exit at a point of a diagnosis, of all diagnoses (group -> its file).
 
     Returns:
         Columns group, score, step, level, verdict, recommended (NaN for none), exit_layer, overlap, overlap_finite
@@ -49,9 +56,9 @@ def read_diagnoses(folder: Path) -> pd.DataFrame:
         ValueError: if a file is malformed, naming the file and the field.
     """
     rows = []
-    for path in sorted(folder.rglob(DIAGNOSIS)):
+    for group, path in found.items():
         content = read_object(path)
-        of_all = {"group": _group(path, folder), "score": field(content, "score", str, path)}
+        of_all = {"group": group, "score": field(content, "score", str, path)}
         for place, point in enumerate(field(content, "points", list, path)):
             where = {"points": {str(place): point}}
             of_point = {
@@ -76,7 +83,3 @@ def _exit(each: Any, where: str, path: Path) -> dict[str, Any]:
         "overlap_finite": number(each, "predicted.overlap_finite", path),
         **{name: number(each, name, path) for name in _OF_AN_EXIT},
     }
-
-
-def _group(path: Path, folder: Path) -> str:
-    return path.parent.relative_to(folder).as_posix()

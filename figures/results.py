@@ -8,6 +8,9 @@ Tables of the theory are named "theory/noise" and so on. Of the training there a
     costs        one row a method of a comparison: the measured prices of its steps
     readings     one row a reading of a run's scores, beside what the formulas say
     diagnosis    one row an exit at a point of a diagnosis
+
+Two folders are read together: what was made here, and what the project recorded. A result is a folder (the theory, a
+comparison, a run, a diagnosis), and one that was made here hides the project's of the same name.
 """
 
 from __future__ import annotations
@@ -21,8 +24,10 @@ from typing import Any
 import pandas as pd
 
 from figures.checked import Cell, Missing, choice, field, read_object, read_table
-from figures.measured import read_diagnoses, read_readings
+from figures.measured import DIAGNOSIS, READINGS, read_diagnoses, read_readings
 
+OWN, RECORDED = Path("results"), Path("recorded")
+"""Folders of what commands make here, and of what the project recorded, where it is a checkout."""
 STATUSES = ("finished", "running", "interrupted", "diverged")
 HEADER, COMPARE, EVALUATIONS, SUMMARY = "header.json", "compare.json", "evaluations.csv", "summary.csv"
 
@@ -81,10 +86,58 @@ _NOT_A_VARIANT = ("seed", "label", "test", "cache_dir", "tensorboard", "checkpoi
 
 
 class Results:
-    """Recorded results in a folder, read when they are asked for."""
+    """Results in a folder, and behind them those that the project recorded, read when they are asked for."""
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, recorded: Path | None = None):
         self.folder = Path(folder)
+        self.folders = [self.folder] if recorded is None else [self.folder, recorded]
+
+    @classmethod
+    def of(cls, given: Path | None) -> Results:
+        """The results in the folder given; by default what was made here and what the project recorded.
+
+        Raises:
+            ValueError: if there is no such folder.
+        """
+        results = cls(OWN, RECORDED) if given is None else cls(given)
+        if not any(folder.is_dir() for folder in results.folders):
+            raise ValueError(
+                f"there is no folder {results.folder}: gsgd verify, gsgd train and gsgd compare write results"
+            )
+        return results
+
+    @property
+    def theory(self) -> Path:
+        """The folder of what `gsgd verify` wrote."""
+        there = [folder / "theory" for folder in self.folders if (folder / "theory").is_dir()]
+        return there[0] if there else self.folder / "theory"
+
+    def found(self, name: str) -> dict[str, Path]:
+        """Folder in the results -> its file of that name; what was made here first."""
+        found: dict[str, Path] = {}
+        for folder in self.folders:
+            for path in sorted(folder.rglob(name)):
+                place = path.parent.relative_to(folder)
+                hidden = any((self.folder / outer / COMPARE).exists() for outer in (place, *place.parents))
+                if folder == self.folder or not hidden:
+                    found.setdefault(place.as_posix(), path)
+        return found
+
+    def origins(self) -> dict[str, str]:
+        """Folder in the results -> "recorded by the project" or "made here on" a date: the theory, each header."""
+        files = {"theory": self.theory / "verify.json"}
+        for name in (DIAGNOSIS, HEADER, COMPARE):
+            files |= self.found(name)
+        return {place: _origin(path) for place, path in files.items() if path.parent.is_dir()}
+
+    def by_origin(self) -> dict[str, list[str]]:
+        """Who made what is there -> the names of what they made: the theory, comparisons and single runs."""
+        names: dict[str, list[str]] = {}
+        comparisons = self.found(COMPARE)
+        for place, origin in self.origins().items():
+            if not any(outer.as_posix() in comparisons for outer in Path(place).parents):
+                names.setdefault(origin, []).append(place)
+        return names
 
     def table(self, name: str) -> pd.DataFrame:
         """The table of that name, with at least one row.
@@ -106,7 +159,7 @@ class Results:
 
     def runs_if_any(self) -> pd.DataFrame:
         """The table "runs", without rows where no run was recorded."""
-        return pd.DataFrame([row for _, row, _ in self._runs], columns=list(_RUN_COLUMNS))
+        return pd.DataFrame([row for _, row, _ in self.runs], columns=list(_RUN_COLUMNS))
 
     @functools.cached_property
     def _of_training(self) -> dict[str, tuple[Callable[[], pd.DataFrame], str]]:
@@ -118,13 +171,16 @@ class Results:
             "runs": (self.runs_if_any, f"no run {both}"),
             "summaries": (self._summaries, "no finished comparison (gsgd compare writes them)"),
             "costs": (self._costs, "no comparison (gsgd compare writes them)"),
-            "readings": (lambda: read_readings(self.folder), meters),
-            "diagnosis": (lambda: read_diagnoses(self.folder), "no diagnosis (gsgd diagnose CONFIG writes it)"),
+            "readings": (lambda: read_readings(self.found(READINGS)), meters),
+            "diagnosis": (
+                lambda: read_diagnoses(self.found(DIAGNOSIS)),
+                "no diagnosis (gsgd diagnose CONFIG writes it)",
+            ),
         }
 
     def _theory(self, name: str) -> pd.DataFrame:
         columns, quantities = THEORY[name]
-        path = self.folder / "theory" / f"{name}.csv"
+        path = self.theory / f"{name}.csv"
         try:
             found = read_table(path, columns)
         except Missing as missing:
@@ -139,27 +195,27 @@ class Results:
     def comparisons(self) -> list[tuple[str, Path, dict[str, Any]]]:
         """(name, folder, content of compare.json) of each comparison."""
         found = []
-        for path in sorted(self.folder.rglob(COMPARE)):
+        for place, path in self.found(COMPARE).items():
             content = read_object(path)
             for name, kinds in (("name", str), ("config.budget", str), ("methods", list), ("step_costs", dict)):
                 field(content, name, kinds, path)
-            found.append((path.parent.relative_to(self.folder).as_posix(), path.parent, content))
+            found.append((place, path.parent, content))
         return found
 
     @functools.cached_property
-    def _runs(self) -> list[tuple[Path, dict[str, Any], pd.DataFrame]]:
+    def runs(self) -> list[tuple[Path, dict[str, Any], pd.DataFrame]]:
         """(folder, row of the table "runs", evaluations) of each run but those that tuned, comparisons' first."""
         found = []
         for name, folder, content in self.comparisons:
             # Runs that tuned lie one folder deeper.
             for path in sorted(folder.glob(f"*/{HEADER}")):
-                run = _read_run(path, self.folder)
+                run = _read_run(path, f"{name}/{path.parent.name}")
                 run[1].update(group=name, budget=content["config"]["budget"])
                 found.append(run)
         beneath = [folder for _, folder, _ in self.comparisons]
         single = [
-            _read_run(path, self.folder)
-            for path in sorted(self.folder.rglob(HEADER))
+            _read_run(path, place)
+            for place, path in self.found(HEADER).items()
             if not any(folder in path.parents for folder in beneath)
         ]
         _tell_apart([row for _, row, _ in single])
@@ -168,10 +224,10 @@ class Results:
     def _evaluations(self) -> pd.DataFrame:
         parts = [
             evaluations.assign(**{name: row[name] for name in ("group", "run", "method", "status", "keep")})
-            for _, row, evaluations in self._runs
+            for _, row, evaluations in self.runs
             if len(evaluations)
         ]
-        diverged = {(row["group"], row["method"]) for _, row, _ in self._runs if row["status"] == "diverged"}
+        diverged = {(row["group"], row["method"]) for _, row, _ in self.runs if row["status"] == "diverged"}
         having = {part["group"].iloc[0] for part in parts}
         for name, folder, content in self.comparisons:
             # Without the folders of its runs there is still the table of them all.
@@ -207,7 +263,15 @@ class Results:
         return pd.DataFrame(rows)
 
 
-def _read_run(path: Path, results: Path) -> tuple[Path, dict[str, Any], pd.DataFrame]:
+def _origin(path: Path) -> str:
+    if RECORDED in path.parents:
+        return "recorded by the project"
+    content = read_object(path) if path.exists() else {}
+    date = content.get("header", content).get("date")
+    return f"made here on {date[:10]}" if isinstance(date, str) else "made here"
+
+
+def _read_run(path: Path, place: str) -> tuple[Path, dict[str, Any], pd.DataFrame]:
     header = read_object(path)
     found = {name: field(header, name, kind, path) for name, kind in _HEADER.items()}
     choice(found["status"], STATUSES, f"{path}, field 'status'")
@@ -219,7 +283,7 @@ def _read_run(path: Path, results: Path) -> tuple[Path, dict[str, Any], pd.DataF
         # Runs of one family of presets, such as cifar100/same-time, are shown together.
         "group": found["name"].rpartition("/")[0] or found["name"],
         "run": path.parent.name,
-        "place": path.parent.relative_to(results).as_posix(),
+        "place": place,
         "preset": found["name"],
         "method": found["config.label"] or found["config.method"],
         "base_method": found["config.method"],

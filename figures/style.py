@@ -37,7 +37,7 @@ LONGEST_NAME = 40
 
 @contextlib.contextmanager
 def sheet(size: str = "print") -> Iterator[None]:
-    """Draw, and save, in the house's style.
+    """Draw, and save, in the project's style.
 
     Args:
         size: "print" (3.4 and 7 inches wide, type of 8 points) or "screen" (1.45 times that).

@@ -13,8 +13,8 @@ from typing import Any
 
 from figures.checked import choice, field, number, read_object
 
-FILE = Path("theory") / "verify.json"
-"""Its place in a folder of results."""
+FILE = "verify.json"
+"""In the folder of the theory."""
 STATUSES = ("proved", "consistent", "refuted", "assumption-violated", "inconclusive")
 _HEADER: dict[str, type | tuple[type, ...]] = {
     "date": str,
@@ -116,7 +116,7 @@ class Verified:
 
 
 def read(folder: Path) -> Verified:
-    """The outcomes of `gsgd verify` in a folder of results.
+    """The outcomes of `gsgd verify` in its folder of the results.
 
     Raises:
         Missing: if there is no such file.

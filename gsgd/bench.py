@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,17 @@ examples:
 """
 
 
-def main(arguments: Sequence[str]) -> int:
-    """`gsgd bench simulate`: returns the exit code, 0; argparse exits with 2 for bad usage."""
-    parser = argparse.ArgumentParser(
-        prog="gsgd bench simulate",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=__doc__,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `gsgd bench simulate`."""
+    parser.description, parser.epilog = __doc__, EXAMPLES
     parser.add_argument("--runs", type=_positive, default=1000)
     parser.add_argument("--steps", type=_positive, default=1000)
     parser.add_argument("--repeats", type=_positive, default=5, help="interleaved timings of each (default 5)")
     parser.add_argument("--json", type=Path, metavar="PATH")
-    options = parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    """`gsgd bench simulate`: returns the exit code, 0."""
     figures = measure_simulation(runs=options.runs, steps=options.steps, repeats=options.repeats)
     print(
         f"GSGD on least squares, d = 20, R = 8, {options.runs} runs x {options.steps} steps, {options.repeats} repeats"

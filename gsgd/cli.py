@@ -1,80 +1,136 @@
-"""The front door: `gsgd COMMAND ...` hands over to the command line of the room that does the work.
+"""The command line: one parser with subcommands, of which only the one that is called is imported.
 
-Rooms are imported only when their command is called, so `gsgd --help` is quick and needs none of their extras.
+A subcommand is a module with `add_options(parser)` and `run(options)`, which returns the exit code. So `gsgd --help` is
+quick, and a command needs the extras of its own package alone.
 """
 
 from __future__ import annotations
 
+import argparse
+import difflib
 import importlib
+import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from gsgd import __version__
 
-COMMANDS: dict[str, tuple[str, str]] = {
-    "reproduce": ("gsgd.reproduce.cli", "all of it, resumable: checks, small comparisons, figures, the report"),
-    "verify": ("theory.cli", "check every statement of the paper and print what holds, and how tightly"),
-    "train": ("training.cli", "train BERT or ResNet, with or without selection, by a configuration"),
-    "compare": ("training.cli_compare", "train several methods on one budget and report with intervals"),
-    "diagnose": (
-        "training.diagnose.cli",
-        "measure whether selection can help a model, and at which exit, beside the theory",
-    ),
-    "figures": ("figures.cli", "draw figures and tables from recorded results, with the paper's numbers beside ours"),
-    "report": ("figures.report.cli", "make one page of all recorded results: statements, errata, figures and runs"),
-    "bench step": ("training.bench", "measure what selection adds to a training step, beside its arithmetic"),
-    "bench simulate": ("gsgd.bench", "measure simulation speed against the alternatives"),
+BENCH: dict[str, tuple[Any, str]] = {
+    "step": ("training.bench", "what selection adds to a training step, beside its arithmetic"),
+    "simulate": ("gsgd.bench", "simulation speed against the alternatives"),
 }
-"""Command -> (module with `main(arguments) -> exit code`, one line of help)."""
+COMMANDS: dict[str, tuple[Any, str]] = {
+    "reproduce": ("gsgd.reproduce", "all of it, resumable: checks, small comparisons, figures, report"),
+    "verify": ("theory.cli", "check every statement of the paper: what holds, and how tightly"),
+    "train": ("training.cli", "train BERT or ResNet by a configuration, with or without selection"),
+    "compare": ("training.cli_compare", "train several methods on one budget and report with intervals"),
+    "diagnose": ("training.diagnose.cli", "measure whether selection can help a model, and at which exit"),
+    "figures": ("figures.cli", "draw figures and tables of results, the paper's numbers beside ours"),
+    "report": ("figures.report.cli", "make one page of all results: statements, errata, figures, runs"),
+    "bench": (BENCH, "measure a training step (step) or simulation (simulate)"),
+}
+"""Command -> (its module, or its own commands; one line of help)."""
+IMPORTED = {"training": ("training", "theory")}
+"""Package of a command -> what it imports of ours, where that is more than itself."""
+EXTRAS = {"training": "train", "figures": "figures"}
+
+EXAMPLES = """\
+examples:
+  gsgd reproduce                        all of it, under six minutes on two cores
+  gsgd verify                           all statements, a minute at most on two cores
+  gsgd verify --only "Theorem 5.7"      one statement
+  gsgd verify --list                    what would be checked
+  gsgd train bert-tiny                  a small BERT on what comes with the package, two minutes
+  gsgd compare resnet-tiny --methods baseline,random,loss@1 --budget 60s
+  gsgd diagnose bert-tiny               whether selection can help it, and at which exit
+  gsgd bench step                       what selection costs a step of BERT-base
+  gsgd bench simulate                   simulation speed against plain NumPy
+
+`gsgd COMMAND --help` explains a command.
+"""
 
 
-def usage() -> str:
-    """What `gsgd --help` prints."""
-    width = max(map(len, COMMANDS)) + 2
-    lines = [f"  {name:{width}}{text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: gsgd COMMAND [options]",
-            "",
-            "Greedy SGD with approximate losses: the theory checked, and the tools to use it.",
-            "",
-            "commands:",
-            *lines,
-            "",
-            "examples:",
-            "  gsgd reproduce                        all of it, under six minutes on two cores",
-            "  gsgd verify                           all statements, a minute at most on two cores",
-            '  gsgd verify --only "Theorem 5.7"      one statement',
-            "  gsgd verify --list                    what would be checked",
-            "  gsgd train bert-tiny                  a small BERT on what comes with the package, two minutes",
-            "  gsgd compare resnet-tiny --methods baseline,random,loss@1 --budget 60s",
-            "  gsgd diagnose bert-tiny               whether selection can help it, and at which exit",
-            "  gsgd bench step                       what selection costs a step of BERT-base",
-            "  gsgd bench simulate                 simulation speed against plain NumPy",
-            "",
-            "`gsgd COMMAND --help` explains a command. `gsgd --version` prints the version.",
-        ]
-    )
+class Command(argparse.ArgumentParser):
+    """A parser whose options are added by a module when it is called, or which has commands of its own.
+
+    Args:
+        inside: the name of the module, or the commands.
+    """
+
+    def __init__(self, inside: str | Mapping[str, tuple[Any, str]], epilog: str = "", **settings: Any):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings)
+        self.inside = inside
+        if not isinstance(inside, str):
+            commands = self.add_subparsers(metavar="COMMAND", required=True, help=argparse.SUPPRESS)
+            for name, (its, _) in inside.items():
+                commands.add_parser(name, inside=its)
+            self.usage = f"{self.prog} COMMAND [options]"
+            lines = [f"  {name:11}{text}\n" for name, (_, text) in inside.items()]
+            self.epilog = f"commands:\n{''.join(lines)}\n{epilog}"
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As of any parser. Options that a command does not know are refused unless it asked for the `rest`."""
+        if not isinstance(self.inside, str):
+            if args and not args[0].startswith("-") and args[0] not in self.inside:
+                near = difflib.get_close_matches(args[0], self.inside, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(self.inside)}"
+                self.error(f"no command {args[0]!r}; {hint}")
+            return super().parse_known_args(args, namespace)
+        try:
+            module = imported(self.inside)
+        except ImportError as error:
+            self.exit(2, f"{self.prog}: {in_words(error, self.inside)}\n")
+        module.add_options(self)
+        options, rest = super().parse_known_args(args, namespace)
+        if rest and "rest" not in options:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        if rest:
+            options.rest = rest
+        options.command = (self.prog, module)
+        return options, []
+
+
+def imported(name: str) -> ModuleType:
+    """The module of that name, of the packages that were installed beside this one.
+
+    Raises:
+        ImportError: if another folder or file hides one of them, naming it and the remedy; or if something is missing.
+    """
+    home, package = Path(__file__).resolve().parents[1], name.partition(".")[0]
+    for wanted in IMPORTED.get(package, (package,)):
+        spec = importlib.util.find_spec(wanted)
+        place = Path(spec.origin).resolve() if spec and spec.origin else home / wanted
+        if not place.is_relative_to(home / wanted):
+            place = place.parent if place.name == "__init__.py" else place
+            raise ImportError(
+                f"{place} hides gsgd's own package `{wanted}`: set PYTHONSAFEPATH=1, or call from another folder"
+            )
+    return importlib.import_module(name)
+
+
+def in_words(error: Exception, module: str) -> str:
+    """What an error says, and the line that helps where a package is missing."""
+    extra = EXTRAS.get(module.partition(".")[0])
+    return f"{error} (pip install 'gsgd[{extra}]')" if isinstance(error, ModuleNotFoundError) and extra else str(error)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns its exit code; 2 for a command that does not exist."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
-        return 0 if arguments else 2
-    if arguments[0] == "--version":
-        print(f"gsgd {__version__}")
-        return 0
-    words = 2 if any(command.startswith(f"{arguments[0]} ") for command in COMMANDS) else 1
-    command = " ".join(arguments[:words])
-    if command not in COMMANDS:
-        print(f"gsgd: no command {command!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
+    """Run one command. Returns its exit code; 2 for bad usage, and for what is missing or malformed."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    about = "Greedy SGD with approximate losses: the theory checked, and the tools to use it."
+    parser = Command(COMMANDS, EXAMPLES, prog="gsgd", description=about)
+    parser.add_argument("--version", action="version", version=f"gsgd {__version__}")
+    if not words:
+        parser.print_help()
         return 2
-    room = importlib.import_module(COMMANDS[command][0])
     try:
-        code = room.main(arguments[words:])
+        options = parser.parse_args(words)
+        prog, module = vars(options).pop("command")
+        code: int = module.run(options)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -84,3 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader, such as `head`, has seen enough. Python would say so once more when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        # Of several processes one speaks.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{prog}: {in_words(error, module.__name__)}", file=sys.stderr)
+        return 2

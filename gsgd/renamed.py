@@ -1,6 +1,6 @@
 """Old names of modules and functions: they work for one version more, and say what they are called now.
 
-The new modules are imported when an old name is, so this needs neither torch nor any room.
+The new modules are imported when an old name is, so this needs neither torch nor any other package of ours.
 """
 
 from __future__ import annotations

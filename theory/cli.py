@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -40,47 +38,38 @@ exit code: 0 if every status is the expected one, 1 if not, 2 for bad usage
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `gsgd verify`."""
-    result = argparse.ArgumentParser(
-        prog="gsgd verify",
-        description="Check every statement of the paper by independent routes, and print what holds and how tightly.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser.description = (
+        "Check every statement of the paper by independent routes, and print what holds and how tightly."
     )
-    result.add_argument("--only", nargs="+", metavar="STATEMENT", help='such as "Theorem 5.7"; --list names them all')
-    result.add_argument("--seed", type=_seed, default=0, help="whole number >= 0 (default 0)")
-    result.add_argument(
+    parser.epilog = EXAMPLES
+    parser.add_argument("--only", nargs="+", metavar="STATEMENT", help='such as "Theorem 5.7"; --list names them all')
+    parser.add_argument("--seed", type=_seed, default=0, help="whole number >= 0 (default 0)")
+    parser.add_argument(
         "--alpha", type=_alpha, default=1e-6, help="error probability of the whole run, in (0, 0.1] (default 1e-6)"
     )
-    result.add_argument(
+    parser.add_argument(
         "--jobs", type=_jobs, default=os.cpu_count() or 1, help="processes (default: as many as processors)"
     )
-    result.add_argument("--json", type=Path, metavar="PATH", help="write the outcomes there, too")
-    result.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    result.add_argument("--no-results", action="store_true", help="write nothing under --results")
-    result.add_argument("--list", action="store_true", help="list statements and claims without checking them")
-    return result
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the outcomes there, too")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    parser.add_argument("--no-results", action="store_true", help="write nothing under --results")
+    parser.add_argument("--list", action="store_true", help="list statements and claims without checking them")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """`gsgd verify`: returns 0 if every status is the expected one, 1 if not, 2 for bad usage."""
-    options = parser().parse_args(arguments)
+def run(options: argparse.Namespace) -> int:
+    """`gsgd verify`: returns 0 if every status is the expected one, 1 if not."""
     checks = all_checks()
     if options.only:
-        try:
-            checks = _choose(checks, options.only)
-        except ValueError as unknown:
-            print(f"gsgd verify: {unknown}", file=sys.stderr)
-            return 2
+        checks = _choose(checks, options.only)
     console = Console()
     if options.list:
         table.show_list(console, checks)
         return 0
     for folder in filter(None, [options.json and options.json.parent, None if options.no_results else options.results]):
         if not _writable(folder):
-            print(f"gsgd verify: cannot write to {folder}: choose another folder, or --no-results", file=sys.stderr)
-            return 2
+            raise ValueError(f"cannot write to {folder}: choose another folder, or --no-results")
     start = time.perf_counter()
     outcomes = _run_with_progress(checks, options)
     content = {"header": _header(options), "checks": [outcome.record() for outcome in outcomes]}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from rich.table import Table
 
 from gsgd.results import command_line, provenance, write_json
 from training.bench_models import MODELS, Shape, describe_rows
-from training.cli import refuse
 from training.step_costs import PRECISIONS, WARM_UP, Cost, describe_device, device_of, measure
 
 EXAMPLES = """\
@@ -40,15 +38,9 @@ it is 0, there were two passes. "must save" is the share of steps that selection
 """
 
 
-def main(arguments: Sequence[str]) -> int:
-    """`gsgd bench step`: returns 0, or 2 for bad usage."""
-    parser = argparse.ArgumentParser(
-        prog="gsgd bench step",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `gsgd bench step`."""
+    parser.description, parser.epilog = __doc__, EXAMPLES
     parser.add_argument("--model", choices=MODELS, default="bert-base", help="default: bert-base")
     parser.add_argument("--exits", type=_numbers, help="exit layers, such as 1,6,12 (default: first, middle, last)")
     parser.add_argument("--gross", type=_positive, help="rows of the gross batch (default 16; resnet50: 250)")
@@ -66,12 +58,6 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--compile", action="store_true", help="compile plain and selecting steps by torch.compile")
     parser.add_argument("--rounds", type=_positive, default=9, help="interleaved timings of each way (default 9)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there, too")
-    options = parser.parse_args(arguments)
-    quiet_profiler()
-    try:
-        return _main(options)
-    except (ValueError, ModuleNotFoundError) as error:
-        return refuse("bench step", error)
 
 
 def quiet_profiler() -> None:
@@ -80,7 +66,9 @@ def quiet_profiler() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
-def _main(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """`gsgd bench step`: returns 0."""
+    quiet_profiler()
     device_of(options.device)  # before a large model is built for nothing
     shape = Shape(gross=options.gross, seq=options.seq, size=options.size, dropout=options.dropout)
     model, batch, exits = MODELS[options.model](shape)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,33 +32,38 @@ exit code: 0 when the run is finished, 1 if it diverged, 2 for bad usage, 130 if
 """
 
 
-def main(arguments: Sequence[str]) -> int:
-    """`gsgd train`: returns 0 when finished, 1 if the run diverged, 2 for bad usage, 130 if interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="gsgd train",
-        usage="gsgd train CONFIG [--KEY VALUE ...] [--name NAME] [--results DIR] [--overwrite]",
-        description="Train BERT or ResNet, with or without selection, on your data or what comes with the package.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # --seed is a key, not short for --seeds
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `gsgd train`."""
+    parser.usage = "gsgd train CONFIG [--KEY VALUE ...] [--name NAME] [--results DIR] [--overwrite]"
+    parser.description = "Train BERT or ResNet, with or without selection, on your data or what comes with the package."
+    parser.epilog = EXAMPLES
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="a TOML file, or a preset's name")
-    parser.add_argument("--KEY", metavar="VALUE", help="another value of any key of the configuration")
+    add_keys(parser, "another value of any key of the configuration")
     parser.add_argument("--name", help="folder under the results (default: CONFIG-METHOD-seedN)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     parser.add_argument("--overwrite", action="store_true", help="begin anew, whatever is there")
     parser.add_argument("--list", action="store_true", help="list the presets")
     parser.add_argument("--keys", metavar="TASK", help="list the keys of a task: bert or resnet")
-    options, rest = parser.parse_known_args(arguments)
-    if options.KEY is not None:  # it stands for others in the help, and is none itself
-        rest = ["--KEY", options.KEY, *rest]
-    try:
-        return _train(options, rest)
-    except (ValueError, ModuleNotFoundError) as error:
-        return refuse("train", error)
 
 
-def _train(options: argparse.Namespace, rest: Sequence[str]) -> int:
+def add_keys(parser: argparse.ArgumentParser, help: str) -> None:
+    """Let a command take every key of a configuration as an option: they come as `rest`."""
+    parser.add_argument("--KEY", metavar="VALUE", help=help)
+    parser.set_defaults(rest=[])
+
+
+def given_values(options: argparse.Namespace) -> dict[str, str]:
+    """The keys that a command was given, with their values.
+
+    Raises:
+        ValueError: as `parse_values`.
+    """
+    # "--KEY" stands for others in the help, and is none itself.
+    return parse_values([*([] if options.KEY is None else ["--KEY", options.KEY]), *options.rest])
+
+
+def run(options: argparse.Namespace) -> int:
+    """`gsgd train`: returns 0 when finished, 1 if the run diverged, 130 if interrupted."""
     from training import config as configs
 
     if options.list:
@@ -68,7 +72,7 @@ def _train(options: argparse.Namespace, rest: Sequence[str]) -> int:
         return _list_keys(options.keys)
     if options.config is None:
         raise ValueError("which CONFIG? A TOML file or a preset's name; --list shows the presets")
-    config = configs.load(options.config, parse_values(rest))
+    config = configs.load(options.config, given_values(options))
 
     from training.display import Display
     from training.run import DIVERGED, FINISHED, make_accelerator, train
@@ -151,12 +155,3 @@ def _list_keys(task: str) -> int:
                 print(textwrap.fill(of_the_engine[field.name], 120, initial_indent=indent, subsequent_indent=indent))
         print()
     return 0
-
-
-def refuse(command: str, error: Exception) -> int:
-    """Say on standard error why `gsgd COMMAND` cannot be carried out; returns the exit code, 2."""
-    # Of several processes one speaks.
-    if os.environ.get("RANK", "0") == "0":
-        hint = " (pip install 'gsgd[train]')" if isinstance(error, ModuleNotFoundError) else ""
-        print(f"gsgd {command}: {error}{hint}", file=sys.stderr)
-    return 2

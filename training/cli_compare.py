@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from training.cli import parse_values, refuse
+from training.cli import add_keys, given_values
 
 if TYPE_CHECKING:
     from training.compare import Comparison
@@ -38,16 +38,11 @@ exit code: 0 when finished, 2 for bad usage, 130 if it was interrupted
 """
 
 
-def main(arguments: Sequence[str]) -> int:
-    """`gsgd compare`: returns 0 when finished, 2 for bad usage, 130 if interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="gsgd compare",
-        usage="gsgd compare CONFIG --methods METHOD,METHOD,... [--seeds N] [--budget BUDGET] [--KEY VALUE ...]",
-        description="Train several methods on the same budget, several seeds each, and report with 95% intervals.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # --seed is a key, not short for --seeds
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `gsgd compare`."""
+    parser.usage = "gsgd compare CONFIG --methods METHOD,METHOD,... [--seeds N] [--budget BUDGET] [--KEY VALUE ...]"
+    parser.description = "Train several methods on the same budget, several seeds each, and report with 95% intervals."
+    parser.epilog = EXAMPLES
     parser.add_argument("config", metavar="CONFIG", help="a TOML file, or a preset's name")
     parser.add_argument(
         "--methods",
@@ -62,17 +57,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--target", type=float, help="accuracy to time (default: the baseline's mean final accuracy)")
     parser.add_argument("--name", help="folder under the results (default: compare-CONFIG-BUDGET)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    parser.add_argument("--KEY", metavar="VALUE", help="another value of any key of the configuration, for all methods")
-    options, rest = parser.parse_known_args(arguments)
-    if options.KEY is not None:  # it stands for others in the help, and is none itself
-        rest = ["--KEY", options.KEY, *rest]
-    try:
-        return _compare(options, rest)
-    except (ValueError, ModuleNotFoundError) as error:
-        return refuse("compare", error)
+    add_keys(parser, "another value of any key of the configuration, for all methods")
 
 
-def _compare(options: argparse.Namespace, rest: Sequence[str]) -> int:
+def run(options: argparse.Namespace) -> int:
+    """`gsgd compare`: returns 0 when finished, 130 if interrupted."""
     from training import config as configs
     from training.compare import compare, parse_contender, parse_sweep
     from training.display import Display
@@ -82,7 +71,7 @@ def _compare(options: argparse.Namespace, rest: Sequence[str]) -> int:
         raise ValueError(f"--seeds {options.seeds} must be at least 1")
     if options.target is not None and not 0 < options.target <= 1:
         raise ValueError(f"--target {options.target} must lie in (0, 1]")
-    values = parse_values(rest)
+    values = given_values(options)
     if "method" in values:
         raise ValueError(f"--method {values['method']}: methods are compared, so name them in --methods")
     if options.budget:

@@ -90,7 +90,7 @@ def make(results: Results, training: Training, progress: Callable[[int, int, str
             try:
                 _draw(exhibit, of_exhibit, training)
             except Missing as missing:
-                exhibit.reason = _anywhere(missing, results.folder)
+                exhibit.reason = _anywhere(missing, results)
         progress(number, len(found), exhibit.entry.name, begin)
     order = {name: number for number, name in enumerate(captions)}
     return sorted(found, key=lambda exhibit: order.get(exhibit.entry.name, 0) if exhibit.section == "buys" else 0)
@@ -100,14 +100,14 @@ def _read(exhibit: Exhibit, results: Results) -> list[Any]:
     try:
         return exhibit.entry.read(results)
     except Missing as missing:
-        exhibit.reason = _anywhere(missing, results.folder)
+        exhibit.reason = _anywhere(missing, results)
         return []
 
 
-def _anywhere(missing: Missing, folder: Path) -> str:
+def _anywhere(missing: Missing, results: Results) -> str:
     """A reason that does not depend on where the results lie: the same results make the same page."""
     reason = str(missing.args[0])
-    return reason.replace(f"{folder} has ", "the results have ").replace(str(folder / "theory"), "theory")
+    return reason.replace(f"{results.folder} has ", "the results have ").replace(str(results.theory), "theory")
 
 
 def _draw(exhibit: Exhibit, needed: list[Any], training: Training) -> None:

@@ -27,8 +27,8 @@ MEANING = {
 SIGN = {"proved": "✓", "consistent": "≈", "refuted": "✗", "assumption-violated": "∅", "inconclusive": "?"}
 
 
-def make(folder: Path, progress: Callable[[int, int, str, float], None] = lambda *_: None) -> str:
-    """The page of a folder of results; the same results make the same page.
+def make(results: Results, progress: Callable[[int, int, str, float], None] = lambda *_: None) -> str:
+    """The page of the results; the same results make the same page.
 
     Args:
         progress: as of `exhibits.make`.
@@ -37,15 +37,14 @@ def make(folder: Path, progress: Callable[[int, int, str, float], None] = lambda
         ValueError: if there are no results, naming the commands that write them; if they are malformed, naming the
             file and the field.
     """
-    results = Results(folder)
-    checks = _if_any(lambda: verified.read(folder))
+    checks = _if_any(lambda: verified.read(results.theory))
     summaries = _if_any(lambda: results.table("summaries"))
     training = runs.read(results)
     found = exhibits.make(results, training, progress)
     if checks is None and not training.groups and not any(each.files for each in found if not each.reason):
         raise ValueError(
-            f"{folder} has nothing to report: run `gsgd verify` for the theory, `gsgd train` or `gsgd compare` for "
-            "the training, or name the folder that has their results with --results"
+            f"{results.folder} has nothing to report: run `gsgd verify` for the theory, `gsgd train` or `gsgd compare` "
+            "for the training, or name the folder that has their results with --results"
         )
     return (
         environment()

@@ -46,10 +46,12 @@ class Training:
     Attributes:
         runs: the table "runs".
         comparisons: name -> content of compare.json.
+        origins: folder in the results -> who made what is there.
     """
 
     runs: pd.DataFrame
     comparisons: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def groups(self) -> list[str]:
@@ -70,6 +72,11 @@ class Training:
         """The id of the first run of a method of a group; of the group where there is none."""
         rows = self.runs[(self.runs["group"] == group) & (self.runs["method"] == method)]
         return anchor(rows["place"].iloc[0], "run") if len(rows) else anchor(group, "group")
+
+    def origins_of(self, group: str) -> list[str]:
+        """Who made a comparison, or the runs of a group, each once."""
+        places = [group] if group in self.comparisons else self.runs[self.runs["group"] == group]["place"]
+        return list(dict.fromkeys(self.origins[place] for place in places))
 
     def unfinished(self, finished: Sequence[str]) -> Iterator[tuple[str, int, int]]:
         """(group, runs that have ended, runs that are planned) of each comparison but those."""
@@ -98,18 +105,17 @@ def _changed(config: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
 
 
 def read(results: Results) -> Training:
-    """Comparisons and runs in a folder of results; there may be none.
+    """Comparisons and runs of the results; there may be none.
 
     Raises:
         ValueError: if a file is malformed, naming it and the field.
     """
+    for _, folder, content in results.comparisons:
+        _check_header(content, folder / COMPARE)
+    for folder, run, _ in results.runs:
+        _check_header(run["header"], folder / HEADER)
     comparisons = {name: content for name, _, content in results.comparisons}
-    runs = results.runs_if_any()
-    for name, content in comparisons.items():
-        _check_header(content, results.folder / name / COMPARE)
-    for _, run in runs.iterrows():
-        _check_header(run["header"], results.folder / run["place"] / HEADER)
-    return Training(runs, comparisons)
+    return Training(results.runs_if_any(), comparisons, results.origins())
 
 
 def _check_header(content: Mapping[str, Any], path: Path) -> None:

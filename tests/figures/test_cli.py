@@ -11,16 +11,17 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("pandas")
 
-from figures import cli, style, write
+from figures import style, write
 from figures.registry import ENTRIES
 from figures.results import Results
+from gsgd.cli import main
 
 THEORY = ("gaussian_rho", "noise", "lemma_c1", "agreement", "overlap", "trajectories", "top_k", "worst_case")
 TABLES = ("table_1", "table_2", "table_3", "table_4", "table_5", "table_6", "crossing")
 
 
 def test_all_that_the_results_have_and_nothing_else(theory, tmp_path, capsys):
-    assert cli.main(["--results", str(theory), "--out", str(tmp_path / "out"), "--format", "svg"]) == 0
+    assert main(["figures", "--results", str(theory), "--out", str(tmp_path / "out"), "--format", "svg"]) == 0
     wanted = {f"{name}.svg" for name in THEORY} | {f"{name}.{kind}" for name in TABLES for kind in ("csv", "md")}
     assert {path.name for path in (tmp_path / "out").iterdir()} == wanted
     said = capsys.readouterr()
@@ -31,13 +32,25 @@ def test_all_that_the_results_have_and_nothing_else(theory, tmp_path, capsys):
     assert f"[ 1/{made}]" in said.err
 
 
+def test_it_is_said_who_made_what(recorded, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    recorded.write_theory(tmp_path / "recorded")
+    recorded.write_comparison(tmp_path / "results" / "c", {"baseline": [[0.2, 0.4]]})
+    before = sorted((tmp_path / "recorded").rglob("*"))
+    assert main(["figures", "noise", "figure_1", "--format", "svg"]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines() == ["results/figures/noise.svg", "results/figures/figure_1.svg"]
+    assert "\nrecorded by the project: theory\nmade here: c\n" in said.err
+    assert sorted((tmp_path / "recorded").rglob("*")) == before
+
+
 def test_the_same_results_make_the_same_bytes(recorded, tmp_path):
     """In another process, other hashes of strings: nothing of the order of sets, of the clock or of the machine."""
     recorded.write_theory(tmp_path / "results")
     recorded.write_comparison(tmp_path / "results" / "c", {"baseline": [[0.2, 0.4]], "loss@1:keep=0.7": [[0.3, 0.5]]})
     names = ["figure_1", "differences", "step_cost", "noise", "worst_case", "table_1", "comparisons"]
     options = ["--results", str(tmp_path / "results"), "--format", "svg,png,pdf"]
-    assert cli.main([*names, *options, "--out", str(tmp_path / "here")]) == 0
+    assert main(["figures", *names, *options, "--out", str(tmp_path / "here")]) == 0
     environment = {**os.environ, "PYTHONHASHSEED": "2", "DISPLAY": ""}
     command = [sys.executable, "-m", "gsgd", "figures", *names, *options, "--out", str(tmp_path / "there")]
     subprocess.run(command, check=True, env=environment, timeout=120, capture_output=True)
@@ -53,16 +66,20 @@ def test_malformed_results_stop_it_before_anything_is_written(recorded, tmp_path
     recorded.write_theory(tmp_path)
     path = tmp_path / "theory" / "top_k.csv"
     path.write_text(path.read_text().replace("1.6", "many"))
-    assert cli.main(["--results", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert main(["figures", "--results", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "top_k.csv, line 5, column value: 'many' must be a finite number" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     # What does not need the malformed table is still drawn when asked for.
-    assert cli.main(["noise", "--results", str(tmp_path), "--out", str(tmp_path / "out"), "--format", "png"]) == 0
+    assert (
+        main(["figures", "noise", "--results", str(tmp_path), "--out", str(tmp_path / "out"), "--format", "png"]) == 0
+    )
     assert (tmp_path / "out" / "noise.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_figure_asked_for_by_name_must_have_data(theory, tmp_path, capsys):
-    assert cli.main(["figure_1", "noise", "--results", str(theory), "--out", str(tmp_path), "--format", "svg"]) == 2
+    assert (
+        main(["figures", "figure_1", "noise", "--results", str(theory), "--out", str(tmp_path), "--format", "svg"]) == 2
+    )
     assert "no data for figure_1" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["noise.svg"]
 
@@ -80,23 +97,23 @@ def test_a_figure_asked_for_by_name_must_have_data(theory, tmp_path, capsys):
 def test_bad_usage(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results").mkdir()
-    assert cli.main(arguments) == 2
+    assert main(["figures", *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_figure_by_its_old_name(recorded, tmp_path):
     recorded.write_comparison(tmp_path / "c", {"baseline": [[0.2, 0.4]], "loss@1": [[0.3, 0.5]]})
     with pytest.warns(FutureWarning, match="variants is called differences now"):
-        assert cli.main(["variants", "--results", str(tmp_path), "--format", "svg"]) == 0
+        assert main(["figures", "variants", "--results", str(tmp_path), "--format", "svg"]) == 0
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["differences.svg"]
 
 
 def test_help_has_examples_and_list_names_everything(capsys):
     with pytest.raises(SystemExit) as leaving:
-        cli.main(["--help"])
+        main(["figures", "--help"])
     assert leaving.value.code == 0
     assert "examples:" in capsys.readouterr().out
-    assert cli.main(["--list"]) == 0
+    assert main(["figures", "--list"]) == 0
     listed = capsys.readouterr().out
     assert all(re.search(rf"^{name} ", listed, re.MULTILINE) for name in ENTRIES)
     assert "theory/noise" in listed
@@ -104,7 +121,7 @@ def test_help_has_examples_and_list_names_everything(capsys):
 
 def test_a_folder_that_cannot_be_written(theory, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert cli.main(["noise", "--results", str(theory), "--out", str(tmp_path / "file")]) == 2
+    assert main(["figures", "noise", "--results", str(theory), "--out", str(tmp_path / "file")]) == 2
     assert "file" in capsys.readouterr().err
 
 
@@ -132,8 +149,8 @@ def test_inline_svg_can_share_a_page(theory):
 
 def test_nothing_opens_a_display_or_keeps_figures(theory, tmp_path):
     code = (
-        "import sys; from figures import cli; "
-        f"cli.main(['top_k', '--results', {str(theory)!r}, '--out', {str(tmp_path)!r}]); "
+        "import sys; from gsgd.cli import main; "
+        f"main(['figures', 'top_k', '--results', {str(theory)!r}, '--out', {str(tmp_path)!r}]); "
         "sys.exit(int('matplotlib.pyplot' in sys.modules))"
     )
     environment = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "MPLBACKEND")}

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -97,6 +98,44 @@ def test_nothing_recorded(tmp_path):
     assert "preset" in results.runs_if_any().columns
     with pytest.raises(ValueError, match="no table 'nonsense'"):
         results.table("nonsense")
+
+
+def test_what_was_made_here_hides_what_the_project_recorded_of_the_same_name(recorded, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recorded.write_theory(Path("recorded"))
+    recorded.write_comparison(Path("recorded/a"), {"baseline": [[0.5]], "loss@1": [[0.5]]})
+    recorded.write_comparison(Path("recorded/b"), {"baseline": [[0.5]]})
+    results = Results.of(None)  # of which there are none yet
+    assert set(results.origins().values()) == {"recorded by the project"}
+    assert len(results.table("theory/noise")) > 2
+
+    recorded.write_comparison(Path("results/a"), {"baseline": [[0.6], [0.7]]})
+    spoil(Path("results/a/compare.json"), date="2026-01-02T03:04:05+00:00")
+    recorded.write_run(Path("results/one"), [0.4])
+    results = Results.of(None)
+    assert results.by_origin() == {
+        "made here": ["one"],
+        "made here on 2026-01-02": ["a"],
+        "recorded by the project": ["theory", "b"],
+    }
+    runs = results.table("runs")
+    assert sorted(zip(runs["group"], runs["method"], runs["seed"], strict=True)) == [
+        ("a", "baseline", 0),
+        ("a", "baseline", 1),
+        ("b", "baseline", 0),
+        ("tiny", "baseline", 0),
+    ]
+    assert sorted(results.table("summaries")["group"]) == ["a", "b"]
+    # A folder that is named is read alone.
+    assert set(Results.of(Path("recorded")).table("runs")["method"]) == {"baseline", "loss@1"}
+
+
+def test_the_theory_is_taken_from_one_place(recorded, tmp_path):
+    recorded.write_theory(tmp_path / "recorded")
+    recorded.write_theory(tmp_path / "results")
+    (tmp_path / "results" / "theory" / "noise.csv").unlink()
+    with pytest.raises(Missing, match=r"results/theory/noise\.csv"):
+        Results(tmp_path / "results", tmp_path / "recorded").table("theory/noise")
 
 
 def spoil(path, **changes):

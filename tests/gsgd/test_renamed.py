@@ -65,17 +65,17 @@ def test_no_old_name_is_a_module_of_today():
     """Else the old name would hide it."""
     for old, new in renamed.MODULES.items():
         assert old not in renamed.MODULES.values()
-        room, *rest = old.split(".")
-        place = Path(importlib.util.find_spec(room).submodule_search_locations[0]).joinpath(*rest)
+        package, *rest = old.split(".")
+        place = Path(importlib.util.find_spec(package).submodule_search_locations[0]).joinpath(*rest)
         assert not place.with_suffix(".py").exists()
         assert not (place / "__init__.py").exists()
         assert new.partition(".")[0] in ("gsgd", "theory", "training")
 
 
-@pytest.mark.parametrize("room", ["gsgd", "theory", "training"])
-def test_each_room_knows_them_and_imports_nothing_for_it(room):
+@pytest.mark.parametrize("package", ["gsgd", "theory", "training"])
+def test_each_package_knows_them_and_imports_nothing_for_it(package):
     code = (
-        f"import sys, {room}; from gsgd import renamed;"
+        f"import sys, {package}; from gsgd import renamed;"
         "assert any(isinstance(finder, renamed._OldNames) for finder in sys.meta_path);"
         "renamed.install(); assert sum(isinstance(finder, renamed._OldNames) for finder in sys.meta_path) == 1;"
         "sys.exit(any(name in sys.modules for name in ('numpy', 'torch', 'theory.readings', 'training.diagnose')))"

@@ -230,7 +230,7 @@ def test_an_unexpected_status_exits_with_1(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(
         cli, "run_checks", lambda checks, **_: [verify.Outcome(surprise, surprise.run(seed=0, alpha=1), 0.1)]
     )
-    assert cli.main(["--no-results", "--json", str(tmp_path / "x.json")]) == 1
+    assert main(["verify", "--no-results", "--json", str(tmp_path / "x.json")]) == 1
     output = capsys.readouterr().out
     assert "NOT as expected" in output
     assert "two is odd" in output

@@ -9,7 +9,7 @@ import time
 import tiny
 import torch
 
-from training import cli
+from gsgd import cli
 from training.training import Training
 
 
@@ -23,7 +23,7 @@ def main(seconds, arguments):
         time.sleep(seconds)
 
     Training.train_step = slow
-    return cli.main(arguments)
+    return cli.main(["train", *arguments])
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from gsgd.cli import main  # noqa: E402
 from training import bench, step_costs  # noqa: E402
 from training.bench_models import MODELS, Shape  # noqa: E402
 
@@ -102,7 +103,7 @@ def test_peak_memory_is_what_a_step_has_at_once():
 def test_the_command_prints_a_row_for_each_way_and_writes_json(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(bench.MODELS, "bert-small", lambda shape: (*small_bert(), [1, 2]))
     path = tmp_path / "step.json"
-    assert bench.main(["--model", "bert-small", "--exits", "2", "--rounds", "1", "--json", str(path)]) == 0
+    assert main(["bench", "step", "--model", "bert-small", "--exits", "2", "--rounds", "1", "--json", str(path)]) == 0
     shown = capsys.readouterr().out
     assert shown.count("two passes") == shown.count("shared") == 1
     assert "4 rows of 40 tokens kept, float32, eager" in shown
@@ -123,10 +124,10 @@ def test_the_command_prints_a_row_for_each_way_and_writes_json(monkeypatch, caps
 
 def test_an_exit_that_is_not_there_exits_with_2(monkeypatch, capsys):
     monkeypatch.setitem(bench.MODELS, "bert-small", lambda shape: (*small_bert(), [1, 2]))
-    assert bench.main(["--model", "bert-small", "--exits", "9", "--rounds", "1"]) == 2
+    assert main(["bench", "step", "--model", "bert-small", "--exits", "9", "--rounds", "1"]) == 2
     assert "exit_layer = 9 must be a whole number in 1..3" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
-        bench.main(["--exits", "0"])
+        main(["bench", "step", "--exits", "0"])
 
 
 def test_the_peer_is_measured_where_it_is_installed(monkeypatch):
@@ -192,7 +193,7 @@ def test_a_plain_step_waits_only_where_transformers_does_and_for_labelled_positi
     [("vit-tiny", "32x32"), ("resnet-tiny", "32x32"), ("gpt2-tiny", "16 tokens"), ("llama-tiny", "16 tokens")],
 )
 def test_every_kind_of_model_is_measured(name, row, capsys):
-    assert bench.main(["--model", name, "--seq", "16", "--gross", "4", "--exits", "1", "--rounds", "1"]) == 0
+    assert main(["bench", "step", "--model", name, "--seq", "16", "--gross", "4", "--exits", "1", "--rounds", "1"]) == 0
     shown = capsys.readouterr().out
     assert shown.count("two passes") == shown.count("shared") == 1
     assert f"{name}, 2 rows of {row} kept" in shown
@@ -244,14 +245,14 @@ def test_dropout_is_that_of_the_whole_model(name):
     ],
 )
 def test_what_cannot_be_measured_exits_with_2_and_says_why(arguments, said, capsys):
-    assert bench.main(["--model", "bert-tiny", *arguments, "--rounds", "1"]) == 2
+    assert main(["bench", "step", "--model", "bert-tiny", *arguments, "--rounds", "1"]) == 2
     assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rate", ["1", "-0.1", "much"])
 def test_a_rate_of_dropout_lies_below_1(rate, capsys):
     with pytest.raises(SystemExit, match="2"):
-        bench.main([f"--dropout={rate}"])
+        main(["bench", "step", f"--dropout={rate}"])
     assert "must be a number in [0, 1)" in capsys.readouterr().err
 
 

@@ -13,7 +13,7 @@ NEEDS = {"rigorous": ("flint",), "worst-case": ("PEPit", "clarabel")}
 
 
 def available(module: str) -> bool:
-    """Whether the packages that the module `module` of this room needs are installed."""
+    """Whether the packages that the module `module` of this package needs are installed."""
     return not any(module.startswith(extra.replace("-", "_")) for extra in missing())
 
 
@@ -23,7 +23,7 @@ def missing() -> list[str]:
 
 
 def load() -> dict[str, Check]:
-    """Import every module of this room that can be imported here, and return all checks by name."""
+    """Import every module of this package that can be imported here, and return all checks by name."""
     for module in pkgutil.iter_modules(__path__):
         if available(module.name):
             importlib.import_module(f"{__name__}.{module.name}")

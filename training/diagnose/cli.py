@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gsgd.results import write_json
-from training.cli import parse_values
+from training.cli import add_keys, given_values
 from training.diagnose.tables import LEGEND, show_point
 from training.diagnose.words import WHAT_516_IS
 
@@ -37,45 +36,32 @@ exit code: 0 when finished, 2 for bad usage, 130 if it was interrupted
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `gsgd diagnose`."""
-    result = argparse.ArgumentParser(
-        prog="gsgd diagnose",
-        usage="gsgd diagnose CONFIG [--after STEPS,STEPS] [--batches N] [--exits J,J] [--model DIR] [--KEY VALUE ...]\n"
-        "       gsgd diagnose FOLDER",
-        description="Measure whether selection can help a model, at which exit, and what the theorems promise.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # --seed is a key, and short for nothing
+    parser.usage = (
+        "gsgd diagnose CONFIG [--after STEPS,STEPS] [--batches N] [--exits J,J] [--model DIR] [--KEY VALUE ...]\n"
+        "       gsgd diagnose FOLDER"
     )
-    result.add_argument("target", metavar="CONFIG", help="a TOML file, a preset's name, or a folder with a meters.csv")
-    result.add_argument(
+    parser.description = "Measure whether selection can help a model, at which exit, and what the theorems promise."
+    parser.epilog = EXAMPLES
+    parser.add_argument("target", metavar="CONFIG", help="a TOML file, a preset's name, or a folder with a meters.csv")
+    parser.add_argument(
         "--after", metavar="STEPS", help="diagnose after so many steps of plain training (default 0,300)"
     )
-    result.add_argument("--batches", type=int, metavar="N", help="gross batches to measure on (default 32)")
-    result.add_argument("--exits", metavar="J,J", help="exit layers (default: all)")
-    result.add_argument("--level", type=float, help="share of the exact choice that an exit should keep (default 0.75)")
-    result.add_argument("--model", type=Path, metavar="DIR", help="diagnose the trained model in this folder")
-    result.add_argument("--name", help="folder under the results (default: diagnose-CONFIG)")
-    result.add_argument("--results", type=Path, metavar="DIR", help="default: results")
-    result.add_argument("--KEY", metavar="VALUE", help="another value of any key of the configuration")
-    return result
+    parser.add_argument("--batches", type=int, metavar="N", help="gross batches to measure on (default 32)")
+    parser.add_argument("--exits", metavar="J,J", help="exit layers (default: all)")
+    parser.add_argument("--level", type=float, help="share of the exact choice that an exit should keep (default 0.75)")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="diagnose the trained model in this folder")
+    parser.add_argument("--name", help="folder under the results (default: diagnose-CONFIG)")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="default: results")
+    add_keys(parser, "another value of any key of the configuration")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """`gsgd diagnose`: returns 0 when finished, 2 for bad usage."""
-    options, rest = parser().parse_known_args(arguments)
-    if options.KEY is not None:  # it stands for others in the help, and is none itself
-        rest = ["--KEY", options.KEY, *rest]
-    try:
-        if _is_folder(options.target):
-            return _of_folder(Path(options.target), options, rest)
-        return _of_config(options, rest)
-    except ModuleNotFoundError as error:
-        print(f"gsgd diagnose: {error} (pip install 'gsgd[train]')", file=sys.stderr)
-    except (ValueError, OSError) as error:
-        print(f"gsgd diagnose: {error}", file=sys.stderr)
-    return 2
+def run(options: argparse.Namespace) -> int:
+    """`gsgd diagnose`: returns 0 when finished."""
+    if _is_folder(options.target):
+        return _of_folder(Path(options.target), options)
+    return _of_config(options)
 
 
 def _is_folder(target: str) -> bool:
@@ -87,12 +73,14 @@ def _is_folder(target: str) -> bool:
     return folder.is_dir() and (has_readings(folder) or not preset.is_file())
 
 
-def _of_folder(folder: Path, options: argparse.Namespace, rest: Sequence[str]) -> int:
+def _of_folder(folder: Path, options: argparse.Namespace) -> int:
     given = [
-        f"--{name}" for name in vars(options) if name not in ("target", "KEY") and getattr(options, name) is not None
+        f"--{name}" for name, value in vars(options).items() if name not in ("target", "rest") and value is not None
     ]
-    if given or rest:
-        raise ValueError(f"{(given or rest)[0]} is for a configuration, but {folder} is a folder of recorded readings")
+    if given or options.rest:
+        raise ValueError(
+            f"{(given or options.rest)[0]} is for a configuration, but {folder} is a folder of recorded readings"
+        )
     from training.diagnose.recorded_readings import read_readings, show_readings, write_live
 
     readings = read_readings(folder)
@@ -102,10 +90,10 @@ def _of_folder(folder: Path, options: argparse.Namespace, rest: Sequence[str]) -
     return 0
 
 
-def _of_config(options: argparse.Namespace, rest: Sequence[str]) -> int:
+def _of_config(options: argparse.Namespace) -> int:
     after = _numbers("--after", options.after)
     exits = _numbers("--exits", options.exits)
-    values = parse_values(rest)
+    values = given_values(options)
 
     from training import config as configs
     from training.diagnose.diagnosis_file import DIAGNOSIS, point_entry

@@ -167,5 +167,6 @@ def whole(recorded, tmp_path_factory):
 @pytest.fixture(scope="session")
 def page_text(whole):
     from figures.report import page
+    from figures.results import Results
 
-    return page.make(whole)
+    return page.make(Results(whole))

@@ -32,6 +32,17 @@ def test_by_default_into_the_results(tools, tmp_path, monkeypatch):
     assert (tmp_path / "results" / "report.html").read_text().startswith("<!DOCTYPE html>")
 
 
+def test_it_is_said_who_made_what(tools, recorded, tmp_path, monkeypatch):
+    tools.write_verify(tmp_path / "recorded")
+    recorded.write_comparison(tmp_path / "results" / "c", {"baseline": [[0.2, 0.4]]})
+    monkeypatch.chdir(tmp_path)
+    assert main(["report"]) == 0
+    root = tools.read_page((tmp_path / "results" / "report.html").read_text())
+    assert "; recorded by the project" in root.id("provenance").text
+    assert "comparison, made here" in root.id("runs").text
+    assert not (tmp_path / "recorded" / "report.html").exists()
+
+
 def test_without_results(tmp_path, capsys):
     assert main(["report", "--results", str(tmp_path / "nowhere")]) == 2
     assert f"there is no folder {tmp_path / 'nowhere'}" in capsys.readouterr().err

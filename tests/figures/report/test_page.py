@@ -14,6 +14,7 @@ pytest.importorskip("pandas")
 
 from figures.registry import ENTRIES
 from figures.report import page
+from figures.results import Results
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_the_summary_counts_what_was_found(root, checks):
 def test_what_is_not_as_expected_is_said_first(tools, tmp_path):
     surprise = tools.check(0, status="refuted", expected="proved", witness="so there")
     tools.write_verify(tmp_path, [surprise, tools.check(1)])
-    root = tools.read_page(page.make(tmp_path))
+    root = tools.read_page(page.make(Results(tmp_path)))
     said = root.id("summary").text
     assert "1 outcome is NOT as expected: Theorem 5.7 (subject.check_0) is refuted, not proved" in said
     assert "Every status" not in said
@@ -100,7 +101,7 @@ def test_every_entry_is_there_or_listed_with_the_reason(root, tools, tmp_path):
         assert shown.all("figcaption")
         assert entry.shows in shown.text
     tools.write_verify(tmp_path)
-    bare = tools.read_page(page.make(tmp_path))
+    bare = tools.read_page(page.make(Results(tmp_path)))
     missing = {node["id"]: node.text for node in bare.all("li") if (node.get("id") or "").startswith("exhibit-")}
     # Tables beside the paper's are shown without ours, too.
     assert set(missing) == {f"exhibit-{entry.name}" for entry in ENTRIES.values() if entry.needs}
@@ -110,7 +111,7 @@ def test_every_entry_is_there_or_listed_with_the_reason(root, tools, tmp_path):
 
 def test_without_checks_the_summary_says_what_to_run(tools, recorded, tmp_path):
     recorded.write_run(tmp_path / "one", [])
-    assert "Run `gsgd verify`" in tools.read_page(page.make(tmp_path)).id("summary").text
+    assert "Run `gsgd verify`" in tools.read_page(page.make(Results(tmp_path))).id("summary").text
 
 
 def test_links_resolve_and_ids_are_unique(root):
@@ -193,7 +194,7 @@ def test_hostile_results_stay_text(recorded, tools, tmp_path):
     ]
     tools.write_verify(tmp_path, hostile, command=text, commit=text)
     recorded.write_comparison(tmp_path / name, {"baseline": [[0.1]], name: [[0.2]]}, data=text, header={"device": text})
-    made = page.make(tmp_path)
+    made = page.make(Results(tmp_path))
     root = tools.read_page(made)
     assert not root.all("img")
     assert len(root.all("script")) == 1
@@ -209,7 +210,7 @@ def test_the_same_results_make_the_same_bytes(recorded, tools, tmp_path):
     """In another process and folder, other hashes of strings: nothing of the clock, of sets' order, of the place."""
     tools.write_verify(tmp_path / "results")
     recorded.write_run(tmp_path / "results" / "one", [0.2, 0.4], "loss@1:keep=0.7")
-    here = page.make(tmp_path / "results").encode()
+    here = page.make(Results(tmp_path / "results")).encode()
     (tmp_path / "results").rename(tmp_path / "moved")
     command = [sys.executable, "-m", "gsgd", "report", "--results", str(tmp_path / "moved"), "--out", str(tmp_path)]
     environment = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "XX7"}
@@ -219,11 +220,11 @@ def test_the_same_results_make_the_same_bytes(recorded, tools, tmp_path):
 
 def test_only_checks_or_only_runs(recorded, tools, tmp_path):
     tools.write_verify(tmp_path / "checks")
-    root = tools.read_page(page.make(tmp_path / "checks"))
+    root = tools.read_page(page.make(Results(tmp_path / "checks")))
     assert root.id("runs") is None
     assert "None is recorded" in root.id("summary").text
     recorded.write_run(tmp_path / "runs" / "one", [0.1, 0.2])
-    root = tools.read_page(page.make(tmp_path / "runs"))
+    root = tools.read_page(page.make(Results(tmp_path / "runs")))
     assert root.id("statements") is None
     assert root.id("runs") is not None
     assert not [link for link in root.all("a") if link["href"] in ("#statements", "#errata")]

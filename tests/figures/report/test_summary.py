@@ -75,9 +75,11 @@ def test_of_a_recorded_comparison(tools, whole, page_text):
 
 
 def test_nothing_is_concluded_before_the_end(recorded, tools, tmp_path):
+    from figures.results import Results
+
     recorded.write_comparison(tmp_path / "c", {"baseline": [[0.1], [0.2]], "loss@1": [[0.9], [0.9]]}, summary=False)
     path = tmp_path / "c" / "compare.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "seeds": 5}))
-    text = tools.read_page(page.make(tmp_path)).id("summary").text
+    text = tools.read_page(page.make(Results(tmp_path))).id("summary").text
     assert "c is not finished: 4 of 10 runs have ended, and nothing is concluded" in text
     assert "above" not in text
