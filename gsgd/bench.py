@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gsgd import sgd
+from gsgd.arguments import command, install, whole
 from gsgd.linear import LinearProblem, squared
 from gsgd.oracle import Oracle
 from gsgd.results import command_line, provenance, write_json
@@ -25,15 +25,10 @@ examples:
 
 def main(arguments: Sequence[str]) -> int:
     """`gsgd bench simulate`: returns the exit code, 0; argparse exits with 2 for bad usage."""
-    parser = argparse.ArgumentParser(
-        prog="gsgd bench simulate",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=__doc__,
-    )
-    parser.add_argument("--runs", type=_positive, default=1000)
-    parser.add_argument("--steps", type=_positive, default=1000)
-    parser.add_argument("--repeats", type=_positive, default=5, help="interleaved timings of each (default 5)")
+    parser = command("bench simulate", __doc__ or "", EXAMPLES)
+    parser.add_argument("--runs", type=whole(1), default=1000)
+    parser.add_argument("--steps", type=whole(1), default=1000)
+    parser.add_argument("--repeats", type=whole(1), default=5, help="interleaved timings of each (default 5)")
     parser.add_argument("--json", type=Path, metavar="PATH")
     options = parser.parse_args(arguments)
     figures = measure_simulation(runs=options.runs, steps=options.steps, repeats=options.repeats)
@@ -44,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     for name, entry in figures.items():
         print(f"{name:34}{entry['candidates_per_s']:14.3g}{entry['median_s']:10.3f}{entry['ratio']:9.2f}")
     if not sgd.compiled():
-        print("The compiled kernel is not installed: pip install 'gsgd[fast]'")
+        print(f"The compiled kernel is not installed: {install('fast')}")
     if options.json:
         write_json(options.json, {"header": {**provenance(), "command": command_line()}, "simulation": figures})
     return 0
@@ -136,9 +131,3 @@ def _jax(features: np.ndarray, offsets: np.ndarray, eta: float, runs: int, steps
         return total / steps
 
     return lambda: simulate(jax.random.key(1)).block_until_ready()
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
-    return int(text)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from gsgd.arguments import command, install, number, refuse, whole
+from gsgd.console import bar
 from gsgd.results import command_line, provenance, write_json
 from theory import curves, table
 from theory.checks import missing
@@ -42,19 +42,18 @@ exit code: 0 if every status is the expected one, 1 if not, 2 for bad usage
 
 def parser() -> argparse.ArgumentParser:
     """The options of `gsgd verify`."""
-    result = argparse.ArgumentParser(
-        prog="gsgd verify",
-        description="Check every statement of the paper by independent routes, and print what holds and how tightly.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    result = command(
+        "verify",
+        "Check every statement of the paper by independent routes, and print what holds and how tightly.",
+        EXAMPLES,
     )
     result.add_argument("--only", nargs="+", metavar="STATEMENT", help='such as "Theorem 5.7"; --list names them all')
-    result.add_argument("--seed", type=_seed, default=0, help="whole number >= 0 (default 0)")
+    result.add_argument("--seed", type=whole(0), default=0, help="whole number >= 0 (default 0)")
+    alpha = number("lie in (0, 0.1]", lambda value: 0 < value <= 0.1)
+    error = "error probability of the whole run, in (0, 0.1] (default 1e-6)"
+    result.add_argument("--alpha", type=alpha, default=1e-6, help=error)
     result.add_argument(
-        "--alpha", type=_alpha, default=1e-6, help="error probability of the whole run, in (0, 0.1] (default 1e-6)"
-    )
-    result.add_argument(
-        "--jobs", type=_jobs, default=os.cpu_count() or 1, help="processes (default: as many as processors)"
+        "--jobs", type=whole(1), default=os.cpu_count() or 1, help="processes (default: as many as processors)"
     )
     result.add_argument("--json", type=Path, metavar="PATH", help="write the outcomes there, too")
     result.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
@@ -71,16 +70,14 @@ def main(arguments: Sequence[str]) -> int:
         try:
             checks = _choose(checks, options.only)
         except ValueError as unknown:
-            print(f"gsgd verify: {unknown}", file=sys.stderr)
-            return 2
+            return refuse("verify", unknown)
     console = Console()
     if options.list:
         table.show_list(console, checks)
         return 0
     for folder in filter(None, [options.json and options.json.parent, None if options.no_results else options.results]):
         if not _writable(folder):
-            print(f"gsgd verify: cannot write to {folder}: choose another folder, or --no-results", file=sys.stderr)
-            return 2
+            return refuse("verify", OSError(f"cannot write to {folder}: choose another folder, or --no-results"))
     start = time.perf_counter()
     outcomes = _run_with_progress(checks, options)
     content = {"header": _header(options), "checks": [outcome.record() for outcome in outcomes]}
@@ -95,29 +92,21 @@ def main(arguments: Sequence[str]) -> int:
     table.show(console, outcomes)
     table.show_summary(console, outcomes, alpha=options.alpha, seconds=time.perf_counter() - start)
     for extra in missing():
-        console.print(f"The extra {extra} would add checks: pip install 'gsgd[{extra}]'", highlight=False, markup=False)
+        console.print(f"The extra {extra} would add checks: {install(extra)}", highlight=False, markup=False)
     if written:
         console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True, highlight=False)
     return 0 if all(outcome.as_expected for outcome in outcomes) else 1
 
 
 def _run_with_progress(checks: list[Check], options: argparse.Namespace) -> list[Outcome]:
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("checking"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
     counts: Counter[str] = Counter()
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=len(checks))
+    with bar(Console(stderr=True), "checking", len(checks)) as progress:
 
         def done(outcome: Outcome) -> None:
             counts["as expected" if outcome.as_expected else "NOT as expected"] += 1
-            text = ", ".join(f"{count} {name}" for name, count in counts.items())
-            progress.update(task, advance=1, description=f"{text}; {outcome.check.statement}")
+            progress.advance()
+            said = ", ".join(f"{count} {name}" for name, count in counts.items())
+            progress.note(f"{said}; {outcome.check.statement}")
 
         return run_checks(checks, seed=options.seed, alpha=options.alpha, jobs=options.jobs, done=done)
 
@@ -159,31 +148,3 @@ def _writable(folder: Path) -> bool:
     while not folder.exists():
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK)
-
-
-def _seed(text: str) -> int:
-    value = _number(int, text, "a whole number")
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} must be at least 0")
-    return value
-
-
-def _alpha(text: str) -> float:
-    value = _number(float, text, "a number")
-    if not 0 < value <= 0.1:
-        raise argparse.ArgumentTypeError(f"{value} must lie in (0, 0.1]")
-    return value
-
-
-def _jobs(text: str) -> int:
-    value = _number(int, text, "a whole number")
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} must be at least 1")
-    return value
-
-
-def _number(kind: type, text: str, rule: str):
-    try:
-        return kind(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} must be {rule}") from None

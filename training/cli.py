@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
+
+from gsgd.arguments import command, parse_keys, refuse
 
 EXAMPLES = """\
 examples:
@@ -35,31 +35,26 @@ exit code: 0 when the run is finished, 1 if it diverged, 2 for bad usage, 130 if
 
 def main(arguments: Sequence[str]) -> int:
     """`gsgd train`: returns 0 when finished, 1 if the run diverged, 2 for bad usage, 130 if interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="gsgd train",
+    parser = command(
+        "train",
+        "Train BERT or ResNet, with or without selection, on your data or what comes with the package.",
+        EXAMPLES,
         usage="gsgd train CONFIG [--KEY VALUE ...] [--name NAME] [--results DIR] [--overwrite]",
-        description="Train BERT or ResNet, with or without selection, on your data or what comes with the package.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # --seed is a key, not short for --seeds
     )
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="a TOML file, or a preset's name")
-    parser.add_argument("--KEY", metavar="VALUE", help="another value of any key of the configuration")
     parser.add_argument("--name", help="folder under the results (default: CONFIG-METHOD-seedN)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     parser.add_argument("--overwrite", action="store_true", help="begin anew, whatever is there")
     parser.add_argument("--list", action="store_true", help="list the presets")
     parser.add_argument("--keys", metavar="TASK", help="list the keys of a task: bert or resnet")
-    options, rest = parser.parse_known_args(arguments)
-    if options.KEY is not None:  # it stands for others in the help, and is none itself
-        rest = ["--KEY", options.KEY, *rest]
+    options, values = parse_keys(parser, arguments)
     try:
-        return _train(options, rest)
+        return _train(options, values)
     except (ValueError, ModuleNotFoundError) as error:
         return refuse("train", error)
 
 
-def _train(options: argparse.Namespace, rest: Sequence[str]) -> int:
+def _train(options: argparse.Namespace, values: dict[str, str]) -> int:
     from training import config as configs
 
     if options.list:
@@ -68,7 +63,7 @@ def _train(options: argparse.Namespace, rest: Sequence[str]) -> int:
         return _list_keys(options.keys)
     if options.config is None:
         raise ValueError("which CONFIG? A TOML file or a preset's name; --list shows the presets")
-    config = configs.load(options.config, parse_values(rest))
+    config = configs.load(options.config, values)
 
     from training.display import Display
     from training.run import DIVERGED, FINISHED, make_accelerator, train
@@ -101,27 +96,6 @@ def _train(options: argparse.Namespace, rest: Sequence[str]) -> int:
     return {FINISHED: 0, DIVERGED: 1}.get(outcome.status, 130)
 
 
-def parse_values(rest: Sequence[str]) -> dict[str, str]:
-    """`--key value` and `--key=value` pairs; dashes in a key count as underscores.
-
-    Raises:
-        ValueError: for anything else.
-    """
-    values: dict[str, str] = {}
-    words = list(rest)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--") or len(word) < 3:
-            raise ValueError(f"{word!r} is not expected here: values are given as --key value")
-        key, equals, value = word[2:].partition("=")
-        if not equals:
-            if not words or words[0].startswith("--"):
-                raise ValueError(f"{word} needs a value: {word} VALUE")
-            value = words.pop(0)
-        values[key.replace("-", "_")] = value
-    return values
-
-
 def _list_presets(presets: dict[str, Path]) -> int:
     for name, path in presets.items():
         first = path.read_text(encoding="utf-8").splitlines()[0]
@@ -130,33 +104,19 @@ def _list_presets(presets: dict[str, Path]) -> int:
 
 
 def _list_keys(task: str) -> int:
-    import dataclasses
     import textwrap
 
-    from gsgd.sift.options import SiftOptions
     from training.config import TASKS
-    from training.settings import AS_THE_ENGINES, TrainingSettings
+    from training.keys import described
+    from training.settings import TrainingSettings
 
     if task not in TASKS:
         raise ValueError(f"--keys {task!r}: the tasks are {', '.join(TASKS)}")
-    of_the_engine = SiftOptions.help()
+    indent = 8 * " "
     for kind in (TrainingSettings, TASKS[task][0]):
-        for described in (base for base in kind.__mro__ if dataclasses.is_dataclass(base)):
-            print(f"{(described.__doc__ or '').strip()}\n")
-        for field in dataclasses.fields(kind):
-            default: Any = field.default
-            print(f"  {field.name} = {list(default) if isinstance(default, tuple) else default!r}")
-            if field.name in AS_THE_ENGINES:
-                indent = 8 * " "
-                print(textwrap.fill(of_the_engine[field.name], 120, initial_indent=indent, subsequent_indent=indent))
+        print(f"{(kind.__doc__ or '').splitlines()[0]}\n")
+        for name, default, help in described(kind):
+            print(f"  {name} = {list(default) if isinstance(default, tuple) else default!r}")
+            print(textwrap.fill(help, 120, initial_indent=indent, subsequent_indent=indent))
         print()
     return 0
-
-
-def refuse(command: str, error: Exception) -> int:
-    """Say on standard error why `gsgd COMMAND` cannot be carried out; returns the exit code, 2."""
-    # Of several processes one speaks.
-    if os.environ.get("RANK", "0") == "0":
-        hint = " (pip install 'gsgd[train]')" if isinstance(error, ModuleNotFoundError) else ""
-        print(f"gsgd {command}: {error}{hint}", file=sys.stderr)
-    return 2

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
-from training.cli import parse_values, refuse
+from gsgd.arguments import command, number, parse_keys, refuse, whole
+from gsgd.console import print_table
 
 if TYPE_CHECKING:
     from training.compare import Comparison
@@ -40,13 +40,11 @@ exit code: 0 when finished, 2 for bad usage, 130 if it was interrupted
 
 def main(arguments: Sequence[str]) -> int:
     """`gsgd compare`: returns 0 when finished, 2 for bad usage, 130 if interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="gsgd compare",
+    parser = command(
+        "compare",
+        "Train several methods on the same budget, several seeds each, and report with 95% intervals.",
+        EXAMPLES,
         usage="gsgd compare CONFIG --methods METHOD,METHOD,... [--seeds N] [--budget BUDGET] [--KEY VALUE ...]",
-        description="Train several methods on the same budget, several seeds each, and report with 95% intervals.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # --seed is a key, not short for --seeds
     )
     parser.add_argument("config", metavar="CONFIG", help="a TOML file, or a preset's name")
     parser.add_argument(
@@ -56,33 +54,29 @@ def main(arguments: Sequence[str]) -> int:
         help="comma-separated: baseline, random, loss@1, entropy@6, loss@last, loss@auto, ...; with other values "
         "behind colons: loss@1:keep=0.7:start_share=0.5",
     )
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each method (default 3)")
+    parser.add_argument("--seeds", type=whole(1), default=3, help="runs of each method (default 3)")
     parser.add_argument("--budget", help="of every run (default: the configuration's)")
     parser.add_argument("--sweep", metavar="KEY=V,V,...", help="tune a key for each method first, by validation")
-    parser.add_argument("--target", type=float, help="accuracy to time (default: the baseline's mean final accuracy)")
+    parser.add_argument(
+        "--target",
+        type=number("lie in (0, 1]", lambda value: 0 < value <= 1),
+        help="accuracy to time (default: the baseline's mean final accuracy)",
+    )
     parser.add_argument("--name", help="folder under the results (default: compare-CONFIG-BUDGET)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    parser.add_argument("--KEY", metavar="VALUE", help="another value of any key of the configuration, for all methods")
-    options, rest = parser.parse_known_args(arguments)
-    if options.KEY is not None:  # it stands for others in the help, and is none itself
-        rest = ["--KEY", options.KEY, *rest]
+    options, values = parse_keys(parser, arguments)
     try:
-        return _compare(options, rest)
+        return _compare(options, values)
     except (ValueError, ModuleNotFoundError) as error:
         return refuse("compare", error)
 
 
-def _compare(options: argparse.Namespace, rest: Sequence[str]) -> int:
+def _compare(options: argparse.Namespace, values: dict[str, str]) -> int:
     from training import config as configs
     from training.compare import compare, parse_contender, parse_sweep
     from training.display import Display
     from training.run import make_accelerator
 
-    if options.seeds < 1:
-        raise ValueError(f"--seeds {options.seeds} must be at least 1")
-    if options.target is not None and not 0 < options.target <= 1:
-        raise ValueError(f"--target {options.target} must lie in (0, 1]")
-    values = parse_values(rest)
     if "method" in values:
         raise ValueError(f"--method {values['method']}: methods are compared, so name them in --methods")
     if options.budget:
@@ -126,7 +120,7 @@ def show(console: Console, found: Comparison) -> None:
         + [_signed(summary.over_baseline), _signed(summary.over_random)]
         for summary in found.summaries
     ]
-    _print_table(console, headings, accuracies)
+    print_table(console, headings, accuracies)
     console.print()
     headings = ["method", "steps", "samples", "scoring", f"s to {found.target:.4f}", f"samples to {found.target:.4f}"]
     costs = [
@@ -139,7 +133,7 @@ def show(console: Console, found: Comparison) -> None:
         ]
         for summary in found.summaries
     ]
-    _print_table(console, headings, costs)
+    print_table(console, headings, costs)
     console.print()
     for label, value in found.tuned.items():
         console.print(f"{label}: tuned to {value}", highlight=False)
@@ -147,16 +141,6 @@ def show(console: Console, found: Comparison) -> None:
         if (line := verdict(summary)) is not None:
             console.print(line, highlight=False)
     console.print(f"results in {found.folder}", highlight=False)
-
-
-def _print_table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
-    for number, heading in enumerate(headings):
-        # What does not fit is folded, never cut off.
-        table.add_column(heading, justify="left" if number == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
 
 
 def verdict(summary: MethodSummary) -> str | None:

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from training.bench import header, megabytes, quiet_profiler, waits
+from gsgd.arguments import refuse, whole
+from gsgd.console import print_table
+from training.bench import counts, header, quiet_profiler
 from training.bench_models import MODELS, Shape, describe_rows
 from training.step_costs import Cost, device_of, measure
 
@@ -108,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="cuda", help="cuda (default), cuda:1, mps, or cpu, which only --toy suits")
     parser.add_argument("--limit", type=float, default=480.0, metavar="SECONDS", help="default: 480")
-    parser.add_argument("--rounds", type=int, default=9, help="timed steps of each way (default 9)")
+    parser.add_argument("--rounds", type=whole(1), default=9, help="timed steps of each way (default 9)")
     parser.add_argument("--only", metavar="TEXT", help="cases with this in their name, such as bert")
     parser.add_argument("--eager", action="store_true", help="leave out what is compiled")
     parser.add_argument("--toy", action="store_true", help="tiny models and batches: to see that it runs")
@@ -128,12 +129,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not cases:
             raise ValueError(f"--only {options.only!r}: no case has this in its name; --list shows them")
-        if options.rounds < 1:
-            raise ValueError(f"--rounds {options.rounds} must be at least 1")
         device_of(options.device)
     except (ValueError, ModuleNotFoundError) as error:
-        print(f"training.gpu_costs: {error}", file=sys.stderr)
-        return 2
+        return refuse("bench gpu", error)
     return _measure_all(cases, options, shlex.join(["python", "-m", "training.gpu_costs", *arguments]))
 
 
@@ -225,31 +223,19 @@ def _free(compiled: bool) -> None:
 
 def show(console: Console, results: Sequence[dict[str, Any]]) -> None:
     """A row for each way of each case that was measured; of the plain step, its time and share of the matrix rate."""
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("case", no_wrap=True)
-    table.add_column("exit", justify="right")
-    table.add_column("way", no_wrap=True)
-    for heading in ("time", "goal", "floor", "operators", "waits", "peak", "recorded"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("of matrix rate", no_wrap=True)
+    headings = ("case", "exit", "way", "time", "goal", "floor", "operators", "waits", "peak", "recorded")
+    rows = []
     for result in results:
         if "error" in result:
             continue
-        plain = result["plain"]
-        goal = plain["goal_matrix_share"]
-        table.add_row(
-            *(result["case"], "", "plain", f"{1000 * plain['median_s']:.1f} ms", "", ""),
-            *(str(plain["operators"]), waits(plain["waits"], plain["cuda_waits"]), megabytes(plain["peak_bytes"]), ""),
-            f"{plain['matrix_share']:.0%}" + ("" if goal is None else f" (goal {goal:.0%})"),
-        )
+        plain, goal = result["plain"], result["plain"]["goal_matrix_share"]
+        share = f"{plain['matrix_share']:.0%}" + ("" if goal is None else f" (goal {goal:.0%})")
+        rows.append((result["case"], "", "plain", f"{1000 * plain['median_s']:.1f} ms", "", "", *counts(plain), share))
         for step in result["steps"]:
-            table.add_row(
-                *("", str(step["exit_layer"]), step["way"], f"{step['extra_time']:+.1%}"),
-                "" if step["goal"] is None else f"{step['goal']:+.0%}",
-                *(f"{step['extra_flops']:+.1%}", str(step["operators"]), waits(step["waits"], step["cuda_waits"])),
-                *(megabytes(step["peak_bytes"]), megabytes(step["recorded_bytes"]), ""),
-            )
-    console.print(table)
+            goal = "" if step["goal"] is None else f"{step['goal']:+.0%}"
+            time_and_floor = f"{step['extra_time']:+.1%}", goal, f"{step['extra_flops']:+.1%}"
+            rows.append(("", str(step["exit_layer"]), step["way"], *time_and_floor, *counts(step), ""))
+    print_table(console, (*headings, "of matrix rate"), rows, left=(0, 2, 10))
 
 
 def append_line(path: Path, content: dict[str, Any]) -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gsgd.arguments import command, parse_keys, refuse, wholes
+from gsgd.console import bar
 from gsgd.results import write_json
-from training.cli import parse_values
 from training.diagnose.tables import LEGEND, show_point
 from training.diagnose.words import WHAT_516_IS
 
@@ -39,43 +38,34 @@ exit code: 0 when finished, 2 for bad usage, 130 if it was interrupted
 
 def parser() -> argparse.ArgumentParser:
     """The options of `gsgd diagnose`."""
-    result = argparse.ArgumentParser(
-        prog="gsgd diagnose",
+    result = command(
+        "diagnose",
+        "Measure whether selection can help a model, at which exit, and what the theorems promise.",
+        EXAMPLES,
         usage="gsgd diagnose CONFIG [--after STEPS,STEPS] [--batches N] [--exits J,J] [--model DIR] [--KEY VALUE ...]\n"
         "       gsgd diagnose FOLDER",
-        description="Measure whether selection can help a model, at which exit, and what the theorems promise.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # --seed is a key, and short for nothing
     )
     result.add_argument("target", metavar="CONFIG", help="a TOML file, a preset's name, or a folder with a meters.csv")
-    result.add_argument(
-        "--after", metavar="STEPS", help="diagnose after so many steps of plain training (default 0,300)"
-    )
+    after = "diagnose after so many steps of plain training (default 0,300)"
+    result.add_argument("--after", type=wholes(0), metavar="STEPS", help=after)
     result.add_argument("--batches", type=int, metavar="N", help="gross batches to measure on (default 32)")
-    result.add_argument("--exits", metavar="J,J", help="exit layers (default: all)")
+    result.add_argument("--exits", type=wholes(1), metavar="J,J", help="exit layers (default: all)")
     result.add_argument("--level", type=float, help="share of the exact choice that an exit should keep (default 0.75)")
     result.add_argument("--model", type=Path, metavar="DIR", help="diagnose the trained model in this folder")
     result.add_argument("--name", help="folder under the results (default: diagnose-CONFIG)")
     result.add_argument("--results", type=Path, metavar="DIR", help="default: results")
-    result.add_argument("--KEY", metavar="VALUE", help="another value of any key of the configuration")
     return result
 
 
 def main(arguments: Sequence[str]) -> int:
     """`gsgd diagnose`: returns 0 when finished, 2 for bad usage."""
-    options, rest = parser().parse_known_args(arguments)
-    if options.KEY is not None:  # it stands for others in the help, and is none itself
-        rest = ["--KEY", options.KEY, *rest]
+    options, values = parse_keys(parser(), arguments)
     try:
         if _is_folder(options.target):
-            return _of_folder(Path(options.target), options, rest)
-        return _of_config(options, rest)
-    except ModuleNotFoundError as error:
-        print(f"gsgd diagnose: {error} (pip install 'gsgd[train]')", file=sys.stderr)
-    except (ValueError, OSError) as error:
-        print(f"gsgd diagnose: {error}", file=sys.stderr)
-    return 2
+            return _of_folder(Path(options.target), options, values)
+        return _of_config(options, values)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        return refuse("diagnose", error)
 
 
 def _is_folder(target: str) -> bool:
@@ -87,12 +77,10 @@ def _is_folder(target: str) -> bool:
     return folder.is_dir() and (has_readings(folder) or not preset.is_file())
 
 
-def _of_folder(folder: Path, options: argparse.Namespace, rest: Sequence[str]) -> int:
-    given = [
-        f"--{name}" for name in vars(options) if name not in ("target", "KEY") and getattr(options, name) is not None
-    ]
-    if given or rest:
-        raise ValueError(f"{(given or rest)[0]} is for a configuration, but {folder} is a folder of recorded readings")
+def _of_folder(folder: Path, options: argparse.Namespace, values: dict[str, str]) -> int:
+    given = [name for name, value in vars(options).items() if name != "target" and value is not None]
+    if given := [*given, *values]:
+        raise ValueError(f"--{given[0]} is for a configuration, but {folder} is a folder of recorded readings")
     from training.diagnose.recorded_readings import read_readings, show_readings, write_live
 
     readings = read_readings(folder)
@@ -102,11 +90,7 @@ def _of_folder(folder: Path, options: argparse.Namespace, rest: Sequence[str]) -
     return 0
 
 
-def _of_config(options: argparse.Namespace, rest: Sequence[str]) -> int:
-    after = _numbers("--after", options.after)
-    exits = _numbers("--exits", options.exits)
-    values = parse_values(rest)
-
+def _of_config(options: argparse.Namespace, values: dict[str, str]) -> int:
     from training import config as configs
     from training.diagnose.diagnosis_file import DIAGNOSIS, point_entry
     from training.diagnose.measure import diagnose_config
@@ -120,9 +104,9 @@ def _of_config(options: argparse.Namespace, rest: Sequence[str]) -> int:
             found = diagnose_config(
                 config,
                 accelerator,
-                after=after,
+                after=options.after,
                 batches=options.batches,
-                exits=exits,
+                exits=options.exits,
                 model=options.model,
                 progress=progress,
                 **more,
@@ -151,30 +135,17 @@ def _next_step(name: str, point: dict[str, Any], score: str) -> str:
     )
 
 
-def _numbers(option: str, text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isascii() and part.isdigit() for part in parts):
-        raise ValueError(f"{option} {text!r} must be whole numbers with commas between them, such as 0,300")
-    return [int(part) for part in parts]
-
-
 @contextlib.contextmanager
 def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     """A bar for what is being done, on a terminal; elsewhere a line whenever that changes."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        bar = bars.add_task("reading the data", total=None)
-        shown = ""
+    shown = ""
+    with bar(console, "reading the data") as moving:
 
         def progress(what: str, done: int, total: int) -> None:
             nonlocal shown
-            if what != shown:
-                shown = what
-                bars.reset(bar, description=what, total=total)
-                if not console.is_terminal:
-                    console.print(what, highlight=False)
-            bars.update(bar, completed=done, total=total)
+            if what != shown and not console.is_terminal:
+                console.print(what, highlight=False)
+            shown = what
+            moving.to(done, total, what)
 
         yield progress
