@@ -22,7 +22,7 @@ from training.config import Config
 from training.costs import measure_costs
 from training.display import Display
 from training.metering import read_meters, write_meters
-from training.records import COLUMNS, Evaluation, read_json
+from training.records import COLUMNS, EVALUATIONS, Evaluation, differences, read_json
 from training.run import DIVERGED, FINISHED, Outcome, train
 from training.settings import parse_method
 from training.summary import INTERVALS, MethodSummary, RunResult, default_target, summarise
@@ -281,9 +281,9 @@ def _prices(
     """Measured before the first run; later those that the first runs were planned with. Sets header["step_costs"]."""
     recorded = read_json(folder / COMPARE) if (folder / COMPARE).exists() else None
     if recorded is not None:
-        # Seeds may be added to a comparison.
-        same = ("config", "methods", "sweep")
-        if changed := [name for name in same if recorded.get(name) != header[name]]:
+        # Seeds may be added to a comparison, and what is beside its runs may change.
+        changed = [name for name in ("methods", "sweep") if recorded.get(name) != header[name]]
+        if changed := differences(recorded.get("config", {}), header["config"]) + changed:
             raise ValueError(
                 f"{folder} has another comparison: its {', '.join(changed)} differ. Choose another --name, or remove it"
             )
@@ -318,7 +318,7 @@ def _write(
     tuned: dict[str, str],
 ) -> None:
     rows: list[Evaluation] = [evaluation for result in results for evaluation in result.evaluations]
-    write_table(folder / "evaluations.csv", COLUMNS, map(astuple, rows))
+    write_table(folder / EVALUATIONS, tuple(COLUMNS), map(astuple, rows))
     metered = [entry for result in results for entry in read_meters(folder / _run_name(result.method, result.seed))]
     if metered:
         write_meters(folder, metered)

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 
 from training.budget import StepCosts
 from training.config import Config
+from training.records import BESIDE_THE_RUN
 from training.settings import parse_method
 from training.task import Task
 from training.training import Training
@@ -29,12 +30,11 @@ ONLY_SELECTING = frozenset(
     ("method", "keep", "select", "trim", "scoring_mode", "scope", "score_batch_size", "reuse", "batchnorm")
 )
 """Settings that change what a selecting step costs, and no other."""
-FREE = frozenset(
+FREE = BESIDE_THE_RUN | frozenset(
     (
-        *("start_step", "end_step", "start_share", "end_share", "auto_level", "auto_every", "meter_every", "check"),
-        *("budget", "max_lr", "weight_decay", "decay_all", "beta1", "beta2", "eps", "schedule", "warmup_share"),
-        *("cycle_momentum", "seed", "evaluations", "evaluation_batch_size", "checkpoint_every_s", "quality_batches"),
-        *("tensorboard", "test", "save_model", "label"),
+        *("start_step", "end_step", "start_share", "end_share", "auto_level", "auto_every", "meter_every", "budget"),
+        *("max_lr", "weight_decay", "decay_all", "beta1", "beta2", "eps", "schedule", "warmup_share", "cycle_momentum"),
+        *("seed", "evaluations", "evaluation_batch_size", "quality_batches", "test"),
     )
 )
 """Settings that change no step's price. A setting that is named nowhere here counts: at worst it is measured twice."""
@@ -43,8 +43,7 @@ FREE = frozenset(
 def price(config: Config) -> tuple:
     """What the cost of a selecting step depends on: methods of one price are measured once."""
     without = FREE if config.training.selects else FREE | ONLY_SELECTING
-    values = dataclasses.asdict(_as_priced(config).training)
-    return config.data, *((name, value) for name, value in values.items() if name not in without)
+    return tuple(item for item in _as_priced(config).values().items() if item[0] not in without)
 
 
 def _as_priced(config: Config) -> Config:
