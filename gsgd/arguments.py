@@ -56,7 +56,7 @@ def wholes(least: int) -> Callable[[str], list[int]]:
 
 
 def number(rule: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
-    """Reads a number for which `holds` is true; `rule` says so in words, such as "lie in [0, 1)"."""
+    """Reads a number for which `holds` is true; `rule` says so in words, such as "in [0, 1)"."""
 
     def read(text: str) -> float:
         try:
@@ -64,7 +64,7 @@ def number(rule: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
         except ValueError:
             value = float("nan")
         if not holds(value):
-            raise argparse.ArgumentTypeError(f"{text!r} must be a number and {rule}")
+            raise argparse.ArgumentTypeError(f"{text!r} must be a number {rule}")
         return value
 
     return read

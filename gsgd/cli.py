@@ -16,14 +16,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reproduce": ("gsgd.reproduce.cli", "all of it, resumable: checks, small comparisons, figures, the report"),
     "verify": ("theory.cli", "check every statement of the paper and print what holds, and how tightly"),
     "train": ("training.cli", "train BERT or ResNet, with or without selection, by a configuration"),
-    "compare": ("training.cli_compare", "train several methods on one budget and report with intervals"),
+    "compare": ("training.comparison.cli", "train several methods on one budget and report with intervals"),
     "diagnose": (
         "training.diagnose.cli",
         "measure whether selection can help a model, and at which exit, beside the theory",
     ),
     "figures": ("figures.cli", "draw figures and tables from recorded results, with the paper's numbers beside ours"),
     "report": ("figures.report.cli", "make one page of all recorded results: statements, errata, figures and runs"),
-    "bench step": ("training.bench", "measure what selection adds to a training step, beside its arithmetic"),
+    "bench step": ("training.bench.cli", "measure what selection adds to a training step, beside its arithmetic"),
     "bench simulate": ("gsgd.bench", "measure simulation speed against the alternatives"),
 }
 """Command -> (module with `main(arguments) -> exit code`, one line of help)."""

@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--only", nargs="+", metavar="STATEMENT", help='such as "Theorem 5.7"; --list names them all')
     result.add_argument("--seed", type=whole(0), default=0, help="whole number >= 0 (default 0)")
-    alpha = number("lie in (0, 0.1]", lambda value: 0 < value <= 0.1)
+    alpha = number("in (0, 0.1]", lambda value: 0 < value <= 0.1)
     error = "error probability of the whole run, in (0, 0.1] (default 1e-6)"
     result.add_argument("--alpha", type=alpha, default=1e-6, help=error)
     result.add_argument(

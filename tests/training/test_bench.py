@@ -9,8 +9,9 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from training import bench, step_costs  # noqa: E402
-from training.bench_models import MODELS, Shape  # noqa: E402
+from training.bench import cli as bench  # noqa: E402
+from training.bench import steps as step_costs  # noqa: E402
+from training.bench.models import MODELS, Shape  # noqa: E402
 
 LAYERS, HIDDEN, VOCABULARY, ROWS, TOKENS = 3, 64, 500, 8, 40
 

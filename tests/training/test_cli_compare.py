@@ -12,9 +12,9 @@ from rich.console import Console
 
 import training.run as runs
 from gsgd.cli import main
-from training.cli_compare import show, verdict
-from training.compare import Comparison
-from training.summary import Interval, MethodSummary
+from training.comparison.cli import show, verdict
+from training.comparison.compare import Comparison
+from training.comparison.summary import Interval, MethodSummary
 
 BASE = 'task = "tiny"\nbatch_size = 8\nbudget = "12steps"\nevaluations = 2\n'
 
@@ -87,7 +87,7 @@ def test_bad_usage_is_2_and_named(compare, arguments, message, tmp_path):
         (["tiny.toml"], "--methods"),
         (["tiny.toml", "--methods", "baseline", "--seeds", "many"], "'many' must be a whole number of at least 1"),
         (["tiny.toml", "--methods", "baseline", "--seeds", "0"], "'0' must be a whole number of at least 1"),
-        (["tiny.toml", "--methods", "baseline", "--target", "1.5"], "'1.5' must be a number and lie in (0, 1]"),
+        (["tiny.toml", "--methods", "baseline", "--target", "1.5"], "'1.5' must be a number in (0, 1]"),
         (["tiny.toml", "--methods", "baseline", "--max_lr"], "--max_lr: expected one argument"),
     ],
 )

@@ -7,9 +7,9 @@ import signal
 
 import pytest
 
-import training.compare as module
+import training.comparison.compare as module
 import training.run as runs
-from training.compare import TUNING_SEED, compare, parse_contender, parse_sweep
+from training.comparison.compare import TUNING_SEED, compare, parse_contender, parse_sweep
 from training.records import read_evaluations
 
 METHODS = ("baseline", "random", "loss@1")

@@ -18,8 +18,8 @@ from torch import nn
 from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetBottleNeckLayer
 
 from training.config import TASKS, build
+from training.images.resnet import EarlyExitResNet
 from training.images.task import build_resnet
-from training.resnet import EarlyExitResNet
 from training.text.model import build_bert
 
 CHANNELS, CLASSES = 3, 5

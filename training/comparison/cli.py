@@ -14,8 +14,8 @@ from gsgd.arguments import command, number, parse_keys, refuse, whole
 from gsgd.console import print_table
 
 if TYPE_CHECKING:
-    from training.compare import Comparison
-    from training.summary import Interval, MethodSummary
+    from training.comparison.compare import Comparison
+    from training.comparison.summary import Interval, MethodSummary
 
 EXAMPLES = """\
 examples:
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--sweep", metavar="KEY=V,V,...", help="tune a key for each method first, by validation")
     parser.add_argument(
         "--target",
-        type=number("lie in (0, 1]", lambda value: 0 < value <= 1),
+        type=number("in (0, 1]", lambda value: 0 < value <= 1),
         help="accuracy to time (default: the baseline's mean final accuracy)",
     )
     parser.add_argument("--name", help="folder under the results (default: compare-CONFIG-BUDGET)")
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _compare(options: argparse.Namespace, values: dict[str, str]) -> int:
     from training import config as configs
-    from training.compare import compare, parse_contender, parse_sweep
+    from training.comparison.compare import compare, parse_contender, parse_sweep
     from training.display import Display
     from training.run import make_accelerator
 

@@ -15,8 +15,8 @@ from rich.console import Console
 from gsgd.arguments import command, number, refuse, whole, wholes
 from gsgd.console import bar, print_table
 from gsgd.results import command_line, provenance, write_json
-from training.bench_models import MODELS, Shape, describe_rows
-from training.step_costs import PRECISIONS, WARM_UP, Cost, describe_device, device_of, measure
+from training.bench.models import MODELS, Shape, describe_rows
+from training.bench.steps import PRECISIONS, WARM_UP, Cost, describe_device, device_of, measure
 
 EXAMPLES = """\
 examples:
@@ -25,7 +25,7 @@ examples:
   gsgd bench step --model bert-small --rounds 21 --json step.json
   gsgd bench step --device cuda --precision bf16 --gross 64 --seq 512
   gsgd bench step --model gpt2-tiny --rounds 3                  a few seconds, to see that it runs
-  python -m training.gpu_costs                                  the cases that matter on a GPU, in one go
+  python -m training.bench.gpu                                  the cases that matter on a GPU, in one go
 
 What is timed is scoring, selecting, forward and backward pass, without the optimizer; the plain step is forward and
 backward pass of as many rows as selection keeps, with the vocabulary head on masked positions, as in all the others.
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--keep", type=float, default=0.5, help="share of them to train on (default 0.5)")
     parser.add_argument("--seq", type=whole(1), default=128, help="tokens of a row (default 128)")
     parser.add_argument("--size", type=whole(1), help="height and width of an image (default 32; vit: 224)")
-    rate = number("lie in [0, 1)", lambda value: 0 <= value < 1)
+    rate = number("in [0, 1)", lambda value: 0 <= value < 1)
     parser.add_argument("--dropout", type=rate, metavar="RATE", help="of all dropout (default: the model's own)")
     parser.add_argument(
         "--batchnorm", choices=("kept", "gross"), default="gross", help="where the pass is shared (default gross)"

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 
 from gsgd.results import command_line, provenance, write_json, write_table
 from training.budget import StepCosts, parse_budget, seconds_of, steps_within
+from training.comparison.summary import INTERVALS, MethodSummary, RunResult, default_target, summarise
 from training.config import Config
 from training.costs import measure_costs
 from training.display import Display
@@ -25,7 +26,6 @@ from training.metering import read_meters, write_meters
 from training.records import COLUMNS, EVALUATIONS, Evaluation, differences, read_json
 from training.run import DIVERGED, FINISHED, Outcome, train
 from training.settings import parse_method
-from training.summary import INTERVALS, MethodSummary, RunResult, default_target, summarise
 from training.task import Task
 
 COMPARE = "compare.json"

@@ -339,7 +339,7 @@ def _flops(model: Any, step: Callable[[], object]) -> int:
 
 
 def _operators(model: Any, device: Any, step: Callable[[], object]) -> dict[str, Any]:
-    from training.step_counts import count_operators
+    from training.bench.counts import count_operators
 
     model.zero_grad()
     counts = count_operators(step, device)
@@ -348,7 +348,7 @@ def _operators(model: Any, device: Any, step: Callable[[], object]) -> dict[str,
 
 
 def _reported_waits(model: Any, device: Any, step: Callable[[], object]) -> int | None:
-    from training.step_counts import cuda_waits
+    from training.bench.counts import cuda_waits
 
     if device.type != "cuda":
         return None

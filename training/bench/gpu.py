@@ -1,4 +1,4 @@
-"""`python -m training.gpu_costs`: what selection costs on a GPU, the cases that matter in one go, beside the goals."""
+"""`python -m training.bench.gpu`: what selection costs on a GPU, the cases that matter in one go, beside the goals."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from rich.console import Console
 
 from gsgd.arguments import refuse, whole
 from gsgd.console import print_table
-from training.bench import counts, header, quiet_profiler
-from training.bench_models import MODELS, Shape, describe_rows
-from training.step_costs import Cost, device_of, measure
+from training.bench.cli import counts, header, quiet_profiler
+from training.bench.models import MODELS, Shape, describe_rows
+from training.bench.steps import Cost, device_of, measure
 
 EXAMPLES = """\
 examples:
-  python -m training.gpu_costs                                   all cases on the first CUDA device, 8 minutes
-  python -m training.gpu_costs --only bert --out bert.jsonl      those whose name has "bert"
-  python -m training.gpu_costs --toy --device cpu                the same cases, tiny, on a CPU: whether it all runs
-  python -m training.gpu_costs --list                            the cases, in their order
+  python -m training.bench.gpu                                   all cases on the first CUDA device, 8 minutes
+  python -m training.bench.gpu --only bert --out bert.jsonl      those whose name has "bert"
+  python -m training.bench.gpu --toy --device cpu                the same cases, tiny, on a CPU: whether it all runs
+  python -m training.bench.gpu --list                            the cases, in their order
 
 Cases come in the order of their importance. Each is appended to --out as soon as it is measured, as a line of JSON,
 after a line that says where the figures come from; so nothing is lost when time runs out. No case begins after --limit
@@ -51,7 +51,7 @@ class Case:
 
     Attributes:
         name: what is printed, and searched by `--only`.
-        model, toy: of `bench_models.MODELS`, the one that is meant and its small stand-in.
+        model, toy: of `training.bench.models.MODELS`, the one that is meant and its small stand-in.
         shape: of the gross batch, in full size.
         exits, toy_exits: exit layers of the two.
         compile: whether the engine compiles plain and selecting steps.
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the cases. Returns 0, 1 if one failed, 2 for bad usage."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
-        prog="python -m training.gpu_costs",
+        prog="python -m training.bench.gpu",
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device_of(options.device)
     except (ValueError, ModuleNotFoundError) as error:
         return refuse("bench gpu", error)
-    return _measure_all(cases, options, shlex.join(["python", "-m", "training.gpu_costs", *arguments]))
+    return _measure_all(cases, options, shlex.join(["python", "-m", "training.bench.gpu", *arguments]))
 
 
 def _measure_all(cases: Sequence[Case], options: argparse.Namespace, command: str) -> int:
