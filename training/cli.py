@@ -7,8 +7,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from gsgd.arguments import command, parse_keys, refuse
 
 EXAMPLES = """\
@@ -65,19 +63,13 @@ def _train(options: argparse.Namespace, values: dict[str, str]) -> int:
         raise ValueError("which CONFIG? A TOML file or a preset's name; --list shows the presets")
     config = configs.load(options.config, values)
 
-    from training.display import Display
-    from training.run import DIVERGED, FINISHED, make_accelerator, train
+    from training.run import DIVERGED, FINISHED, running, train
 
-    accelerator = make_accelerator(config)
-    console = Console(stderr=True)
-    display = Display(console) if accelerator.is_main_process else Display.silent()
     settings = config.training
     name = options.name or f"{config.name.replace('/', '-')}-{settings.method}-seed{settings.seed}"
     folder = options.results / name
-    try:
+    with running(config) as (accelerator, display):
         outcome = train(config, folder, accelerator=accelerator, overwrite=options.overwrite, display=display)
-    finally:
-        accelerator.end_training()
     if accelerator.is_main_process:
         last = outcome.evaluations[-1] if outcome.evaluations else None
         if last is not None:

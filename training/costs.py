@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from gsgd.host import finished
 from training.budget import StepCosts
 from training.config import Config
 from training.records import BESIDE_THE_RUN
@@ -62,7 +63,7 @@ def measure_costs(
     accelerator: Accelerator,
     *,
     rounds: int = ROUNDS,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> list[StepCosts]:
     """Median seconds of the steps of each configuration, in interleaved rounds on models of their own.
 
@@ -90,10 +91,10 @@ def measure_costs(
     seconds: dict[tuple, list[float]] = {kind: [] for kind in kinds}
     for number in range(steps):
         for kind, training in trainings.items():
-            _wait(accelerator)
+            finished(accelerator.device)
             begin = time.perf_counter()
             training.train_step()
-            _wait(accelerator)
+            finished(accelerator.device)
             if number >= 2:
                 seconds[kind].append(time.perf_counter() - begin)
         progress(number + 1, steps)
@@ -103,8 +104,3 @@ def measure_costs(
     found = dict(zip(seconds, medians.tolist(), strict=True))
     accelerator.free_memory()
     return [StepCosts(found[plain], found[selecting]) for plain, selecting in pairs]
-
-
-def _wait(accelerator: Accelerator) -> None:
-    if accelerator.device.type == "cuda":
-        torch.cuda.synchronize(accelerator.device)

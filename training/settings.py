@@ -18,7 +18,7 @@ from gsgd.selectors import (
     trim,
 )
 from gsgd.sift.options import AutoExit, Reuse, SiftOptions
-from training.budget import UNITS, parse_budget
+from training.budget import UNITS, StepCosts, parse_budget, steps_within
 from training.keys import AboveZero, AtLeastZero, Natural, Number, Positive, Share, ShareBelowOne, Whole, engines, key
 
 SCORES = ("loss", "entropy", "margin")
@@ -202,6 +202,16 @@ class TrainingSettings:
         """How many of `total_steps` steps select."""
         first, last = self.first_and_last(total_steps)
         return last - first
+
+    def steps_within_budget(self, train_size: int, ranks: int, costs: StepCosts | None) -> int:
+        """Optimizer steps that the budget pays for, see `training.budget.steps_within`."""
+        return steps_within(
+            parse_budget(self.budget),
+            samples_per_step=self.batch_size * self.accumulation_steps * ranks,
+            train_size=train_size,
+            costs=costs,
+            selecting_steps=self.selecting_steps,
+        )
 
     def sift_options(self, total_steps: int, exits: int) -> SiftOptions:
         """The engine's options for a run of so many steps, of a model with so many exits.

@@ -111,7 +111,6 @@ def test_goals_are_those_of_the_case():
     assert gpu_costs._goal(eager, 6, "two passes", cost, True) == 0.37
     assert gpu_costs._goal(eager, 6, "shared", cost, True) == 0.20
     assert gpu_costs._goal(compiled, 6, "two passes", cost, True) == 0.20
-    assert gpu_costs._goal(eager, 12, "Composer", cost, True) is None
     assert gpu_costs._goal(case_named("resnet50, 224"), 2, "shared", cost, True) == pytest.approx(1.2 * 0.2)
     assert gpu_costs._goal(case_named("resnet50, 32"), 2, "shared", cost, True) is None
     assert gpu_costs._goal(case_named("llama"), 1, "shared", cost, True) is None

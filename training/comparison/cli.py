@@ -74,8 +74,7 @@ def main(arguments: Sequence[str]) -> int:
 def _compare(options: argparse.Namespace, values: dict[str, str]) -> int:
     from training import config as configs
     from training.comparison.compare import compare, parse_contender, parse_sweep
-    from training.display import Display
-    from training.run import make_accelerator
+    from training.run import running
 
     if "method" in values:
         raise ValueError(f"--method {values['method']}: methods are compared, so name them in --methods")
@@ -86,9 +85,7 @@ def _compare(options: argparse.Namespace, values: dict[str, str]) -> int:
     if not contenders:
         raise ValueError("--methods names no method")
     name = options.name or f"compare-{config.name.replace('/', '-')}-{config.training.budget}"
-    accelerator = make_accelerator(config)
-    display = Display(Console(stderr=True)) if accelerator.is_main_process else Display.silent()
-    try:
+    with running(config) as (accelerator, display):
         found = compare(
             config,
             contenders,
@@ -99,8 +96,6 @@ def _compare(options: argparse.Namespace, values: dict[str, str]) -> int:
             target=options.target,
             display=display,
         )
-    finally:
-        accelerator.end_training()
     if accelerator.is_main_process:
         show(Console(), found)
     return 0 if found.status == "finished" else 130

@@ -17,7 +17,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from gsgd.results import command_line, provenance, write_json, write_table
-from training.budget import StepCosts, parse_budget, seconds_of, steps_within
+from training.budget import StepCosts, parse_budget, seconds_of
 from training.comparison.summary import INTERVALS, MethodSummary, RunResult, default_target, summarise
 from training.config import Config
 from training.costs import measure_costs
@@ -221,15 +221,9 @@ class _Plan:
 
     def steps(self, label: str) -> int:
         """Optimizer steps that the budget pays for."""
-        settings = self.planned[label].training
+        config = self.planned[label]
         ranks = self.accelerator.num_processes
-        return steps_within(
-            parse_budget(settings.budget),
-            samples_per_step=settings.batch_size * settings.accumulation_steps * ranks,
-            train_size=self.train_sizes[self.planned[label].data],
-            costs=self.costs[label],
-            selecting_steps=settings.selecting_steps,
-        )
+        return config.training.steps_within_budget(self.train_sizes[config.data], ranks, self.costs[label])
 
     def run(self, label: str, values: dict[str, Any], name: str, costs: StepCosts) -> Outcome:
         """Train one run, or take it from the folder."""

@@ -94,27 +94,15 @@ def _of_config(options: argparse.Namespace, values: dict[str, str]) -> int:
     from training import config as configs
     from training.diagnose.diagnosis_file import DIAGNOSIS, point_entry
     from training.diagnose.measure import diagnose_config
-    from training.run import make_accelerator
+    from training.run import running
 
     config = configs.load(options.target, values)
-    accelerator = make_accelerator(config)
-    more: dict[str, Any] = {} if options.level is None else {"level": options.level}
-    try:
-        with _progress(Console(stderr=True)) as progress:
-            found = diagnose_config(
-                config,
-                accelerator,
-                after=options.after,
-                batches=options.batches,
-                exits=options.exits,
-                model=options.model,
-                progress=progress,
-                **more,
-            )
-            progress("comparing with the formulas", 0, 1)
-            points = [point_entry(point) for point in found.points]
-    finally:
-        accelerator.end_training()
+    names = ("after", "batches", "exits", "model", "level")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    with running(config) as (accelerator, _), _progress(Console(stderr=True)) as progress:
+        found = diagnose_config(config, accelerator, progress=progress, **given)
+        progress("comparing with the formulas", 0, 1)
+        points = [point_entry(point) for point in found.points]
     name = options.name or f"diagnose-{config.name.replace('/', '-')}"
     path = write_json((options.results or Path("results")) / name / DIAGNOSIS, {**found.header, "points": points})
     console = Console()
