@@ -56,10 +56,12 @@ class Display:
         if training.step:
             self.say(f"{config.name}: going on from step {training.step} of {training.total_steps}")
         title = self.title or f"{config.name} {settings.label or settings.method}, seed {settings.seed}"
-        with bar(self.console, title, training.total_steps) as self._bar:
-            self.step(training.step)
-            yield
-        self._bar = None
+        try:
+            with bar(self.console, title, training.total_steps) as self._bar:
+                self.step(training.step)
+                yield
+        finally:
+            self._bar = None
 
     def step(self, done: int) -> None:
         """Move the bar."""

@@ -30,6 +30,7 @@ Positive = Annotated[Whole, Field(ge=1)]
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 AtLeastZero = Annotated[Number, Field(ge=0)]
 AboveZero = Annotated[Number, Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(_number), Field(gt=0)]  # infinity is welcome: never
 Share = Annotated[Number, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[Number, Field(ge=0, lt=1)]
 Sizes = Annotated[tuple[Positive, ...], BeforeValidator(_parts), Field(min_length=1)]

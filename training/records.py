@@ -7,9 +7,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
-
-from pydantic import ValidationError, create_model
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from gsgd.results import write_json, write_table
 from theory.readings import MEASURED
@@ -137,18 +136,27 @@ def read_table(path: Path, columns: Mapping[str, Any], kind: str) -> list[dict[s
     """
     if not path.exists():
         return []
-    fields: dict[str, Any] = {name: (kind_of_cell, ...) for name, kind_of_cell in columns.items()}
-    row_of: Any = create_model("Row", **fields)
     found = []
     with open(path, encoding="utf-8", newline="") as file:
         for number, row in enumerate(csv.DictReader(file), start=2):
-            try:
-                cells = row_of.model_validate({name: row.get(name) or None for name in columns})
-            except ValidationError as error:
-                first = error.errors()[0]
-                raise ValueError(f"{path}, line {number}: not {kind} ({first['loc'][0]}: {first['msg']})") from error
-            found.append(dict(cells))
+            cells = {}
+            for name, kind_of_cell in columns.items():
+                try:
+                    cells[name] = _cell(row.get(name), kind_of_cell)
+                except ValueError as error:
+                    raise ValueError(f"{path}, line {number}: not {kind} ({name}: {error})") from error
+            found.append(cells)
     return found
+
+
+def _cell(text: str | None, kind: Any) -> Any:
+    """A cell as a value of its column's type, such as int or `str | None`."""
+    kinds = get_args(kind) or (kind,)
+    if text:
+        return kinds[0](text)
+    if NoneType in kinds:
+        return None
+    raise ValueError("nothing is there")
 
 
 def differences(one: dict[str, Any], two: dict[str, Any]) -> list[str]:

@@ -19,7 +19,19 @@ from gsgd.selectors import (
 )
 from gsgd.sift.options import AutoExit, Reuse, SiftOptions
 from training.budget import UNITS, StepCosts, parse_budget, steps_within
-from training.keys import AboveZero, AtLeastZero, Natural, Number, Positive, Share, ShareBelowOne, Whole, engines, key
+from training.keys import (
+    AboveZero,
+    AtLeastZero,
+    Natural,
+    Number,
+    Positive,
+    Seconds,
+    Share,
+    ShareBelowOne,
+    Whole,
+    engines,
+    key,
+)
 
 SCORES = ("loss", "entropy", "margin")
 SELECTORS: dict[str, Selector] = {
@@ -127,7 +139,7 @@ class TrainingSettings:
     )
     evaluations: Positive = key(10, "times to evaluate, evenly over the run; the last at its end")
     evaluation_batch_size: Positive = key(256, "rows at a time in evaluation")
-    checkpoint_every_s: AboveZero = key(
+    checkpoint_every_s: Seconds = key(
         600.0, "a checkpoint is written at evaluations and on Ctrl-C, and when this many seconds went by"
     )
     quality_batches: Natural = key(

@@ -137,6 +137,7 @@ def test_wrong_types_name_the_key(key, value, message):
         ("seed", "9007199254740993", 9007199254740993),  # not through a float
         ("max_lr", "1e-2", 0.01),
         ("max_lr", "1", 1.0),
+        ("checkpoint_every_s", "inf", float("inf")),
         ("test", "true", True),
         ("test", "False", False),
         ("method", "loss@1", "loss@1"),
