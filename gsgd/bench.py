@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gsgd import sgd
+from gsgd.arguments import install, whole
 from gsgd.linear import LinearProblem, squared
 from gsgd.oracle import Oracle
 from gsgd.results import command_line, provenance, write_json
@@ -26,9 +27,9 @@ examples:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `gsgd bench simulate`."""
     parser.description, parser.epilog = __doc__, EXAMPLES
-    parser.add_argument("--runs", type=_positive, default=1000)
-    parser.add_argument("--steps", type=_positive, default=1000)
-    parser.add_argument("--repeats", type=_positive, default=5, help="interleaved timings of each (default 5)")
+    parser.add_argument("--runs", type=whole(1), default=1000)
+    parser.add_argument("--steps", type=whole(1), default=1000)
+    parser.add_argument("--repeats", type=whole(1), default=5, help="interleaved timings of each (default 5)")
     parser.add_argument("--json", type=Path, metavar="PATH")
 
 
@@ -42,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     for name, entry in figures.items():
         print(f"{name:34}{entry['candidates_per_s']:14.3g}{entry['median_s']:10.3f}{entry['ratio']:9.2f}")
     if not sgd.compiled():
-        print("The compiled kernel is not installed: pip install 'gsgd[fast]'")
+        print(f"The compiled kernel is not installed: {install('fast')}")
     if options.json:
         write_json(options.json, {"header": {**provenance(), "command": command_line()}, "simulation": figures})
     return 0
@@ -134,9 +135,3 @@ def _jax(features: np.ndarray, offsets: np.ndarray, eta: float, runs: int, steps
         return total / steps
 
     return lambda: simulate(jax.random.key(1)).block_until_ready()
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
-    return int(text)

@@ -18,16 +18,17 @@ from types import ModuleType
 from typing import Any
 
 from gsgd import __version__
+from gsgd.arguments import in_words, name_keys, take_keys
 
 BENCH: dict[str, tuple[Any, str]] = {
-    "step": ("training.bench", "what selection adds to a training step, beside its arithmetic"),
+    "step": ("training.bench.cli", "what selection adds to a training step, beside its arithmetic"),
     "simulate": ("gsgd.bench", "simulation speed against the alternatives"),
 }
 COMMANDS: dict[str, tuple[Any, str]] = {
     "reproduce": ("gsgd.reproduce", "all of it, resumable: checks, small comparisons, figures, report"),
     "verify": ("theory.cli", "check every statement of the paper: what holds, and how tightly"),
     "train": ("training.cli", "train BERT or ResNet by a configuration, with or without selection"),
-    "compare": ("training.cli_compare", "train several methods on one budget and report with intervals"),
+    "compare": ("training.comparison.cli", "train several methods on one budget and report with intervals"),
     "diagnose": ("training.diagnose.cli", "measure whether selection can help a model, and at which exit"),
     "figures": ("figures.cli", "draw figures and tables of results, the paper's numbers beside ours"),
     "report": ("figures.report.cli", "make one page of all results: statements, errata, figures, runs"),
@@ -36,7 +37,6 @@ COMMANDS: dict[str, tuple[Any, str]] = {
 """Command -> (its module, or its own commands; one line of help)."""
 IMPORTED = {"training": ("training", "theory")}
 """Package of a command -> what it imports of ours, where that is more than itself."""
-EXTRAS = {"training": "train", "figures": "figures"}
 
 EXAMPLES = """\
 examples:
@@ -73,7 +73,7 @@ class Command(argparse.ArgumentParser):
             self.epilog = f"commands:\n{''.join(lines)}\n{epilog}"
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As of any parser. Options that a command does not know are refused unless it asked for the `rest`."""
+        """As of any parser. Options that a command does not know are refused, unless they are keys that it takes."""
         if not isinstance(self.inside, str):
             if args and not args[0].startswith("-") and args[0] not in self.inside:
                 near = difflib.get_close_matches(args[0], self.inside, n=1)
@@ -83,13 +83,16 @@ class Command(argparse.ArgumentParser):
         try:
             module = imported(self.inside)
         except ImportError as error:
-            self.exit(2, f"{self.prog}: {in_words(error, self.inside)}\n")
+            self.exit(2, f"{self.prog}: {in_words(error)}\n")
         module.add_options(self)
+        has_keys = self.get_default("keys") is not None
+        if has_keys:
+            name_keys(self, args)
         options, rest = super().parse_known_args(args, namespace)
-        if rest and "rest" not in options:
-            self.error(f"unrecognized arguments: {' '.join(rest)}")
         if rest:
-            options.rest = rest
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        if has_keys:
+            take_keys(options)
         options.command = (self.prog, module)
         return options, []
 
@@ -110,12 +113,6 @@ def imported(name: str) -> ModuleType:
                 f"{place} hides gsgd's own package `{wanted}`: set PYTHONSAFEPATH=1, or call from another folder"
             )
     return importlib.import_module(name)
-
-
-def in_words(error: Exception, module: str) -> str:
-    """What an error says, and the line that helps where a package is missing."""
-    extra = EXTRAS.get(module.partition(".")[0])
-    return f"{error} (pip install 'gsgd[{extra}]')" if isinstance(error, ModuleNotFoundError) and extra else str(error)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -143,5 +140,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ModuleNotFoundError) as error:
         # Of several processes one speaks.
         if os.environ.get("RANK", "0") == "0":
-            print(f"{prog}: {in_words(error, module.__name__)}", file=sys.stderr)
+            print(f"{prog}: {in_words(error)}", file=sys.stderr)
         return 2

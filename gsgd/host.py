@@ -6,6 +6,7 @@ look at its values: by `where` instead of masks that pick entries, at fixed shap
 host's memory the look is free, and what picks entries is quicker. `holds` is where the two ways part.
 """
 
+import platform
 from typing import Any
 
 from array_api_compat import device
@@ -27,3 +28,21 @@ def sent(tensor: Array, where: Any) -> Array:
     if where.type == "cuda" and holds(tensor):
         tensor = tensor.pin_memory()
     return tensor.to(where, non_blocking=True)
+
+
+def finished(where: Any) -> None:
+    """Wait until a torch device has done all that it was handed; the processor always has."""
+    if where.type in ("cuda", "mps"):
+        import torch
+
+        getattr(torch, where.type).synchronize(*([where] if where.type == "cuda" else []))
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = (line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+            return next(names, "") or platform.processor() or platform.machine()
+    except OSError:
+        return platform.processor() or platform.machine()

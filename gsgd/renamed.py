@@ -37,6 +37,14 @@ MODULES = {
     "gsgd.sift.reuse": "gsgd.sift.shared_forward.recording",
     "gsgd.sift.sharing": "gsgd.sift.shared_forward.sharing",
     "theory.live": "theory.readings",
+    "training.bench_models": "training.bench.models",
+    "training.cli_compare": "training.comparison.cli",
+    "training.compare": "training.comparison.compare",
+    "training.gpu_costs": "training.bench.gpu",
+    "training.resnet": "training.images.resnet",
+    "training.step_costs": "training.bench.steps",
+    "training.step_counts": "training.bench.counts",
+    "training.summary": "training.comparison.summary",
 }
 """Old -> new; an old name is another one of the very same module, and an old package has the old modules only."""
 
@@ -70,6 +78,11 @@ class _OldNames(MetaPathFinder, Loader):
 
             run.exec_module = exec_module
         return spec
+
+    def get_code(self, name: str) -> Any:
+        """For `python -m`: the new module is run instead."""
+        warnings.warn(_sentence(name, MODULES[name]), FutureWarning, stacklevel=1)
+        return compile(f"import runpy; runpy.run_module({MODULES[name]!r}, run_name='__main__')", name, "exec")
 
     def exec_module(self, module: ModuleType) -> None:
         old, new = module.__name__, MODULES[module.__name__]

@@ -44,7 +44,7 @@ PACKAGES = Path(__file__).resolve().parents[1]
 CONFIGS = PACKAGES / "training" / "configs"
 EXTRAS = {
     "figures": ("matplotlib", "pandas", "jinja2"),
-    "train": ("torch", "transformers", "accelerate", "pyarrow", "PIL"),
+    "train": ("torch", "transformers", "accelerate", "pyarrow", "PIL", "pydantic"),
 }
 
 # Chosen so that all stages together take less than six minutes on two idle cores.

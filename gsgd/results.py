@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -10,11 +11,11 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 PACKAGES = ("gsgd", "numpy", "scipy", "numba", "python-flint", "PEPit", "clarabel", "torch", "transformers")
 
@@ -50,20 +51,27 @@ def _commit() -> str | None:
     return head.stdout.strip() + ("+" if dirty.returncode else "") if head.returncode == 0 else None
 
 
-def write_atomic(path: str | Path, content: str | bytes) -> Path:
-    """Write text (as UTF-8) or bytes so that a reader, or a crash, never meets half a file. Creates the folder."""
+@contextlib.contextmanager
+def atomically(path: str | Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when the block is done: whole, or not at all. Creates the folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return path
+
+
+def write_atomic(path: str | Path, content: str | bytes) -> Path:
+    """Write text (as UTF-8) or bytes so that a reader, or a crash, never meets half a file. Creates the folder."""
+    with atomically(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+    return Path(path)
 
 
 def write_json(path: str | Path, content: Any) -> Path:

@@ -10,8 +10,9 @@ from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from gsgd.arguments import install, number, whole
+from gsgd.console import bar
 from gsgd.results import command_line, provenance, write_json
 from theory import curves, table
 from theory.checks import missing
@@ -45,12 +46,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = EXAMPLES
     parser.add_argument("--only", nargs="+", metavar="STATEMENT", help='such as "Theorem 5.7"; --list names them all')
-    parser.add_argument("--seed", type=_seed, default=0, help="whole number >= 0 (default 0)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="whole number >= 0 (default 0)")
+    alpha = number("in (0, 0.1]", lambda value: 0 < value <= 0.1)
+    error = "error probability of the whole run, in (0, 0.1] (default 1e-6)"
+    parser.add_argument("--alpha", type=alpha, default=1e-6, help=error)
     parser.add_argument(
-        "--alpha", type=_alpha, default=1e-6, help="error probability of the whole run, in (0, 0.1] (default 1e-6)"
-    )
-    parser.add_argument(
-        "--jobs", type=_jobs, default=os.cpu_count() or 1, help="processes (default: as many as processors)"
+        "--jobs", type=whole(1), default=os.cpu_count() or 1, help="processes (default: as many as processors)"
     )
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the outcomes there, too")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
@@ -84,29 +85,21 @@ def run(options: argparse.Namespace) -> int:
     table.show(console, outcomes)
     table.show_summary(console, outcomes, alpha=options.alpha, seconds=time.perf_counter() - start)
     for extra in missing():
-        console.print(f"The extra {extra} would add checks: pip install 'gsgd[{extra}]'", highlight=False, markup=False)
+        console.print(f"The extra {extra} would add checks: {install(extra)}", highlight=False, markup=False)
     if written:
         console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True, highlight=False)
     return 0 if all(outcome.as_expected for outcome in outcomes) else 1
 
 
 def _run_with_progress(checks: list[Check], options: argparse.Namespace) -> list[Outcome]:
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("checking"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
     counts: Counter[str] = Counter()
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=len(checks))
+    with bar(Console(stderr=True), "checking", len(checks)) as progress:
 
         def done(outcome: Outcome) -> None:
             counts["as expected" if outcome.as_expected else "NOT as expected"] += 1
-            text = ", ".join(f"{count} {name}" for name, count in counts.items())
-            progress.update(task, advance=1, description=f"{text}; {outcome.check.statement}")
+            progress.advance()
+            said = ", ".join(f"{count} {name}" for name, count in counts.items())
+            progress.note(f"{said}; {outcome.check.statement}")
 
         return run_checks(checks, seed=options.seed, alpha=options.alpha, jobs=options.jobs, done=done)
 
@@ -148,31 +141,3 @@ def _writable(folder: Path) -> bool:
     while not folder.exists():
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK)
-
-
-def _seed(text: str) -> int:
-    value = _number(int, text, "a whole number")
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} must be at least 0")
-    return value
-
-
-def _alpha(text: str) -> float:
-    value = _number(float, text, "a number")
-    if not 0 < value <= 0.1:
-        raise argparse.ArgumentTypeError(f"{value} must lie in (0, 0.1]")
-    return value
-
-
-def _jobs(text: str) -> int:
-    value = _number(int, text, "a whole number")
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} must be at least 1")
-    return value
-
-
-def _number(kind: type, text: str, rule: str):
-    try:
-        return kind(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} must be {rule}") from None

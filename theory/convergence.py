@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from theory._numbers import plain
 from theory.assumptions import verify_step_size
 from theory.verdict import AssumptionViolated
 
@@ -35,7 +36,7 @@ def gsgd_bound(K: Any, *, eta: Any, L: float, D0: Any, rho: Any, Delta: Any) -> 
     _check(K, eta, L, D0)
     _at_least("rho", rho, 1.0)
     _at_least("Delta", Delta, 0.0)
-    return _plain(D0**2 / (2 * rho * eta * (1 - eta * L) * K) + Delta / (rho * (1 - eta * L)))
+    return plain(D0**2 / (2 * rho * eta * (1 - eta * L) * K) + Delta / (rho * (1 - eta * L)))
 
 
 def gsgd_bound_sharp(K: Any, *, eta: Any, L: float, D0: Any, rho: Any, Delta: Any, F_star: Any) -> Any:
@@ -74,7 +75,7 @@ def gsgd_bound_sharp(K: Any, *, eta: Any, L: float, D0: Any, rho: Any, Delta: An
     inner = np.where(x < 1, x, 0.5)
     s = np.where(x < 1, -np.expm1(K * np.log1p(-inner)), 1.0) / (x * K)
     sharp = s * (F_star + L * D0**2 / 2) + (1 - s) * Delta / (rho * (1 - eta * L))
-    return _plain(np.where(x <= 1, sharp, printed))
+    return plain(np.where(x <= 1, sharp, printed))
 
 
 def sgd_bound(K: Any, *, eta: Any, L: float, D0: Any, F_star: Any) -> Any:
@@ -87,7 +88,7 @@ def sgd_bound(K: Any, *, eta: Any, L: float, D0: Any, F_star: Any) -> Any:
     K, eta, D0, F_star = _arrays(K=K, eta=eta, D0=D0, F_star=F_star)
     _check(K, eta, L, D0)
     _at_least("F_star", F_star, 0.0)
-    return _plain(D0**2 / (2 * eta * (1 - eta * L) * K) + eta * L * F_star / (1 - eta * L) + F_star)
+    return plain(D0**2 / (2 * eta * (1 - eta * L) * K) + eta * L * F_star / (1 - eta * L) + F_star)
 
 
 def crossover(*, eta: Any, D0: Any, rho: Any, Delta: Any, F_star: Any) -> Any:
@@ -109,7 +110,7 @@ def crossover(*, eta: Any, D0: Any, rho: Any, Delta: Any, F_star: Any) -> Any:
     gain, price = D0**2 * (rho - 1), 2 * eta * (Delta - rho * F_star)
     if ((price <= 0) & (D0 == 0)).any():
         raise ValueError("D0 = 0 and Delta = rho F*: the two bounds coincide for every K, so they do not cross")
-    return _plain(np.where(price > 0, gain / np.where(price > 0, price, 1.0), np.inf))
+    return plain(np.where(price > 0, gain / np.where(price > 0, price, 1.0), np.inf))
 
 
 def crossover_value(*, eta: Any, L: float, rho: Any, Delta: Any, F_star: Any) -> Any:
@@ -124,7 +125,7 @@ def crossover_value(*, eta: Any, L: float, rho: Any, Delta: Any, F_star: Any) ->
     _crossing_exists(rho, Delta, F_star)
     if (rho == 1).any():
         raise ValueError("rho = 1: the bounds cross at K = 0 only, where both are infinite")
-    return _plain((Delta - F_star) / ((1 - eta * L) * (rho - 1)))
+    return plain((Delta - F_star) / ((1 - eta * L) * (rho - 1)))
 
 
 def _crossing_exists(rho: np.ndarray, Delta: np.ndarray, F_star: np.ndarray) -> None:
@@ -167,7 +168,3 @@ def _at_least(name: str, value: np.ndarray, low: float) -> None:
 def _positive(name: str, value: np.ndarray) -> None:
     if not (value > 0).all():
         raise ValueError(f"{name} = {value[~(value > 0)].flat[0]:.6g} must be positive")
-
-
-def _plain(value: Any) -> Any:
-    return float(value) if np.ndim(value) == 0 else value

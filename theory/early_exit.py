@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from theory._numbers import integer, numbers, plain
 from theory.verdict import AssumptionViolated
 
 # Gauss-Legendre nodes on [0, 1] for one-dimensional integrals of a Gaussian times an error function.
@@ -59,7 +60,7 @@ def agreement(beta: Any) -> Any:
     Returns:
         A probability: 0 at beta = -1, 1/2 at 0, 1 at 1.
     """
-    return _plain(0.5 + np.arcsin(_correlation(beta)) / np.pi)
+    return plain(0.5 + np.arcsin(_correlation(beta)) / np.pi)
 
 
 def beta_from_agreement(p: Any) -> Any:
@@ -67,10 +68,10 @@ def beta_from_agreement(p: Any) -> Any:
 
     The inverse of `agreement` (Theorem 6.2), for p in [0, 1].
     """
-    p = _numbers(p)
+    p = numbers("p", p)
     if not ((p >= 0) & (p <= 1)).all():
         raise ValueError(f"p = {p} must lie in [0, 1]")
-    return _plain(np.sin(np.pi * (p - 0.5)))
+    return plain(np.sin(np.pi * (p - 0.5)))
 
 
 def agreement_integral(beta: Any, *, continued: bool = False) -> Any:
@@ -99,7 +100,7 @@ def agreement_integral(beta: Any, *, continued: bool = False) -> Any:
     for start, width in ((0.0, split), (split, 14.0 - split)):
         y = start + width * _NODES
         total = total + np.sum(width * _WEIGHTS * np.exp(-(y**2) / 4) * special.erfc(beta * y / (2 * root)), axis=-1)
-    return _plain(1 - total / (2 * np.sqrt(np.pi)))
+    return plain(1 - total / (2 * np.sqrt(np.pi)))
 
 
 def agreement_bound(beta: Any) -> Any:
@@ -114,7 +115,7 @@ def agreement_bound(beta: Any) -> Any:
     """
     beta = _correlation(beta)
     _suppose_non_negative(beta)
-    return _plain(1 - np.sqrt((2 - 2 * beta**2) / (2 - beta**2)))
+    return plain(1 - np.sqrt((2 - 2 * beta**2) / (2 - beta**2)))
 
 
 def agreement_bound_sharp(beta: Any) -> Any:
@@ -130,7 +131,7 @@ def agreement_bound_sharp(beta: Any) -> Any:
     """
     beta = _correlation(beta)
     _suppose_non_negative(beta)
-    return _plain(1 - np.sqrt((1 - beta) * (1 + beta)) / 2)
+    return plain(1 - np.sqrt((1 - beta) * (1 + beta)) / 2)
 
 
 def agreement_bound_signed(beta: Any) -> Any:
@@ -138,7 +139,7 @@ def agreement_bound_signed(beta: Any) -> Any:
 
     Exact at beta = -1 and 1. With beta = cos(a) it is Jordan's inequality for a / 2 on [0, pi].
     """
-    return _plain(1 - np.sqrt((1 - _correlation(beta)) / 2))
+    return plain(1 - np.sqrt((1 - _correlation(beta)) / 2))
 
 
 def disagreement(tau: Any) -> Any:
@@ -150,7 +151,7 @@ def disagreement(tau: Any) -> Any:
         tau: 1 - beta, in [0, 2].
     """
     tau = _distance(tau)
-    return _plain(2 * np.arcsin(np.sqrt(tau / 2)) / np.pi)
+    return plain(2 * np.arcsin(np.sqrt(tau / 2)) / np.pi)
 
 
 def corollary_bound(tau: Any) -> Any:
@@ -160,7 +161,7 @@ def corollary_bound(tau: Any) -> Any:
 
     # Paper: 1 - O(sqrt(tau)) as tau -> 0; here: the constant 2, which the proof's expression gives on all of [0, 1].
     """
-    return _plain(1 - 2 * np.sqrt(_small(tau)))
+    return plain(1 - 2 * np.sqrt(_small(tau)))
 
 
 def corollary_bound_sharp(tau: Any) -> Any:
@@ -169,7 +170,7 @@ def corollary_bound_sharp(tau: Any) -> Any:
     Exact at tau = 0 and 1, since arcsin(x) / x increases; (1 - p_j) / sqrt(tau) tends to sqrt(2) / pi = 0.450 at 0.
     It is better than `agreement_bound_sharp` strictly in between, as 1 - beta <= 1 - beta^2.
     """
-    return _plain(1 - np.sqrt(_small(tau)) / 2)
+    return plain(1 - np.sqrt(_small(tau)) / 2)
 
 
 def agreement_R(beta: float, R: int, *, nodes: int = 240) -> float:
@@ -184,7 +185,7 @@ def agreement_R(beta: float, R: int, *, nodes: int = 240) -> float:
         R: number of candidates, an integer >= 2.
         nodes: quadrature nodes on each axis.
     """
-    R = _integer("R", R, 2)
+    R = integer("R", R, 2)
     weight, _, _, below = _quadrants(beta, nodes)
     return float(R * np.sum(weight * below ** (R - 1)))
 
@@ -214,7 +215,7 @@ def top_k_overlap(beta: float, B: int, k: int, *, nodes: int = 96) -> float:
         k: how many are kept, an integer in [1, B].
         nodes: quadrature nodes on each axis.
     """
-    B, k = _integer("B", B, 2), _integer("k", k, 1)
+    B, k = integer("B", B, 2), integer("k", k, 1)
     if k > B:
         raise ValueError(f"k = {k} must be at most B = {B}")
     weight, u_below, v_below, neither = _quadrants(beta, nodes)
@@ -241,7 +242,7 @@ def _quadrants(beta: float, nodes: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     """
     rho = float(_correlation(beta))
     root = np.sqrt((1 - rho) * (1 + rho))
-    nodes = _integer("nodes", nodes, 2)
+    nodes = integer("nodes", nodes, 2)
     reach = 8.5
     grid = reach * (2 * np.arange(nodes) + 1 - nodes) / nodes
     density = np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi) * (2 * reach / nodes)
@@ -271,15 +272,8 @@ def _direction(vector: np.ndarray, name: str) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
-def _numbers(values: Any) -> np.ndarray:
-    values = np.asarray(values, float)
-    if np.isnan(values).any():
-        raise ValueError("NaN is not a number in range")
-    return values
-
-
 def _correlation(beta: Any) -> np.ndarray:
-    beta = _numbers(beta)
+    beta = numbers("beta", beta)
     if not (np.abs(beta) <= 1).all():
         raise ValueError(f"beta = {beta[np.abs(beta) > 1].flat[0]} must lie in [-1, 1]")
     return beta
@@ -291,7 +285,7 @@ def _suppose_non_negative(beta: np.ndarray) -> None:
 
 
 def _distance(tau: Any) -> np.ndarray:
-    tau = _numbers(tau)
+    tau = numbers("tau", tau)
     bad = ~((tau >= 0) & (tau <= 2))
     if bad.any():
         raise ValueError(f"tau = {tau[bad].flat[0]} must lie in [0, 2], as beta = 1 - tau does in [-1, 1]")
@@ -302,13 +296,3 @@ def _small(tau: Any) -> np.ndarray:
     tau = _distance(tau)
     _suppose_non_negative(1 - tau)
     return tau
-
-
-def _integer(name: str, value: Any, least: int) -> int:
-    if not float(value).is_integer() or value < least:
-        raise ValueError(f"{name} = {value} must be an integer of at least {least}")
-    return int(value)
-
-
-def _plain(values: Any) -> Any:
-    return float(values) if np.ndim(values) == 0 else values

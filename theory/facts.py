@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from theory._numbers import numbers, plain, require
 from theory.verdict import AssumptionViolated
 
 
@@ -18,10 +19,10 @@ def gradient_bound(L: Any, gap: Any) -> Any:
     Raises:
         ValueError: unless 0 < L < inf and gap >= 0.
     """
-    L, gap = _numbers("L", L), _numbers("gap", gap)
-    _require((L > 0) & np.isfinite(L), "L", L, "must be positive and finite")
-    _require(gap >= 0, "gap", gap, "must be at least 0")
-    return _plain(2 * L * gap)
+    L, gap = numbers("L", L), numbers("gap", gap)
+    require((L > 0) & np.isfinite(L), "L", L, "must be positive and finite")
+    require(gap >= 0, "gap", gap, "must be at least 0")
+    return plain(2 * L * gap)
 
 
 def cantelli_bound(variance: Any, t: Any) -> Any:
@@ -35,10 +36,10 @@ def cantelli_bound(variance: Any, t: Any) -> Any:
         AssumptionViolated: unless t > 0.
         ValueError: if the variance is negative.
     """
-    variance, t = _numbers("variance", variance), _numbers("t", t)
-    _require(variance >= 0, "variance", variance, "must be at least 0")
+    variance, t = numbers("variance", variance), numbers("t", t)
+    require(variance >= 0, "variance", variance, "must be at least 0")
     _suppose(t > 0, "Fact A.2, t > 0", "t", t)
-    return _plain(variance / (variance + t**2))
+    return plain(variance / (variance + t**2))
 
 
 def erf_bound(t: Any) -> Any:
@@ -47,9 +48,9 @@ def erf_bound(t: Any) -> Any:
     For t >= 0, erf(t)^2 is the mass of exp(-|z|^2) / pi on the square [-t, t]^2, and the right-hand side squared is its
     mass on the disc of the same area, which lies nearer to the origin. For t < 0 it says only that erf(t) is negative.
     """
-    t = _numbers("t", t)
+    t = numbers("t", t)
     # -expm1 keeps the digits of 1 - exp(-a) for small a.
-    return _plain(np.sqrt(-np.expm1(-4 * t**2 / np.pi)))
+    return plain(np.sqrt(-np.expm1(-4 * t**2 / np.pi)))
 
 
 def erfc_bound(t: Any) -> Any:
@@ -58,8 +59,8 @@ def erfc_bound(t: Any) -> Any:
     # Paper: prints no range; here: t >= 0 is stated, because the bound is false for t < -0.6373 (erfc(-1) = 1.843
     # against 1.213). It is evaluated for every t, so that the sentence as printed can be tested.
     """
-    t = _numbers("t", t)
-    return _plain(2 * np.exp(-(t**2) / 2))
+    t = numbers("t", t)
+    return plain(2 * np.exp(-(t**2) / 2))
 
 
 def erfc_bound_sharp(t: Any) -> Any:
@@ -70,14 +71,14 @@ def erfc_bound_sharp(t: Any) -> Any:
     Raises:
         AssumptionViolated: if t < 0.
     """
-    t = _numbers("t", t)
+    t = numbers("t", t)
     _suppose(t >= 0, "Fact A.4, t >= 0", "t", t)
-    return _plain(np.exp(-(t**2)))
+    return plain(np.exp(-(t**2)))
 
 
 def erf_as_printed(t: Any) -> Any:
     """2 P(0 < Z < t) for a standard normal Z, which the proof of Fact A.4 takes for erf(t)."""
-    return _plain(2 * (special.ndtr(_numbers("t", t)) - 0.5))
+    return plain(2 * (special.ndtr(numbers("t", t)) - 0.5))
 
 
 def erf_as_probability(t: Any) -> Any:
@@ -85,7 +86,7 @@ def erf_as_probability(t: Any) -> Any:
 
     # Paper: "erf(t) = 2 P(Z in (0, t))"; here: sqrt2 t, because erf integrates exp(-z^2), the density of variance 1/2.
     """
-    return _plain(2 * (special.ndtr(np.sqrt(2) * _numbers("t", t)) - 0.5))
+    return plain(2 * (special.ndtr(np.sqrt(2) * numbers("t", t)) - 0.5))
 
 
 def half_gaussian_integral(t: Any) -> Any:
@@ -94,26 +95,11 @@ def half_gaussian_integral(t: Any) -> Any:
     Raises:
         AssumptionViolated: unless t > 0.
     """
-    t = _numbers("t", t)
+    t = numbers("t", t)
     _suppose(t > 0, "Fact A.5, t > 0", "t", t)
-    return _plain(np.sqrt(np.pi / 2) * t)
-
-
-def _numbers(name: str, values: Any) -> np.ndarray:
-    values = np.asarray(values, float)
-    _require(~np.isnan(values), name, values, "must be a number")
-    return values
-
-
-def _require(holds: np.ndarray, name: str, values: np.ndarray, rule: str) -> None:
-    if not holds.all():
-        raise ValueError(f"{name} = {values[~holds].flat[0]} {rule}")
+    return plain(np.sqrt(np.pi / 2) * t)
 
 
 def _suppose(holds: np.ndarray, hypothesis: str, name: str, values: np.ndarray) -> None:
     if not holds.all():
         raise AssumptionViolated(hypothesis, f"{name} = {values[~holds].flat[0]}")
-
-
-def _plain(values: np.ndarray) -> Any:
-    return float(values) if np.ndim(values) == 0 else values

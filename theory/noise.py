@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from theory._numbers import numbers, plain
 from theory.verdict import AssumptionViolated
 
 SIGMA_LIMIT = float(np.sqrt(2) / 4)
@@ -41,7 +42,7 @@ def p(sigma: ArrayLike) -> Any:
     if np.any(sigma > SIGMA_LIMIT):
         message = f"sigma = {np.max(sigma)} must be at most 1 / (2 sqrt 2) = {SIGMA_LIMIT:.6g}"
         raise AssumptionViolated("Theorem 5.15", message)
-    return _plain(1 + LEMMA_C1 * np.expm1(-np.sqrt(2) * sigma))
+    return plain(1 + LEMMA_C1 * np.expm1(-np.sqrt(2) * sigma))
 
 
 def p_sharp(sigma: ArrayLike) -> Any:
@@ -59,7 +60,7 @@ def p_sharp(sigma: ArrayLike) -> Any:
     Returns:
         A factor in [1/2, 1].
     """
-    return _plain(1 + np.expm1(-np.sqrt(2) * _at_least_zero(sigma)) / 2)
+    return plain(1 + np.expm1(-np.sqrt(2) * _at_least_zero(sigma)) / 2)
 
 
 def h(t: ArrayLike, sigma: ArrayLike) -> Any:
@@ -74,7 +75,7 @@ def h(t: ArrayLike, sigma: ArrayLike) -> Any:
     t, sigma = np.broadcast_arrays(_at_least_zero(t, "t", "Lemma C.1"), _at_least_zero(sigma))
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # t/0 = inf gives 0; 0/0 is set below
         values = -2 * np.expm1(-t) / (2 + (t / sigma) ** 2)
-    return _plain(np.where(t == 0, 0.0, values))
+    return plain(np.where(t == 0, 0.0, values))
 
 
 def t_star(sigma: ArrayLike) -> Any:
@@ -92,7 +93,7 @@ def t_star(sigma: ArrayLike) -> Any:
         t* in [0, sqrt2 sigma].
     """
     sigma = _at_least_zero(sigma)
-    return _plain(sigma * _u_star(sigma))
+    return plain(sigma * _u_star(sigma))
 
 
 def lemma_c1_ratio(sigma: ArrayLike) -> Any:
@@ -114,14 +115,14 @@ def lemma_c1_ratio(sigma: ArrayLike) -> Any:
     with np.errstate(invalid="ignore"):  # 0/0 at sigma = 0, set below
         share = np.expm1(-u * sigma) / np.expm1(-np.sqrt(2) * sigma)
     # share -> u / sqrt2 = 1 as sigma -> 0.
-    return _plain(2 / (2 + u**2) * np.where(sigma > 0, share, 1.0))
+    return plain(2 / (2 + u**2) * np.where(sigma > 0, share, 1.0))
 
 
 def nu(t: ArrayLike) -> Any:
     """nu(t) = 1 + 2 sum_{j>=1} t^j / (j+1)! = 2 (e^t - 1) / t - 1, with t*^2 nu(t*) = 2 sigma^2 (Equation 42)."""
     t = _at_least_zero(t, "t", "Lemma C.1")
     with np.errstate(invalid="ignore"):  # 0/0 at t = 0, set below
-        return _plain(np.where(t > 0, 2 * np.expm1(t) / t - 1, 1.0))
+        return plain(np.where(t > 0, 2 * np.expm1(t) / t - 1, 1.0))
 
 
 def t_star_share(nu_limit: float = NU_LIMIT) -> float:
@@ -151,10 +152,10 @@ def sigma_max(rho: ArrayLike) -> Any:
     Raises:
         AssumptionViolated: if rho is outside (1, 2] (Definition 5.6; rho_R is at most R).
     """
-    rho = _not_nan(rho, "rho")
+    rho = numbers("rho", rho)
     if np.any((rho <= 1) | (rho > 2)):
         raise AssumptionViolated("Definition 5.6", f"rho = {_first(rho, (rho <= 1) | (rho > 2))} must lie in (1, 2]")
-    return _plain(np.log(18 * rho / (25 - 7 * rho)) / np.sqrt(2))
+    return plain(np.log(18 * rho / (25 - 7 * rho)) / np.sqrt(2))
 
 
 def sigma_max_sharp(rho: ArrayLike) -> Any:
@@ -168,11 +169,11 @@ def sigma_max_sharp(rho: ArrayLike) -> Any:
     Raises:
         AssumptionViolated: if rho is outside [1, 2].
     """
-    rho = _not_nan(rho, "rho")
+    rho = numbers("rho", rho)
     if np.any((rho < 1) | (rho > 2)):
         raise AssumptionViolated("Definition 5.6", f"rho = {_first(rho, (rho < 1) | (rho > 2))} must lie in [1, 2]")
     with np.errstate(divide="ignore"):  # rho = 2: inf is meant
-        return _plain(np.log(rho / (2 - rho)) / np.sqrt(2))
+        return plain(np.log(rho / (2 - rho)) / np.sqrt(2))
 
 
 def _u_star(sigma: np.ndarray) -> np.ndarray:
@@ -192,23 +193,11 @@ def _u_star(sigma: np.ndarray) -> np.ndarray:
 
 
 def _at_least_zero(value: ArrayLike, name: str = "sigma", statement: str = "Assumption 5.12") -> np.ndarray:
-    array = _not_nan(value, name)
+    array = numbers(name, value)
     if np.any(array < 0):
         raise AssumptionViolated(statement, f"{name} = {_first(array, array < 0)} must be at least 0")
     return array
 
 
-def _not_nan(value: ArrayLike, name: str) -> np.ndarray:
-    array = np.asarray(value, float)
-    if np.isnan(array).any():
-        raise ValueError(f"{name} is not a number")
-    return array
-
-
 def _first(array: np.ndarray, broken: np.ndarray) -> float:
     return float(array[broken].flat[0]) if array.ndim else float(array)
-
-
-def _plain(value: Any) -> Any:
-    """A float for a float, an array for an array."""
-    return float(value) if np.ndim(value) == 0 else value

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
+from theory._numbers import integer
 from theory.verdict import AssumptionViolated
 
 # Gauss-Legendre nodes on a panel of width <= 1: exact to rounding for the analytic pieces of every law below.
@@ -242,8 +243,7 @@ def _checked(losses: ArrayLike, R: int, sigma: float) -> np.ndarray:
         raise ValueError("losses must be finite")
     if losses.min(initial=0.0) < 0:
         raise AssumptionViolated("Assumption 5.4", f"loss {losses.min()} is negative; log(f_1 / f_2) needs f >= 0")
-    if not float(R).is_integer() or R < 1:
-        raise ValueError(f"R = {R} must be an integer of at least 1")
+    integer("R", R)
     if not np.isfinite(sigma):
         raise ValueError(f"sigma = {sigma} must be finite")
     if sigma < 0:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from theory._numbers import integer, integers, plain
 from theory.verdict import AssumptionViolated
 
 
@@ -33,7 +34,7 @@ def expected_max(losses: Any, R: int) -> Any:
     Raises:
         ValueError: if there are no losses, or one is negative, infinite or NaN, or R is no integer >= 1.
     """
-    R = _integer("R", R)
+    R = integer("R", R)
     return _selected_mean(losses, lambda v: -np.expm1(R * np.log1p(-v)))
 
 
@@ -56,7 +57,7 @@ def expected_top_k(losses: Any, B: int, k: int) -> Any:
     Raises:
         ValueError: for losses as in `expected_max`, or unless B and k are integers with 1 <= k <= B.
     """
-    B, k = _integer("B", B), _integer("k", k)
+    B, k = integer("B", B), integer("k", k)
     if k > B:
         raise ValueError(f"k = {k} must lie in 1..B = 1..{B}: k of the B draws are kept")
     if k == B:
@@ -139,7 +140,7 @@ def rho_star_bound(Delta: Any, F_star: Any) -> Any:
         raise ValueError(f"Delta = {Delta} and F* = {F_star} must be finite with 0 <= F* <= Delta")
     if np.any(F_star == 0):
         raise AssumptionViolated("F* > 0", f"F* = {F_star.min()}: the right side of Equation 5 is Delta_R / 0")
-    return _scalar(Delta / F_star)
+    return plain(Delta / F_star)
 
 
 def gaussian_rho(eps: Any, delta: Any, R: Any) -> Any:
@@ -160,7 +161,7 @@ def gaussian_rho(eps: Any, delta: Any, R: Any) -> Any:
         AssumptionViolated: if delta <= 0 (Assumption 5.17).
         ValueError: for NaN or infinite eps or delta, or R no integer >= 1.
     """
-    eps, delta, R = np.broadcast_arrays(*_gaussian(eps, delta), _integers("R", R))
+    eps, delta, R = np.broadcast_arrays(*_gaussian(eps, delta), integers("R", R))
     c = np.abs(eps / delta)[..., None]  # Z and -Z have the same square, so only |eps| / delta matters
     R = R.astype(float)[..., None]
     # Below c - 10 no draw falls and above c + 10 + sqrt(2 log R) none of R does, both to 1e-22: the integral is the
@@ -172,7 +173,7 @@ def gaussian_rho(eps: Any, delta: Any, R: Any) -> Any:
     q = np.minimum(special.ndtr(c - z) + special.ndtr(-z - c), 1 - 2.0**-53)
     integrand = 2 * z * -np.expm1(R * np.log1p(-q))
     numerator = low[..., 0] ** 2 + length[..., 0] * (integrand @ _WEIGHTS)
-    return _scalar(numerator / (1 + c[..., 0] ** 2))
+    return plain(numerator / (1 + c[..., 0] ** 2))
 
 
 def nu(R: Any) -> Any:
@@ -184,12 +185,12 @@ def nu(R: Any) -> Any:
     Raises:
         AssumptionViolated: for 1 <= R <= 8, where R < 4 log R (or log R = 0) and the root is not real.
     """
-    R = _integers("R", R)
+    R = integers("R", R)
     # Paper: no condition on R; here: R >= 9, because R / (4 log R) < 1 for 2 <= R <= 8 and log 1 = 0.
     if np.any(R < 9):
         raise AssumptionViolated("Theorem 5.18", f"R = {R.min()} must be at least 9, else nu(R) is not real")
     R = R.astype(float)
-    return _scalar(np.sqrt(np.pi / 2 * np.log(R / (4 * np.log(R)))))
+    return plain(np.sqrt(np.pi / 2 * np.log(R / (4 * np.log(R)))))
 
 
 def gaussian_rho_bound(eps: Any, delta: Any, R: Any) -> Any:
@@ -214,7 +215,7 @@ def gaussian_rho_bound(eps: Any, delta: Any, R: Any) -> Any:
     eps, delta = _gaussian(eps, delta)
     v, R = nu(R), np.asarray(R, float)
     c = eps / delta
-    return _scalar((c + v) ** 2 * (1 - 1 / R) / (c**2 + 1))
+    return plain((c + v) ** 2 * (1 - 1 / R) / (c**2 + 1))
 
 
 def gaussian_rho_bound_sharp(eps: Any, delta: Any, R: Any) -> Any:
@@ -228,9 +229,9 @@ def growth(R: Any) -> Any:
     Raises:
         ValueError: if R is no integer >= 2 (log R = 0 at R = 1).
     """
-    R = _integers("R", R, least=2).astype(float)
+    R = integers("R", R, least=2).astype(float)
     order = np.log(R / np.log(R))
-    return _scalar(order + np.sqrt(order))
+    return plain(order + np.sqrt(order))
 
 
 # 64 panels of 12 Gauss-Legendre nodes on [0, 1].
@@ -245,14 +246,14 @@ def _selected_mean(losses: Any, share: Any) -> Any:
     losses = _losses(losses)
     n = losses.shape[-1]
     f = np.sort(losses, axis=-1)
-    return _scalar(f[..., 0] + np.diff(f, axis=-1) @ share(np.arange(n - 1, 0, -1) / n))
+    return plain(f[..., 0] + np.diff(f, axis=-1) @ share(np.arange(n - 1, 0, -1) / n))
 
 
 def _over_mean(selected: Any, losses: Any) -> Any:
     mean = np.mean(np.asarray(losses, float), axis=-1)
     if np.any(mean == 0):
         raise ValueError("F(w) = 0: all losses are 0 and rho is 0/0")
-    return _scalar(selected / mean)
+    return plain(selected / mean)
 
 
 def _losses(losses: Any) -> np.ndarray:
@@ -273,22 +274,3 @@ def _gaussian(eps: Any, delta: Any) -> tuple[np.ndarray, np.ndarray]:
     if np.any(delta <= 0):
         raise AssumptionViolated("Assumption 5.17", f"delta = {delta.min()} must be > 0: a standard deviation")
     return eps, delta
-
-
-def _integers(name: str, value: Any, *, least: int = 1) -> np.ndarray:
-    array = np.asarray(value)
-    # 1e6 is welcome as an integer; True and 2.5 are not.
-    if array.dtype.kind not in "iuf" or not np.all((array >= least) & (array == np.floor(array)) & (array < 2**53)):
-        raise ValueError(f"{name} = {value} must be an integer >= {least}")
-    return array.astype(np.int64)
-
-
-def _integer(name: str, value: Any) -> int:
-    array = _integers(name, value)
-    if array.ndim:
-        raise ValueError(f"{name} = {value} must be one integer")
-    return int(array)
-
-
-def _scalar(value: Any) -> Any:
-    return float(value) if np.ndim(value) == 0 else value

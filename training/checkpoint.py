@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from gsgd.results import atomically
 
 NAME = "checkpoint.pt"
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
     """Write `state` so that a killed process leaves this checkpoint or the one before."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{NAME}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, folder / NAME)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomically(folder / NAME) as file:
+        torch.save(state, file)
 
 
 def load(folder: Path) -> dict[str, Any] | None:

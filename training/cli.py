@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
+from gsgd.arguments import add_keys
 
 EXAMPLES = """\
 examples:
@@ -46,22 +44,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keys", metavar="TASK", help="list the keys of a task: bert or resnet")
 
 
-def add_keys(parser: argparse.ArgumentParser, help: str) -> None:
-    """Let a command take every key of a configuration as an option: they come as `rest`."""
-    parser.add_argument("--KEY", metavar="VALUE", help=help)
-    parser.set_defaults(rest=[])
-
-
-def given_values(options: argparse.Namespace) -> dict[str, str]:
-    """The keys that a command was given, with their values.
-
-    Raises:
-        ValueError: as `parse_values`.
-    """
-    # "--KEY" stands for others in the help, and is none itself.
-    return parse_values([*([] if options.KEY is None else ["--KEY", options.KEY]), *options.rest])
-
-
 def run(options: argparse.Namespace) -> int:
     """`gsgd train`: returns 0 when finished, 1 if the run diverged, 130 if interrupted."""
     from training import config as configs
@@ -72,21 +54,15 @@ def run(options: argparse.Namespace) -> int:
         return _list_keys(options.keys)
     if options.config is None:
         raise ValueError("which CONFIG? A TOML file or a preset's name; --list shows the presets")
-    config = configs.load(options.config, given_values(options))
+    config = configs.load(options.config, options.keys)
 
-    from training.display import Display
-    from training.run import DIVERGED, FINISHED, make_accelerator, train
+    from training.run import DIVERGED, FINISHED, running, train
 
-    accelerator = make_accelerator(config)
-    console = Console(stderr=True)
-    display = Display(console) if accelerator.is_main_process else Display.silent()
     settings = config.training
     name = options.name or f"{config.name.replace('/', '-')}-{settings.method}-seed{settings.seed}"
     folder = options.results / name
-    try:
+    with running(config) as (accelerator, display):
         outcome = train(config, folder, accelerator=accelerator, overwrite=options.overwrite, display=display)
-    finally:
-        accelerator.end_training()
     if accelerator.is_main_process:
         last = outcome.evaluations[-1] if outcome.evaluations else None
         if last is not None:
@@ -105,27 +81,6 @@ def run(options: argparse.Namespace) -> int:
     return {FINISHED: 0, DIVERGED: 1}.get(outcome.status, 130)
 
 
-def parse_values(rest: Sequence[str]) -> dict[str, str]:
-    """`--key value` and `--key=value` pairs; dashes in a key count as underscores.
-
-    Raises:
-        ValueError: for anything else.
-    """
-    values: dict[str, str] = {}
-    words = list(rest)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--") or len(word) < 3:
-            raise ValueError(f"{word!r} is not expected here: values are given as --key value")
-        key, equals, value = word[2:].partition("=")
-        if not equals:
-            if not words or words[0].startswith("--"):
-                raise ValueError(f"{word} needs a value: {word} VALUE")
-            value = words.pop(0)
-        values[key.replace("-", "_")] = value
-    return values
-
-
 def _list_presets(presets: dict[str, Path]) -> int:
     for name, path in presets.items():
         first = path.read_text(encoding="utf-8").splitlines()[0]
@@ -134,24 +89,19 @@ def _list_presets(presets: dict[str, Path]) -> int:
 
 
 def _list_keys(task: str) -> int:
-    import dataclasses
     import textwrap
 
-    from gsgd.sift.options import SiftOptions
     from training.config import TASKS
-    from training.settings import AS_THE_ENGINES, TrainingSettings
+    from training.keys import described
+    from training.settings import TrainingSettings
 
     if task not in TASKS:
         raise ValueError(f"--keys {task!r}: the tasks are {', '.join(TASKS)}")
-    of_the_engine = SiftOptions.help()
+    indent = 8 * " "
     for kind in (TrainingSettings, TASKS[task][0]):
-        for described in (base for base in kind.__mro__ if dataclasses.is_dataclass(base)):
-            print(f"{(described.__doc__ or '').strip()}\n")
-        for field in dataclasses.fields(kind):
-            default: Any = field.default
-            print(f"  {field.name} = {list(default) if isinstance(default, tuple) else default!r}")
-            if field.name in AS_THE_ENGINES:
-                indent = 8 * " "
-                print(textwrap.fill(of_the_engine[field.name], 120, initial_indent=indent, subsequent_indent=indent))
+        print(f"{(kind.__doc__ or '').splitlines()[0]}\n")
+        for name, default, help in described(kind):
+            print(f"  {name} = {list(default) if isinstance(default, tuple) else default!r}")
+            print(textwrap.fill(help, 120, initial_indent=indent, subsequent_indent=indent))
         print()
     return 0

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from training.images.settings import ImageSettings
 from training.images.task import ImageTask
@@ -72,18 +75,31 @@ def build(name: str, values: Mapping[str, Any], source: str = "the configuration
     if task not in TASKS:
         raise ValueError(f"{source}: task = {task!r} must be one of: {', '.join(TASKS)}")
     kinds = (TrainingSettings, TASKS[task][0])
-    types = [get_type_hints(kind) for kind in kinds]
-    unknown = [key for key in values if key != "task" and not any(key in known for known in types)]
-    if unknown:
-        known_keys = sorted(key for known in types for key in known)
-        close = difflib.get_close_matches(unknown[0], known_keys, n=1)
-        hint = f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(known_keys)}"
-        raise ValueError(f"{source}: no key {unknown[0]!r} for task = {task}{hint}")
+    known = [[field.name for field in dataclasses.fields(kind)] for kind in kinds]
+    for key in values:
+        if key != "task" and not any(key in names for names in known):
+            every = sorted(name for names in known for name in names)
+            close = difflib.get_close_matches(key, every, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(every)}"
+            raise ValueError(f"{source}: no key {key!r} for task = {task}{hint}")
     training, data = (
-        kind(**{key: _convert(key, value, known[key]) for key, value in values.items() if key in known})
-        for kind, known in zip(kinds, types, strict=True)
+        _checked(kind, {key: value for key, value in values.items() if key in names})
+        for kind, names in zip(kinds, known, strict=True)
     )
     return Config(name, str(task), data, training)
+
+
+def _checked(kind: type, values: dict[str, Any]) -> Any:
+    """The settings of these values, as pydantic reads them; what it refuses is said in one line."""
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first, *others = error.errors()
+        if not first["loc"]:
+            raise ValueError(str(first["ctx"]["error"])) from None
+        same = [first, *(each for each in others if each["loc"][0] == first["loc"][0])]  # a union's members
+        rule = " or ".join(re.sub(r"^(\w+ should|Value error, must)", "must", each["msg"]) for each in same)
+        raise ValueError(f"{first['loc'][0]} = {first['input']!r} {rule}") from None
 
 
 def presets() -> dict[str, Path]:
@@ -116,40 +132,3 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if base is None:
         return content
     return {**_read(_find(str(base), path.parent), (*seen, path)), **content}
-
-
-def _convert(key: str, value: Any, kind: Any) -> Any:
-    """`value` as the key's type; strings from the command line are parsed."""
-    if kind is bool:
-        if isinstance(value, str) and value.lower() in ("true", "false"):
-            return value.lower() == "true"
-        if isinstance(value, bool):
-            return value
-        raise ValueError(f"{key} = {value!r} must be true or false")
-    if kind in (int, float):
-        if isinstance(value, bool):
-            raise ValueError(f"{key} = {value!r} must be a number")
-        try:
-            number = float(value)
-            if kind is float:
-                return number
-            # 1e5 is a whole number, too, but 10.5 is none.
-            whole = int(value) if isinstance(value, (int, str)) and "e" not in str(value).lower() else int(number)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"{key} = {value!r} must be a {'whole ' if kind is int else ''}number") from error
-        if float(whole) != number:
-            raise ValueError(f"{key} = {value!r} must be a whole number")
-        return whole
-    if kind is str:
-        if isinstance(value, str):
-            return value
-        raise ValueError(f"{key} = {value!r} must be a string")
-    if kind == bool | str:
-        word = value.lower() if isinstance(value, str) else ""
-        return _convert(key, value, bool if word in ("true", "false") or not isinstance(value, str) else str)
-    # tuple[str, ...] and tuple[int, ...]
-    inner = kind.__args__[0]
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, (list, tuple)):
-        raise ValueError(f"{key} = {value!r} must be a list")
-    return tuple(_convert(key, part.strip() if isinstance(part, str) else part, inner) for part in parts if part != "")

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from gsgd.host import finished
 from training.budget import StepCosts
 from training.config import Config
+from training.records import BESIDE_THE_RUN
 from training.settings import parse_method
 from training.task import Task
 from training.training import Training
@@ -29,12 +31,11 @@ ONLY_SELECTING = frozenset(
     ("method", "keep", "select", "trim", "scoring_mode", "scope", "score_batch_size", "reuse", "batchnorm")
 )
 """Settings that change what a selecting step costs, and no other."""
-FREE = frozenset(
+FREE = BESIDE_THE_RUN | frozenset(
     (
-        *("start_step", "end_step", "start_share", "end_share", "auto_level", "auto_every", "meter_every", "check"),
-        *("budget", "max_lr", "weight_decay", "decay_all", "beta1", "beta2", "eps", "schedule", "warmup_share"),
-        *("cycle_momentum", "seed", "evaluations", "evaluation_batch_size", "checkpoint_every_s", "quality_batches"),
-        *("tensorboard", "test", "save_model", "label"),
+        *("start_step", "end_step", "start_share", "end_share", "auto_level", "auto_every", "meter_every", "budget"),
+        *("max_lr", "weight_decay", "decay_all", "beta1", "beta2", "eps", "schedule", "warmup_share", "cycle_momentum"),
+        *("seed", "evaluations", "evaluation_batch_size", "quality_batches", "test"),
     )
 )
 """Settings that change no step's price. A setting that is named nowhere here counts: at worst it is measured twice."""
@@ -43,8 +44,7 @@ FREE = frozenset(
 def price(config: Config) -> tuple:
     """What the cost of a selecting step depends on: methods of one price are measured once."""
     without = FREE if config.training.selects else FREE | ONLY_SELECTING
-    values = dataclasses.asdict(_as_priced(config).training)
-    return config.data, *((name, value) for name, value in values.items() if name not in without)
+    return tuple(item for item in _as_priced(config).values().items() if item[0] not in without)
 
 
 def _as_priced(config: Config) -> Config:
@@ -63,7 +63,7 @@ def measure_costs(
     accelerator: Accelerator,
     *,
     rounds: int = ROUNDS,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> list[StepCosts]:
     """Median seconds of the steps of each configuration, in interleaved rounds on models of their own.
 
@@ -91,10 +91,10 @@ def measure_costs(
     seconds: dict[tuple, list[float]] = {kind: [] for kind in kinds}
     for number in range(steps):
         for kind, training in trainings.items():
-            _wait(accelerator)
+            finished(accelerator.device)
             begin = time.perf_counter()
             training.train_step()
-            _wait(accelerator)
+            finished(accelerator.device)
             if number >= 2:
                 seconds[kind].append(time.perf_counter() - begin)
         progress(number + 1, steps)
@@ -104,8 +104,3 @@ def measure_costs(
     found = dict(zip(seconds, medians.tolist(), strict=True))
     accelerator.free_memory()
     return [StepCosts(found[plain], found[selecting]) for plain, selecting in pairs]
-
-
-def _wait(accelerator: Accelerator) -> None:
-    if accelerator.device.type == "cuda":
-        torch.cuda.synchronize(accelerator.device)

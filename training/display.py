@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gsgd.console import Bar, bar
 from training.records import Evaluation
 
 
@@ -23,8 +23,7 @@ class Display:
     def __init__(self, console: Console | None, title: str | None = None):
         self.console = console
         self.title = title
-        self._progress: Progress | None = None
-        self._bar: Any = None
+        self._bar: Bar | None = None
         self._loss = float("nan")
         self._accuracy: float | None = None
 
@@ -44,9 +43,8 @@ class Display:
         if self.console is None:
             yield lambda done, total: None
             return
-        with self._bars() as progress:
-            bar = progress.add_task("measuring the cost of a step", note="")
-            yield lambda done, total: progress.update(bar, completed=done, total=total)
+        with bar(self.console, "measuring the cost of a step") as moving:
+            yield moving.to
 
     @contextlib.contextmanager
     def training(self, config: Any, training: Any) -> Iterator[None]:
@@ -58,18 +56,17 @@ class Display:
         if training.step:
             self.say(f"{config.name}: going on from step {training.step} of {training.total_steps}")
         title = self.title or f"{config.name} {settings.label or settings.method}, seed {settings.seed}"
-        with self._bars() as progress:
-            self._progress = progress
-            self._bar = progress.add_task(title, total=training.total_steps, completed=training.step, note="")
-            try:
+        try:
+            with bar(self.console, title, training.total_steps) as self._bar:
+                self.step(training.step)
                 yield
-            finally:
-                self._progress = None
+        finally:
+            self._bar = None
 
     def step(self, done: int) -> None:
         """Move the bar."""
-        if self._progress is not None:
-            self._progress.update(self._bar, completed=done)
+        if self._bar is not None:
+            self._bar.to(done)
 
     def log(self, loss: float) -> None:
         """The running loss."""
@@ -87,19 +84,6 @@ class Display:
         )
 
     def _describe(self) -> None:
-        if self._progress is not None:
+        if self._bar is not None:
             accuracy = "" if self._accuracy is None else f" acc {self._accuracy:.3f}"
-            self._progress.update(self._bar, note=f"loss {self._loss:.3f}{accuracy}")
-
-    def _bars(self) -> Progress:
-        assert self.console is not None
-        return Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=10),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-        )
+            self._bar.note(f"loss {self._loss:.3f}{accuracy}")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 from gsgd.results import write_table
 from gsgd.sift import Sift
 from gsgd.sift.readings import Reading
-from training.records import METERS, read_table
+from training.records import METER_COLUMNS, METERS, read_table
 from training.settings import TrainingSettings
 
 
@@ -29,9 +29,6 @@ class Metered:
     seed: int
     reading: Reading
     meter_s: float
-
-
-COLUMNS = ("method", "seed", *(field.name for field in fields(Reading)), "meter_s")
 
 
 class MeterLog:
@@ -76,7 +73,7 @@ class MeterLog:
 def write_meters(folder: Path, rows: Iterable[Metered]) -> None:
     """Write `meters.csv`; a number that is not defined is `nan`."""
     cells = ((row.method, row.seed, *astuple(row.reading), row.meter_s) for row in rows)
-    write_table(folder / METERS, COLUMNS, cells)
+    write_table(folder / METERS, tuple(METER_COLUMNS), cells)
 
 
 def read_meters(folder: Path) -> list[Metered]:
@@ -85,9 +82,8 @@ def read_meters(folder: Path) -> list[Metered]:
     Raises:
         ValueError: if the table cannot be read, naming the file and the row.
     """
-    whole = {"seed", "step", "exit_layer", "rows", "kept"}
     found = []
-    for cells in read_table(folder / METERS, COLUMNS, words={"method"}, whole=whole, kind="a reading"):
+    for cells in read_table(folder / METERS, METER_COLUMNS, "a reading"):
         method, seed, meter_s = (cells.pop(name) for name in ("method", "seed", "meter_s"))
         found.append(Metered(method, seed, Reading(**cells), meter_s))
     return found

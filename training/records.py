@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Collection, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from gsgd.results import write_json, write_table
+from theory.readings import MEASURED
 
 HEADER = "header.json"
 EVALUATIONS = "evaluations.csv"
 METERS = "meters.csv"
-NOT_PART_OF_THE_RUN = ("cache_dir", "tensorboard", "checkpoint_every_s", "save_model", "label", "check")
-"""Keys that change nothing that is trained."""
+BESIDE_THE_RUN = frozenset(("cache_dir", "tensorboard", "checkpoint_every_s", "save_model", "label", "check"))
+"""Keys that change nothing that is trained: another value makes no other run, and no step dearer."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,14 @@ class Evaluation:
     rank_correlation: float | None = None
 
 
-COLUMNS = tuple(field.name for field in fields(Evaluation))
+COLUMNS: dict[str, Any] = get_type_hints(Evaluation)
+"""Of `evaluations.csv`: column -> type."""
+METER_COLUMNS: dict[str, Any] = {
+    **{"method": str, "seed": int},
+    **{name: int if name in ("step", "exit_layer", "rows", "kept") else float for name in MEASURED},
+    **{"meter_s": float},
+}
+"""Of `meters.csv`; a number that is not defined is `nan`."""
 
 
 class Records:
@@ -68,7 +77,7 @@ class Records:
     def add(self, evaluation: Evaluation) -> None:
         """Append and write."""
         self.evaluations.append(evaluation)
-        write_table(self.folder / EVALUATIONS, COLUMNS, map(astuple, self.evaluations))
+        write_table(self.folder / EVALUATIONS, tuple(COLUMNS), map(astuple, self.evaluations))
 
     def update(self, **entries: Any) -> None:
         """Set entries of the header and write it."""
@@ -112,50 +121,46 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
     Raises:
         ValueError: if the table cannot be read, naming the file and the row.
     """
-    whole = {"step", "exit_layer", "seed", "backprop_samples", "gross_samples"}
-    return [
-        Evaluation(**cells)
-        for cells in read_table(
-            folder / EVALUATIONS, COLUMNS, words={"method", "score"}, whole=whole, kind="an evaluation"
-        )
-    ]
+    return [Evaluation(**cells) for cells in read_table(folder / EVALUATIONS, COLUMNS, "an evaluation")]
 
 
-def read_table(
-    path: Path, columns: Sequence[str], *, words: Collection[str], whole: Collection[str], kind: str
-) -> list[dict[str, Any]]:
+def read_table(path: Path, columns: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
     """The rows of a table, cell by column; none if there is no table.
 
     Args:
-        columns: to take.
-        words, whole: those of them that hold text, and whole numbers; others hold numbers. An empty cell is None.
+        columns: to take, with their types; an empty cell is None.
         kind: what a row is, for the message.
 
     Raises:
-        ValueError: if a row lacks a column or a cell is no number, naming the file and the line.
+        ValueError: if a row lacks a column or a cell is not of its type, naming the file and the line.
     """
     if not path.exists():
         return []
     found = []
     with open(path, encoding="utf-8", newline="") as file:
         for number, row in enumerate(csv.DictReader(file), start=2):
-            try:
-                cells: dict[str, Any] = {
-                    name: None
-                    if row[name] == ""
-                    else row[name]
-                    if name in words
-                    else (int if name in whole else float)(row[name])
-                    for name in columns
-                }
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{path}, line {number}: not {kind} ({error!r})") from error
+            cells = {}
+            for name, kind_of_cell in columns.items():
+                try:
+                    cells[name] = _cell(row.get(name), kind_of_cell)
+                except ValueError as error:
+                    raise ValueError(f"{path}, line {number}: not {kind} ({name}: {error})") from error
             found.append(cells)
     return found
 
 
+def _cell(text: str | None, kind: Any) -> Any:
+    """A cell as a value of its column's type, such as int or `str | None`."""
+    kinds = get_args(kind) or (kind,)
+    if text:
+        return kinds[0](text)
+    if NoneType in kinds:
+        return None
+    raise ValueError("nothing is there")
+
+
 def differences(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
     """Keys whose values make two configurations different runs."""
-    names = [name for name in {**one, **two} if name not in NOT_PART_OF_THE_RUN]
+    names = [name for name in {**one, **two} if name not in BESIDE_THE_RUN]
     plain = json.loads(json.dumps([one, two]))
     return [name for name in names if plain[0].get(name) != plain[1].get(name)]

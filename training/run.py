@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import platform
 import shutil
 import signal
 import time
@@ -17,12 +16,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from rich.console import Console
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
+from gsgd.host import processor
 from gsgd.memory import keep_freed_memory
 from gsgd.results import command_line, provenance
 from training import checkpoint
-from training.budget import StepCosts, parse_budget, seconds_of, steps_within
+from training.budget import StepCosts, parse_budget, seconds_of
 from training.config import Config
 from training.costs import measure_costs
 from training.display import Display
@@ -98,17 +99,10 @@ def train(
         total_steps = header["total_steps"]
     else:
         state = None
-        budget = parse_budget(settings.budget)
-        if costs is None and budget.is_time:
+        if costs is None and parse_budget(settings.budget).is_time:
             with display.measuring() as progress:
                 costs = measure_costs([config], [task], accelerator, progress=progress)[0]
-        total_steps = steps_within(
-            budget,
-            samples_per_step=settings.batch_size * settings.accumulation_steps * accelerator.num_processes,
-            train_size=task.train_size,
-            costs=costs,
-            selecting_steps=settings.selecting_steps,
-        )
+        total_steps = settings.steps_within_budget(task.train_size, accelerator.num_processes, costs)
     training = Training(config, task, accelerator, total_steps)
     records = Records(folder) if accelerator.is_main_process else None
     if state is not None:
@@ -135,6 +129,16 @@ def make_accelerator(config: Config) -> Accelerator:
     return Accelerator(
         mixed_precision=precision, step_scheduler_with_optimizer=False, **({"cpu": True} if alone else {})
     )
+
+
+@contextlib.contextmanager
+def running(config: Config) -> Iterator[tuple[Accelerator, Display]]:
+    """What a command runs with: the process's accelerator, and a display that only the first of several has."""
+    accelerator = make_accelerator(config)
+    try:
+        yield accelerator, Display(Console(stderr=True) if accelerator.is_main_process else None)
+    finally:
+        accelerator.end_training()
 
 
 class _Run:
@@ -318,7 +322,7 @@ def _what_is_there(config: Config, folder: Path, overwrite: bool) -> dict[str, A
 def run_header(config: Config, training: Training, costs: StepCosts | None) -> dict[str, Any]:
     """What is recorded of a run: provenance, command, configuration, data, device and length."""
     device = training.accelerator.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    on_cpu = f"{processor()}, {os.cpu_count()} processors"
     return {
         **provenance(),
         "command": command_line(),
@@ -326,23 +330,13 @@ def run_header(config: Config, training: Training, costs: StepCosts | None) -> d
         "config": config.values(),
         "data": training.task.description,
         "parameters": training.parameters,
-        "device": name,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu,
         "threads": torch.get_num_threads(),
         "processes": training.accelerator.num_processes,
         "total_steps": training.total_steps,
         "step_costs": None if costs is None else {"plain_s": costs.plain_s, "selecting_s": costs.selecting_s},
         "seed": config.training.seed,
     }
-
-
-def _processor() -> str:
-    """The processor's name where the system tells it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} processors"
 
 
 @contextlib.contextmanager

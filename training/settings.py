@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+from pydantic.dataclasses import dataclass
 
 from gsgd import scores
 from gsgd.selectors import (
@@ -16,8 +17,21 @@ from gsgd.selectors import (
     select_top_k,
     trim,
 )
-from gsgd.sift.options import AutoExit, SiftOptions, one_of, whole, within
-from training.budget import parse_budget
+from gsgd.sift.options import AutoExit, Reuse, SiftOptions
+from training.budget import UNITS, StepCosts, parse_budget, steps_within
+from training.keys import (
+    AboveZero,
+    AtLeastZero,
+    Natural,
+    Number,
+    Positive,
+    Seconds,
+    Share,
+    ShareBelowOne,
+    Whole,
+    engines,
+    key,
+)
 
 SCORES = ("loss", "entropy", "margin")
 SELECTORS: dict[str, Selector] = {
@@ -25,8 +39,6 @@ SELECTORS: dict[str, Selector] = {
     "online-batch": select_online_batch,
     "selective-backprop": select_selective_backprop,
 }
-AS_THE_ENGINES = ("scoring_mode", "scope", "labelled_head", "reuse", "compile", "batchnorm", "check")
-"""Settings that are the engine's options of their names, with nothing to add to what `SiftOptions` says of them."""
 NO_SETTING = ("interrupt", "rows", "label_names", "label_smoothing")
 """Options that our tasks have no use for: their rows and labels have the usual names, their losses are plain."""
 
@@ -67,112 +79,88 @@ def parse_method(text: str) -> Method:
 class TrainingSettings:
     """Selection, optimizer, length and habits of a run.
 
-    Args:
-        method: see `parse_method`.
-        keep: share of a gross batch that is trained on, in (0, 1]. The baseline ignores it.
-        select: rule that turns scores into rows: "top-k" (SIFT), "online-batch" or "selective-backprop" (peers').
-        trim: share of the largest scores to leave out first, in [0, 1).
-        start_step, end_step: selection from the one to the other; end_step = 0 is never. Or as shares of the run:
-        start_share, end_share: in [0, 1].
-        score_batch_size: score at most so many rows at a time, which bounds memory; 0 for all at once.
-        scoring_mode, scope, labelled_head, reuse, compile, batchnorm, check: as of `gsgd.sift.SiftOptions`.
-        auto_level, auto_every: `level` and `every` of `gsgd.sift.AutoExit`, for methods @auto, such as loss@auto. A
-            budget of time charges every step of theirs the price of the last exit, an upper bound. Re-measuring, the
-            time of about two steps in `auto_every`, is not charged; `wall_clock_s` and `selection_s` have all.
-        batch_size: rows trained on, per device and step. With selection, round(batch_size / keep) are drawn.
-        accumulation_steps: micro-batches of `batch_size` in one optimizer step.
-        budget: how long the run is; see `training.budget`.
-        max_lr, weight_decay, beta1, beta2, eps: of AdamW; max_lr is the largest learning rate of the schedule.
-        decay_all: weight decay on all parameters; otherwise on matrices only, not on biases and norms.
-        schedule: "one-cycle" (Smith & Topin, torch's defaults), "linear" (warmup, then linear decay) or "constant"
-            (after the same warmup); both reach their end with the run.
-        warmup_share: of the run, for "linear" and "constant".
-        cycle_momentum: whether one-cycle moves beta1 between 0.85 and 0.95, as torch does by default.
-        clip_norm: largest norm of the gradient; 0 for no limit.
-        precision: "no", "bf16" or "fp16" (autocast).
-        channels_last: lay images and convolutions out with the channels last: faster on most machines.
-        seed: initial weights, order of the data, augmentation, masking, dropout and rules that draw.
-        evaluations: times to evaluate, evenly over the run; the last at its end.
-        evaluation_batch_size: rows at a time in evaluation.
-        checkpoint_every_s: a checkpoint is written at evaluations and on Ctrl-C, and when this many seconds went by.
-        quality_batches: gross batches on which the scores are compared with exact losses at every evaluation, both in
-            `scoring_mode`; 0 for none. It is not charged to the run.
-        meter_every: every so many selecting steps the scores are compared with exact losses on the step's own gross
-            batch, and `meters.csv` gets a row; 0 for never. It changes nothing that is trained. It is part of
-            `wall_clock_s`, but neither of `selection_s` nor of the prices that a budget of time is kept by.
-        tensorboard: write events for TensorBoard.
-        test: evaluate on the test split, too, once, when the run has ended.
-        save_model: write the trained model beside the results.
-        label: what tables and figures call the method; empty for its own name.
-
     Raises:
         ValueError: for a value out of range or a combination that cannot be, naming the keys.
     """
 
-    method: str = "baseline"
-    keep: float = SiftOptions.keep
-    select: str = "top-k"
-    trim: float = 0.0
-    start_step: int = SiftOptions.start_step
-    end_step: int = 0
-    start_share: float = 0.0
-    end_share: float = 1.0
-    scoring_mode: str = SiftOptions.scoring_mode
-    scope: str = SiftOptions.scope
-    score_batch_size: int = 0
-    labelled_head: bool = SiftOptions.labelled_head
-    reuse: bool | str = SiftOptions.reuse
-    batchnorm: str = SiftOptions.batchnorm
-    check: bool = SiftOptions.check
-    auto_level: float = AutoExit.level
-    auto_every: int = AutoExit.every
-    batch_size: int = 32
-    accumulation_steps: int = SiftOptions.accumulation_steps
-    budget: str = "1epochs"
-    max_lr: float = 1e-3
-    weight_decay: float = 0.01
-    decay_all: bool = False
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    schedule: str = "linear"
-    warmup_share: float = 0.0
-    cycle_momentum: bool = True
-    clip_norm: float = 0.0
-    precision: str = "no"
-    channels_last: bool = False
-    compile: bool = False
-    seed: int = SiftOptions.seed
-    evaluations: int = 10
-    evaluation_batch_size: int = 256
-    checkpoint_every_s: float = 600.0
-    quality_batches: int = 0
-    meter_every: int = SiftOptions.meter_every
-    tensorboard: bool = True
-    test: bool = False
-    save_model: bool = True
-    label: str = ""
+    method: str = key("baseline", "baseline, random, or SCORE@LAYER such as loss@1, entropy@last or loss@auto")
+    keep: Number = engines("keep")
+    select: Literal["top-k", "online-batch", "selective-backprop"] = key(
+        "top-k", "the rule that turns scores into rows: top-k (SIFT), online-batch or selective-backprop (peers')"
+    )
+    trim: ShareBelowOne = key(0.0, "share of the largest scores to leave out first, in [0, 1)")
+    start_step: Natural = engines("start_step")
+    end_step: Natural = key(0, "steps from it on train on the whole batch again; 0 for never")
+    start_share: Share = key(0.0, "start_step as a share of the run, in [0, 1]")
+    end_share: Share = key(1.0, "end_step as a share of the run, in [0, 1]")
+    scoring_mode: str = engines("scoring_mode")
+    scope: str = engines("scope")
+    score_batch_size: Natural = key(0, "score at most so many rows at a time, which bounds memory; 0 for all at once")
+    labelled_head: bool = engines("labelled_head")
+    reuse: Reuse = engines("reuse")
+    batchnorm: str = engines("batchnorm")
+    check: bool = engines("check")
+    auto_level: Share = key(
+        AutoExit.level,
+        "`level` of `gsgd.sift.AutoExit`, for methods @auto. A budget of time charges every step of theirs the price "
+        "of the last exit, an upper bound; `wall_clock_s` and `selection_s` have all",
+    )
+    auto_every: Positive = key(
+        AutoExit.every,
+        "`every` of `gsgd.sift.AutoExit`. Re-measuring, the time of about two steps in `auto_every`, is not charged",
+    )
+    batch_size: Positive = key(
+        32, "rows trained on, per device and step; with selection, round(batch_size / keep) are drawn"
+    )
+    accumulation_steps: Positive = key(
+        SiftOptions.accumulation_steps, "micro-batches of `batch_size` in one optimizer step"
+    )
+    budget: str = key("1epochs", "how long the run is: a number of " + ", ".join(UNITS))
+    max_lr: AboveZero = key(1e-3, "of AdamW, the largest learning rate of the schedule")
+    weight_decay: AtLeastZero = key(0.01, "of AdamW")
+    decay_all: bool = key(False, "weight decay on all parameters; otherwise on matrices only, not on biases and norms")
+    beta1: ShareBelowOne = key(0.9, "of AdamW")
+    beta2: ShareBelowOne = key(0.999, "of AdamW")
+    eps: AboveZero = key(1e-8, "of AdamW")
+    schedule: Literal["one-cycle", "linear", "constant"] = key(
+        "linear",
+        "one-cycle (Smith & Topin, torch's defaults), linear (warmup, then linear decay) or constant (after the same "
+        "warmup); the first two reach their end with the run",
+    )
+    warmup_share: Share = key(0.0, 'of the run, for "linear" and "constant"')
+    cycle_momentum: bool = key(True, "whether one-cycle moves beta1 between 0.85 and 0.95, as torch does by default")
+    clip_norm: AtLeastZero = key(0.0, "largest norm of the gradient; 0 for no limit")
+    precision: Literal["no", "bf16", "fp16"] = key("no", "of autocast")
+    channels_last: bool = key(False, "lay images and convolutions out with the channels last: faster on most machines")
+    compile: bool = engines("compile")
+    seed: Whole = key(
+        SiftOptions.seed,
+        "initial weights, order of the data, augmentation, masking, dropout and rules that draw",
+    )
+    evaluations: Positive = key(10, "times to evaluate, evenly over the run; the last at its end")
+    evaluation_batch_size: Positive = key(256, "rows at a time in evaluation")
+    checkpoint_every_s: Seconds = key(
+        600.0, "a checkpoint is written at evaluations and on Ctrl-C, and when this many seconds went by"
+    )
+    quality_batches: Natural = key(
+        0,
+        "gross batches on which the scores are compared with exact losses at every evaluation, both in `scoring_mode`; "
+        "0 for none. It is not charged to the run",
+    )
+    meter_every: Natural = key(
+        SiftOptions.meter_every,
+        "every so many selecting steps the scores are compared with exact losses on the step's own gross batch, and "
+        "`meters.csv` gets a row; 0 for never. It changes nothing that is trained. It is part of `wall_clock_s`, but "
+        "neither of `selection_s` nor of the prices that a budget of time is kept by",
+    )
+    tensorboard: bool = key(True, "write events for TensorBoard")
+    test: bool = key(False, "evaluate on the test split, too, once, when the run has ended")
+    save_model: bool = key(True, "write the trained model beside the results")
+    label: str = key("", "what tables and figures call the method; empty for its own name")
 
     def __post_init__(self) -> None:
         parse_method(self.method)
         parse_budget(self.budget)
-        one_of("select", self.select, tuple(SELECTORS))
-        one_of("schedule", self.schedule, ("one-cycle", "linear", "constant"))
-        one_of("precision", self.precision, ("no", "bf16", "fp16"))
-        for name in ("batch_size", "accumulation_steps", "evaluations", "evaluation_batch_size", "auto_every"):
-            whole(name, getattr(self, name), least=1)
-        for name in ("start_step", "end_step", "score_batch_size", "quality_batches", "meter_every"):
-            whole(name, getattr(self, name), least=0)
-        for name in ("weight_decay", "clip_norm"):
-            within(name, getattr(self, name), "be at least 0, and finite", lambda value: value >= 0)
-        for name in ("max_lr", "eps"):
-            within(name, getattr(self, name), "be above 0, and finite", lambda value: value > 0)
-        if not self.checkpoint_every_s > 0:
-            raise ValueError(f"checkpoint_every_s = {self.checkpoint_every_s!r} must be above 0")
-        for name in ("beta1", "beta2", "trim"):
-            within(name, getattr(self, name), "lie in [0, 1)", lambda value: 0 <= value < 1)
-        for name in ("start_share", "end_share", "warmup_share", "auto_level"):
-            within(name, getattr(self, name), "lie in [0, 1]", lambda value: 0 <= value <= 1)
         # What the engine will be told, so that it refuses nothing later that can be refused now.
         self.sift_options(total_steps=1, exits=1)
         self._check_combinations()
@@ -226,6 +214,16 @@ class TrainingSettings:
         """How many of `total_steps` steps select."""
         first, last = self.first_and_last(total_steps)
         return last - first
+
+    def steps_within_budget(self, train_size: int, ranks: int, costs: StepCosts | None) -> int:
+        """Optimizer steps that the budget pays for, see `training.budget.steps_within`."""
+        return steps_within(
+            parse_budget(self.budget),
+            samples_per_step=self.batch_size * self.accumulation_steps * ranks,
+            train_size=train_size,
+            costs=costs,
+            selecting_steps=self.selecting_steps,
+        )
 
     def sift_options(self, total_steps: int, exits: int) -> SiftOptions:
         """The engine's options for a run of so many steps, of a model with so many exits.

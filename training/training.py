@@ -21,7 +21,7 @@ from gsgd.sift import Selection, Sift
 from gsgd.sift.exits import count_exits
 from gsgd.sift.scoring_pass.head_positions import positions_only
 from gsgd.sift.scoring_pass.row_losses import IGNORED
-from gsgd.sift.timing import Stopwatch
+from gsgd.sift.timing import Elapsed
 from gsgd.sift.wrappers import innermost, unwrap
 from training.config import Config
 from training.order import Order
@@ -88,7 +88,8 @@ class Training:
         self.step = 0
         self.wall_clock_s = 0.0
         self.seconds = {"selection_s": 0.0, "forward_s": 0.0, "backward_s": 0.0}
-        self._watches: list[tuple[Selection, Stopwatch, Stopwatch]] = []
+        self._selections: list[Selection] = []
+        self._forward, self._backward = Elapsed(), Elapsed()
         self._losses: list[Tensor] = []
         self._loss_sum, self._loss_count = 0.0, 0
         self._begun: float | None = None
@@ -118,12 +119,12 @@ class Training:
         # Autocast lives on the prepared model's forward, which scoring goes around.
         with self.accelerator.autocast():
             kept = self.sift.choose(batch)
-        with Stopwatch(device) as forward:
+        with self._forward.measure(device):
             loss = self.sift.forward_kept(kept).loss
-        with Stopwatch(device) as backward:
+        with self._backward.measure(device):
             self.accelerator.backward(loss / self.settings.accumulation_steps)
         assert self.sift.last is not None
-        self._watches.append((self.sift.last, forward, backward))
+        self._selections.append(self.sift.last)
         return loss
 
     def next_batch(self, rows: int) -> dict[str, Tensor]:
@@ -166,25 +167,20 @@ class Training:
 
     def start_clock(self) -> None:
         """From here on the time counts."""
-        self._wait()
+        host.finished(self.accelerator.device)
         self._begun = time.perf_counter()
 
     def stop_clock(self) -> None:
         """Add the time since `start_clock`, and read the stopwatches."""
         if self._begun is None:
             return
-        self._wait()
+        host.finished(self.accelerator.device)
         self.wall_clock_s += time.perf_counter() - self._begun
         self._begun = None
-        for selection, forward, backward in self._watches:
-            self.seconds["selection_s"] += selection.selection_s
-            self.seconds["forward_s"] += forward.seconds
-            self.seconds["backward_s"] += backward.seconds
-        self._watches.clear()
-
-    def _wait(self) -> None:
-        if self.accelerator.device.type == "cuda":
-            torch.cuda.synchronize(self.accelerator.device)
+        selection_s = self.seconds["selection_s"] + sum(selection.selection_s for selection in self._selections)
+        self._selections.clear()
+        passes = {"forward_s": self._forward.seconds, "backward_s": self._backward.seconds}
+        self.seconds = {"selection_s": selection_s, **passes}
 
     def mean_loss(self) -> float:
         """Mean training loss since it was last asked for, over ranks; NaN if there was no step."""
@@ -295,6 +291,7 @@ class Training:
         self._ahead = None
         self.wall_clock_s = state["wall_clock_s"]
         self.seconds = dict(state["seconds"])
+        self._forward, self._backward = Elapsed(self.seconds["forward_s"]), Elapsed(self.seconds["backward_s"])
         self._loss_sum, self._loss_count = state["loss_since_evaluation"]
         own = state["ranks"][rank]
         self._losses = [torch.tensor(loss, device=self.accelerator.device) for loss in own["losses"]]

@@ -99,3 +99,12 @@ def test_the_changelog_has_them_all():
         (line,) = [line for line in text.splitlines() if line.startswith(f"| `{module}`: ")]
         assert all(f"`{name}`" in line for name in names)
         assert line.endswith(f"| `{next(iter(names.values()))}` |")
+
+
+@pytest.mark.skipif(NEEDS_TORCH, reason="needs torch")
+def test_an_old_module_still_runs_as_a_program():
+    command = [sys.executable, "-m", "training.gpu_costs", "--list"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "training.gpu_costs is called training.bench.gpu now" in done.stderr
+    assert done.stdout.startswith("bert, dropout .1: 64 rows")

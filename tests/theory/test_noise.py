@@ -50,7 +50,7 @@ def test_assumption_5_12_negative_sigma(formula):
     "formula", [noise.p, noise.p_sharp, noise.t_star, noise.lemma_c1_ratio, noise.sigma_max, noise.sigma_max_sharp]
 )
 def test_nan_is_a_value_error(formula):
-    with pytest.raises(ValueError, match="not a number"):
+    with pytest.raises(ValueError, match="must be a number"):
         formula(np.nan)
 
 

@@ -152,7 +152,7 @@ def test_list_names_claims_without_checking(tmp_path):
     [
         (("--only", "Theorem 5.77"), "did you mean"),
         (("--only", "Equation 23"), "nothing checks it"),
-        (("--alpha", "2"), "must lie in (0, 0.1]"),
+        (("--alpha", "2"), "must be a number in (0, 0.1]"),
         (("--alpha", "x"), "must be a number"),
         (("--seed", "-1"), "at least 0"),
         (("--jobs", "0"), "at least 1"),

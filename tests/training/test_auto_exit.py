@@ -7,11 +7,11 @@ import signal
 import pytest
 import torch
 
-import training.compare as comparing
+import training.comparison.compare as comparing
 import training.run as runs
 from gsgd.sift import AutoExit
 from training.budget import StepCosts
-from training.compare import compare, parse_contender
+from training.comparison.compare import compare, parse_contender
 from training.run import train
 from training.training import Training, build_sift
 

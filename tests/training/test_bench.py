@@ -1,8 +1,6 @@
 """`gsgd bench step`: its arithmetic against the formula by hand, and what it prints and writes."""
 
 import json
-import sys
-import types
 
 import pytest
 
@@ -10,8 +8,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from gsgd.cli import main  # noqa: E402
-from training import bench, step_costs  # noqa: E402
-from training.bench_models import MODELS, Shape  # noqa: E402
+from training.bench import cli as bench  # noqa: E402
+from training.bench import steps as step_costs  # noqa: E402
+from training.bench.models import MODELS, Shape  # noqa: E402
 
 LAYERS, HIDDEN, VOCABULARY, ROWS, TOKENS = 3, 64, 500, 8, 40
 
@@ -128,49 +127,6 @@ def test_an_exit_that_is_not_there_exits_with_2(monkeypatch, capsys):
     assert "exit_layer = 9 must be a whole number in 1..3" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main(["bench", "step", "--exits", "0"])
-
-
-def test_the_peer_is_measured_where_it_is_installed(monkeypatch):
-    """A stand-in with the signature of Composer's function, which keeps the rows of the largest losses."""
-    seen = []
-
-    def select_using_loss(input, target, model, loss_fun, keep=0.5, scale_factor=1.0):
-        with torch.no_grad():
-            losses = loss_fun(model(input), target, reduction="none")
-        seen.append(losses)
-        chosen = losses.argsort()[-int(keep * len(input)) :]
-        return input[chosen], target[chosen]
-
-    module = types.ModuleType("composer.algorithms.selective_backprop")
-    module.select_using_loss = select_using_loss
-    for name in ("composer", "composer.algorithms"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    model, batch = small_bert()
-    model.eval()
-    with torch.no_grad():
-        rows = [{name: value[row : row + 1] for name, value in batch.items()} for row in range(ROWS)]
-        wanted = [float(transformers.BertForPreTraining.forward(model, **row).loss) for row in rows]
-        next_sentence = [
-            float(
-                torch.nn.functional.cross_entropy(
-                    model(row["input_ids"]).seq_relationship_logits, torch.zeros(1).long()
-                )
-            )
-            for row in rows
-        ]
-    step_costs._peers_choice(step_costs._peer(), model, batch, 0.5)
-    torch.testing.assert_close(seen[0], torch.tensor(wanted) - torch.tensor(next_sentence), rtol=1e-4, atol=1e-5)
-    plain, costs = step_costs.measure(model, batch, exits=[1], keep=0.5, rounds=1)
-    layer, head, pooled = forward_flops()
-    full_head = head * TOKENS // len(range(0, TOKENS, 5))
-    scoring = ROWS * (LAYERS * layer + full_head + pooled)
-    assert costs[LAYERS, step_costs.PEER].extra_flops == pytest.approx(scoring / plain["flops"], rel=1e-6)
-
-
-def test_without_the_peer_there_is_no_row_of_it(measured):
-    _, costs = measured
-    assert {way for _, way in costs} == {"two passes", "shared"} | ({step_costs.PEER} if step_costs._peer() else set())
 
 
 def test_a_selecting_step_runs_what_a_plain_one_runs_and_more(measured):

@@ -12,9 +12,9 @@ from rich.console import Console
 
 import training.run as runs
 from gsgd.cli import main
-from training.cli_compare import show, verdict
-from training.compare import Comparison
-from training.summary import Interval, MethodSummary
+from training.comparison.cli import show, verdict
+from training.comparison.compare import Comparison
+from training.comparison.summary import Interval, MethodSummary
 
 BASE = 'task = "tiny"\nbatch_size = 8\nbudget = "12steps"\nevaluations = 2\n'
 
@@ -63,12 +63,9 @@ def test_seed_is_the_key_and_no_abbreviation_of_seeds(compare, tmp_path):
         (["tiny.toml", "--methods", ","], "--methods names no method"),
         (["tiny.toml", "--methods", "baseline,baseline"], "a method is named twice"),
         (["tiny.toml", "--methods", "baseline", "--budget", "soon"], "budget = 'soon' must be"),
-        (["tiny.toml", "--methods", "baseline", "--seeds", "0"], "--seeds 0 must be at least 1"),
-        (["tiny.toml", "--methods", "baseline", "--target", "1.5"], "--target 1.5 must lie in (0, 1]"),
         (["tiny.toml", "--methods", "baseline", "--sweep", "max_lr"], "--sweep 'max_lr' must be key=value,value"),
         (["tiny.toml", "--methods", "baseline", "--sweep", "lr=1,2"], "no key 'lr'"),
         (["tiny.toml", "--methods", "baseline", "--batchsize", "3"], "no key 'batchsize'"),
-        (["tiny.toml", "--methods", "baseline", "--max_lr"], "--max_lr needs a value"),
         (["tiny.toml", "--methods", "loss@1:keep=2"], "keep = 2.0 must lie in (0, 1]"),
         (["tiny.toml", "--methods", "baseline", "--method", "loss@1"], "--method loss@1: methods are compared, so"),
         (["tiny.toml", "--methods", "baseline", "--KEY", "3"], "no key 'KEY'"),
@@ -83,11 +80,22 @@ def test_bad_usage_is_2_and_named(compare, arguments, message, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("arguments", [[], ["tiny.toml"], ["tiny.toml", "--methods", "baseline", "--seeds", "many"]])
-def test_what_argparse_refuses_is_2(compare, arguments):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--methods"),
+        (["tiny.toml"], "--methods"),
+        (["tiny.toml", "--methods", "baseline", "--seeds", "many"], "'many' must be a whole number of at least 1"),
+        (["tiny.toml", "--methods", "baseline", "--seeds", "0"], "'0' must be a whole number of at least 1"),
+        (["tiny.toml", "--methods", "baseline", "--target", "1.5"], "'1.5' must be a number in (0, 1]"),
+        (["tiny.toml", "--methods", "baseline", "--max_lr"], "--max_lr: expected one argument"),
+    ],
+)
+def test_what_argparse_refuses_is_2(compare, capsys, arguments, message):
     with pytest.raises(SystemExit) as caught:
         compare(*arguments)
     assert caught.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_another_comparison_is_2(compare):

@@ -7,9 +7,9 @@ import signal
 
 import pytest
 
-import training.compare as module
+import training.comparison.compare as module
 import training.run as runs
-from training.compare import TUNING_SEED, compare, parse_contender, parse_sweep
+from training.comparison.compare import TUNING_SEED, compare, parse_contender, parse_sweep
 from training.records import read_evaluations
 
 METHODS = ("baseline", "random", "loss@1")
@@ -350,7 +350,7 @@ def test_an_interrupted_tuning_goes_on(go, trained, monkeypatch):
     ("values", "named"),
     [
         ({"methods": ("baseline", "random")}, "methods"),
-        ({"max_lr": 0.5}, "config"),
+        ({"max_lr": 0.5}, "max_lr"),
         ({"sweep": "max_lr=1e-2,1e-3"}, "sweep"),
     ],
 )
@@ -401,5 +401,5 @@ def test_another_target_needs_no_training(go, trained):
 
 
 def test_a_task_without_a_test_split(go):
-    found = go(seeds=1, splits="validation")
+    found = go(seeds=1, splits=("validation",))
     assert all(summary.test_accuracy is None for summary in found.summaries)

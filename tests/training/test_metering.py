@@ -11,7 +11,7 @@ from rich.console import Console
 
 import training.run as runs
 from gsgd.sift.readings import Reading
-from training.compare import compare, parse_contender
+from training.comparison.compare import compare, parse_contender
 from training.display import Display
 from training.metering import Metered, MeterLog, read_meters, write_meters
 from training.run import FINISHED, train

@@ -26,7 +26,7 @@ EVALUATION = Evaluation(
 
 
 def test_the_columns_of_the_issue_come_first():
-    assert ",".join(COLUMNS[:13]) == (
+    assert ",".join(list(COLUMNS)[:13]) == (
         "step,method,score,exit_layer,seed,backprop_samples,gross_samples,wall_clock_s,selection_s,forward_s,"
         "backward_s,val_accuracy,val_loss"
     )

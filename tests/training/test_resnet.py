@@ -10,7 +10,7 @@ transformers = pytest.importorskip("transformers")
 import torch.nn.functional as F  # noqa: E402
 
 from gsgd.sift import EarlyExit, Sift, count_exits  # noqa: E402
-from training.resnet import EarlyExitResNet  # noqa: E402
+from training.images.resnet import EarlyExitResNet  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="module")

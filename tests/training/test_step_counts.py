@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from training.step_counts import _short, count_operators, cuda_waits  # noqa: E402
+from training.bench.counts import _short, count_operators, cuda_waits  # noqa: E402
 
 CPU, META = torch.device("cpu"), torch.device("meta")  # meta stands for a device with memory of its own
 X = torch.arange(12.0).reshape(3, 4)

@@ -8,8 +8,8 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
+from training.comparison.summary import Interval, RunResult, default_target, interval, reach, summarise
 from training.records import Evaluation
-from training.summary import Interval, RunResult, default_target, interval, reach, summarise
 
 
 def evaluation(step, accuracy, samples=None, wall=None, reference=None, selection=0.0):

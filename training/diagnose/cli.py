@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gsgd.arguments import add_keys, wholes
+from gsgd.console import bar
 from gsgd.results import write_json
-from training.cli import add_keys, given_values
 from training.diagnose.tables import LEGEND, show_point
 from training.diagnose.words import WHAT_516_IS
 
@@ -45,11 +45,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.description = "Measure whether selection can help a model, at which exit, and what the theorems promise."
     parser.epilog = EXAMPLES
     parser.add_argument("target", metavar="CONFIG", help="a TOML file, a preset's name, or a folder with a meters.csv")
-    parser.add_argument(
-        "--after", metavar="STEPS", help="diagnose after so many steps of plain training (default 0,300)"
-    )
+    after = "diagnose after so many steps of plain training (default 0,300)"
+    parser.add_argument("--after", type=wholes(0), metavar="STEPS", help=after)
     parser.add_argument("--batches", type=int, metavar="N", help="gross batches to measure on (default 32)")
-    parser.add_argument("--exits", metavar="J,J", help="exit layers (default: all)")
+    parser.add_argument("--exits", type=wholes(1), metavar="J,J", help="exit layers (default: all)")
     parser.add_argument("--level", type=float, help="share of the exact choice that an exit should keep (default 0.75)")
     parser.add_argument("--model", type=Path, metavar="DIR", help="diagnose the trained model in this folder")
     parser.add_argument("--name", help="folder under the results (default: diagnose-CONFIG)")
@@ -59,9 +58,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`gsgd diagnose`: returns 0 when finished."""
+    values = options.keys
     if _is_folder(options.target):
-        return _of_folder(Path(options.target), options)
-    return _of_config(options)
+        return _of_folder(Path(options.target), options, values)
+    return _of_config(options, values)
 
 
 def _is_folder(target: str) -> bool:
@@ -73,14 +73,11 @@ def _is_folder(target: str) -> bool:
     return folder.is_dir() and (has_readings(folder) or not preset.is_file())
 
 
-def _of_folder(folder: Path, options: argparse.Namespace) -> int:
-    given = [
-        f"--{name}" for name, value in vars(options).items() if name not in ("target", "rest") and value is not None
-    ]
-    if given or options.rest:
-        raise ValueError(
-            f"{(given or options.rest)[0]} is for a configuration, but {folder} is a folder of recorded readings"
-        )
+def _of_folder(folder: Path, options: argparse.Namespace, values: dict[str, str]) -> int:
+    own = ("target", "keys")
+    given = [name for name, value in vars(options).items() if name not in own and value is not None]
+    if given := [*given, *values]:
+        raise ValueError(f"--{given[0]} is for a configuration, but {folder} is a folder of recorded readings")
     from training.diagnose.recorded_readings import read_readings, show_readings, write_live
 
     readings = read_readings(folder)
@@ -90,35 +87,19 @@ def _of_folder(folder: Path, options: argparse.Namespace) -> int:
     return 0
 
 
-def _of_config(options: argparse.Namespace) -> int:
-    after = _numbers("--after", options.after)
-    exits = _numbers("--exits", options.exits)
-    values = given_values(options)
-
+def _of_config(options: argparse.Namespace, values: dict[str, str]) -> int:
     from training import config as configs
     from training.diagnose.diagnosis_file import DIAGNOSIS, point_entry
     from training.diagnose.measure import diagnose_config
-    from training.run import make_accelerator
+    from training.run import running
 
     config = configs.load(options.target, values)
-    accelerator = make_accelerator(config)
-    more: dict[str, Any] = {} if options.level is None else {"level": options.level}
-    try:
-        with _progress(Console(stderr=True)) as progress:
-            found = diagnose_config(
-                config,
-                accelerator,
-                after=after,
-                batches=options.batches,
-                exits=exits,
-                model=options.model,
-                progress=progress,
-                **more,
-            )
-            progress("comparing with the formulas", 0, 1)
-            points = [point_entry(point) for point in found.points]
-    finally:
-        accelerator.end_training()
+    names = ("after", "batches", "exits", "model", "level")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    with running(config) as (accelerator, _), _progress(Console(stderr=True)) as progress:
+        found = diagnose_config(config, accelerator, progress=progress, **given)
+        progress("comparing with the formulas", 0, 1)
+        points = [point_entry(point) for point in found.points]
     name = options.name or f"diagnose-{config.name.replace('/', '-')}"
     path = write_json((options.results or Path("results")) / name / DIAGNOSIS, {**found.header, "points": points})
     console = Console()
@@ -139,30 +120,17 @@ def _next_step(name: str, point: dict[str, Any], score: str) -> str:
     )
 
 
-def _numbers(option: str, text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isascii() and part.isdigit() for part in parts):
-        raise ValueError(f"{option} {text!r} must be whole numbers with commas between them, such as 0,300")
-    return [int(part) for part in parts]
-
-
 @contextlib.contextmanager
 def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     """A bar for what is being done, on a terminal; elsewhere a line whenever that changes."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        bar = bars.add_task("reading the data", total=None)
-        shown = ""
+    shown = ""
+    with bar(console, "reading the data") as moving:
 
         def progress(what: str, done: int, total: int) -> None:
             nonlocal shown
-            if what != shown:
-                shown = what
-                bars.reset(bar, description=what, total=total)
-                if not console.is_terminal:
-                    console.print(what, highlight=False)
-            bars.update(bar, completed=done, total=total)
+            if what != shown and not console.is_terminal:
+                console.print(what, highlight=False)
+            shown = what
+            moving.to(done, total, what)
 
         yield progress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from gsgd.sift import Sift
 from gsgd.sift.diagnosis import Diagnosis
 from gsgd.sift.exits import check_exit_layer, count_exits
 from gsgd.sift.wrappers import innermost, unwrap
-from training.budget import parse_budget, steps_within
+from training.budget import parse_budget
 from training.config import Config
 from training.costs import measure_costs
 from training.order import Order
@@ -179,7 +180,7 @@ def _diagnose(
             exits=exits,
             level=level,
             seed=training.settings.seed,
-            progress=lambda done, total: progress(what, done, total),
+            progress=functools.partial(progress, what),
         )
     return Point(training.step, trained, found, time.perf_counter() - begin)
 
@@ -198,20 +199,11 @@ def _total_steps(
     plain: Config, task: Task, accelerator: Accelerator, progress: Callable[[str, int, int], object]
 ) -> int:
     """Of the run without selection, which its budget pays for."""
-    settings, budget, costs = plain.training, parse_budget(plain.training.budget), None
-    if budget.is_time:
-
-        def measuring(done: int, total: int) -> None:
-            progress("measuring the cost of a step", done, total)
-
-        costs = measure_costs([plain], [task], accelerator, progress=measuring)[0]
-    return steps_within(
-        budget,
-        samples_per_step=settings.batch_size * settings.accumulation_steps,
-        train_size=task.train_size,
-        costs=costs,
-        selecting_steps=settings.selecting_steps,
-    )
+    costs = None
+    if parse_budget(plain.training.budget).is_time:
+        told = functools.partial(progress, "measuring the cost of a step")
+        costs = measure_costs([plain], [task], accelerator, progress=told)[0]
+    return plain.training.steps_within_budget(task.train_size, 1, costs)
 
 
 def _default_stops(total: int, model: Path | None) -> tuple[int, ...]:

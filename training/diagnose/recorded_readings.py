@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
+from gsgd.console import print_table
 from gsgd.results import write_table
 from theory import readings as formulas
-from training.diagnose.tables import print_table
-from training.records import METERS, read_table
+from training.records import METER_COLUMNS, METERS, read_table
 
 LIVE = "live.csv"
 WHAT_FORMULAS_TAKE = (
@@ -31,14 +31,11 @@ def read_readings(folder: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: if a table cannot be read, naming the file and the line, or if there is none.
     """
-    columns = ("method", "seed", *formulas.MEASURED)
-    whole = {"seed", "step", "exit_layer", "rows", "kept"}
+    columns = {name: kind for name, kind in METER_COLUMNS.items() if name != "meter_s"}
     found = []
     for path in _tables(folder):
         single = (path.parent / "header.json").exists()
-        for row in read_table(path, columns, words={"method"}, whole=whole, kind="a reading"):
-            if empty := [name for name, value in row.items() if value is None]:
-                raise ValueError(f"{path}: a reading has no {empty[0]}")
+        for row in read_table(path, columns, "a reading"):
             run = path.parent.resolve().name if single else f"{row['method']}-seed{row['seed']}"
             found.append({"run": run, **row})
     if not found:

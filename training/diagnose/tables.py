@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from gsgd.console import print_table
 from training.diagnose.words import PROMISES, paragraphs
 
 LEGEND = """\
@@ -78,16 +78,6 @@ def _against_the_formulas(each: Mapping[str, Any]) -> tuple[str, ...]:
 def number(value: float, digits: int = 2) -> str:
     """With so many decimals; a dash for NaN."""
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def print_table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns of numbers to the right; what does not fit is folded, never cut off."""
-    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if place == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
 
 
 def _interval(each: Mapping[str, Any], name: str) -> str:

@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
+from rich.console import Console
 
+from gsgd.console import Bar, bar
 from gsgd.results import write_json
 from training.cache import cached_folder, default_cache
 from training.images.sources import ImageSource
-from training.progress import counting
 
 VERSION = 1
 """Of the cache's layout and of how images are decoded: changing either makes old folders be passed over."""
@@ -120,10 +120,10 @@ def _build(source: ImageSource, size: int, folder: Path) -> None:
             "name another folder by cache_dir, or lower image_size"
         )
     content = {}
-    with counting("decoding images", "images", total) as advance:
+    with bar(Console(stderr=True), "decoding images", total, "images") as progress:
         for split, of_split in labels.items():
             shape = (len(of_split), size, size, channels)
-            content[split] = _write_split(folder, split, of_split, shape, source.images(split), advance)
+            content[split] = _write_split(folder, split, of_split, shape, source.images(split), progress)
     write_json(folder / "about.json", {"content": content, "class_names": source.class_names()})
 
 
@@ -133,7 +133,7 @@ def _write_split(
     labels: np.ndarray,
     shape: tuple[int, int, int, int],
     images: Iterator[tuple[str, bytes]],
-    advance: Any,
+    progress: Bar,
 ) -> str:
     """Writes the split's arrays; returns their digest."""
     count, size, _, channels = shape
@@ -153,7 +153,7 @@ def _write_split(
             moments[row : row + len(decoded)] = np.concatenate([values.sum(axis=1), (values**2).sum(axis=1)], axis=1)
             digest.update(decoded.tobytes())
             row += len(decoded)
-            advance(len(decoded))
+            progress.advance(len(decoded))
     if row < count:
         raise ValueError(f"{split} has {row} images but {count} labels")
     mapped.flush()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gsgd.arguments import install
 from training.images.parquet import BATCH, choose_column, encoded_images, number_classes, whole_labels
 
 
@@ -75,7 +76,7 @@ class HubImages:
         except ImportError as error:
             raise ValueError(
                 f"data = {self.name!r} is no local path, and loading it from the hub needs the package datasets: "
-                "install it (pip install 'gsgd[train]'), or give local parquet files or an image folder"
+                f"install it ({install('train')}), or give local parquet files or an image folder"
             ) from error
         try:
             loaded = datasets.load_dataset(self.name, self.config or None)

@@ -15,10 +15,10 @@ from transformers import ResNetConfig
 
 from training.images.arrays import ImageArrays, cached_arrays
 from training.images.augment import centre_crop, crop_flip, normalise, resized_crop_flip
+from training.images.resnet import EarlyExitResNet
 from training.images.settings import ImageSettings, ResNetSettings
 from training.images.sources import ALL, find_source
 from training.images.splits import balanced, hold_out
-from training.resnet import EarlyExitResNet
 from training.task import SPLITS
 
 

@@ -7,9 +7,10 @@ from bisect import bisect_left
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 
+from gsgd.console import bar
 from training.cache import cached_folder
-from training.progress import counting
 from training.text.tokens import Tokens
 
 VERSION = 1
@@ -87,7 +88,7 @@ def build_pairs(
     chunks: list[tuple[int, int, int, int, int]] = []
     blocks: list[np.ndarray] = []
     total = int((tokens.documents[documents + 1] - tokens.documents[documents]).sum())
-    with counting("pairing", "sentences", total) as advance:
+    with bar(Console(stderr=True), "pairing", total, "sentences") as progress:
         for position, document in enumerate(documents.tolist()):
             first, last = tokens.documents[document : document + 2].tolist()
             ends = tokens.sentences[first : last + 1].tolist()
@@ -106,7 +107,7 @@ def build_pairs(
                 else:
                     chunks.append((position, ends[start], ends[middle], ends[middle], ends[stop]))
                     start = stop
-            advance(count)
+            progress.advance(count)
             if len(chunks) >= _BLOCK:
                 blocks.append(_finish(np.array(chunks), tokens, documents, longest, rng))
                 chunks = []

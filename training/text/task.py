@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gsgd.sift.huggingface.collator import MaskingCollator
+from gsgd.sift.options import whole
 from gsgd.sift.scoring_pass.row_losses import IGNORED
 from training.cache import default_cache
 from training.task import SPLITS
@@ -49,10 +50,8 @@ class TextTask:
     """
 
     def __init__(self, settings: TextSettings, seed: int):
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"seed = {seed!r} must be a whole number of at least 0")
         self.settings = settings
-        self.seed = seed
+        self.seed = whole("seed", seed, least=0)
         self._cache = (Path(settings.cache_dir).expanduser() if settings.cache_dir else default_cache()) / "text"
         vocabulary = settings.vocabulary or None
         self.tokenizer = tokenizer(vocabulary)

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
+from rich.console import Console
 
+from gsgd.console import bar
 from gsgd.results import write_json
 from training.cache import cached_folder
-from training.progress import counting
 from training.text import sentences
 from training.text.documents import Source
 from training.text.wordpieces import tokenizer, vocabulary_digest
@@ -87,7 +88,7 @@ def _tokenize_into(folder: Path, sources: Sequence[Source], vocabulary: str | Pa
         _GrowingArray(folder / "sentences.npy", np.int64) as sentence_ends,
         _GrowingArray(folder / "documents.npy", np.int64) as document_ends,
         _GrowingArray(folder / "hashes.npy", np.uint64) as hashes,
-        counting("tokenising", "characters", total) as advance,
+        bar(Console(stderr=True), "tokenising", total, "characters") as progress,
     ):
         sentence_ends.append(np.zeros(1))
         document_ends.append(np.zeros(1))
@@ -108,7 +109,7 @@ def _tokenize_into(folder: Path, sources: Sequence[Source], vocabulary: str | Pa
 
         for source in sources:
             before = (hashes.size, sentence_ends.size, ids.size)
-            _in_batches(source, write, advance)
+            _in_batches(source, write, progress.advance)
             documents, found, tokens = (
                 now - then for now, then in zip((hashes.size, sentence_ends.size, ids.size), before, strict=True)
             )

@@ -56,7 +56,7 @@ def vit(classes, side):
 
 
 def resnet(classes, side):
-    from training.resnet import EarlyExitResNet
+    from training.images.resnet import EarlyExitResNet
 
     config = hf.ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 16, 16], depths=[1, 1, 1], layer_type="basic", num_labels=classes

@@ -21,7 +21,7 @@ from torch import nn  # noqa: E402
 from gsgd import scores as gsgd_scores  # noqa: E402
 from gsgd.sift import Scorer, Sift, engine, readings  # noqa: E402
 from gsgd.sift.readings import Reading, read, read_batch  # noqa: E402
-from training.resnet import EarlyExitResNet  # noqa: E402
+from training.images.resnet import EarlyExitResNet  # noqa: E402
 
 LEAST = float(torch.finfo(torch.float32).min)
 WORDS = ("bert-mlm", "bert-classifier", "gpt2", "vit")

@@ -175,7 +175,7 @@ def test_a_comparisons_readings(tmp_path):
     ("row", "message"),
     [
         ({"sigma": "much"}, "meters.csv, line 2: not a reading"),
-        ({"sigma": ""}, "a reading has no sigma"),
+        ({"sigma": ""}, "meters.csv, line 2: not a reading (sigma: "),
         ({"overlap": 0.5, "margin_correlation": 2.0}, "margin_correlation = 2.0 must lie in [-1, 1]"),
     ],
 )
@@ -198,8 +198,8 @@ def test_a_folder_that_is_called_as_a_preset(tmp_path, monkeypatch, capsys):
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bert-tiny").mkdir()
-    assert main(["diagnose", "bert-tiny", "--after", "soon"]) == 2
-    assert "--after 'soon' must be" in capsys.readouterr().err
+    assert main(["diagnose", "bert-tiny", "--batches", "1"]) == 2
+    assert "batches = 1 must be at least 2" in capsys.readouterr().err
     write_meters(tmp_path / "resnet-tiny", [{}])
     assert main(["diagnose", "resnet-tiny"]) == 0
     assert (tmp_path / "resnet-tiny" / "live.csv").exists()
@@ -221,7 +221,13 @@ def test_help_shows_examples(capsys):
     assert "exit code: 0 when finished, 2 for bad usage" in text
 
 
-@pytest.mark.parametrize("arguments", [[], ["bert-tiny", "--batches", "many"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *([], ["bert-tiny", "--batches", "many"], ["bert-tiny", "--after", "soon"], ["bert-tiny", "--exits", ","]),
+        *(["bert-tiny", "--max_lr"], ["bert-tiny", "--exits", "0"]),
+    ],
+)
 def test_what_argparse_refuses_is_2(arguments):
     with pytest.raises(SystemExit) as caught:
         main(["diagnose", *arguments])
@@ -232,10 +238,7 @@ def test_what_argparse_refuses_is_2(arguments):
     ("arguments", "message"),
     [
         (["nowhere"], "no configuration 'nowhere'"),
-        (["bert-tiny", "--after", "soon"], "--after 'soon' must be whole numbers"),
-        (["bert-tiny", "--exits", ","], "--exits ',' must be whole numbers"),
         (["bert-tiny", "--batchsize", "3"], "no key 'batchsize'"),
-        (["bert-tiny", "--max_lr"], "--max_lr needs a value"),
         (["bert-tiny", "--KEY", "3"], "no key 'KEY'"),
     ],
 )

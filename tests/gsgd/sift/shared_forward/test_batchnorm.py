@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from gsgd.sift import Sift  # noqa: E402
-from training.resnet import EarlyExitResNet  # noqa: E402
+from training.images.resnet import EarlyExitResNet  # noqa: E402
 
 KINDS = nn.modules.batchnorm._BatchNorm
 ROWS, KEPT, CLASSES = 8, 3, 4

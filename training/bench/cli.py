@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
+from gsgd.arguments import number, whole, wholes
+from gsgd.console import bar, print_table
 from gsgd.results import command_line, provenance, write_json
-from training.bench_models import MODELS, Shape, describe_rows
-from training.step_costs import PRECISIONS, WARM_UP, Cost, describe_device, device_of, measure
+from training.bench.models import MODELS, Shape, describe_rows
+from training.bench.steps import PRECISIONS, WARM_UP, Cost, describe_device, device_of, measure
 
 EXAMPLES = """\
 examples:
@@ -24,7 +24,7 @@ examples:
   gsgd bench step --model bert-small --rounds 21 --json step.json
   gsgd bench step --device cuda --precision bf16 --gross 64 --seq 512
   gsgd bench step --model gpt2-tiny --rounds 3                  a few seconds, to see that it runs
-  python -m training.gpu_costs                                  the cases that matter on a GPU, in one go
+  python -m training.bench.gpu                                  the cases that matter on a GPU, in one go
 
 What is timed is scoring, selecting, forward and backward pass, without the optimizer; the plain step is forward and
 backward pass of as many rows as selection keeps, with the vocabulary head on masked positions, as in all the others.
@@ -42,12 +42,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `gsgd bench step`."""
     parser.description, parser.epilog = __doc__, EXAMPLES
     parser.add_argument("--model", choices=MODELS, default="bert-base", help="default: bert-base")
-    parser.add_argument("--exits", type=_numbers, help="exit layers, such as 1,6,12 (default: first, middle, last)")
-    parser.add_argument("--gross", type=_positive, help="rows of the gross batch (default 16; resnet50: 250)")
+    parser.add_argument("--exits", type=wholes(1), help="exit layers, such as 1,6,12 (default: first, middle, last)")
+    parser.add_argument("--gross", type=whole(1), help="rows of the gross batch (default 16; resnet50: 250)")
     parser.add_argument("--keep", type=float, default=0.5, help="share of them to train on (default 0.5)")
-    parser.add_argument("--seq", type=_positive, default=128, help="tokens of a row (default 128)")
-    parser.add_argument("--size", type=_positive, help="height and width of an image (default 32; vit: 224)")
-    parser.add_argument("--dropout", type=_rate, metavar="RATE", help="of all dropout (default: the model's own)")
+    parser.add_argument("--seq", type=whole(1), default=128, help="tokens of a row (default 128)")
+    parser.add_argument("--size", type=whole(1), help="height and width of an image (default 32; vit: 224)")
+    rate = number("in [0, 1)", lambda value: 0 <= value < 1)
+    parser.add_argument("--dropout", type=rate, metavar="RATE", help="of all dropout (default: the model's own)")
     parser.add_argument(
         "--batchnorm", choices=("kept", "gross"), default="gross", help="where the pass is shared (default gross)"
     )
@@ -56,7 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=PRECISIONS, default="float32", help="bf16 is the device's autocast; tf32 is for CUDA"
     )
     parser.add_argument("--compile", action="store_true", help="compile plain and selecting steps by torch.compile")
-    parser.add_argument("--rounds", type=_positive, default=9, help="interleaved timings of each way (default 9)")
+    parser.add_argument("--rounds", type=whole(1), default=9, help="interleaved timings of each way (default 9)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there, too")
 
 
@@ -72,9 +73,7 @@ def run(options: argparse.Namespace) -> int:
     device_of(options.device)  # before a large model is built for nothing
     shape = Shape(gross=options.gross, seq=options.seq, size=options.size, dropout=options.dropout)
     model, batch, exits = MODELS[options.model](shape)
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("rounds", total=options.rounds + WARM_UP)
+    with bar(Console(stderr=True), "rounds", options.rounds + WARM_UP) as moving:
         plain, costs = measure(
             model,
             batch,
@@ -85,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
             precision=options.precision,
             device=options.device,
             compile=options.compile,
-            progress=lambda: progress.advance(bar),
+            progress=moving.advance,
         )
     plain["row"] = describe_rows(batch)
     # The table has 100 columns at most; a pipe or a file takes it whole.
@@ -128,24 +127,26 @@ def show(
         highlight=False,
         soft_wrap=True,
     )
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("exit", justify="right")
-    table.add_column("way", no_wrap=True)
-    for heading in ("time", "floor", "operators", "waits", "peak", "recorded", "must save"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for (exit_layer, way), cost in costs.items():
-        table.add_row(
+    headings = ("exit", "way", "time", "floor", "operators", "waits", "peak", "recorded", "must save")
+    rows = [
+        (
             str(exit_layer),
             way,
-            f"{100 * cost.extra_time:+.1f}%",
-            f"{100 * cost.extra_flops:+.1f}%",
-            str(cost.operators),
-            waits(cost.waits, cost.cuda_waits),
-            megabytes(cost.peak_bytes),
-            megabytes(cost.recorded_bytes),
-            f"{100 * cost.extra_time / (1 + cost.extra_time):.1f}%",
+            f"{cost.extra_time:+.1%}",
+            f"{cost.extra_flops:+.1%}",
+            *counts(asdict(cost)),
+            f"{cost.extra_time / (1 + cost.extra_time):.1%}",
         )
-    console.print(table)
+        for (exit_layer, way), cost in costs.items()
+    ]
+    print_table(console, headings, rows, left=(1,))
+
+
+def counts(step: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Of a step: its operators, its waits, the peak of its memory and what it recorded."""
+    recorded = megabytes(step["recorded_bytes"]) if "recorded_bytes" in step else ""
+    waiting = waits(step["waits"], step["cuda_waits"])
+    return str(step["operators"]), waiting, megabytes(step["peak_bytes"]), recorded
 
 
 def megabytes(size: int | None) -> str:
@@ -156,23 +157,3 @@ def megabytes(size: int | None) -> str:
 def waits(counted: int, reported: int | None) -> str:
     """How often a step waits as counted by operators, and, where torch reports it, as it says."""
     return str(counted) if reported is None else f"{counted} ({reported})"
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number in [0, 1)")
-    return value
-
-
-def _numbers(text: str) -> list[int]:
-    return [_positive(part) for part in text.split(",")]

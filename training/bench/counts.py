@@ -197,5 +197,5 @@ def _short(path: str) -> str:
     parts = Path(path).parts
     if "site-packages" in parts:
         return "/".join(parts[parts.index("site-packages") + 1 :])
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parent.parent.parent
     return Path(path).relative_to(root).as_posix() if Path(path).is_relative_to(root) else Path(path).name

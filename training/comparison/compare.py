@@ -17,15 +17,15 @@ from typing import Any
 from accelerate import Accelerator
 
 from gsgd.results import command_line, provenance, write_json, write_table
-from training.budget import StepCosts, parse_budget, seconds_of, steps_within
+from training.budget import StepCosts, parse_budget, seconds_of
+from training.comparison.summary import INTERVALS, MethodSummary, RunResult, default_target, summarise
 from training.config import Config
 from training.costs import measure_costs
 from training.display import Display
 from training.metering import read_meters, write_meters
-from training.records import COLUMNS, Evaluation, read_json
+from training.records import COLUMNS, EVALUATIONS, Evaluation, differences, read_json
 from training.run import DIVERGED, FINISHED, Outcome, train
 from training.settings import parse_method
-from training.summary import INTERVALS, MethodSummary, RunResult, default_target, summarise
 from training.task import Task
 
 COMPARE = "compare.json"
@@ -221,15 +221,9 @@ class _Plan:
 
     def steps(self, label: str) -> int:
         """Optimizer steps that the budget pays for."""
-        settings = self.planned[label].training
+        config = self.planned[label]
         ranks = self.accelerator.num_processes
-        return steps_within(
-            parse_budget(settings.budget),
-            samples_per_step=settings.batch_size * settings.accumulation_steps * ranks,
-            train_size=self.train_sizes[self.planned[label].data],
-            costs=self.costs[label],
-            selecting_steps=settings.selecting_steps,
-        )
+        return config.training.steps_within_budget(self.train_sizes[config.data], ranks, self.costs[label])
 
     def run(self, label: str, values: dict[str, Any], name: str, costs: StepCosts) -> Outcome:
         """Train one run, or take it from the folder."""
@@ -281,9 +275,9 @@ def _prices(
     """Measured before the first run; later those that the first runs were planned with. Sets header["step_costs"]."""
     recorded = read_json(folder / COMPARE) if (folder / COMPARE).exists() else None
     if recorded is not None:
-        # Seeds may be added to a comparison.
-        same = ("config", "methods", "sweep")
-        if changed := [name for name in same if recorded.get(name) != header[name]]:
+        # Seeds may be added to a comparison, and what is beside its runs may change.
+        changed = [name for name in ("methods", "sweep") if recorded.get(name) != header[name]]
+        if changed := differences(recorded.get("config", {}), header["config"]) + changed:
             raise ValueError(
                 f"{folder} has another comparison: its {', '.join(changed)} differ. Choose another --name, or remove it"
             )
@@ -318,7 +312,7 @@ def _write(
     tuned: dict[str, str],
 ) -> None:
     rows: list[Evaluation] = [evaluation for result in results for evaluation in result.evaluations]
-    write_table(folder / "evaluations.csv", COLUMNS, map(astuple, rows))
+    write_table(folder / EVALUATIONS, tuple(COLUMNS), map(astuple, rows))
     metered = [entry for result in results for entry in read_meters(folder / _run_name(result.method, result.seed))]
     if metered:
         write_meters(folder, metered)

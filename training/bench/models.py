@@ -133,7 +133,7 @@ def _resnet(sizes: dict[str, Any], gross: int) -> Callable[[Shape], Built]:
         import torch
         from transformers import ResNetConfig
 
-        from training.resnet import EarlyExitResNet
+        from training.images.resnet import EarlyExitResNet
 
         if shape.dropout is not None:
             raise ValueError(f"--dropout {shape.dropout:g}: a ResNet has none")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
+from gsgd.intervals import mean_half_width
 from training.records import Evaluation
 
 
@@ -85,11 +86,8 @@ def interval(values: Sequence[float]) -> Interval:
     """
     if len(values) == 0:
         raise ValueError("there are 0 values to take the mean of, but it needs at least 1")
-    array = np.asarray(values, dtype=float)
-    if len(array) == 1:
-        return Interval(float(array[0]), float("nan"), 1)
-    half = student.ppf(0.975, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array))
-    return Interval(float(array.mean()), float(half), len(array))
+    array: Any = np.asarray(values, dtype=float)
+    return Interval(float(array.mean()), mean_half_width(array), len(array))
 
 
 def reach(evaluations: Sequence[Evaluation], target: float) -> tuple[float, float] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from gsgd.host import finished, processor
 from gsgd.memory import keep_freed_memory
 
 WARM_UP = 2
-PEER = "Composer"
 PRECISIONS = ("float32", "tf32", "bf16")
 
 
@@ -69,19 +70,13 @@ def device_of(name: str) -> Any:
 
 def describe_device(device: Any) -> str:
     """The device's name, such as "NVIDIA H200", or "AMD EPYC, 2 cores, 2 threads"."""
-    import os
-    import platform
-
     import torch
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
     if device.type == "mps":
-        return f"{name} by Metal"
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+        return f"{processor()} by Metal"
+    return f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
 def measure(
@@ -115,15 +110,14 @@ def measure(
     Returns:
         Of the plain step: `median_s`, `flops`, `operators`, `waits`, `waiting`, `cuda_waits`, `peak_bytes`, `rows`,
         `rounds`, `matrix_rate` (operations a second of a matrix product) and `matrix_share` (how much of that rate the
-        plain step reaches). And (exit, way) -> cost, of the ways "two passes", "shared", and PEER where it is
-        installed.
+        plain step reaches). And (exit, way) -> cost, of the ways "two passes" and "shared".
 
     Raises:
         ValueError: for an exit that the model has not, a device that is not there, or a precision that it lacks.
     """
     import torch
 
-    from gsgd.sift import Sift, count_exits
+    from gsgd.sift import Sift
     from gsgd.sift.batch import take_rows
     from gsgd.sift.scoring_pass.labels import shifts_by_name
 
@@ -150,17 +144,10 @@ def measure(
 
     timed = engines(**_compiled(compile))
     counted = engines() if compile else timed
-    peer = _peer()
-    if peer is not None:
-        # The training pass is the plain step's, on rows that the peer chooses by the exact loss.
-        key = (count_exits(model), PEER)
-        timed[key], counted[key] = timed[plain_key], counted[plain_key]
 
     def step(key: tuple[int, str], sifts: dict[tuple[int, str], Sift] = timed) -> int:
         sift, inputs = sifts[key], rows if key == plain_key else batch
         with _autocast(where, precision):
-            if key[1] == PEER:
-                inputs = take_rows(inputs, _peers_choice(peer, model, inputs, keep))
             chosen = sift.choose(inputs)
         recorded = sift.recorded_bytes
         with _autocast(where, precision):
@@ -175,10 +162,10 @@ def measure(
                 break
             for key in timed:
                 model.zero_grad()
-                _synchronize(where)
+                finished(where)
                 begin = time.perf_counter()
                 step(key)
-                _synchronize(where)
+                finished(where)
                 if number >= WARM_UP:
                     seconds[key].append(time.perf_counter() - begin)
             progress()
@@ -241,11 +228,11 @@ def matrix_rate(device: Any, precision: str) -> float:
         torch.mm(left, right)
         took = []
         for _ in range(3):
-            _synchronize(device)
+            finished(device)
             begin = time.perf_counter()
             for _ in range(times):
                 torch.mm(left, right)
-            _synchronize(device)
+            finished(device)
             took.append((time.perf_counter() - begin) / times)
         best = max(best, 2 * size**3 / min(took))
         if min(took) > 0.2:
@@ -281,54 +268,6 @@ def _matrix_precision(device: Any, precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _synchronize(device: Any) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
-def _peer() -> Any:
-    """Composer's selection (`composer.algorithms.selective_backprop`), where it is installed."""
-    try:
-        from composer.algorithms.selective_backprop import select_using_loss  # type: ignore[import-not-found]
-    except ModuleNotFoundError as missing:
-        if missing.name is None or not missing.name.startswith("composer"):
-            raise
-        return None
-    return select_using_loss
-
-
-def _peers_choice(select_using_loss: Any, model: Any, batch: dict[str, Any], keep: float) -> Any:
-    """Rows that Composer keeps: a full pass over the gross batch, and a draw by the loss's percentile.
-
-    It takes one tensor of inputs and one of labels; here both are the rows' numbers.
-    """
-    import torch
-    import torch.nn.functional as F
-
-    from gsgd.sift.scoring_pass.labels import shifts_by_name
-    from gsgd.sift.scoring_pass.row_losses import IGNORED
-
-    inputs = {name: value for name, value in batch.items() if name not in ("labels", "next_sentence_label")}
-    shift = int(shifts_by_name(model))
-    labels = batch["labels"][:, shift:] if shift else batch["labels"]
-
-    def predictions(rows: Any) -> Any:
-        output = model(**inputs)
-        logits = output.prediction_logits if hasattr(output, "prediction_logits") else output.logits
-        return logits[:, :-shift] if shift else logits
-
-    def losses(logits: Any, rows: Any, reduction: str = "none") -> Any:
-        each = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction=reduction, ignore_index=IGNORED)
-        return each.view(len(labels), -1).sum(1) / (labels != IGNORED).view(len(labels), -1).sum(1).clamp(min=1)
-
-    rows = torch.arange(len(labels), device=labels.device)
-    return select_using_loss(rows, rows, predictions, losses, keep)[0]
-
-
 def _flops(model: Any, step: Callable[[], object]) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -339,7 +278,7 @@ def _flops(model: Any, step: Callable[[], object]) -> int:
 
 
 def _operators(model: Any, device: Any, step: Callable[[], object]) -> dict[str, Any]:
-    from training.step_counts import count_operators
+    from training.bench.counts import count_operators
 
     model.zero_grad()
     counts = count_operators(step, device)
@@ -348,7 +287,7 @@ def _operators(model: Any, device: Any, step: Callable[[], object]) -> dict[str,
 
 
 def _reported_waits(model: Any, device: Any, step: Callable[[], object]) -> int | None:
-    from training.step_counts import cuda_waits
+    from training.bench.counts import cuda_waits
 
     if device.type != "cuda":
         return None

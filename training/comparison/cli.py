@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
-from training.cli import add_keys, given_values
+from gsgd.arguments import add_keys, number, whole
+from gsgd.console import print_table
 
 if TYPE_CHECKING:
-    from training.compare import Comparison
-    from training.summary import Interval, MethodSummary
+    from training.comparison.compare import Comparison
+    from training.comparison.summary import Interval, MethodSummary
 
 EXAMPLES = """\
 examples:
@@ -51,10 +50,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="comma-separated: baseline, random, loss@1, entropy@6, loss@last, loss@auto, ...; with other values "
         "behind colons: loss@1:keep=0.7:start_share=0.5",
     )
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each method (default 3)")
+    parser.add_argument("--seeds", type=whole(1), default=3, help="runs of each method (default 3)")
     parser.add_argument("--budget", help="of every run (default: the configuration's)")
     parser.add_argument("--sweep", metavar="KEY=V,V,...", help="tune a key for each method first, by validation")
-    parser.add_argument("--target", type=float, help="accuracy to time (default: the baseline's mean final accuracy)")
+    parser.add_argument(
+        "--target",
+        type=number("in (0, 1]", lambda value: 0 < value <= 1),
+        help="accuracy to time (default: the baseline's mean final accuracy)",
+    )
     parser.add_argument("--name", help="folder under the results (default: compare-CONFIG-BUDGET)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     add_keys(parser, "another value of any key of the configuration, for all methods")
@@ -63,15 +66,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """`gsgd compare`: returns 0 when finished, 130 if interrupted."""
     from training import config as configs
-    from training.compare import compare, parse_contender, parse_sweep
-    from training.display import Display
-    from training.run import make_accelerator
+    from training.comparison.compare import compare, parse_contender, parse_sweep
+    from training.run import running
 
-    if options.seeds < 1:
-        raise ValueError(f"--seeds {options.seeds} must be at least 1")
-    if options.target is not None and not 0 < options.target <= 1:
-        raise ValueError(f"--target {options.target} must lie in (0, 1]")
-    values = given_values(options)
+    values = options.keys
     if "method" in values:
         raise ValueError(f"--method {values['method']}: methods are compared, so name them in --methods")
     if options.budget:
@@ -81,9 +79,7 @@ def run(options: argparse.Namespace) -> int:
     if not contenders:
         raise ValueError("--methods names no method")
     name = options.name or f"compare-{config.name.replace('/', '-')}-{config.training.budget}"
-    accelerator = make_accelerator(config)
-    display = Display(Console(stderr=True)) if accelerator.is_main_process else Display.silent()
-    try:
+    with running(config) as (accelerator, display):
         found = compare(
             config,
             contenders,
@@ -94,8 +90,6 @@ def run(options: argparse.Namespace) -> int:
             target=options.target,
             display=display,
         )
-    finally:
-        accelerator.end_training()
     if accelerator.is_main_process:
         show(Console(), found)
     return 0 if found.status == "finished" else 130
@@ -115,7 +109,7 @@ def show(console: Console, found: Comparison) -> None:
         + [_signed(summary.over_baseline), _signed(summary.over_random)]
         for summary in found.summaries
     ]
-    _print_table(console, headings, accuracies)
+    print_table(console, headings, accuracies)
     console.print()
     headings = ["method", "steps", "samples", "scoring", f"s to {found.target:.4f}", f"samples to {found.target:.4f}"]
     costs = [
@@ -128,7 +122,7 @@ def show(console: Console, found: Comparison) -> None:
         ]
         for summary in found.summaries
     ]
-    _print_table(console, headings, costs)
+    print_table(console, headings, costs)
     console.print()
     for label, value in found.tuned.items():
         console.print(f"{label}: tuned to {value}", highlight=False)
@@ -136,16 +130,6 @@ def show(console: Console, found: Comparison) -> None:
         if (line := verdict(summary)) is not None:
             console.print(line, highlight=False)
     console.print(f"results in {found.folder}", highlight=False)
-
-
-def _print_table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
-    for number, heading in enumerate(headings):
-        # What does not fit is folded, never cut off.
-        table.add_column(heading, justify="left" if number == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
 
 
 def verdict(summary: MethodSummary) -> str | None:

@@ -1,4 +1,4 @@
-"""`python -m training.gpu_costs`: what selection costs on a GPU, the cases that matter in one go, beside the goals."""
+"""`python -m training.bench.gpu`: what selection costs on a GPU, the cases that matter in one go, beside the goals."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from training.bench import header, megabytes, quiet_profiler, waits
-from training.bench_models import MODELS, Shape, describe_rows
-from training.step_costs import Cost, device_of, measure
+from gsgd.arguments import in_words, whole
+from gsgd.console import print_table
+from training.bench.cli import counts, header, quiet_profiler
+from training.bench.models import MODELS, Shape, describe_rows
+from training.bench.steps import Cost, device_of, measure
 
 EXAMPLES = """\
 examples:
-  python -m training.gpu_costs                                   all cases on the first CUDA device, 8 minutes
-  python -m training.gpu_costs --only bert --out bert.jsonl      those whose name has "bert"
-  python -m training.gpu_costs --toy --device cpu                the same cases, tiny, on a CPU: whether it all runs
-  python -m training.gpu_costs --list                            the cases, in their order
+  python -m training.bench.gpu                                   all cases on the first CUDA device, 8 minutes
+  python -m training.bench.gpu --only bert --out bert.jsonl      those whose name has "bert"
+  python -m training.bench.gpu --toy --device cpu                the same cases, tiny, on a CPU: whether it all runs
+  python -m training.bench.gpu --list                            the cases, in their order
 
 Cases come in the order of their importance. Each is appended to --out as soon as it is measured, as a line of JSON,
 after a line that says where the figures come from; so nothing is lost when time runs out. No case begins after --limit
@@ -50,7 +51,7 @@ class Case:
 
     Attributes:
         name: what is printed, and searched by `--only`.
-        model, toy: of `bench_models.MODELS`, the one that is meant and its small stand-in.
+        model, toy: of `training.bench.models.MODELS`, the one that is meant and its small stand-in.
         shape: of the gross batch, in full size.
         exits, toy_exits: exit layers of the two.
         compile: whether the engine compiles plain and selecting steps.
@@ -100,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the cases. Returns 0, 1 if one failed, 2 for bad usage."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
-        prog="python -m training.gpu_costs",
+        prog="python -m training.bench.gpu",
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -108,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="cuda", help="cuda (default), cuda:1, mps, or cpu, which only --toy suits")
     parser.add_argument("--limit", type=float, default=480.0, metavar="SECONDS", help="default: 480")
-    parser.add_argument("--rounds", type=int, default=9, help="timed steps of each way (default 9)")
+    parser.add_argument("--rounds", type=whole(1), default=9, help="timed steps of each way (default 9)")
     parser.add_argument("--only", metavar="TEXT", help="cases with this in their name, such as bert")
     parser.add_argument("--eager", action="store_true", help="leave out what is compiled")
     parser.add_argument("--toy", action="store_true", help="tiny models and batches: to see that it runs")
@@ -128,13 +129,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not cases:
             raise ValueError(f"--only {options.only!r}: no case has this in its name; --list shows them")
-        if options.rounds < 1:
-            raise ValueError(f"--rounds {options.rounds} must be at least 1")
         device_of(options.device)
     except (ValueError, ModuleNotFoundError) as error:
-        print(f"training.gpu_costs: {error}", file=sys.stderr)
+        print(f"training.bench.gpu: {in_words(error)}", file=sys.stderr)
         return 2
-    return _measure_all(cases, options, shlex.join(["python", "-m", "training.gpu_costs", *arguments]))
+    return _measure_all(cases, options, shlex.join(["python", "-m", "training.bench.gpu", *arguments]))
 
 
 def _measure_all(cases: Sequence[Case], options: argparse.Namespace, command: str) -> int:
@@ -225,31 +224,19 @@ def _free(compiled: bool) -> None:
 
 def show(console: Console, results: Sequence[dict[str, Any]]) -> None:
     """A row for each way of each case that was measured; of the plain step, its time and share of the matrix rate."""
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("case", no_wrap=True)
-    table.add_column("exit", justify="right")
-    table.add_column("way", no_wrap=True)
-    for heading in ("time", "goal", "floor", "operators", "waits", "peak", "recorded"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("of matrix rate", no_wrap=True)
+    headings = ("case", "exit", "way", "time", "goal", "floor", "operators", "waits", "peak", "recorded")
+    rows = []
     for result in results:
         if "error" in result:
             continue
-        plain = result["plain"]
-        goal = plain["goal_matrix_share"]
-        table.add_row(
-            *(result["case"], "", "plain", f"{1000 * plain['median_s']:.1f} ms", "", ""),
-            *(str(plain["operators"]), waits(plain["waits"], plain["cuda_waits"]), megabytes(plain["peak_bytes"]), ""),
-            f"{plain['matrix_share']:.0%}" + ("" if goal is None else f" (goal {goal:.0%})"),
-        )
+        plain, goal = result["plain"], result["plain"]["goal_matrix_share"]
+        share = f"{plain['matrix_share']:.0%}" + ("" if goal is None else f" (goal {goal:.0%})")
+        rows.append((result["case"], "", "plain", f"{1000 * plain['median_s']:.1f} ms", "", "", *counts(plain), share))
         for step in result["steps"]:
-            table.add_row(
-                *("", str(step["exit_layer"]), step["way"], f"{step['extra_time']:+.1%}"),
-                "" if step["goal"] is None else f"{step['goal']:+.0%}",
-                *(f"{step['extra_flops']:+.1%}", str(step["operators"]), waits(step["waits"], step["cuda_waits"])),
-                *(megabytes(step["peak_bytes"]), megabytes(step["recorded_bytes"]), ""),
-            )
-    console.print(table)
+            goal = "" if step["goal"] is None else f"{step['goal']:+.0%}"
+            time_and_floor = f"{step['extra_time']:+.1%}", goal, f"{step['extra_flops']:+.1%}"
+            rows.append(("", str(step["exit_layer"]), step["way"], *time_and_floor, *counts(step), ""))
+    print_table(console, (*headings, "of matrix rate"), rows, left=(0, 2, 10))
 
 
 def append_line(path: Path, content: dict[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""`gsgd compare`: several methods, several seeds, one budget."""
