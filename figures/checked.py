@@ -14,26 +14,21 @@ import pandas as pd
 
 
 class Missing(LookupError):
-    """Nothing was recorded. Unlike malformed results this is no error: what needs them is left out, with the reason."""
+    """Nothing was recorded; unlike malformed results this is no error: what needs it is left out, with the reason."""
 
 
 class Cell(Enum):
-    """What a column of a CSV file may hold."""
+    """The kinds of values that a column of a CSV file may hold."""
 
     TEXT = "text"
-    OPTIONAL_TEXT = "text, or nothing"
     WHOLE = "a whole number"
-    OPTIONAL_WHOLE = "a whole number, or nothing"
     NUMBER = "a finite number"
     OPTIONAL = "a finite number, or nothing"
     ANY_NUMBER = "a number, nan and inf among them, or nothing"
 
 
-_MAY_BE_EMPTY = (Cell.OPTIONAL_TEXT, Cell.OPTIONAL_WHOLE, Cell.OPTIONAL, Cell.ANY_NUMBER)
-
-
 def read_table(path: Path, columns: Mapping[str, Cell]) -> pd.DataFrame:
-    """The table in a CSV file, in which empty cells are NaN (None in a column of text).
+    """The table in a CSV file, in which empty cells are NaN.
 
     Args:
         columns: name -> what its cells may be. Further columns of the file are left out.
@@ -71,13 +66,13 @@ def read_table(path: Path, columns: Mapping[str, Cell]) -> pd.DataFrame:
 
 def _cell(text: str, kind: Cell, where: str) -> Any:
     if text == "":
-        if kind in _MAY_BE_EMPTY:
-            return None if kind is Cell.OPTIONAL_TEXT else math.nan
+        if kind in (Cell.OPTIONAL, Cell.ANY_NUMBER):
+            return math.nan
         raise ValueError(f"{where}: the cell is empty but must be {kind.value}")
-    if kind in (Cell.TEXT, Cell.OPTIONAL_TEXT):
+    if kind is Cell.TEXT:
         return text
     try:
-        number = float(int(text)) if kind in (Cell.WHOLE, Cell.OPTIONAL_WHOLE) else float(text)
+        number = float(int(text)) if kind is Cell.WHOLE else float(text)
     except ValueError:
         raise ValueError(f"{where}: {text!r} must be {kind.value}") from None
     if kind is not Cell.ANY_NUMBER and not math.isfinite(number):
@@ -120,6 +115,18 @@ def field(content: Mapping[str, Any], name: str, kinds: type | tuple[type, ...],
         words = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
         raise ValueError(f"{path}, field {name!r}: {value!r} must be {words}")
     return value
+
+
+def number(content: Mapping[str, Any], name: str, path: Path) -> float:
+    """The number in a field; one that is not finite is "inf", "-inf" or "nan" in JSON.
+
+    Raises:
+        ValueError: as `field`.
+    """
+    value = field(content, name, (int, float, str), path)
+    if value not in ("inf", "-inf", "nan") and isinstance(value, str):
+        raise ValueError(f"{path}, field {name!r}: {value!r} must be a number")
+    return float(value)
 
 
 def choice(value: str, allowed: Sequence[str], where: str) -> str:

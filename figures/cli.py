@@ -1,12 +1,11 @@
-"""`gsgd figures`: draw what results there are."""
+"""`gsgd figures` draws what there are results for."""
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,49 +28,62 @@ exit code: 0 when all was drawn that could be, 2 for bad usage and for missing o
 
 def parser() -> argparse.ArgumentParser:
     """The options of `gsgd figures`."""
-    result = argparse.ArgumentParser(
+    arguments = argparse.ArgumentParser(
         prog="gsgd figures",
         description="Draw figures and tables from recorded results.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument("names", nargs="*", metavar="NAME", help="figures and tables (default: all)")
-    result.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    result.add_argument("--out", type=Path, metavar="DIR", help="default: the folder figures in the results")
-    result.add_argument("--format", default="png,svg", help="of figures: png, svg, pdf (default png,svg)")
-    result.add_argument("--size", default="print", choices=("print", "screen"), help="default: print")
-    result.add_argument("--list", action="store_true", help="list figures and tables, and what they are made from")
-    return result
+    arguments.add_argument("names", nargs="*", metavar="NAME", help="figures and tables (default: all)")
+    arguments.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    arguments.add_argument("--out", type=Path, metavar="DIR", help="default: the folder figures in the results")
+    arguments.add_argument("--format", default="png,svg", help="of figures: png, svg, pdf (default png,svg)")
+    arguments.add_argument("--size", default="print", choices=("print", "screen"), help="default: print")
+    arguments.add_argument("--list", action="store_true", help="list figures and tables, and what they are made from")
+    return arguments
 
 
 def main(arguments: Sequence[str]) -> int:
     """`gsgd figures`: returns 0 when all was drawn that could be, 2 for bad usage and bad results."""
     options = parser().parse_args(arguments)
+    return attempt("gsgd figures", lambda: _figures(options))
+
+
+def attempt(command: str, work: Callable[[], None]) -> int:
+    """Do a command's work: returns 0, or 2 after a line on what was wrong with its usage, results or packages."""
     try:
-        return _figures(options)
+        work()
     except (ValueError, ModuleNotFoundError, OSError) as error:
         hint = " (pip install 'gsgd[figures]')" if isinstance(error, ModuleNotFoundError) else ""
-        print(f"gsgd figures: {error}{hint}", file=sys.stderr)
+        print(f"{command}: {error}{hint}", file=sys.stderr)
         return 2
+    return 0
 
 
-def _figures(options: argparse.Namespace) -> int:
+def existing(results: Path) -> Path:
+    """The folder of results, if there is one.
+
+    Raises:
+        ValueError: if not, naming the commands that write results.
+    """
+    if not results.is_dir():
+        raise ValueError(f"there is no folder {results}: gsgd verify, gsgd train and gsgd compare write results")
+    return results
+
+
+def _figures(options: argparse.Namespace) -> None:
     from figures.checked import Missing
-    from figures.registry import ENTRIES
+    from figures.registry import ENTRIES, named
     from figures.results import Results
 
-    entries = [ENTRIES[_known(name, list(ENTRIES))] for name in dict.fromkeys(options.names)] or list(ENTRIES.values())
+    entries = [ENTRIES[name] for name in dict.fromkeys(map(named, options.names))] or list(ENTRIES.values())
     if options.list:
         for entry in entries:
             print(f"{entry.name:18} {entry.kind:7} {entry.shows}")
             print(f"{'':26} from {', '.join((*entry.needs, *(f'{name} if any' for name in entry.takes)))}")
-        return 0
+        return
     formats = _formats(options.format)
-    if not options.results.is_dir():
-        raise ValueError(
-            f"there is no folder {options.results}: gsgd verify, gsgd train and gsgd compare write results"
-        )
-    results = Results(options.results)
+    results = Results(existing(options.results))
     # All is read before anything is drawn: malformed results stop it with nothing half replaced.
     ready: list[tuple[Any, list[Any]]] = []
     left_out: list[tuple[str, str]] = []
@@ -90,9 +102,7 @@ def _figures(options: argparse.Namespace) -> int:
             left_out.append((entry.name, str(missing.args[0])))
             continue
         written += files
-        kinds = " ".join(path.suffix[1:] for path in files)
-        seconds = time.perf_counter() - begin
-        print(f"[{number:2}/{len(ready)}] {entry.name:18} {kinds:12} {seconds:4.1f} s", file=sys.stderr, flush=True)
+        progress(number, len(ready), f"{entry.name:18} {' '.join(path.suffix[1:] for path in files):12}", begin)
     for path in written:
         print(path)
     if left_out:
@@ -101,7 +111,11 @@ def _figures(options: argparse.Namespace) -> int:
             print(f"  {name:18} {reason}", file=sys.stderr)
     if options.names and left_out:
         raise ValueError(f"no data for {', '.join(name for name, _ in left_out)}: {left_out[0][1]}")
-    return 0
+
+
+def progress(number: int, count: int, made: str, begin: float) -> None:
+    """Print a line on what was made since `begin`, a time of `time.perf_counter`."""
+    print(f"[{number:2}/{count}] {made:18} {time.perf_counter() - begin:4.1f} s", file=sys.stderr, flush=True)
 
 
 def _make(entry: Any, tables: list[Any], folder: Path, formats: list[str], size: str) -> list[Path]:
@@ -112,14 +126,6 @@ def _make(entry: Any, tables: list[Any], folder: Path, formats: list[str], size:
         if entry.kind == "table":
             return write.save_table(made, folder, entry.name, entry.shows)
         return write.save_figure(made, folder, entry.name, formats)
-
-
-def _known(name: str, names: list[str]) -> str:
-    if name in names:
-        return name
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
-    raise ValueError(f"there is no figure or table {name!r}; {hint}")
 
 
 def _formats(text: str) -> list[str]:

@@ -1,30 +1,30 @@
-"""What training measured of its scores, beside the formulas: the files that `gsgd diagnose` writes."""
+"""Readings and diagnoses of scores beside the formulas, from the files that `gsgd diagnose` writes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from figures.checked import Cell, choice, field, read_object, read_table
+from figures.checked import Cell, choice, field, number, read_object, read_table
 
-LIVE, DIAGNOSIS = "live.csv", "diagnosis.json"
+READINGS, DIAGNOSIS = "live.csv", "diagnosis.json"
 VERDICTS = ("pays", "does not pay", "undecided")
-_MEASURED = ("rho", "rho_approx", "rho_pairs", "rho_pairs_approx", "sigma", "independence", "margin_correlation")
-_PREDICTED = ("overlap_finite", "overlap_limit", "agreement_predicted", "beta_from_agreement", "sigma_max")
-_COLUMNS = {
+_READING = {
     **dict.fromkeys(("run", "method"), Cell.TEXT),
-    **dict.fromkeys(("seed", "step", "exit_layer", "rows", "kept"), Cell.WHOLE),
-    **dict.fromkeys((*_MEASURED, "pairwise_agreement", "overlap", "rank_correlation"), Cell.ANY_NUMBER),
-    **dict.fromkeys((*_PREDICTED, "sigma_max_sharp", "rho_pairs_guaranteed"), Cell.ANY_NUMBER),
+    **dict.fromkeys(("step", "rows", "kept"), Cell.WHOLE),
+    **dict.fromkeys(
+        ("rho", "rho_approx", "margin_correlation", "sigma", "sigma_max", "sigma_max_sharp"), Cell.ANY_NUMBER
+    ),
+    **dict.fromkeys(("overlap", "overlap_finite", "overlap_limit"), Cell.ANY_NUMBER),
+    **dict.fromkeys(("pairwise_agreement", "agreement_predicted"), Cell.ANY_NUMBER),
 }
 _OF_AN_EXIT = ("overlap_half_width", "cost", "cost_low", "cost_high", "gain", "gain_low", "gain_high", "break_even")
 
 
-def read_live(folder: Path) -> pd.DataFrame:
+def read_readings(folder: Path) -> pd.DataFrame:
     """One row a reading, of all runs and comparisons beneath `folder`, with the `group` that each is of.
 
     A comparison's table has the readings of its runs: theirs beneath it are left out.
@@ -32,9 +32,9 @@ def read_live(folder: Path) -> pd.DataFrame:
     Raises:
         ValueError: if a table is malformed, naming the file, the line and the column.
     """
-    paths = sorted(folder.rglob(LIVE))
+    paths = sorted(folder.rglob(READINGS))
     outer = [path for path in paths if not any(other.parent in path.parents for other in paths if other != path)]
-    parts = [read_table(path, _COLUMNS).assign(group=_group(path, folder)) for path in outer]
+    parts = [read_table(path, _READING).assign(group=_group(path, folder)) for path in outer]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
@@ -52,18 +52,18 @@ def read_diagnoses(folder: Path) -> pd.DataFrame:
     for path in sorted(folder.rglob(DIAGNOSIS)):
         content = read_object(path)
         of_all = {"group": _group(path, folder), "score": field(content, "score", str, path)}
-        for number, point in enumerate(field(content, "points", list, path)):
-            where = {"points": {str(number): point}}
+        for place, point in enumerate(field(content, "points", list, path)):
+            where = {"points": {str(place): point}}
             of_point = {
-                "step": field(where, f"points.{number}.step", int, path),
-                "level": _number(where, f"points.{number}.level", path),
-                "verdict": field(where, f"points.{number}.verdict", str, path),
+                "step": field(where, f"points.{place}.step", int, path),
+                "level": number(where, f"points.{place}.level", path),
+                "verdict": field(where, f"points.{place}.verdict", str, path),
             }
-            choice(of_point["verdict"], VERDICTS, f"{path}, field 'points.{number}.verdict'")
-            recommended = field(where, f"points.{number}.recommended", (int, type(None)), path)
+            choice(of_point["verdict"], VERDICTS, f"{path}, field 'points.{place}.verdict'")
+            recommended = field(where, f"points.{place}.recommended", (int, type(None)), path)
             of_point["recommended"] = math.nan if recommended is None else recommended
-            exits = field(where, f"points.{number}.exits", list, path)
-            rows += [{**of_all, **of_point, **_exit(each, f"{path}, point {number}", path)} for each in exits]
+            exits = field(where, f"points.{place}.exits", list, path)
+            rows += [{**of_all, **of_point, **_exit(each, f"{path}, point {place}", path)} for each in exits]
     return pd.DataFrame(rows)
 
 
@@ -72,18 +72,10 @@ def _exit(each: Any, where: str, path: Path) -> dict[str, Any]:
         raise ValueError(f"{where}: an exit is {each!r} but must be an object")
     return {
         "exit_layer": field(each, "exit_layer", int, path),
-        "overlap": _number(each, "means.overlap", path),
-        "overlap_finite": _number(each, "predicted.overlap_finite", path),
-        **{name: _number(each, name, path) for name in _OF_AN_EXIT},
+        "overlap": number(each, "means.overlap", path),
+        "overlap_finite": number(each, "predicted.overlap_finite", path),
+        **{name: number(each, name, path) for name in _OF_AN_EXIT},
     }
-
-
-def _number(content: Mapping[str, Any], name: str, path: Path) -> float:
-    """A number, which JSON holds as a string where it is not finite."""
-    value = field(content, name, (int, float, str), path)
-    if isinstance(value, str) and value not in ("nan", "inf", "-inf"):
-        raise ValueError(f"{path}, field {name!r}: {value!r} must be a number")
-    return float(value)
 
 
 def _group(path: Path, folder: Path) -> str:

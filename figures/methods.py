@@ -1,4 +1,4 @@
-"""How each method looks, everywhere: one label, colour, marker and line by its name alone."""
+"""One label, colour, marker and line for each method, everywhere, by its name alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CHANGES = {
     "scoring_mode": "#2F8F9D",
     "auto_level": "#4B2E83",
 }
-"""What a variant changes -> colour."""
+"""Setting that a variant changes -> colour."""
 _OTHER_CHANGES = ("#A6761D", "#7570B3", "#66A61E", "#B3396B", "#4C6E91")
 _LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1.2, 1.2)), (0, (7, 1.5, 1.2, 1.5)))
 _EXIT_LINES = {1: 0, 2: 1, 3: 2, 6: 3}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,7 @@ class Entry:
     """A figure or table.
 
     Attributes:
-        name: of it, of its module in `figures`, and of its files.
+        name: of it, of its module in `figures.plots` or its maker in `figures.tables`, and of its files.
         kind: "figure" or "table".
         shows: in one line, for lists and captions.
         needs: tables of `Results` that it is not made without.
@@ -42,8 +44,9 @@ class Entry:
         Raises:
             Missing: if the tables lack what it shows.
         """
-        module = importlib.import_module(f"figures.{self.name}")
-        return module.draw(*tables) if self.kind == "figure" else module.make(*tables)
+        if self.kind == "figure":
+            return importlib.import_module(f"figures.plots.{self.name}").draw(*tables)
+        return importlib.import_module("figures.tables").MAKERS[self.name](*tables)
 
 
 def _if_any(results: Results, name: str) -> Any:
@@ -56,6 +59,8 @@ def _if_any(results: Results, name: str) -> Any:
         return None
 
 
+RENAMED = {"variants": "differences", "live": "readings"}
+"""Old name of a figure -> its name; the old one works for one version."""
 ENTRIES: dict[str, Entry] = {
     entry.name: entry
     for entry in (
@@ -69,11 +74,13 @@ ENTRIES: dict[str, Entry] = {
         Entry("table_6", "table", "Table 6: BERT base, hours of scoring by exit layer", takes=("runs",)),
         Entry("crossing", "table", "Section 1: BERT base, hours to 64% accuracy", takes=("runs", "evaluations")),
         Entry("comparisons", "table", "Comparisons: accuracies, differences and costs of each method", ("summaries",)),
-        Entry("variants", "figure", "Differences to the baseline and to random rows, method by method", ("summaries",)),
+        Entry(
+            "differences", "figure", "Differences to the baseline and to random rows, method by method", ("summaries",)
+        ),
         Entry("time_to_target", "figure", "Time and samples to the target accuracy", ("summaries",)),
         Entry("step_cost", "figure", "Where the time of a step goes, and its price", ("runs",), ("costs",)),
         Entry("selection_quality", "figure", "Overlap and rank correlation with exact losses", ("evaluations",)),
-        Entry("live", "figure", "Scores in training beside Theorems 5.15 and 6.2", ("live",)),
+        Entry("readings", "figure", "Scores in training beside Theorems 5.15 and 6.2", ("readings",)),
         Entry("diagnosis", "figure", "Can selection help: cost, overlap and gain by exit", ("diagnosis",)),
         Entry("gaussian_rho", "figure", "Theorem 5.18: rho_R exact and bounded", ("theory/gaussian_rho",)),
         Entry("noise", "figure", "Theorem 5.15: what noisy losses cost", ("theory/noise",)),
@@ -85,3 +92,20 @@ ENTRIES: dict[str, Entry] = {
         Entry("top_k", "figure", "rho of the k largest of B losses, and its limit", ("theory/top_k",)),
     )
 }
+
+
+def named(name: str) -> str:
+    """The name of an entry, for its old name, too.
+
+    Raises:
+        ValueError: if there is none, with names that are like it.
+    """
+    if name in RENAMED:
+        # Unlike a DeprecationWarning this one is shown to who types a command.
+        warnings.warn(f"the figure {name} is called {RENAMED[name]} now", FutureWarning, stacklevel=2)
+        return RENAMED[name]
+    if name not in ENTRIES:
+        near = difflib.get_close_matches(name, ENTRIES, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(ENTRIES)}"
+        raise ValueError(f"there is no figure or table {name!r}; {hint}")
+    return name

@@ -1,4 +1,4 @@
-"""The one reader of results/: what `gsgd verify`, `gsgd train` and `gsgd compare` wrote, as tables.
+"""The one reader of results/, which makes tables of what `gsgd verify`, `gsgd train` and `gsgd compare` wrote.
 
 Tables of the theory are named "theory/noise" and so on. Of the training there are six, each over all that is recorded:
 
@@ -6,7 +6,7 @@ Tables of the theory are named "theory/noise" and so on. Of the training there a
     runs         one row a run, with its configuration and where it ended
     summaries    one row a method of a finished comparison
     costs        one row a method of a comparison: the measured prices of its steps
-    live         one row a reading of a run's scores, beside what the formulas say
+    readings     one row a reading of a run's scores, beside what the formulas say
     diagnosis    one row an exit at a point of a diagnosis
 """
 
@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from figures.checked import Cell, Missing, choice, field, read_object, read_table
-from figures.measured import read_diagnoses, read_live
+from figures.measured import read_diagnoses, read_readings
 
 STATUSES = ("finished", "running", "interrupted", "diverged")
 HEADER, COMPARE, EVALUATIONS, SUMMARY = "header.json", "compare.json", "evaluations.csv", "summary.csv"
@@ -50,48 +50,32 @@ THEORY: dict[str, tuple[dict[str, Cell], tuple[str, ...]]] = {
 }
 """Table -> (its columns, what its column `quantity` must have at least once)."""
 
+_MEASURED = ("backprop_samples", "val_accuracy", "wall_clock_s", "selection_s", "forward_s", "backward_s")
+"""Columns of an evaluation; a run has those of its last one."""
 _EVALUATION = {
-    "step": Cell.WHOLE,
     "method": Cell.TEXT,
-    "score": Cell.OPTIONAL_TEXT,
-    "exit_layer": Cell.OPTIONAL_WHOLE,
-    "seed": Cell.WHOLE,
-    "backprop_samples": Cell.NUMBER,
-    "gross_samples": Cell.NUMBER,
-    "wall_clock_s": Cell.NUMBER,
-    "selection_s": Cell.NUMBER,
-    "forward_s": Cell.NUMBER,
-    "backward_s": Cell.NUMBER,
-    "val_accuracy": Cell.NUMBER,
-    "val_loss": Cell.ANY_NUMBER,
-    "train_loss": Cell.ANY_NUMBER,
-    "reference_s": Cell.OPTIONAL,
-    "overlap": Cell.OPTIONAL,
-    "rank_correlation": Cell.OPTIONAL,
+    **dict.fromkeys(("step", "seed"), Cell.WHOLE),
+    **dict.fromkeys(_MEASURED, Cell.NUMBER),
+    **dict.fromkeys(("reference_s", "overlap", "rank_correlation"), Cell.OPTIONAL),
 }
 _INTERVALS = (
-    "val_accuracy",
-    "val_loss",
-    "test_accuracy",
-    "over_baseline",
-    "over_random",
-    "seconds_to_target",
-    "samples_to_target",
+    *("val_accuracy", "test_accuracy", "over_baseline", "over_random", "seconds_to_target", "samples_to_target"),
 )
 _SUMMARY = {
     "method": Cell.TEXT,
-    "runs": Cell.WHOLE,
-    "diverged": Cell.WHOLE,
-    "reached": Cell.WHOLE,
-    **dict.fromkeys(("steps", "backprop_samples", "wall_clock_s", "reference_s", "scoring_share"), Cell.ANY_NUMBER),
-    **dict.fromkeys(_INTERVALS, Cell.OPTIONAL),
-    **{f"{name}_half_width": Cell.OPTIONAL for name in _INTERVALS},
+    **dict.fromkeys(("runs", "diverged", "reached"), Cell.WHOLE),
+    **dict.fromkeys(("steps", "backprop_samples", "reference_s", "scoring_share"), Cell.ANY_NUMBER),
+    **{f"{name}{half}": Cell.OPTIONAL for name in _INTERVALS for half in ("", "_half_width")},
 }
 _RUN_COLUMNS = (
-    *("group", "run", "preset", "method", "base_method", "seed", "status", "budget", "keep", "max_lr"),
-    *("samples_per_step", "config", "steps", "backprop_samples", "val_accuracy", "test_accuracy"),
-    *("wall_clock_s", "selection_s", "forward_s", "backward_s"),
+    *("group", "run", "place", "preset", "method", "base_method", "seed", "status", "budget", "keep", "max_lr"),
+    *("samples_per_step", "config", "header", "step", "test_accuracy", *_MEASURED),
 )
+_HEADER: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("name", "status", "config.method", "config.label", "config.budget"), str),
+    **dict.fromkeys(("processes", "config.seed", "config.batch_size", "config.accumulation_steps"), int),
+    **dict.fromkeys(("config.keep", "config.max_lr"), (int, float)),
+}
 _NOT_A_VARIANT = ("seed", "label", "test", "cache_dir", "tensorboard", "checkpoint_every_s", "save_model", "method")
 """Keys by which two single runs may differ and still be of one method."""
 
@@ -114,33 +98,28 @@ class Results:
         if name not in self._of_training:
             known = [*(f"theory/{table}" for table in THEORY), *self._of_training]
             raise ValueError(f"there is no table {name!r}; there are: {', '.join(known)}")
-        rows = self._of_training[name]()
+        read, nothing = self._of_training[name]
+        rows = read()
         if rows.empty:
-            raise Missing(f"{self.folder} has {self._nothing[name]}")
+            raise Missing(f"{self.folder} has {nothing}")
         return rows
 
     def runs_if_any(self) -> pd.DataFrame:
         """The table "runs", without rows where no run was recorded."""
         return pd.DataFrame([row for _, row, _ in self._runs], columns=list(_RUN_COLUMNS))
 
-    _nothing: Mapping[str, str] = {
-        "evaluations": "no evaluated run (gsgd train and gsgd compare write them)",
-        "runs": "no run (gsgd train and gsgd compare write them)",
-        "summaries": "no finished comparison (gsgd compare writes them)",
-        "costs": "no comparison (gsgd compare writes them)",
-        "live": "no readings (train with --meter_every 20, say, then gsgd diagnose FOLDER writes them)",
-        "diagnosis": "no diagnosis (gsgd diagnose CONFIG writes it)",
-    }
-
     @functools.cached_property
-    def _of_training(self) -> dict[str, Callable[[], pd.DataFrame]]:
+    def _of_training(self) -> dict[str, tuple[Callable[[], pd.DataFrame], str]]:
+        """Table -> (how it is read, what is missing where it has no rows)."""
+        both = "(gsgd train and gsgd compare write them)"
+        meters = "no readings (train with --meter_every 20, say, then gsgd diagnose FOLDER writes them)"
         return {
-            "evaluations": self._evaluations,
-            "runs": self.runs_if_any,
-            "summaries": self._summaries,
-            "costs": self._costs,
-            "live": lambda: read_live(self.folder),
-            "diagnosis": lambda: read_diagnoses(self.folder),
+            "evaluations": (self._evaluations, f"no evaluated run {both}"),
+            "runs": (self.runs_if_any, f"no run {both}"),
+            "summaries": (self._summaries, "no finished comparison (gsgd compare writes them)"),
+            "costs": (self._costs, "no comparison (gsgd compare writes them)"),
+            "readings": (lambda: read_readings(self.folder), meters),
+            "diagnosis": (lambda: read_diagnoses(self.folder), "no diagnosis (gsgd diagnose CONFIG writes it)"),
         }
 
     def _theory(self, name: str) -> pd.DataFrame:
@@ -157,7 +136,7 @@ class Results:
         return found
 
     @functools.cached_property
-    def _comparisons(self) -> list[tuple[str, Path, dict[str, Any]]]:
+    def comparisons(self) -> list[tuple[str, Path, dict[str, Any]]]:
         """(name, folder, content of compare.json) of each comparison."""
         found = []
         for path in sorted(self.folder.rglob(COMPARE)):
@@ -171,15 +150,15 @@ class Results:
     def _runs(self) -> list[tuple[Path, dict[str, Any], pd.DataFrame]]:
         """(folder, row of the table "runs", evaluations) of each run but those that tuned, comparisons' first."""
         found = []
-        for name, folder, content in self._comparisons:
+        for name, folder, content in self.comparisons:
             # Runs that tuned lie one folder deeper.
             for path in sorted(folder.glob(f"*/{HEADER}")):
-                run = _read_run(path)
+                run = _read_run(path, self.folder)
                 run[1].update(group=name, budget=content["config"]["budget"])
                 found.append(run)
-        beneath = [folder for _, folder, _ in self._comparisons]
+        beneath = [folder for _, folder, _ in self.comparisons]
         single = [
-            _read_run(path)
+            _read_run(path, self.folder)
             for path in sorted(self.folder.rglob(HEADER))
             if not any(folder in path.parents for folder in beneath)
         ]
@@ -194,7 +173,7 @@ class Results:
         ]
         diverged = {(row["group"], row["method"]) for _, row, _ in self._runs if row["status"] == "diverged"}
         having = {part["group"].iloc[0] for part in parts}
-        for name, folder, content in self._comparisons:
+        for name, folder, content in self.comparisons:
             # Without the folders of its runs there is still the table of them all.
             if name not in having and (folder / EVALUATIONS).exists():
                 keep = field(content, "config.keep", (int, float), folder / COMPARE)
@@ -210,7 +189,7 @@ class Results:
 
     def _summaries(self) -> pd.DataFrame:
         parts = []
-        for name, folder, content in self._comparisons:
+        for name, folder, content in self.comparisons:
             if (folder / SUMMARY).exists():
                 target = field(content, "target", (int, float), folder / COMPARE)
                 parts.append(read_table(folder / SUMMARY, _SUMMARY).assign(group=name, target=float(target)))
@@ -218,7 +197,7 @@ class Results:
 
     def _costs(self) -> pd.DataFrame:
         rows = []
-        for name, folder, content in self._comparisons:
+        for name, folder, content in self.comparisons:
             for method in content["methods"]:
                 costs = {
                     kind: field(content["step_costs"].get(method, {}), kind, (int, float), folder / COMPARE)
@@ -228,45 +207,29 @@ class Results:
         return pd.DataFrame(rows)
 
 
-def _read_run(path: Path) -> tuple[Path, dict[str, Any], pd.DataFrame]:
+def _read_run(path: Path, results: Path) -> tuple[Path, dict[str, Any], pd.DataFrame]:
     header = read_object(path)
-    kinds: Sequence[tuple[str, type | tuple[type, ...]]] = (
-        ("name", str),
-        ("status", str),
-        ("processes", int),
-        ("config.method", str),
-        ("config.label", str),
-        ("config.budget", str),
-        ("config.keep", (int, float)),
-        ("config.max_lr", (int, float)),
-        ("config.seed", int),
-        ("config.batch_size", int),
-        ("config.accumulation_steps", int),
-    )
-    found = {name: field(header, name, kind, path) for name, kind in kinds}
+    found = {name: field(header, name, kind, path) for name, kind in _HEADER.items()}
     choice(found["status"], STATUSES, f"{path}, field 'status'")
-    test = header.get("test_accuracy")
-    if test is not None:
-        test = float(field(header, "test_accuracy", (int, float), path))
+    tested = header.get("test_accuracy") is not None
     table = path.parent / EVALUATIONS
     evaluations = read_table(table, _EVALUATION) if table.exists() else pd.DataFrame()
     last = evaluations.iloc[-1] if len(evaluations) else {}
-    ends = ("backprop_samples", "val_accuracy", "wall_clock_s", "selection_s", "forward_s", "backward_s")
     row = {
         # Runs of one family of presets, such as cifar100/same-time, are shown together.
         "group": found["name"].rpartition("/")[0] or found["name"],
         "run": path.parent.name,
+        "place": path.parent.relative_to(results).as_posix(),
         "preset": found["name"],
         "method": found["config.label"] or found["config.method"],
         "base_method": found["config.method"],
-        "seed": found["config.seed"],
         "status": found["status"],
-        **{name: found[f"config.{name}"] for name in ("budget", "keep", "max_lr")},
+        **{name: found[f"config.{name}"] for name in ("seed", "budget", "keep", "max_lr")},
         "samples_per_step": found["config.batch_size"] * found["config.accumulation_steps"] * found["processes"],
         "config": header["config"],
-        "steps": float(last.get("step", math.nan)),
-        **{name: float(last.get(name, math.nan)) for name in ends},
-        "test_accuracy": math.nan if test is None else test,
+        "header": header,
+        **{name: float(last.get(name, math.nan)) for name in ("step", *_MEASURED)},
+        "test_accuracy": float(field(header, "test_accuracy", (int, float), path)) if tested else math.nan,
     }
     return path.parent, row, evaluations
 

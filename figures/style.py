@@ -22,13 +22,15 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE, GREY = (
     "#808080",
 )
 """The palette of Okabe and Ito, and a grey."""
+LOOKS = ((BLUE, "o"), (VERMILLION, "^"), (GREEN, "s"), (PURPLE, "D"), (ORANGE, "v"), (SKY, "p"), (GREY, "X"))
+"""Colours and markers of things that have none of their own, one after the other."""
 SINGLE_IN, DOUBLE_IN = 3.4, 7.0
 """Width of one printed column and of a page."""
 POINTS = 8.0
 SCALES = {"print": 1.0, "screen": 1.45}
 """A screen's figure is a printed one enlarged, type and lines alike, so that it is laid out the same."""
 SPACE_IN = 0.318 * POINTS / 72
-"""Between two words."""
+"""The width of the space between two words."""
 LONGEST_NAME = 40
 """Characters of a line; longer names are broken between a method's changes, or lose their middle."""
 
@@ -99,7 +101,7 @@ def sheet(size: str = "print") -> Iterator[None]:
 
 
 def scale() -> float:
-    """How much larger than in print things are drawn now."""
+    """The factor by which things are drawn larger than in print now."""
     return float(matplotlib.rcParams["font.size"]) / POINTS
 
 
@@ -118,7 +120,7 @@ def new(rows: int = 1, columns: int = 1, *, width: float = SINGLE_IN, height: fl
 def simulated(
     ax: Axes, rows: Any, x: Any, *, colour: str, marker: str, y: Any = None, label: str | None = None
 ) -> None:
-    """Simulated values as hollow marks with their intervals.
+    """Draw simulated values as hollow marks with their intervals.
 
     Args:
         rows: with columns value, low, high.
@@ -140,7 +142,7 @@ def simulated(
 
 
 def title(ax: Axes, text: str, *, width: float = SINGLE_IN, left: float = 0.6) -> None:
-    """A statement above the axes, broken where the width in printed inches ends.
+    """Write a sentence above the axes, broken where the width in printed inches ends.
 
     Args:
         width: of the panel, with its labels.
@@ -150,7 +152,7 @@ def title(ax: Axes, text: str, *, width: float = SINGLE_IN, left: float = 0.6) -
 
 
 def headline(figure: Figure, text: str, *, width: float = DOUBLE_IN) -> None:
-    """A statement above all axes of a figure, on its left."""
+    """Write a sentence above all axes of a figure, on its left."""
     figure.suptitle(wrapped(text, width - 0.2), x=0.01, ha="left")
 
 
@@ -169,7 +171,7 @@ def wrapped(text: str, width: float) -> str:
 
 
 def inches(text: str, points: float = POINTS) -> float:
-    """How wide a line, with its formulas, is in print."""
+    """The printed width of a line with its formulas."""
     return _points(text) * points / (72 * POINTS)
 
 
@@ -181,8 +183,16 @@ def _points(text: str) -> float:
     return float(text_to_path.get_text_width_height_descent(seen, font, formula)[0])
 
 
+def thousands(value: float) -> str:
+    """A number in short: 1500000 as "1.5M", 20000 as "20k"."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
 def group(rows: pd.DataFrame) -> str:
-    """What the group that all rows are of is called in a title."""
+    """The name in titles of the group that all rows are of."""
     return verbatim(shortened(str(rows["group"].iloc[0]).removeprefix("compare-"), LONGEST_NAME))
 
 
@@ -218,7 +228,7 @@ def broken(name: str, width: int = LONGEST_NAME, lines: int = 3) -> str:
 
 
 def note(ax: Axes, text: str, *, x: float = 0.98, y: float = 0.03, paled: bool = False, **options: Any) -> None:
-    """A remark inside the axes, by default in their lower right corner; `paled` fades what is behind it."""
+    """Write a remark inside the axes, by default in their lower right corner; `paled` fades what is behind it."""
     options = {"ha": "right", "va": "bottom", "color": "#555555", "fontsize": (POINTS - 1.5) * scale(), **options}
     if paled:
         options["bbox"] = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.0}
@@ -228,7 +238,7 @@ def note(ax: Axes, text: str, *, x: float = 0.98, y: float = 0.03, paled: bool =
 def legend_below(
     figure: Figure, axes: Any, *, columns: int, heading: str | None = None, order: Sequence[str] = ()
 ) -> None:
-    """One legend under all axes, each label once, in as many of `columns` as the figure has room for.
+    """Draw one legend under all axes, each label once, in as many of `columns` as the figure has room for.
 
     Args:
         order: labels that come first, in their order.
@@ -246,7 +256,7 @@ def legend_below(
 
 
 def legend_in(place: Axes, axes: Any, *, order: Sequence[str] = ()) -> None:
-    """The same in axes that nothing is drawn in."""
+    """Draw the same legend in axes that nothing else is drawn in."""
     handles = _labelled(axes, order)
     place.set_axis_off()
     place.legend(list(handles.values()), [_in_legend(label) for label in handles], loc="center")
@@ -262,14 +272,14 @@ def _labelled(axes: Any, order: Sequence[str]) -> dict[str, Any]:
 
 
 def _in_legend(label: str) -> str:
-    """Long names in lines; what has a formula is left as it is."""
+    """A label with a long name broken into lines; one with a formula is left as it is."""
     if len(label) <= LONGEST_NAME or re.search(r"(?<!\\)\$", label):
         return label
     return broken(label.replace(r"\$", "$"))
 
 
 def _fitting(labels: list[str], most: int, width: float) -> int:
-    """How many columns of a legend, filled one after the other, fit into so many printed inches."""
+    """The number of columns of a legend, filled one after the other, that fit into so many printed inches."""
     # Of a column's width its handle, the space behind it, and the space to the next column are 4.6 times its type.
     widths = [max(inches(line, POINTS - 1) for line in label.split("\n")) + 4.6 * (POINTS - 1) / 72 for label in labels]
     for columns in range(min(most, len(labels)), 1, -1):

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from figures.checked import choice, field, read_object
+from figures.checked import choice, field, number, read_object
 
 FILE = Path("theory") / "verify.json"
-"""In a folder of results."""
+"""Its place in a folder of results."""
 STATUSES = ("proved", "consistent", "refuted", "assumption-violated", "inconclusive")
-_NOT_FINITE = ("inf", "-inf", "nan")
-"""How numbers that are not finite stand in JSON."""
 _HEADER: dict[str, type | tuple[type, ...]] = {
     "date": str,
     "commit": (str, NoneType),
@@ -55,7 +55,7 @@ class Check:
 
     @property
     def wrong_in_print(self) -> bool:
-        """Whether it refutes a sentence of the print, as it should."""
+        """True if it refutes a sentence of the print, as it should."""
         return self.claim.startswith("as printed") and self.status == "refuted" and self.as_expected
 
 
@@ -66,10 +66,53 @@ class Verified:
     header: Mapping[str, Any]
     checks: tuple[Check, ...]
 
-    @property
+    @functools.cached_property
     def statements(self) -> list[str]:
-        """Each once, in the order of the paper."""
-        return list(dict.fromkeys(check.statement for check in self.checks))
+        """The statements that are checked, each once, in the order of the paper."""
+        return list(self.by_statement(self.checks))
+
+    @functools.cached_property
+    def first_of(self) -> dict[str, Check]:
+        """Statement -> its first check."""
+        return {statement: checks[0] for statement, checks in self.by_statement(self.checks).items()}
+
+    @functools.cached_property
+    def counts(self) -> Counter[str]:
+        """Status -> how many checks have it."""
+        return Counter(check.status for check in self.checks)
+
+    @property
+    def surprises(self) -> list[Check]:
+        """The checks that did not come out as expected."""
+        return [check for check in self.checks if not check.as_expected]
+
+    @property
+    def wrong(self) -> list[Check]:
+        """The checks that refute a sentence of the print, as they should."""
+        return [check for check in self.checks if check.wrong_in_print]
+
+    @property
+    def wrong_beyond_print(self) -> list[Check]:
+        """The checks that refute what nobody printed, as they should."""
+        refuted = [check for check in self.checks if check.status == "refuted" and check.as_expected]
+        return [check for check in refuted if not check.wrong_in_print]
+
+    def mends(self, statement: str) -> list[Check]:
+        """The checks of what holds of a statement; first those that say that they mend the print."""
+        holding = [
+            check
+            for check in self.checks
+            if check.statement == statement and check.status in ("proved", "consistent") and check.as_expected
+        ]
+        return sorted(holding, key=lambda check: not check.claim.startswith(("mended", "corrected")))
+
+    @staticmethod
+    def by_statement(checks: Iterable[Check]) -> dict[str, list[Check]]:
+        """Statement -> those of some checks that are of it, both in their order."""
+        found: dict[str, list[Check]] = {}
+        for check in checks:
+            found.setdefault(check.statement, []).append(check)
+        return found
 
 
 def read(folder: Path) -> Verified:
@@ -89,13 +132,13 @@ def read(folder: Path) -> Verified:
         raise ValueError(f"{path}, field 'checks': there is no check; `gsgd verify` writes them all")
     checks: list[Check] = []
     places: dict[str, int] = {}
-    for number, entry in enumerate(entries):
-        check = _check(entry, f"checks[{number}]", path)
+    for place, entry in enumerate(entries):
+        check = _check(entry, f"checks[{place}]", path)
         if check.name in places:
             raise ValueError(
-                f"{path}, field 'checks[{number}].name': checks[{places[check.name]}] is called {check.name!r}, too"
+                f"{path}, field 'checks[{place}].name': checks[{places[check.name]}] is called {check.name!r}, too"
             )
-        places[check.name] = number
+        places[check.name] = place
         checks.append(check)
     return Verified(header, tuple(checks))
 
@@ -104,28 +147,14 @@ def _check(entry: Any, place: str, path: Path) -> Check:
     # Under the name of its place, so that complaints give it.
     content = {place: entry}
     field(content, place, dict, path)
-    texts = {
-        name: field(content, f"{place}.{name}", str, path)
-        for name in ("name", "statement", "claim", "route", "expected", "status")
-    }
-    for name in ("expected", "status"):
-        choice(texts[name], STATUSES, f"{path}, field '{place}.{name}'")
-    seconds = _number(content, f"{place}.seconds", path)
-    if seconds is None or not math.isfinite(seconds):
-        raise ValueError(f"{path}, field '{place}.seconds': {seconds!r} must be a finite number")
-    return Check(
-        **texts,
-        value=_number(content, f"{place}.value", path),
-        bound=_number(content, f"{place}.bound", path),
-        slack=_number(content, f"{place}.slack", path),
-        detectable=_number(content, f"{place}.detectable", path),
-        witness=field(content, f"{place}.witness", (str, NoneType), path),
-        seconds=seconds,
-    )
-
-
-def _number(content: Mapping[str, Any], name: str, path: Path) -> float | None:
-    value = field(content, name, (int, float, str, NoneType), path)
-    if isinstance(value, str):
-        choice(value, _NOT_FINITE, f"{path}, field {name!r}")
-    return None if value is None else float(value)
+    found: dict[str, Any] = {}
+    for name in ("name", "statement", "claim", "route", "expected", "status"):
+        found[name] = field(content, f"{place}.{name}", str, path)
+        if name in ("expected", "status"):
+            choice(found[name], STATUSES, f"{path}, field '{place}.{name}'")
+    for name in ("value", "bound", "slack", "detectable", "seconds"):
+        none = field(content, f"{place}.{name}", (int, float, str, NoneType), path) is None
+        found[name] = None if none else number(content, f"{place}.{name}", path)
+    if found["seconds"] is None or not math.isfinite(found["seconds"]):
+        raise ValueError(f"{path}, field '{place}.seconds': {found['seconds']!r} must be a finite number")
+    return Check(**found, witness=field(content, f"{place}.witness", (str, NoneType), path))

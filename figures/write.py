@@ -1,10 +1,9 @@
-"""Files that are whole or not there, with the same bytes for the same figure."""
+"""Files of figures and tables, with the same bytes for the same results."""
 
 from __future__ import annotations
 
 import html
 import io
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from figures.text import markdown
+from gsgd.results import write_atomic
 
 # No date and no program's name: the same results make the same file.
 FORMATS: dict[str, dict[str, None]] = {
@@ -55,24 +55,12 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
 
 def save_figure(figure: Figure, folder: Path, name: str, formats: Sequence[str]) -> list[Path]:
     """Write `name.png` and so on to `folder`, which is created. Returns the files."""
-    return [write_whole(folder / f"{name}.{format}", encode(figure, format)) for format in formats]
+    return [write_atomic(folder / f"{name}.{format}", encode(figure, format)) for format in formats]
 
 
 def save_table(table: pd.DataFrame, folder: Path, name: str, title: str) -> list[Path]:
     """Write `name.csv`, numbers in full, and `name.md`, to be read. Returns the files."""
     return [
-        write_whole(folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode("utf-8")),
-        write_whole(folder / f"{name}.md", markdown(table, title).encode("utf-8")),
+        write_atomic(folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n")),
+        write_atomic(folder / f"{name}.md", markdown(table, title)),
     ]
-
-
-def write_whole(path: Path, content: bytes) -> Path:
-    """Write a file so that nobody ever meets half of it. Creates the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

@@ -2,7 +2,8 @@
 
 Both sum features in the same `linear.LANES` interleaved lanes, pick the first of equal scores, and add up kept
 gradients in ascending order of candidates; numba contracts no multiply-add without `fastmath`. The lanes are what lets
-one vector instruction do the work of four: in strict order of features the same loop takes twice as long.
+one vector instruction do the work of four. Written as a loop of numba's own they take 1.5 times as long (20 features,
+8 candidates), in strict order of features 1.3 times, and with `fastmath`, which gives other bits, as long as this.
 """
 
 from __future__ import annotations

@@ -67,10 +67,10 @@ def atomically(path: str | Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def write_atomic(path: str | Path, text: str) -> Path:
-    """Write `text` to `path` so that a reader, or a crash, never meets half a file. Creates the folder."""
+def write_atomic(path: str | Path, content: str | bytes) -> Path:
+    """Write text (as UTF-8) or bytes so that a reader, or a crash, never meets half a file. Creates the folder."""
     with atomically(path) as file:
-        file.write(text.encode())
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
     return Path(path)
 
 

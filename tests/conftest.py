@@ -1,5 +1,6 @@
 """Hypothesis: a slow machine is no failure, and CI searches the same examples each time. Ctrl-C: always as usual."""
 
+import gc
 import importlib.util
 import os
 import signal
@@ -14,6 +15,15 @@ settings.load_profile("gsgd")
 # A shell without job control starts what runs in the background with SIGINT ignored, and so would be their children.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish():
+    """What was imported stays: collections of garbage, with which each training run begins or ends, pass it over.
+
+    Where torch's and transformers' modules are searched they take longer than the run.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The paper's own numbers, as it prints them, each with where it stands. Whatever shows them calls them the paper's."""
+"""The paper's own numbers, as it prints them, each with its source. Whatever shows them calls them the paper's."""
 
 from __future__ import annotations
 

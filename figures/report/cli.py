@@ -1,11 +1,12 @@
-"""`gsgd report`: one page of all recorded results."""
+"""`gsgd report` writes one page of all recorded results."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from figures.cli import attempt, existing, progress
 
 FILE = "report.html"
 EXAMPLES = """\
@@ -24,40 +25,28 @@ exit code: 0 when the page was written, 2 for bad usage and for missing or malfo
 
 def parser() -> argparse.ArgumentParser:
     """The options of `gsgd report`."""
-    result = argparse.ArgumentParser(
+    arguments = argparse.ArgumentParser(
         prog="gsgd report",
         description="Make one self-contained page of HTML of recorded results.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    result.add_argument("--out", type=Path, metavar="DIR", help="default: the folder of the results")
-    return result
+    arguments.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    arguments.add_argument("--out", type=Path, metavar="DIR", help="default: the folder of the results")
+    return arguments
 
 
 def main(arguments: Sequence[str]) -> int:
     """`gsgd report`: returns 0 when the page was written, 2 for bad usage and for missing or malformed results."""
     options = parser().parse_args(arguments)
-    try:
-        path = _report(options.results, options.out or options.results)
-    except (ValueError, ModuleNotFoundError, OSError) as error:
-        hint = " (pip install 'gsgd[figures]')" if isinstance(error, ModuleNotFoundError) else ""
-        print(f"gsgd report: {error}{hint}", file=sys.stderr)
-        return 2
+    return attempt("gsgd report", lambda: _report(options.results, options.out or options.results))
+
+
+def _report(results: Path, out: Path) -> None:
+    from figures.report import page
+    from gsgd.results import write_atomic
+
+    text = page.make(existing(results), progress)
+    path = write_atomic(out / FILE, text.encode("utf-8", "backslashreplace"))
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     print(path.resolve().as_uri())
-    return 0
-
-
-def _report(results: Path, out: Path) -> Path:
-    from figures import write
-    from figures.report import page
-
-    if not results.is_dir():
-        raise ValueError(f"there is no folder {results}: gsgd verify, gsgd train and gsgd compare write results")
-    text = page.make(results, _progress)
-    return write.write_whole(out / FILE, text.encode("utf-8", "backslashreplace"))
-
-
-def _progress(number: int, count: int, name: str, seconds: float) -> None:
-    print(f"[{number:2}/{count}] {name:18} {seconds:4.1f} s", file=sys.stderr, flush=True)

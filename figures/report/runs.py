@@ -1,10 +1,9 @@
-"""Recorded comparisons and runs: what made the numbers of the training, each with an anchor to link to."""
+"""Comparisons and runs, which made the numbers of the training."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -14,10 +13,10 @@ import pandas as pd
 
 from figures import checked
 from figures.methods import look
-from figures.report.markup import Html, anchor, counted, head_cell, number_cell, table, tag
+from figures.report.words import anchor, worded
 from figures.results import COMPARE, HEADER, Results
 
-_TOLD: tuple[tuple[str, str, type | tuple[type, ...]], ...] = (
+HEADER_ENTRIES: tuple[tuple[str, str, type | tuple[type, ...]], ...] = (
     ("command", "command", str),
     ("date", "date", str),
     ("commit", "commit", (str, NoneType)),
@@ -35,25 +34,17 @@ _TOLD: tuple[tuple[str, str, type | tuple[type, ...]], ...] = (
 )
 """Entries of a header that are shown where there are any: (key, what it is called, type)."""
 _OF_NO_NOTE = (
-    "method",
-    "seed",
-    "label",
-    "test",
-    "cache_dir",
-    "tensorboard",
-    "checkpoint_every_s",
-    "save_model",
-    "budget",
+    *("method", "seed", "label", "test", "cache_dir", "tensorboard", "checkpoint_every_s", "save_model", "budget"),
 )
 """Keys in which a run differs from its comparison without being another method."""
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """What was recorded of the training.
+class Training:
+    """All runs and comparisons of a folder of results.
 
     Attributes:
-        runs: the table "runs", with the columns `place` (folder in the results) and `header` (of header.json).
+        runs: the table "runs".
         comparisons: name -> content of compare.json.
     """
 
@@ -65,152 +56,65 @@ class Recorded:
         """Comparisons, then groups of single runs."""
         return list(dict.fromkeys([*self.comparisons, *self.runs["group"]]))
 
-    def target(self, group: str, method: str | None = None) -> str | None:
-        """The id of the first run of a method of a group; of the group where there is none, None without the group."""
+    @property
+    def single(self) -> list[str]:
+        """The group of each run that is of no comparison."""
+        return [group for group in self.runs["group"] if group not in self.comparisons]
+
+    def told(self, key: str, length: int | None = None) -> list[str]:
+        """The values of a key in all headers, cut to so many characters, each once."""
+        headers = [*self.runs["header"], *self.comparisons.values()]
+        return sorted({str(header[key])[:length] for header in headers if header.get(key)})
+
+    def target(self, group: str, method: str | None = None) -> str:
+        """The id of the first run of a method of a group; of the group where there is none."""
         rows = self.runs[(self.runs["group"] == group) & (self.runs["method"] == method)]
-        if len(rows):
-            return run_anchor(rows["place"].iloc[0])
-        return group_anchor(group) if group in self.groups else None
+        return anchor(rows["place"].iloc[0], "run") if len(rows) else anchor(group, "group")
+
+    def unfinished(self, finished: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+        """(group, runs that have ended, runs that are planned) of each comparison but those."""
+        for group, content in self.comparisons.items():
+            if group not in finished:
+                rows = self.runs[self.runs["group"] == group]
+                seeds = content.get("seeds")
+                planned = len(rows) if seeds is None else len(content["methods"]) * seeds
+                yield group, int((rows["status"] == "finished").sum()), planned
+
+    def rows(self, group: str) -> list[dict[str, Any]]:
+        """The row of `runs` of each run of a group, with its label, share of scoring, and changes."""
+        base = self.comparisons.get(group, {}).get("config")
+        found = []
+        for run in self.runs[self.runs["group"] == group].to_dict("records"):
+            share = run["selection_s"] / run["wall_clock_s"] if run["wall_clock_s"] > 0 else math.nan
+            changed = [] if base is None else _changed(run["config"], base)
+            changes = ", ".join(f"{key} = {worded(run['config'][key])}" for key in changed)
+            found.append({**run, "label": look(run["method"]).label, "scoring_share": share, "changes": changes})
+        return found
 
 
-def group_anchor(group: str) -> str:
-    """The id of a comparison, or of a group of single runs."""
-    return anchor("group", group)
+def _changed(config: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
+    """The keys in which a run's configuration differs from its comparison's, but for what its name and seed tell."""
+    return [key for key, value in config.items() if key not in _OF_NO_NOTE and value != base.get(key)]
 
 
-def run_anchor(place: str) -> str:
-    """The id of a run, by its folder in the results."""
-    return anchor("run", place)
-
-
-def read(results: Results) -> Recorded:
+def read(results: Results) -> Training:
     """Comparisons and runs in a folder of results; there may be none.
 
     Raises:
         ValueError: if a file is malformed, naming it and the field.
     """
-    folder = results.folder
-    comparisons = {path.parent.relative_to(folder).as_posix(): _told(path) for path in sorted(folder.rglob(COMPARE))}
+    comparisons = {name: content for name, _, content in results.comparisons}
     runs = results.runs_if_any()
-    single: dict[tuple[str, str, str], list[Path]] = {}
-    for path in sorted(folder.rglob(HEADER)):
-        header = checked.read_object(path)
-        single.setdefault(_key(path.parent.name, header.get("name"), header.get("config")), []).append(path)
-    places, headers = [], []
+    for name, content in comparisons.items():
+        _check_header(content, results.folder / name / COMPARE)
     for _, run in runs.iterrows():
-        path = folder / run["group"] / run["run"] / HEADER
-        if run["group"] not in comparisons or not path.exists():
-            path = single[_key(run["run"], run["preset"], run["config"])].pop(0)
-        places.append(path.parent.relative_to(folder).as_posix())
-        headers.append(_told(path))
-    return Recorded(runs.assign(place=places, header=headers), comparisons)
+        _check_header(run["header"], results.folder / run["place"] / HEADER)
+    return Training(runs, comparisons)
 
 
-def _key(folder: str, name: Any, config: Any) -> tuple[str, str, str]:
-    return folder, str(name), json.dumps(config, sort_keys=True)
-
-
-def _told(path: Path) -> dict[str, Any]:
-    """A header of which all that is shown is what it should be; older ones may lack some of it."""
-    content = checked.read_object(path)
-    for key, _, kinds in _TOLD:
+def _check_header(content: Mapping[str, Any], path: Path) -> None:
+    """Check all that is shown of a header; older ones may lack some of it."""
+    for key, _, kinds in HEADER_ENTRIES:
         if key in content:
             checked.field(content, key, kinds, path)
     checked.field(content, "config", dict, path)
-    return content
-
-
-def section(recorded: Recorded) -> Html:
-    """Every comparison, and the single runs, group by group."""
-    parts: list[Any] = [tag("h2", "Comparisons and runs", id="runs-title")]
-    parts.append(
-        tag(
-            "p",
-            "What made the numbers of the training: one row a run, named by its folder in the results. Unfold a name "
-            "for its command, commit, device and versions. Times are of the real clock.",
-        )
-    )
-    for group in recorded.groups:
-        rows = recorded.runs[recorded.runs["group"] == group]
-        content = recorded.comparisons.get(group)
-        kind = "comparison" if content is not None else "single runs"
-        statuses = rows["status"].value_counts(sort=False)
-        told = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
-        parts.append(tag("h3", group, " ", tag("span", kind, class_="kind"), id=group_anchor(group)))
-        parts.append(tag("p", f"{counted(len(rows), 'run')}{f': {told}' if told else ' in folders of their own'}."))
-        if content is not None:
-            parts.append(_details("How this comparison was made", content))
-        if len(rows):
-            parts.append(_table(group, rows, content))
-    return tag("section", parts, id="runs", aria_labelledby="runs-title")
-
-
-def _table(group: str, rows: pd.DataFrame, comparison: Mapping[str, Any] | None) -> Html:
-    changes = [_otherwise(config, comparison) for config in rows["config"]]
-    columns = _COLUMNS if any(changes) else _COLUMNS[:-1]
-    head = [head_cell(name, sort, class_="number" if sort == "number" else None) for name, sort in columns]
-    body = []
-    for (_, run), changed in zip(rows.iterrows(), changes, strict=True):
-        header = run["header"]
-        share = run["selection_s"] / run["wall_clock_s"] if run["wall_clock_s"] > 0 else math.nan
-        title = run["place"].removeprefix(f"{group}/")
-        body.append(
-            tag(
-                "tr",
-                tag("th", _details(title, header), scope="row", data_value=run["place"]),
-                tag("td", look(run["method"]).label, class_="method"),
-                number_cell(run["seed"], decimals=0),
-                tag("td", run["status"]),
-                *(number_cell(run[name], decimals=0) for name in ("steps", "backprop_samples", "wall_clock_s")),
-                number_cell(share, decimals=3),
-                *(number_cell(run[name], decimals=4) for name in ("val_accuracy", "test_accuracy")),
-                tag("td", str(header.get("date", ""))[:10], data_value=header.get("date", ""), class_="date"),
-                tag("td", changed, class_="changes") if any(changes) else None,
-                id=run_anchor(run["place"]),
-            )
-        )
-    return table(f"Runs of {group}", head, body, class_="sortable runs")
-
-
-_COLUMNS = (
-    *(("run", "text"), ("method", "text"), ("seed", "number"), ("status", "text"), ("steps", "number")),
-    *(("samples", "number"), ("seconds", "number"), ("scoring share", "number"), ("validation accuracy", "number")),
-    *(("test accuracy", "number"), ("date", "text"), ("set otherwise", None)),
-)
-
-
-def _otherwise(config: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> str:
-    """What a run's configuration has that its comparison's has not, but for what its name and seed tell."""
-    if comparison is None:
-        return ""
-    base = comparison["config"]
-    changed = [key for key in config if key not in _OF_NO_NOTE and config[key] != base.get(key)]
-    return ", ".join(f"{key} = {_text(config[key])}" for key in changed)
-
-
-def _details(title: str, header: Mapping[str, Any]) -> Html:
-    entries: list[Any] = []
-    for key, name, _ in _TOLD:
-        if header.get(key) is not None:
-            entries.append(tag("div", tag("dt", name), tag("dd", _text(header[key]))))
-    config = [tag("div", tag("dt", key), tag("dd", _text(value))) for key, value in header["config"].items()]
-    return tag(
-        "details",
-        tag("summary", title),
-        tag("dl", entries, class_="told"),
-        tag("p", "Configuration:"),
-        tag("dl", config, class_="config"),
-    )
-
-
-def _text(value: Any, depth: int = 0) -> str:
-    """An entry of a header in words: "train 45000, test 10000"."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Mapping):
-        words = ", ".join(f"{key} {_text(entry, depth + 1)}" for key, entry in value.items())
-    elif isinstance(value, list):
-        words = ", ".join(_text(entry, depth + 1) for entry in value)
-    else:
-        return json.dumps(value, ensure_ascii=False)
-    return f"({words})" if depth else words

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 TRAIN = ("torch", "transformers", "accelerate", "pyarrow", "PIL")
 TRAIN_FROM_THE_HUB = (*TRAIN, "tensorboard", "datasets")
-FIGURES = ("matplotlib", "pandas")
+FIGURES = ("matplotlib", "pandas", "jinja2")
 
 
 def installed(module: str) -> bool:

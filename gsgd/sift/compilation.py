@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gsgd.sift.options import SiftOptions, nearest
 from gsgd.sift.scoring_pass.labels import LabelReading
+from gsgd.sift.wrappers import innermost
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,8 @@ class Compiled(nn.Module):
         from torch._dynamo.exc import TorchDynamoException
 
         try:
-            return self._graphs[0](*args, **kwargs)
+            with _without_what_is_said_once():
+                return self._graphs[0](*args, **kwargs)
         except TorchDynamoException as error:
             # Nothing has been computed yet: graphs are made before they run.
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -62,6 +64,19 @@ class Compiled(nn.Module):
 
     def __deepcopy__(self, memo: Any) -> Compiled:
         raise TypeError("what is compiled belongs to one engine")
+
+
+def _without_what_is_said_once() -> contextlib.AbstractContextManager[Any]:
+    """Within the block, what transformers logs only once is left out of graphs, which else end there.
+
+    GPT-2's loss, for one, says which function it takes; the model as it is has said that before, when its labels were
+    read.
+    """
+    from torch._dynamo import config
+
+    once = {getattr(logging.Logger, name, None) for name in ("info_once", "warning_once")} - {None}
+    # The name that all versions have; a user may have set it to a tuple.
+    return config.patch(ignore_logger_methods={*config.ignore_logger_methods, *once})
 
 
 def backend_of(options: SiftOptions) -> str:
@@ -102,7 +117,7 @@ class CompiledScoring:
         if reading.below is None:
             return self.parts.setdefault(key, Compiled(view, name, self.backend))
         path, _, last = reading.below.rpartition(".")
-        owner = view.get_submodule(path)
+        owner = innermost(view).get_submodule(path)  # FSDP may be around PEFT
         compiled = self.parts.setdefault(key, Compiled(owner._modules[last], name, self.backend))  # type: ignore[arg-type]
         owner._modules[last] = compiled
         return view

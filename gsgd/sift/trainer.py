@@ -11,29 +11,24 @@ import copy
 import dataclasses
 import logging
 import os
-import shutil
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import rotate_checkpoints
 
 from gsgd.sift.batch import BatchRows
 from gsgd.sift.engine import Selection, Sift
 from gsgd.sift.exits import EarlyExit, exit_view
-from gsgd.sift.huggingface.checkpoints import STAGING, last_complete_checkpoint, publish, what_is_missing
-from gsgd.sift.huggingface.collator import MaskingCollator, WatchedCollator, own_generator, warn_not_resumable
+from gsgd.sift.huggingface.checkpoints import last_complete_checkpoint, list_files, outdate, what_is_missing
+from gsgd.sift.huggingface.collator import MaskingCollator, warn_not_resumable
+from gsgd.sift.huggingface.loss_scale import heeds_number_of_items
 from gsgd.sift.huggingface.trainer_log import StepMeters
 from gsgd.sift.options import SiftOptions
-from gsgd.sift.scoring_pass.mode import draws_kept, scoring_mode, without_router_losses
-from gsgd.sift.scoring_pass.module_state import unchanged
-from gsgd.sift.scoring_pass.row_losses import IGNORED
+from gsgd.sift.scoring_pass.mode import draws_kept, without_router_losses
 from gsgd.sift.timing import Stopwatch
 from gsgd.sift.wrappers import innermost, unwrap
 
@@ -60,8 +55,16 @@ class SiftArguments(SiftOptions):
             )
 
 
-class SiftTrainer(Trainer):
-    """A `Trainer` that scores every training batch by an early prediction and trains on the kept rows.
+# A mixin's superclass is any Trainer; for what reads types it is the one of transformers.
+_Base: Any = object
+if TYPE_CHECKING:
+    _Base = Trainer
+
+
+class SiftMixin(_Base):
+    """Makes a `Trainer` score every training batch by an early prediction and train on the kept rows.
+
+    class MyTrainer(SiftMixin, SomeTrainer): ...
 
     Evaluation and prediction are the Trainer's own. Differences in training:
 
@@ -80,18 +83,25 @@ class SiftTrainer(Trainer):
       looks at every micro-batch's loss, twice: pass `logging_nan_inf_filter=False`. Then the logged loss is NaN or
       infinite where a step's was.
     - Evaluation leaves the global generators as they were, and masks as in epoch 0 if a `MaskingCollator` masks.
-    - A checkpoint gets its name only when it is complete, and `resume_from_checkpoint=True` passes over incomplete
-      ones. It has one `sift_<rank>.pt` per rank, and `training_args.json` in place of a pickle.
+    - A checkpoint has one `sift_<rank>.pt` per rank and a list of its files; what tells that it is complete,
+      `trainer_state.json`, is written when all ranks have written theirs, and before older checkpoints are deleted.
+      `resume_from_checkpoint=True` passes over incomplete ones.
+
+    Of transformers it overrides one private method, `_save_rng_state`, and calls two, `_prepare_inputs` and
+    `_get_num_items_in_batch`.
 
     Not tested: DeepSpeed, tensor parallelism, DataParallel on several GPUs of one process, TPUs.
 
     Args:
         sift: the selection's options; None for the defaults.
-        *args, **kwargs: as `Trainer`.
+        *args, **kwargs: as the Trainer's.
 
     Raises:
         ValueError: for options that the model does not admit.
     """
+
+    data_collator: Any
+    model_accepts_loss_kwargs: bool
 
     def __init__(self, *args: Any, sift: SiftArguments | None = None, **kwargs: Any):
         if not isinstance(sift, (SiftArguments, type(None))):
@@ -105,10 +115,7 @@ class SiftTrainer(Trainer):
         self._kept: deque[tuple[Any, dict[str, Any], Selection]] = deque()
         self._num_items: Any = None
         self._probed = False
-        self._warned = False
         self._resumed_from: str | None = None
-        self._staging: str | None = None
-        self._pushes: list[str] = []
         self._meters = StepMeters(self.args.device)
         self.add_callback(_Hooks(self))
 
@@ -136,11 +143,9 @@ class SiftTrainer(Trainer):
         self._learn_rows(self.sift.scorer.rows)
         self._meters = StepMeters(self.args.device)
         self._probed = False
+        warn_not_resumable(self.data_collator)
         if self._resumed_from is not None:
             self._load_sift(self._resumed_from)
-        if self.args.should_save:
-            for leftover in Path(self._get_output_dir(getattr(self, "_trial", None))).glob(f"{STAGING}*"):
-                shutil.rmtree(leftover)
 
     def _build_sift(self) -> Sift:
         model: Any = self.model
@@ -207,7 +212,7 @@ class SiftTrainer(Trainer):
 
     def _select(self, model: nn.Module, batches: list[Any], num_items: Any) -> None:
         prepared = [self._prepare_inputs(batch) for batch in batches]
-        probed = self._probed or self._probe_loss_scale(model, prepared)
+        probed = self._probed or self._learn_loss_scale(model, prepared)
         self.sift.model = model
         self.sift.step = self.state.global_step
         self._kept.clear()
@@ -225,57 +230,16 @@ class SiftTrainer(Trainer):
             else num_items
         )
 
-    def _probe_loss_scale(self, model: nn.Module, batches: list[Any]) -> bool:
-        """Find out whether the model's loss heeds `num_items_in_batch`; False if these batches cannot tell.
-
-        transformers tells by the signature: whatever takes **kwargs is expected to divide by it. Only what a model
-        says of itself (`accepts_loss_kwargs`) needs no test.
-        """
-        inner = innermost(model)
-        if not self.model_accepts_loss_kwargs or hasattr(inner, "accepts_loss_kwargs"):
+    def _learn_loss_scale(self, model: nn.Module, batches: list[Any]) -> bool:
+        """Whether it is known if the model's loss heeds `num_items_in_batch`; False if these batches cannot tell."""
+        if not self.model_accepts_loss_kwargs or hasattr(innermost(model), "accepts_loss_kwargs"):
             return True
-        row = self._most_labelled_row(batches)
-        if row is None:
+        rows = self.sift.scorer.rows
+        heeds = heeds_number_of_items(unwrap(model), batches, rows, self.compute_loss, self.accelerator)
+        if heeds is None:
             return False
-        callee = unwrap(model)
-
-        def loss(count: int) -> float:
-            found = self.compute_loss(
-                callee,
-                dict(row) if isinstance(row, Mapping) else row,
-                num_items_in_batch=torch.tensor(count, device=self.args.device),
-            )
-            return float(found.mean())
-
-        modes = unchanged(callee), scoring_mode(callee, "eval"), self.accelerator.autocast()
-        with torch.no_grad(), draws_kept(callee), modes[0], modes[1], modes[2]:
-            few, many = loss(1), loss(1000)
-        # Dividing by it makes a factor of 1000; what else is in a loss (of routing, say) dilutes that.
-        known = bool(np.isfinite([few, many]).all()) and few != 0
-        heeds = torch.tensor([int(known), int(known and abs(few - many) > 0.01 * abs(few))], device=self.args.device)
-        if self.accelerator.num_processes > 1:
-            # A rank without any label has no answer, and all must go by the same one.
-            heeds = self.accelerator.gather(heeds[None]).amax(dim=0)
-        if not heeds[0]:
-            return False
-        self.model_accepts_loss_kwargs = bool(heeds[1])
-        if not heeds[1]:
-            logger.info("%s ignores num_items_in_batch: losses are averaged over micro-batches", type(inner).__name__)
+        self.model_accepts_loss_kwargs = heeds
         return True
-
-    def _most_labelled_row(self, batches: list[Any]) -> Any:
-        """The row of the batches with the most labels, as a batch of one; None if they have no labels."""
-        rows, found, most = self.sift.scorer.rows, None, 0
-        for batch in batches:
-            labels = batch.get("labels") if isinstance(batch, Mapping) else None
-            if not isinstance(batch, Mapping):
-                return rows.take(batch, torch.tensor([0]))
-            if not isinstance(labels, Tensor) or labels.dim() == 0:
-                continue
-            counts = (labels != IGNORED).reshape(rows.size(batch), -1).sum(dim=1)
-            if int(counts.max()) > most:
-                found, most = rows.take(batch, counts.argmax().reshape(1)), int(counts.max())
-        return found
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if not model.training:
@@ -307,16 +271,6 @@ class SiftTrainer(Trainer):
         return trained + flops * weights[0] // (3 * weights[1])
 
     # ---- Data and evaluation ----
-
-    def get_train_dataloader(self) -> Any:
-        source = own_generator(self.data_collator)
-        if source is None:
-            with self._collating(WatchedCollator(self.data_collator)):
-                return super().get_train_dataloader()
-        if not self._warned:
-            warn_not_resumable(self.data_collator, source)
-            self._warned = True
-        return super().get_train_dataloader()
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> Any:
         with self._collating(_for_evaluation(self.data_collator)):
@@ -351,64 +305,19 @@ class SiftTrainer(Trainer):
 
     # ---- Checkpoints ----
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return super()._get_output_dir(trial) if self._staging is None else self._staging
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        self.sift.finish_checks()
+        if _internal_call and output_dir is not None and self.args.should_save:
+            outdate(output_dir)  # of an earlier run that came this far
+        super().save_model(output_dir, _internal_call=_internal_call)
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        # Written beside its place and then renamed: whenever the process is killed, what has the name is complete.
-        run_dir = super()._get_output_dir(trial)
-        name = f"checkpoint-{self.state.global_step}"
-        staging = os.path.join(run_dir, f"{STAGING}{self.state.global_step}")
-        if self.args.should_save:
-            shutil.rmtree(staging, ignore_errors=True)
-            os.makedirs(staging)
-        self.accelerator.wait_for_everyone()
-        written, final = os.path.join(staging, name), os.path.join(run_dir, name)
-        self._staging = staging
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._staging = None
-        if not self.args.save_only_model:
-            os.makedirs(written, exist_ok=True)
-            torch.save(self.sift.state_dict(), os.path.join(written, _sift_file(self.args.process_index)))
-        if self.state.best_model_checkpoint == written:
-            self.state.best_model_checkpoint = final
-            if self.args.should_save:
-                self.state.save_to_json(os.path.join(written, "trainer_state.json"))
+    def _save_rng_state(self, output_dir: str) -> None:
+        # The last thing that every rank writes of a checkpoint, before trainer_state.json makes it complete.
+        super()._save_rng_state(output_dir)
+        torch.save(self.sift.state_dict(), os.path.join(output_dir, _sift_file(self.args.process_index)))
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            publish(written, final)
-        self.accelerator.wait_for_everyone()
-        # A node with a disk of its own has the files of its ranks still there.
-        if self.is_local_process_zero() and os.path.isdir(written):
-            publish(written, final)
-        if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=run_dir,
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
-        if self._pushes:
-            self._pushes.clear()
-            super()._push_from_checkpoint(final)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self._staging is None:
-            super()._push_from_checkpoint(checkpoint_folder)
-        else:
-            # Uploads run in the background, and would lose their files to the renaming.
-            self._pushes.append(checkpoint_folder)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict=state_dict)
-        folder = Path(str(self.args.output_dir) if output_dir is None else output_dir)
-        pickled = folder / "training_args.bin"
-        if self.args.should_save and pickled.exists():
-            # Nobody reads it to resume, and reading it would run whatever code it holds.
-            pickled.unlink()
-            (folder / "training_args.json").write_text(self.args.to_json_string() + "\n", encoding="utf-8")
+            list_files(output_dir)
 
     def _load_sift(self, checkpoint: str) -> None:
         path = os.path.join(checkpoint, _sift_file(self.args.process_index))
@@ -422,10 +331,14 @@ class SiftTrainer(Trainer):
             )
 
 
+class SiftTrainer(SiftMixin, Trainer):
+    """The `Trainer` of transformers with selection: see `SiftMixin`."""
+
+
 class _Hooks(TrainerCallback):
     """What the Trainer tells only callbacks."""
 
-    def __init__(self, trainer: SiftTrainer):
+    def __init__(self, trainer: SiftMixin):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -81,16 +81,25 @@ def _one_inside(model: Any) -> nn.Module | None:
 
 def any_fsdp(modules: Iterable[nn.Module]) -> bool:
     """Whether FSDP shards one of these."""
-    return "torch.distributed.fsdp" in sys.modules and any(map(is_fsdp, modules))
+    return any(issubclass(kind, _fsdp_classes()) for kind in set(map(type, modules)))
 
 
 def is_fsdp(module: nn.Module) -> bool:
     """Whether FSDP, either version, shards this very module."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")  # if nobody imported it, nobody used it
-    return fsdp is not None and isinstance(module, (fsdp.FSDPModule, fsdp.FullyShardedDataParallel))
+    return isinstance(module, _fsdp_classes())
 
 
 def is_fsdp1(module: nn.Module) -> bool:
     """Whether the older FullyShardedDataParallel wraps this very module."""
+    return isinstance(module, fsdp1_classes())
+
+
+def fsdp1_classes() -> tuple[type, ...]:
+    """The older FullyShardedDataParallel; nothing if nobody has imported it, since then nobody uses it."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
-    return fsdp is not None and isinstance(module, fsdp.FullyShardedDataParallel)
+    return () if fsdp is None else (fsdp.FullyShardedDataParallel,)
+
+
+def _fsdp_classes() -> tuple[type, ...]:
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return () if fsdp is None else (fsdp.FSDPModule, fsdp.FullyShardedDataParallel)

@@ -27,7 +27,7 @@ def run(*command):
     ("name", "needs", "steps", "rows", "more"),
     [
         ("loop", "torch", 100, 64, []),
-        ("accelerate_loop", "accelerate", 20, 4 * 32, []),
+        pytest.param("accelerate_loop", "accelerate", 20, 4 * 32, [], marks=pytest.mark.slow),
         pytest.param(
             "accelerate_loop", "accelerate", 20, 4 * 32, ["--mixed-precision", "bf16"], marks=pytest.mark.slow
         ),

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-if any(importlib.util.find_spec(package) is None for package in ("matplotlib", "pandas")):
+if any(importlib.util.find_spec(package) is None for package in ("matplotlib", "pandas", "jinja2")):
     collect_ignore_glob = ["test_*.py"]
 
 

@@ -8,8 +8,9 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from figures import diagnosis, live, style
+from figures import style
 from figures.checked import Missing
+from figures.plots import diagnosis, readings
 from figures.results import Results
 
 
@@ -37,14 +38,14 @@ def test_readings_of_comparisons_and_of_single_runs(recorded, tmp_path):
     recorded.write_live(tmp_path / "c", [recorded.reading(10), recorded.reading(20)])
     recorded.write_live(tmp_path / "c" / "loss@1-seed0", [recorded.reading(10)])  # they are in the table above
     recorded.write_live(tmp_path / "single", [recorded.reading(30)])
-    found = Results(tmp_path).table("live")
+    found = Results(tmp_path).table("readings")
     assert found["group"].tolist() == ["c", "c", "single"]
     assert found["step"].tolist() == [10, 20, 30]
 
 
 def test_without_readings_the_command_is_named(tmp_path):
     with pytest.raises(Missing, match="gsgd diagnose FOLDER"):
-        Results(tmp_path).table("live")
+        Results(tmp_path).table("readings")
     with pytest.raises(Missing, match="gsgd diagnose CONFIG"):
         Results(tmp_path).table("diagnosis")
 
@@ -52,7 +53,7 @@ def test_without_readings_the_command_is_named(tmp_path):
 def test_a_malformed_reading_is_named(recorded, tmp_path):
     path = recorded.write_live(tmp_path, [recorded.reading(10, sigma="much")])
     with pytest.raises(ValueError, match=f"{path}, line 2, column sigma: 'much'"):
-        Results(tmp_path).table("live")
+        Results(tmp_path).table("readings")
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def panels(recorded, tmp_path):
     rows = [recorded.reading(step, beta) for step, beta in ((10, 0.5), (20, 0.7), (30, 0.6))]
     exact = [recorded.reading(step, 1.0, "loss@last", overlap=1.0, sigma=0.0) for step in (10, 20)]
     recorded.write_live(tmp_path / "c", rows + exact)
-    return draw(live, Results(tmp_path).table("live")).axes
+    return draw(readings, Results(tmp_path).table("readings")).axes
 
 
 def law(beta):
@@ -111,14 +112,14 @@ def test_differences_that_luck_explains_are_none(recorded, tmp_path):
     recorded.write_live(
         tmp_path, [recorded.reading(10, overlap=law(0.7) + 0.1), recorded.reading(20, overlap=law(0.7) - 0.12)]
     )
-    (overlap, *_) = draw(live, Results(tmp_path).table("live")).axes
+    (overlap, *_) = draw(readings, Results(tmp_path).table("readings")).axes
     assert "no difference shown" in title(overlap)
 
 
 def test_the_law_is_not_drawn_straight_where_nothing_is_known_of_it(recorded, tmp_path):
     betas = (0.1, 0.2, 0.6, 0.65)
     recorded.write_live(tmp_path, [recorded.reading(10 * step, beta) for step, beta in enumerate(betas, start=1)])
-    (_, pairs, *_) = draw(live, Results(tmp_path).table("live")).axes
+    (_, pairs, *_) = draw(readings, Results(tmp_path).table("readings")).axes
     x, y = lines(pairs)["Gaussian margins"]
     np.testing.assert_allclose(x, [0.1, 0.2, math.nan, 0.6, 0.65])
     np.testing.assert_allclose(y, [law(0.1), law(0.2), math.nan, law(0.6), law(0.65)])
@@ -127,7 +128,7 @@ def test_the_law_is_not_drawn_straight_where_nothing_is_known_of_it(recorded, tm
 def test_numbers_that_are_not_defined(recorded, tmp_path):
     nan = dict.fromkeys(("sigma", "margin_correlation", "overlap_finite", "overlap_limit", "sigma_max"), "nan")
     recorded.write_live(tmp_path, [recorded.reading(step, **nan, agreement_predicted="nan") for step in (10, 20)])
-    panels = draw(live, Results(tmp_path).table("live")).axes
+    panels = draw(readings, Results(tmp_path).table("readings")).axes
     assert "no margins are defined" in title(panels[0])
     assert "noise is not defined" in title(panels[3])
     assert lines(panels[2])["loss at exit 1"][1] == pytest.approx([1.2, 1.2])
@@ -137,27 +138,27 @@ def test_only_exact_methods_are_drawn_if_there_are_no_others(recorded, tmp_path)
     recorded.write_live(
         tmp_path, [recorded.reading(step, 1.0, "loss@last", overlap=1.0, sigma=0.0) for step in (10, 20)]
     )
-    table = Results(tmp_path).table("live")
-    assert live.shown(table) == ["loss@last"]
-    assert "loss at last exit" in lines(draw(live, table).axes[2])
+    table = Results(tmp_path).table("readings")
+    assert readings.shown(table) == ["loss@last"]
+    assert "loss at last exit" in lines(draw(readings, table).axes[2])
 
 
 def test_many_steps_are_averaged():
     steps = np.arange(0, 400, 2)
     rows = pd.DataFrame({"run": "a", "step": steps, "sigma": steps / 100})
-    found = live.averaged(rows)
-    assert len(found) == live.MOST_PLACES
+    found = readings.averaged(rows)
+    assert len(found) == readings.MOST_PLACES
     # Within an interval of five steps the mean is half an interval's width from its middle at most.
     assert found["sigma"].tolist() == pytest.approx((found["step"] / 100).tolist(), abs=0.05)
     assert found["sigma"].mean() == pytest.approx(rows["sigma"].mean(), abs=0.01)
-    assert live.averaged(rows.head(30)) is not None
-    assert len(live.averaged(rows.head(30))) == 30
+    assert readings.averaged(rows.head(30)) is not None
+    assert len(readings.averaged(rows.head(30))) == 30
 
 
 def test_two_groups_have_panels_of_their_own(recorded, tmp_path):
     recorded.write_live(tmp_path / "a", [recorded.reading(10), recorded.reading(20)])
     recorded.write_live(tmp_path / "b", [recorded.reading(10), recorded.reading(20)])
-    panels = draw(live, Results(tmp_path).table("live")).axes
+    panels = draw(readings, Results(tmp_path).table("readings")).axes
     assert len(panels) == 8
     assert (title(panels[0])[:2], title(panels[4])[:2]) == ("a:", "b:")
 

@@ -7,10 +7,11 @@ import scipy.stats
 
 pytest.importorskip("pandas")
 
-from figures import comparisons, crossing, paper, table_1, table_2, table_3, table_4, table_5, table_6, text
-from figures.beside_paper import of_family
+from figures import paper, text
 from figures.results import Results
+from figures.tables import MAKERS, of_family
 
+ACCURACIES = ("table_1", "table_2", "table_3", "table_4", "table_5")
 BERT = {**paper.identity("bert-base"), "label": ""}
 BERT["batch_size"], BERT["accumulation_steps"] = 32, 8
 CIFAR = {**paper.identity("cifar100"), "label": "", "batch_size": 125, "budget": "100epochs", "max_lr": 0.01}
@@ -26,7 +27,7 @@ def none(tmp_path):
 
 
 def test_table_1_is_the_papers(tmp_path):
-    made = table_1.make(none(tmp_path))
+    made = MAKERS["table_1"](none(tmp_path))
     assert made["paper"].tolist() == [
         *(0.6466, 0.6599, 0.6597, 0.6604, 0.6607, 0.6640),
         *(0.6641, 0.6672, 0.6678, 0.6680, 0.6664),
@@ -40,8 +41,8 @@ def test_table_1_is_the_papers(tmp_path):
 def test_tables_2_to_5_are_the_papers(tmp_path):
     """Against what their captions claim of the best learning rates, and the sums of the printed cells."""
     best, sums = {}, {}
-    for number, module in ((2, table_2), (3, table_3), (4, table_4), (5, table_5)):
-        made = module.make(none(tmp_path))
+    for number in (2, 3, 4, 5):
+        made = MAKERS[f"table_{number}"](none(tmp_path))
         assert made["max_lr"].tolist() == [lr for lr in ("0.05", "0.01", "0.005", "0.001") for _ in range(3)]
         best[number] = made.groupby("method", sort=False)["paper"].max().tolist()
         sums[number] = round(made["paper"].sum(), 2)
@@ -55,7 +56,7 @@ def test_tables_2_to_5_are_the_papers(tmp_path):
 
 
 def test_what_did_not_converge_in_the_paper_is_said(tmp_path):
-    made = table_4.make(none(tmp_path))
+    made = MAKERS["table_4"](none(tmp_path))
     missing = made[made["paper"].isna()]
     assert missing[["max_lr", "method"]].to_numpy().tolist() == [
         ["0.05", "loss at exit 1"],
@@ -65,14 +66,14 @@ def test_what_did_not_converge_in_the_paper_is_said(tmp_path):
 
 
 def test_table_6_and_the_crossing_are_the_papers(tmp_path):
-    made = table_6.make(none(tmp_path))
+    made = MAKERS["table_6"](none(tmp_path))
     assert made["selection_paper"].tolist() == [
         *(0.8452, 1.1662, 1.4764, 2.5901, 4.5086),
         *(0.9121, 1.2181, 1.5398, 2.6195, 4.5148),
     ]
     assert set(made["forward_paper"]) == {3.8}
     assert set(made["backward_paper"]) == {7.9}
-    hours = crossing.make(none(tmp_path))
+    hours = MAKERS["crossing"](none(tmp_path))
     assert hours[["method", "paper"]].to_numpy().tolist() == [
         ["baseline (all rows)", 57.0],
         ["loss at exit 1", 43.0],
@@ -89,12 +90,13 @@ def test_every_number_of_the_paper_has_its_source():
 
 
 def test_without_runs_there_are_dashes_and_no_numbers(tmp_path):
-    for module in (table_1, table_2, table_3, table_4, table_5, crossing):
-        made = module.make(none(tmp_path))
+    for name in (*ACCURACIES, "crossing"):
+        made = MAKERS[name](none(tmp_path))
         assert made["ours"].isna().all()
         assert made["note"].str.endswith("not run").all()
-        assert {row[text.headings(made).index("ours")] for row in text.cells(made)} == {text.DASH}
-    assert table_6.make(none(tmp_path))["selection_ours"].isna().all()
+        (ours,) = (column for column in text.columns(made) if column.name == "ours")
+        assert set(ours.cells) == {text.DASH}
+    assert MAKERS["table_6"](none(tmp_path))["selection_ours"].isna().all()
 
 
 def test_table_1_takes_the_papers_runs_alone(recorded, tmp_path):
@@ -115,7 +117,7 @@ def test_table_1_takes_the_papers_runs_alone(recorded, tmp_path):
     recorded.write_run(tmp_path / "renamed", [0.9, 0.9], "loss@1", 6, name="my", **bert)
     runs = Results(tmp_path).table("runs")
     assert sorted(of_family(runs, "bert-base")["run"]) == ["good0", "good1"]
-    made = table_1.make(runs).set_index("method")
+    made = MAKERS["table_1"](runs).set_index("method")
     low, high = scipy.stats.t.interval(0.95, 1, loc=0.66, scale=0.01)
     assert made.loc["loss at exit 1", "ours"] == pytest.approx(0.66)
     assert made.loc["loss at exit 1", "ours_half_width"] == pytest.approx((high - low) / 2)
@@ -127,7 +129,7 @@ def test_other_shapes_of_the_same_step_are_the_papers_too(recorded, tmp_path):
     """16 rows on 16 devices are 256, as 32 rows in 8 micro-batches are."""
     values = {**BERT, "batch_size": 16, "accumulation_steps": 1, "header": {"processes": 16}}
     recorded.write_run(tmp_path / "run", [0.65], name="bert-base/baseline", **values)
-    made = table_1.make(Results(tmp_path).table("runs")).set_index("method")
+    made = MAKERS["table_1"](Results(tmp_path).table("runs")).set_index("method")
     assert made.loc["baseline (all rows)", "ours"] == 0.65
     assert made.loc["baseline (all rows)", "note"] == "one seed, no interval"
     assert math.isnan(made.loc["baseline (all rows)", "ours_half_width"])
@@ -139,7 +141,7 @@ def test_tables_2_and_3_tell_time_from_samples(recorded, tmp_path):
     values = {**CIFAR, "budget": "100baseline-epochs"}
     recorded.write_comparison(tmp_path / "b", {"loss@1": [[0.5]], "baseline": [[0.4]]}, name=name, test=0.73, **values)
     runs = Results(tmp_path).table("runs")
-    samples, time = table_3.make(runs), table_2.make(runs)
+    samples, time = MAKERS["table_3"](runs), MAKERS["table_2"](runs)
     at = 3 + 1  # the second learning rate, loss@1
     assert (samples["ours"][at], time["ours"][at]) == (75.0, 73.0)
     # The baseline's 100 epochs are the same run in both.
@@ -153,14 +155,14 @@ def test_unfinished_and_diverged_runs_make_no_number(recorded, tmp_path):
     recorded.write_run(tmp_path / "b", [0.5], "loss@last", 1, name=name, test=0.7, **CIFAR)
     recorded.write_run(tmp_path / "c", [0.5], "loss@1", 0, "interrupted", name, **CIFAR)
     recorded.write_run(tmp_path / "d", [0.5], "baseline", 0, name=name, **CIFAR)
-    made = table_3.make(Results(tmp_path).table("runs"))
+    made = MAKERS["table_3"](Results(tmp_path).table("runs"))
     assert made["ours"].isna().all()
     assert made["note"][3:6].tolist() == ["test_accuracy was not recorded", "not finished", "1 of 2 runs diverged"]
 
 
 def test_table_6_has_hours(recorded, tmp_path):
     recorded.write_run(tmp_path / "run", [0.65], "loss@1", name="bert-base/loss-1", every=360_000, **BERT)
-    made = table_6.make(Results(tmp_path).table("runs")).iloc[0]
+    made = MAKERS["table_6"](Results(tmp_path).table("runs")).iloc[0]
     assert (made["selection_ours"], made["forward_ours"], made["backward_ours"]) == pytest.approx((2.0, 2.0, 5.0))
 
 
@@ -169,7 +171,7 @@ def test_the_crossing_is_linear_between_evaluations(recorded, tmp_path):
     recorded.write_run(tmp_path / "a", [0.60, 0.68], "loss@1", 0, name="bert-base/loss-1", every=360_000, **BERT)
     recorded.write_run(tmp_path / "b", [0.60, 0.63], "entropy@1", 0, name="bert-base/entropy-1", every=360_000, **BERT)
     results = Results(tmp_path)
-    made = crossing.make(results.table("runs"), results.table("evaluations")).set_index("method")
+    made = MAKERS["crossing"](results.table("runs"), results.table("evaluations")).set_index("method")
     assert made.loc["loss at exit 1", "ours"] == pytest.approx(15.0)
     assert made.loc["entropy at exit 1", "note"] == "reached by 0 of 1 runs"
     assert math.isnan(made.loc["entropy at exit 1", "ours"])
@@ -190,26 +192,23 @@ def test_the_presets_of_training_are_the_papers_runs(recorded, tmp_path):
         values["test"] = 0.5  # of the run, not whether there is one
         recorded.write_run(folder, [0.65], method, name=name, header=header, **values)
     runs = Results(tmp_path).table("runs")
-    filled = {
-        module.__name__: int(module.make(runs)["ours"].notna().sum())
-        for module in (table_1, table_2, table_3, table_4, table_5)
-    }
+    filled = {name: int(MAKERS[name](runs)["ours"].notna().sum()) for name in ACCURACIES}
     assert list(filled.values()) == [11, 12, 12, 12, 12]
-    assert table_6.make(runs)["selection_ours"].notna().all()
+    assert MAKERS["table_6"](runs)["selection_ours"].notna().all()
 
 
 # ---- Comparisons, and tables as text ----
 
 
 def test_comparisons(compared):
-    made = comparisons.make(Results(compared).table("summaries"))
+    made = MAKERS["comparisons"](Results(compared).table("summaries"))
     assert made["method"].tolist()[:3] == ["baseline (all rows)", "random rows", "loss at exit 1"]
     row = made.set_index("method").loc["loss at exit 1"]
     assert row["val_accuracy"] == pytest.approx(0.75)
     assert row["over_baseline"] == pytest.approx(0.2)
     assert row["over_random"] == pytest.approx(0.3)
     assert (row["seconds_to_target"], row["samples_to_target"]) == pytest.approx((4.0, 200.0))
-    shown = dict(zip(text.headings(made), text.cells(made)[3], strict=True))
+    shown = {column.heading: column.cells[3] for column in text.columns(made)}
     assert shown["diverged"] == "1"
     assert shown["val accuracy"] == text.DASH
 
@@ -227,8 +226,12 @@ def test_cells_are_read_with_their_intervals():
         }
     )
     table.attrs["digits"] = {"ours": 3, "paper": 1}
-    assert text.headings(table) == ["a|b", "the paper's", "ours", "n"]
-    assert text.cells(table) == [["x_y", "1.5", "0.123 ± 0.010", "3"], [text.DASH, "2.0", text.DASH, "4"]]
+    assert [(column.heading, column.cells) for column in text.columns(table)] == [
+        ("a|b", ["x_y", text.DASH]),
+        ("the paper's", ["1.5", "2.0"]),
+        ("ours", ["0.123 ± 0.010", text.DASH]),
+        ("n", ["3", "4"]),
+    ]
     lines = text.markdown(table, "Title").splitlines()
     assert lines[0] == "# Title"
     assert lines[2] == r"| a\|b | the paper's | ours | n |"

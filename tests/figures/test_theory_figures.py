@@ -8,8 +8,9 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("pandas")
 
-from figures import agreement, gaussian_rho, lemma_c1, noise, overlap, style, top_k, trajectories, worst_case
+from figures import style
 from figures.checked import Missing
+from figures.plots import agreement, gaussian_rho, lemma_c1, noise, overlap, top_k, trajectories, worst_case
 from figures.results import Results
 
 

@@ -12,18 +12,9 @@ pytest.importorskip("matplotlib")
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from figures import (
-    curves,
-    figure_1,
-    figure_2,
-    selection_quality,
-    step_cost,
-    style,
-    time_to_target,
-    variants,
-)
-from figures import forest as forest_module
+from figures import statistics, style
 from figures.checked import Missing
+from figures.plots import differences, figure_1, figure_2, method_rows, selection_quality, step_cost, time_to_target
 from figures.results import Results
 
 
@@ -64,17 +55,17 @@ def legend(figure):
 
 def test_a_mean_and_its_interval_are_scipys():
     values = [0.2, 0.5, 0.9, 0.4]
-    mean, half = curves.mean_and_half_width(values)
+    mean, half = statistics.mean_and_half_width(values)
     low, high = scipy.stats.t.interval(0.95, 3, loc=np.mean(values), scale=scipy.stats.sem(values))
     assert (mean - half, mean + half) == (pytest.approx(low), pytest.approx(high))
-    assert curves.mean_and_half_width([0.3])[0] == 0.3
-    assert math.isnan(curves.mean_and_half_width([0.3])[1])
-    assert all(map(math.isnan, curves.mean_and_half_width([])))
+    assert statistics.mean_and_half_width([0.3])[0] == 0.3
+    assert math.isnan(statistics.mean_and_half_width([0.3])[1])
+    assert all(map(math.isnan, statistics.mean_and_half_width([])))
 
 
 def test_a_band_over_runs_that_were_evaluated_at_other_times():
     rows = pd.DataFrame({"run": ["a", "a", "b", "b"], "t": [1.0, 3.0, 2.0, 4.0], "y": [0.0, 2.0, 3.0, 5.0]})
-    found = curves.band(rows, "t", "y")
+    found = statistics.band(rows, "t", "y")
     # Both span 2 to 3: at 2 they are 1 and 3, at 3 they are 2 and 4.
     assert found["x"].tolist() == [2.0, 3.0]
     assert found["mean"].tolist() == [2.0, 3.0]
@@ -86,7 +77,7 @@ def test_differences_are_paired_by_seed_where_all_runs_still_are(recorded, tmp_p
     recorded.write_comparison(
         tmp_path / "c", {"baseline": [[0.2, 0.4, 0.9], [0.3, 0.5, 0.9]], "loss@1": [[0.3, 0.5], [0.3, 0.55]]}
     )
-    found = curves.differences(Results(tmp_path).table("evaluations"), "backprop_samples")
+    found = statistics.differences(Results(tmp_path).table("evaluations"), "backprop_samples")
     assert found["method"].tolist() == ["loss@1"]
     mean, half = recorded.interval([0.1, 0.05])
     assert found["mean"].tolist() == pytest.approx([mean])
@@ -98,7 +89,7 @@ def test_seeds_that_the_baseline_lacks_make_no_difference(recorded, tmp_path):
         tmp_path / "c", {"baseline": [[0.4]], "loss@1": [[0.5], [0.9]], "random": [[0.3], [0.4]]}, summary=False
     )
     (tmp_path / "c" / "random-seed0" / "evaluations.csv").unlink()
-    found = curves.differences(Results(tmp_path).table("evaluations"), "backprop_samples")
+    found = statistics.differences(Results(tmp_path).table("evaluations"), "backprop_samples")
     assert found["method"].tolist() == ["loss@1"]
     assert found["mean"].tolist() == pytest.approx([0.1])
     assert found["runs"].tolist() == [1]
@@ -108,14 +99,14 @@ def test_what_differences_say():
     def found(*rows):
         return pd.DataFrame(rows, columns=["method", "mean", "half_width", "runs"])
 
-    assert curves.statement(found(), "here") == "there is no baseline to compare with"
+    assert statistics.sentence(found(), "here") == "there is no baseline to compare with"
     one = found(("loss@1", 0.1, math.nan, 1))
-    assert curves.statement(one, "here") == "one seed each, so luck may be all there is to see"
-    assert "no difference" in curves.statement(found(("loss@1", 0.1, 0.2, 3)), "here")
+    assert statistics.sentence(one, "here") == "one seed each, so luck may be all there is to see"
+    assert "no difference" in statistics.sentence(found(("loss@1", 0.1, 0.2, 3)), "here")
     both = found(("loss@1", 0.1, 0.05, 3), ("random", -0.2, 0.1, 3), ("entropy@1", 0.0, 0.1, 3))
-    assert curves.statement(both, "here") == "loss at exit 1 above the baseline, random rows below the baseline here"
+    assert statistics.sentence(both, "here") == "loss at exit 1 above the baseline, random rows below the baseline here"
     many = found(*((f"loss@{i}", 0.1, 0.05, 3) for i in (1, 2, 3)))
-    assert curves.statement(many, "here") == "loss at exit 1 and 2 more above the baseline here"
+    assert statistics.sentence(many, "here") == "loss at exit 1 and 2 more above the baseline here"
 
 
 # ---- Figures 1 and 2 ----
@@ -190,7 +181,7 @@ def test_a_legend_is_in_the_methods_order(recorded, tmp_path):
 LONG = ("loss@1:" + ":".join(f"change_{i}=0.{i}" for i in range(9)), "loss@last:" + 90 * "x", 95 * "y")
 
 
-@pytest.mark.parametrize("module", [figure_1, variants, time_to_target, step_cost])
+@pytest.mark.parametrize("module", [figure_1, differences, time_to_target, step_cost])
 def test_names_of_90_characters_leave_the_figure_its_place(module, recorded, tmp_path):
     group = "a comparison that is named by a whole sentence, at some length, and goes on".replace(" ", "-")
     ends = {"baseline": 0.5, "random": 0.5, **dict.fromkeys(LONG, 0.6)}
@@ -300,8 +291,8 @@ def test_step_cost_without_measured_prices(recorded, tmp_path):
         draw(step_cost, Results(tmp_path / "none").table("runs"))
 
 
-def test_variants(compared, recorded):
-    left, right = draw(variants, Results(compared).table("summaries")).axes
+def test_differences(compared, recorded):
+    left, right = draw(differences, Results(compared).table("summaries")).axes
     # Sorted: loss@1 (+.2), random (-.1), then those without a difference.
     names = [label.get_text() for label in left.get_yticklabels()]
     assert names == ["loss at exit 1", "random rows", "baseline (all rows)", "loss at exit 1, keep 0.7"]
@@ -315,27 +306,27 @@ def test_variants(compared, recorded):
 
 def test_the_range_of_axes_shows_all_but_the_intervals_that_would_dwarf_them():
     nan = math.nan
-    low, high = forest_module.limits([-5.0, -10.0, nan], [2.0, 3.0, nan])
+    low, high = method_rows.limits([-5.0, -10.0, nan], [2.0, 3.0, nan])
     assert -15 < low < -13
     assert 0 < high < 2
     # 101 is more than four times the span of 13.
-    low, high = forest_module.limits([0.0, -10.0, -13.0], [29.0, 2.0, 101.0])
+    low, high = method_rows.limits([0.0, -10.0, -13.0], [29.0, 2.0, 101.0])
     assert -60 < low < -30
     assert 30 < high < 60
     # Where all are alike none is cut, however wide.
-    low, high = forest_module.limits([0.1, -0.1], [50.0, 60.0])
+    low, high = method_rows.limits([0.1, -0.1], [50.0, 60.0])
     assert low < -60.1
     assert high > 59.9
-    assert forest_module.limits([3.0], [nan])[1] > 3
-    assert forest_module.limits([nan], [nan]) == (-1.0, 1.0)
-    assert forest_module.limits([0.0], [0.0]) == (-1.0, 1.0)
+    assert method_rows.limits([3.0], [nan])[1] > 3
+    assert method_rows.limits([nan], [nan]) == (-1.0, 1.0)
+    assert method_rows.limits([0.0], [0.0]) == (-1.0, 1.0)
 
 
 def test_an_interval_that_leaves_the_axes_says_how_wide_it_is(recorded, tmp_path):
     """Two seeds at +0.1 and +0.3 against the baseline, whose interval is 12.7 times .1; the others hardly differ."""
     ends = {"baseline": [0.5, 0.5], "loss@1": [0.6, 0.8], "random": [0.4, 0.402], "entropy@1": [0.5, 0.51]}
     recorded.write_comparison(tmp_path / "c", {name: [[0.2, end] for end in both] for name, both in ends.items()})
-    left, _ = draw(variants, Results(tmp_path).table("summaries")).axes
+    left, _ = draw(differences, Results(tmp_path).table("summaries")).axes
     half = 100 * recorded.interval([0.1, 0.3])[1]
     assert f"±{half:.3g}" in texts(left)
     low, high = left.get_xlim()
@@ -349,9 +340,9 @@ def test_an_interval_that_leaves_the_axes_says_how_wide_it_is(recorded, tmp_path
     assert [mean for row, _, mean, _ in forest(left) if row] == pytest.approx([0.5, -9.9])
 
 
-def test_variants_of_one_seed_have_no_interval(recorded, tmp_path):
+def test_differences_of_one_seed_have_no_interval(recorded, tmp_path):
     recorded.write_comparison(tmp_path / "c", {"baseline": [[0.5]], "loss@1": [[0.7]]})
-    left, _ = draw(variants, Results(tmp_path).table("summaries")).axes
+    left, _ = draw(differences, Results(tmp_path).table("summaries")).axes
     assert forest(left) == []
     (mark,) = [line for line in left.lines if line.get_marker() == "o"]
     assert list(mark.get_xdata()) == pytest.approx([20.0])

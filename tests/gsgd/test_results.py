@@ -27,7 +27,7 @@ def test_json_holds_no_bare_infinity(tmp_path):
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
-    path = results.write_atomic(tmp_path / "x", "old")
+    path = results.write_atomic(tmp_path / "x", b"old")
 
     def broken(*_):
         raise OSError("disk full")

@@ -66,6 +66,11 @@ def gaussian():
     return {beta: readings(*gaussian_margins(beta, 24, 8000, seed=11), kept=12) for beta in (0.3, 0.8)}
 
 
+@pytest.fixture(scope="module")
+def predictions(gaussian):
+    return {beta: [formulas.compare(row) for row in rows] for beta, rows in gaussian.items()}
+
+
 def column(rows, name):
     return np.array([row[name] for row in rows])
 
@@ -89,10 +94,9 @@ def test_theorem_62_at_the_true_beta(gaussian, beta, measured, predicted):
 
 @pytest.mark.parametrize("beta", [0.3, 0.8])
 @pytest.mark.parametrize(("measured", "predicted"), [pair[:2] for pair in formulas.PAIRS if pair[1] != "overlap_limit"])
-def test_theorem_62_at_the_measured_beta(gaussian, beta, measured, predicted):
+def test_theorem_62_at_the_measured_beta(gaussian, predictions, beta, measured, predicted):
     """The difference's mean is 0 up to 1/B = 0.04, as a measured beta errs by so much; errs with probability 1e-9."""
-    rows = gaussian[beta]
-    difference = column(rows, measured) - np.array([formulas.compare(row)[predicted] for row in rows])
+    difference = column(gaussian[beta], measured) - column(predictions[beta], predicted)
     shifted = np.clip((difference + 1) / 2, 0, 1)  # in [0, 1], where 1/2 is no difference
     low, high = (mean_equals(shifted, 0.5 + bias / 2, ALPHA, cap=1.0) for bias in (-0.02, 0.02))
     assert low.status is Status.REFUTED
@@ -100,10 +104,9 @@ def test_theorem_62_at_the_measured_beta(gaussian, beta, measured, predicted):
     assert abs(difference.mean()) < 0.012
 
 
-def test_losses_of_gaussian_margins_are_no_noise_of_assumption_512(gaussian):
+def test_losses_of_gaussian_margins_are_no_noise_of_assumption_512(predictions):
     """A correlation of 0.3 turns large losses down and small ones up, and the meters see it in every batch."""
-    levels = np.array([formulas.compare(row)["independence_level"] for row in gaussian[0.3]])
-    assert np.mean(levels < 0.05) > 0.9
+    assert np.mean(column(predictions[0.3], "independence_level") < 0.05) > 0.9
 
 
 def test_the_limit_takes_the_kept_share_of_the_batch(gaussian):

@@ -1,16 +1,20 @@
 """`gsgd verify` driven as a user would, and the runner behind it."""
 
+import contextlib
 import csv
+import functools
 import importlib.util
+import io
 import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from gsgd.cli import main
-from theory import checks, verify
+from theory import checks, curves, verify
 from theory.checks import available
 from theory.statements import STATEMENTS, place
 from theory.verdict import Check, Route, Status, Verdict
@@ -31,17 +35,26 @@ FIELDS = {
 }
 
 
-def gsgd_verify(folder, *arguments, columns=100):
-    environment = os.environ | {"COLUMNS": str(columns)}
-    command = [sys.executable, "-m", "gsgd", "verify", *arguments]
-    # A whole run takes a minute on two cores; beside others, and on slow ones, ten times that. The limit is for a hang.
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, env=environment)
+def gsgd_verify(folder, *arguments, columns=100, jobs=1):
+    """Called in this process, where the solver's answers are kept for all tests and nothing is imported anew."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setenv("COLUMNS", str(columns))
+        try:
+            code = main(["verify", "--jobs", str(jobs), *arguments])
+        except SystemExit as end:  # argparse's
+            code = end.code
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
+    """Every check and every table; of the worst cases two step sizes, the rest is in a slow test of theirs."""
     folder = tmp_path_factory.mktemp("whole")
-    return folder, gsgd_verify(folder, "--jobs", "2", "--json", "copy.json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "worst_cases", functools.partial(curves.worst_cases, rates=(0.1, 0.5)))
+        return folder, gsgd_verify(folder, "--json", "copy.json")
 
 
 def test_a_whole_run_exits_0_and_shows_every_statement(whole_run):
@@ -94,15 +107,16 @@ def test_progress_and_results_stay_out_of_each_others_way(whole_run):
 
 
 def test_outcomes_depend_on_the_seed_but_not_on_jobs(tmp_path):
-    def outcomes(*arguments):
+    def outcomes(*arguments, jobs):
         path = tmp_path / "x.json"
-        result = gsgd_verify(tmp_path, "--only", "Definition 4.1", "Fact A.1", "--json", str(path), *arguments)
+        only = ["--only", "Definition 4.1", "Fact A.1"]
+        result = gsgd_verify(tmp_path, *only, "--no-results", "--json", str(path), *arguments, jobs=jobs)
         assert result.returncode == 0
         return [{k: v for k, v in c.items() if k != "seconds"} for c in json.loads(path.read_text())["checks"]]
 
-    one = outcomes("--jobs", "1", "--no-results")
-    assert one == outcomes("--jobs", "2", "--no-results")
-    assert one != outcomes("--jobs", "2", "--seed", "1", "--no-results")
+    one = outcomes(jobs=1)
+    assert one == outcomes(jobs=2)
+    assert one != outcomes("--seed", "1", jobs=1)
 
 
 def test_only_runs_the_statements_asked_for_and_keeps_the_record_of_whole_runs(tmp_path):
@@ -123,7 +137,10 @@ def test_no_results_writes_nothing(tmp_path):
 
 
 def test_list_names_claims_without_checking(tmp_path):
-    result = gsgd_verify(tmp_path, "--list")
+    """In a process of its own, as the shell starts it."""
+    command = [sys.executable, "-m", "gsgd", "verify", "--list"]
+    environment = os.environ | {"COLUMNS": "100"}
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment)
     assert result.returncode == 0
     for check in verify.all_checks():
         assert f"  {check.claim}  [{check.route}" in result.stdout

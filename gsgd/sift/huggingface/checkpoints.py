@@ -1,19 +1,20 @@
-"""Checkpoints that are whole or not there: written beside their place, listed, then renamed."""
+"""Which checkpoints of a Trainer are complete: those whose last file is there, and all others in the size they had."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import shutil
 from pathlib import Path
+
+from gsgd.results import write_atomic
 
 logger = logging.getLogger(__name__)
 
-STAGING = "tmp-checkpoint-"
-"""Prefix of the folder a checkpoint is written to before it gets its name; no tool takes it for a checkpoint."""
-MANIFEST = "files.json"
+FILES = "files.json"
 """In every checkpoint: its files and their sizes in bytes."""
+LAST = "trainer_state.json"
+"""What a Trainer writes last."""
 
 
 def last_complete_checkpoint(folder: str) -> str | None:
@@ -30,22 +31,20 @@ def last_complete_checkpoint(folder: str) -> str | None:
 def what_is_missing(checkpoint: str) -> str | None:
     """Why a checkpoint is not complete, in words; None if it is.
 
-    A plain Trainer's has no list of files; of it is only known that it writes `trainer_state.json` last.
+    A plain Trainer's has no list of files.
     """
     folder = Path(checkpoint)
     if not folder.is_dir():
         return "there is no such folder"
-    if folder.name.startswith(STAGING) or folder.parent.name.startswith(STAGING):
-        return "it was still being written"
-    for name in (MANIFEST, "trainer_state.json"):
+    for name in (FILES, LAST):
         path = folder / name
-        if name == MANIFEST and not path.exists():
+        if name == FILES and not path.exists():
             continue
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             return f"{name} cannot be read ({error})"
-        for file, size in content.items() if name == MANIFEST else ():
+        for file, size in content.items() if name == FILES else ():
             if not (folder / file).is_file():
                 return f"{file} is missing"
             if (folder / file).stat().st_size != size:
@@ -53,19 +52,19 @@ def what_is_missing(checkpoint: str) -> str | None:
     return None
 
 
-def publish(written: str, final: str) -> None:
-    """Give the folder `written` its name `final`, in one step, once all it holds is on the disk.
+def list_files(checkpoint: str) -> None:
+    """Have all files of a checkpoint on the disk, and list them with their sizes."""
+    folder = Path(checkpoint)
+    sizes = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name not in (FILES, LAST):
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+            sizes[path.relative_to(folder).as_posix()] = path.stat().st_size
+    write_atomic(folder / FILES, json.dumps(sizes, indent=1) + "\n")
 
-    The folder that `written` lies in is removed; what was at `final` before, too.
-    """
-    files = [path for path in sorted(Path(written).rglob("*")) if path.is_file()]
-    sizes = {path.relative_to(written).as_posix(): path.stat().st_size for path in files}
-    manifest = Path(written, MANIFEST)
-    manifest.write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
-    for path in [*files, manifest]:
-        with open(path, "rb+") as file:
-            os.fsync(file.fileno())
-    if os.path.isdir(final):
-        os.rename(final, os.path.join(os.path.dirname(written), "replaced"))
-    os.rename(written, final)
-    shutil.rmtree(os.path.dirname(written))
+
+def outdate(checkpoint: str) -> None:
+    """What is in the folder is no complete checkpoint any more: it is about to be written to."""
+    for name in (LAST, FILES):
+        Path(checkpoint, name).unlink(missing_ok=True)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -185,57 +184,22 @@ class MaskingCollator:
         return torch.from_numpy(padded)
 
 
-class WatchedCollator:
-    """A collator that reports, once, if the first batch it makes draws from a global generator.
-
-    All else that is asked of it is the collator's own: a Trainer reads its padding token, say.
-    """
-
-    def __init__(self, collate: Callable[[Any], Any]):
-        self.collate = collate
-        self._watching = True
-
-    def __call__(self, features: Any) -> Any:
-        if not self._watching:
-            return self.collate(features)
-        self._watching = False
-        before = _global_generators()
-        batch = self.collate(features)
-        worker = torch.utils.data.get_worker_info()
-        if (worker is None or worker.id == 0) and _global_generators() != before:
-            warn_not_resumable(self.collate, "the global generator")
-        return batch
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "collate" not in self.__dict__:
-            raise AttributeError(name)  # it is being unpickled
-        return getattr(self.collate, name)
-
-
-def own_generator(collate: Any) -> str | None:
-    """What a collator of transformers is known to draw from, other than a function of the sample; None if nothing."""
+def warn_not_resumable(collate: Any) -> None:
+    """Log it if a run with this collator, one of transformers that draws, does not resume as it would have gone on."""
     from transformers import DataCollatorForLanguageModeling, DataCollatorForPermutationLanguageModeling
 
+    source = None
     if isinstance(collate, DataCollatorForPermutationLanguageModeling):
-        return "the global generator"
+        source = "the global generator"
     if isinstance(collate, DataCollatorForLanguageModeling) and collate.mlm:
-        return "the global generator" if collate.seed is None else "a generator that no checkpoint saves"
-    return None
-
-
-def warn_not_resumable(collate: Any, source: str) -> None:
-    """Log that a run with this collator does not resume as it would have gone on."""
-    logger.warning(
-        "%s draws from %s: a run resumed from a checkpoint gets other batches than it would have had. "
-        "gsgd.sift.huggingface.collator.MaskingCollator masks by (seed, epoch, sample) alone",
-        type(collate).__name__ if not hasattr(collate, "__name__") else collate.__name__,
-        source,
-    )
-
-
-def _global_generators() -> tuple[Any, ...]:
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002 (the legacy generator is the one that is global)
-    return random.getstate(), name, bytes(np.asarray(keys)), tuple(rest), bytes(torch.get_rng_state().numpy())
+        source = "the global generator" if collate.seed is None else "a generator that no checkpoint saves"
+    if source is not None:
+        logger.warning(
+            "%s draws from %s: a run resumed from a checkpoint gets other batches than it would have had. "
+            "gsgd.sift.huggingface.collator.MaskingCollator masks by (seed, epoch, sample) alone",
+            type(collate).__name__,
+            source,
+        )
 
 
 def _check_whole(name: str, value: Any, least: int) -> None:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from gsgd.sift.wrappers import any_fsdp, is_fsdp1
+from gsgd.sift.wrappers import any_fsdp, fsdp1_classes
 
 
 @contextlib.contextmanager
@@ -206,16 +206,19 @@ class _Snapshot:
         self._modules: list[nn.Module] = []
         self._tables: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._parameter_tables: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self._empty: list[Any] = []  # tables and sets; most modules have no parts, no buffers or no parameters
         self._containers: list[tuple[Any, Any, _Kind]] = []
         self._rescaled: set[int] = set()
+        self._fsdp1 = fsdp1_classes()
         tensors = [tensor for tensor in self._follow(model) if not (tensor.is_meta or is_lazy(tensor))]
         weights = {id(one) for one in tensors if isinstance(one, nn.Parameter)} - self._rescaled
-        self.parameters = [_Memory(one) for one in tensors if id(one) in weights and _is_plain(one)]
+        memories = [_Memory(one) for one in tensors if id(one) in weights]
+        self.parameters = [one for one in memories if one.plain]
         found = [one for one in tensors if id(one) not in weights and not _is_released(one)]
         if any_fsdp(self._modules):
             self.parameters, self._parameter_tables = [], []
             found = [one for one in found if not isinstance(one, nn.Parameter)]
-            if any(map(is_fsdp1, self._modules)):
+            if any(isinstance(module, self._fsdp1) for module in self._modules):
                 # Attributes are views of flat parameters there, whose memory comes and goes.
                 buffers = set(map(id, model.buffers()))
                 found = [one for one in found if id(one) in buffers]
@@ -230,8 +233,11 @@ class _Snapshot:
             self._contents = [(memories, _copies(memories)) for memories in groups.values()]
 
     def restore(self) -> None:
+        for empty in self._empty:
+            if empty:
+                empty.clear()
         for table, before in itertools.chain(self._tables, self._parameter_tables):
-            if (table or before) and not _same_entries(table, before):
+            if not _same_entries(table, before):
                 # What says that hooks are installed stays as the hooks do: transformers would install them again.
                 marks = {name: value for name, value in table.items() if str(name).endswith("_hooks_installed")}
                 _DICT.write(table, {**before, **marks})
@@ -280,15 +286,26 @@ class _Snapshot:
         own = module.__dict__
         parts, buffers, parameters = own["_modules"], own["_buffers"], own["_parameters"]
         self._modules.append(module)
-        if is_fsdp1(module):  # sets itself up at its first call
+        if isinstance(module, self._fsdp1):  # sets itself up at its first call
             return [parts, buffers]
         if not type(parts) is type(buffers) is type(parameters) is dict:
             return [own]  # of TorchScript
         # As in `_follow`, without its detour: most things that modules hold are these.
-        self._tables.extend([(own, own.copy()), (parts, parts.copy()), (buffers, buffers.copy())])
-        self._parameter_tables.append((parameters, parameters.copy()))
+        self._tables.append((own, own.copy()))
+        for table in (parts, buffers):
+            if table:
+                self._tables.append((table, table.copy()))
+            else:
+                self._empty.append(table)
+        if parameters:
+            self._parameter_tables.append((parameters, parameters.copy()))
+        else:
+            self._empty.append(parameters)
         names = own["_non_persistent_buffers_set"]
-        self._containers.append((names, names.copy(), _KINDS[set]))
+        if names:
+            self._containers.append((names, names.copy(), _KINDS[set]))
+        else:
+            self._empty.append(names)
         if own.get("max_norm") is not None:
             self._rescaled.update(map(id, parameters.values()))
         values = [value for name, value in own.items() if type(value) not in _ATOMS and name not in _BASICS]

@@ -231,11 +231,8 @@ class _Scoring(_Pass):
 
     def before_writing(self, function: Any, targets: list[Any]) -> None:
         """An operation is about to change tensors: what was kept of them stays as it is."""
-        for target in targets:
-            place = memory_of(target) if isinstance(target, Tensor) else None
-            call = self.kept.get(place) if place is not None else None
-            if call is None or place is None:
-                continue
+        for place in {memory_of(target) for target in targets if isinstance(target, Tensor)} & self.kept.keys():
+            call = self.kept[place]
             last = self.recording.segments[self.segment].calls[-1] is call
             if function is aten.div_.Scalar and call.operation.random and last and not call.scaled:
                 # Dropout scales its mask: what is kept is scaled, too.

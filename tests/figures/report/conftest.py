@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-if any(importlib.util.find_spec(package) is None for package in ("matplotlib", "pandas")):
+if any(importlib.util.find_spec(package) is None for package in ("matplotlib", "pandas", "jinja2")):
     collect_ignore_glob = ["test_*.py"]
 
 VOID = ("br", "input", "link", "meta")

@@ -9,20 +9,23 @@ pytest.importorskip("pandas")
 
 import pandas as pd
 
-from figures.report import summary
-from figures.report.markup import join
-from figures.report.runs import Recorded
+from figures.report import page, summary
+from figures.report.runs import Training
 
-NOTHING = Recorded(pd.DataFrame({"group": [], "method": [], "place": []}))
+NOTHING = Training(pd.DataFrame({"group": [], "method": [], "place": []}))
 
 
 def said(tools, differences, column="over_baseline"):
     """What is said of method -> (difference, half-width)."""
     rows = [{"method": "baseline", column: None, f"{column}_half_width": None}]
     rows += [{"method": m, column: d, f"{column}_half_width": h} for m, (d, h) in differences.items()]
-    table = pd.DataFrame(rows).astype({column: float, f"{column}_half_width": float})
-    parts = summary.against(table, column, "baseline", "the baseline", "g", NOTHING)
-    return tools.read_page(f"<p>{join(parts)}</p>").text.replace("( ", "(").replace(" )", ")")
+    table = pd.DataFrame(rows).astype({column: float, f"{column}_half_width": float}).assign(group="g")
+    found = summary.against(table, column, "baseline", NOTHING)
+    comparison = {"group": "g", "budget": "5s", "seeds": 2, "unequal": False, "diverged": []}
+    comparison["against"] = {"the baseline": found}
+    template = page.environment().get_template("summary.html")
+    root = tools.read_page(template.render(verified=None, training=NOTHING, comparisons=[comparison]))
+    return root.all("li")[0].text.replace("( ", "(").replace(" )", ")")
 
 
 @pytest.mark.parametrize(
@@ -72,8 +75,6 @@ def test_of_a_recorded_comparison(tools, whole, page_text):
 
 
 def test_nothing_is_concluded_before_the_end(recorded, tools, tmp_path):
-    from figures.report import page
-
     recorded.write_comparison(tmp_path / "c", {"baseline": [[0.1], [0.2]], "loss@1": [[0.9], [0.9]]}, summary=False)
     path = tmp_path / "c" / "compare.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "seeds": 5}))

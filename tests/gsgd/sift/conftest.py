@@ -41,7 +41,7 @@ def _one_thread():
 @pytest.fixture(autouse=True)
 def _torchs_own_draws(request, monkeypatch):
     """Scoring draws masks by torch's own operation, so that a reference from the same seed has the same ones."""
-    if not request.module.__name__.endswith("test_cpu_kernels"):
+    if not request.module.__name__.endswith("test_any_model"):
         monkeypatch.setattr("gsgd.sift.shared_forward.recording.is_slow_draw", lambda *_: False)
 
 
@@ -52,7 +52,7 @@ def _no_model_hub(monkeypatch):
 
 @pytest.fixture
 def build():
-    """build(name, *, dropout=0.0, dtype="float32", seed=0, **config) -> a small model in training mode."""
+    """build(name, *, dropout=0.0, dtype="float32", seed=0, layers=4, **config) -> a small model in training mode."""
     return _build
 
 
@@ -89,13 +89,13 @@ def row_scores():
     return _row_scores
 
 
-def _build(name, *, dropout=0.0, dtype="float32", seed=0, **config):
+def _build(name, *, dropout=0.0, dtype="float32", seed=0, layers=LAYERS, **config):
     import torch
     import transformers as hf
 
     common = {
         "hidden_size": 32,
-        "num_hidden_layers": LAYERS,
+        "num_hidden_layers": layers,
         "num_attention_heads": 2,
         "intermediate_size": 64,
         "vocab_size": VOCABULARY,
@@ -110,7 +110,7 @@ def _build(name, *, dropout=0.0, dtype="float32", seed=0, **config):
         "distilbert": (
             hf.DistilBertForMaskedLM,
             hf.DistilBertConfig,
-            {"dim": 32, "n_layers": LAYERS, "n_heads": 2, "hidden_dim": 64, "vocab_size": VOCABULARY}
+            {"dim": 32, "n_layers": layers, "n_heads": 2, "hidden_dim": 64, "vocab_size": VOCABULARY}
             | {"dropout": dropout, "attention_dropout": dropout},
         ),
         "modernbert": (
@@ -126,7 +126,7 @@ def _build(name, *, dropout=0.0, dtype="float32", seed=0, **config):
             hf.GPT2Config,
             {
                 "n_embd": 32,
-                "n_layer": LAYERS,
+                "n_layer": layers,
                 "n_head": 2,
                 "vocab_size": VOCABULARY,
                 "bos_token_id": 1,

@@ -1,13 +1,13 @@
 """One of two ranks of test_distributed.py: runs the scenarios that it reads from standard input, by name.
 
 python distributed_worker.py RANK RENDEZVOUS_FILE      one line "ok", or the traceback as JSON, per scenario
-torchrun distributed_worker.py                         a DDP loop in which rank 1 meets a NaN score
 
 Every scenario runs on both ranks and checks itself against one process, written out plainly: batches are functions of
 the rank, so each rank can compute what all of them should do together.
 """
 
 import contextlib
+import copy
 import datetime
 import functools
 import json
@@ -15,6 +15,7 @@ import logging
 import os
 import sys
 import traceback
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -30,7 +31,7 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from gsgd.sift import Sift
+from gsgd.sift import Sift, reuse_trial
 from gsgd.sift.shared_forward import recording as recording_module
 
 RANKS = 2
@@ -50,9 +51,9 @@ SMALL = {
 # ---- models, batches, and the plain reference ----
 
 
-def classifier(dtype=torch.float64):
+def classifier(dtype=torch.float64, **more):
     torch.manual_seed(0)
-    model = BertForSequenceClassification(BertConfig(**SMALL, num_labels=CLASSES, classifier_dropout=0.0))
+    model = BertForSequenceClassification(BertConfig(**SMALL | more, num_labels=CLASSES, classifier_dropout=0.0))
     return model.to(dtype).train()
 
 
@@ -270,6 +271,22 @@ def sharing_the_forward_pass_changes_nothing(rank):
         assert products == [2 * 6 + 3 + 2, 4 * 6 + 2], products
 
 
+def ranks_decide_alike_and_at_once_whether_to_share(rank):
+    """By its own times rank 1 would decide otherwise; at two steps, the deciding one among them, it selects nothing."""
+    model = classifier(torch.float32)
+    for quicker in (True, False):
+        sift, now, decisions = Sift(model, exit_layer=2, reuse="auto"), 0.0, []
+        for step in range(reuse_trial.STEPS + 2):
+            alone = rank == 1 and step in (3, reuse_trial.STEPS)
+            with mock.patch.object(reuse_trial, "_now", lambda device, now=now: now):
+                sift.choose(rows_of(rank, step, rows=1 if alone else 8))
+            assert sift.last.selected != alone
+            now += 1.0 if sift.reuse_trial.shares == (quicker if rank == 0 else not quicker) else 2.0
+            decisions.append(sift.reuse_trial.decision)
+        assert decisions == [None] * reuse_trial.STEPS + [quicker] * 2
+        assert sift.totals.sharing.startswith("shared" if quicker else "two passes: it was timed")
+
+
 def sharded_models_make_two_passes(rank):
     """FSDP gathers weights anew in every pass; a warning says so, once."""
     said = []
@@ -432,7 +449,8 @@ def compiled(model):
 
 def compile_and_ddp_in_either_order(rank):
     for wrap in (lambda m: DistributedDataParallel(compiled(m)), lambda m: compiled(DistributedDataParallel(m))):
-        model, reference = wrap(classifier()), classifier()
+        model, reference = (classifier(num_hidden_layers=2) for _ in range(2))  # compiling takes its time for each
+        model = wrap(model)
         sift = Sift(model, exit_layer=1)
         batches = [rows_of(r) for r in range(RANKS)]
         kept = [plain_choice(reference, batch, 4) for batch in batches]
@@ -653,6 +671,24 @@ def fsdp_and_peft(rank):
         assert sift.last.indices.tolist() == plain_choice(reference, text_of(rank), 4)
 
 
+def fsdp_peft_compile_and_a_labelled_head(rank):
+    """Inside FSDP, too, PEFT's model has a `base_model` that is not what lies below the head; skipped without peft."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        return
+    torch.manual_seed(0)
+    model = BertForMaskedLM(BertConfig(**{**SMALL, "num_hidden_layers": 2})).double().train()
+    reference, below = copy.deepcopy(model), model.bert
+    adapted = get_peft_model(model, LoraConfig(target_modules=["query", "value"]))
+    sift = Sift(fsdp2(adapted, bert_layers(model)), labelled_head=True, compile="eager")
+    loss = sift(**text_of(rank)).loss
+    # Adapters start as the identity.
+    rows = take(text_of(rank), plain_choice(reference, text_of(rank), 4))
+    torch.testing.assert_close(loss.detach(), reference(**rows).loss.detach(), rtol=1e-10, atol=0)
+    assert (sift._compiled.failed, model.bert) == (None, below)
+
+
 def fsdp_around_compile_is_refused(rank):
     for shard in (fsdp1, fsdp2):
         model = masked_lm()
@@ -692,19 +728,6 @@ def answer(rank, rendezvous):
             replies.write(json.dumps(traceback.format_exc()) + "\n")
 
 
-def loop_with_a_nan():
-    """Rank 1 raises at step 1 and ends; rank 0 waits for its gradients."""
-    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
-    rank = dist.get_rank()
-    sift = Sift(DistributedDataParallel(classifier()), score=nan_where_class_3)
-    for bad in ([], [1], [], []):
-        sift(**with_bad_rows(rank, bad)).loss.backward()
-        print(f"rank {rank} trained", flush=True)
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    if len(sys.argv) == 1:
-        loop_with_a_nan()
-    else:
-        answer(int(sys.argv[1]), sys.argv[2])
+    answer(int(sys.argv[1]), sys.argv[2])

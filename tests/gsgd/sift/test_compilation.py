@@ -1,6 +1,7 @@
 """`compile`: the eager engine's scores, rows, losses and gradients to the last bit, and graphs that are made once.
 
-The backend "aot_eager" makes the same graphs as inductor and runs torch's own kernels, in eager order.
+The backend "aot_eager" makes the same graphs as inductor and runs torch's own kernels, in eager order. Compiling takes
+its time for each layer: models have one layer after the last exit that is read, and no more.
 """
 
 import copy
@@ -85,9 +86,7 @@ def test_the_steps_are_the_eager_ones_and_compiled_once(case, on_a_device, build
     if on_a_device:
         monkeypatch.setattr(host, "holds", lambda array: False)
     name = case.split(",")[0]
-    model = build(name, dropout=0.1)
-    # Else transformers warns that it takes this one, and a graph ends where something is logged.
-    model.loss_type = "ForCausalLM" if name == "gpt2" else getattr(model, "loss_type", None)
+    model = build(name, dropout=0.1, layers=3)
     eager, compiled = pair(model, exit_layer=2, **CASES[case])
     made = []
     for seed in range(5):
@@ -107,7 +106,7 @@ def test_the_steps_are_the_eager_ones_and_compiled_once(case, on_a_device, build
 
 def test_a_step_that_does_not_select_runs_the_compiled_model(build, make_batch):
     counter = CompileCounterWithBackend(BACKEND)
-    sift = Sift(build("bert-mlm"), end_step=0, compile=BACKEND)
+    sift = Sift(build("bert-mlm", layers=2), end_step=0, compile=BACKEND)
     sift._compiled.backend = counter
     for seed in range(3):
         sift(**make_batch("bert-mlm", seed=seed)).loss.backward()
@@ -119,9 +118,22 @@ def test_a_step_that_does_not_select_runs_the_compiled_model(build, make_batch):
     assert counter.frame_count == before, "evaluation is the model's own"
 
 
+def test_what_is_logged_once_ends_no_graph(build, make_batch):
+    """GPT-2's loss says that it takes the usual one; the user's own setting is what it was."""
+    counter, before = CompileCounterWithBackend(BACKEND), dynamo.config.ignore_logger_methods
+    sift = Sift(build("gpt2", n_layer=1), compile=BACKEND, score="random")
+    sift._compiled.backend = counter
+    batch = make_batch("gpt2")
+    del batch["attention_mask"]  # models read it to see whether there is padding
+    sift(**batch).loss.backward()
+    assert counter.frame_count == 1
+    assert not dynamo.utils.counters["graph_break"]
+    assert dynamo.config.ignore_logger_methods == before == set()
+
+
 def test_two_engines_on_one_model_do_not_take_each_others_positions(build, make_batch):
     """What is compiled looks for no hooks that came later."""
-    model = build("bert-mlm", dropout=0.0)
+    model = build("bert-mlm", dropout=0.0, layers=3)
     first = Sift(model, exit_layer=1, compile=BACKEND, labelled_head=True)
     first(**make_batch("bert-mlm"))
     eager, second = pair(model, exit_layer=2, labelled_head=True)
@@ -160,14 +172,14 @@ def test_the_labelled_head_of_a_model_with_adapters(build, make_batch):
     peft = pytest.importorskip("peft")
     torch.manual_seed(0)
     config = peft.LoraConfig(target_modules=["query", "value"], lora_dropout=0.0, init_lora_weights=False)
-    model = peft.get_peft_model(build("bert-mlm", dropout=0.0), config)
+    model = peft.get_peft_model(build("bert-mlm", dropout=0.0, layers=3), config)
     eager, compiled = pair(model, exit_layer=2, labelled_head=True)
     for seed in range(2):
         assert_same_step(eager, compiled, make_batch("bert-mlm", seed=seed), seed)
 
 
 def test_readings_in_another_mode_leave_the_graphs_right(build, make_batch):
-    eager, compiled = pair(build("bert-mlm", dropout=0.1), exit_layer=2)
+    eager, compiled = pair(build("bert-mlm", dropout=0.1, layers=3), exit_layer=2)
     for seed in range(3):
         batch = make_batch("bert-mlm", seed=seed)
         assert_same_step(eager, compiled, batch, seed)
@@ -183,7 +195,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so(build, make_batch, ca
 
     dynamo.register_backend(refuses, name="refuses")
     caplog.set_level(logging.WARNING, logger="gsgd.sift.compilation")
-    model = build("bert-mlm", dropout=0.0)
+    model = build("bert-mlm", dropout=0.0, layers=2)
     eager = Sift(copy.deepcopy(model), reuse=False)
     sift = Sift(model, compile="refuses")
     for seed in range(3):
@@ -195,7 +207,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so(build, make_batch, ca
 
 
 def test_errors_of_the_model_are_its_own(build, make_batch):
-    sift = Sift(build("bert-mlm"), compile=BACKEND)
+    sift = Sift(build("bert-mlm", layers=2), compile=BACKEND)
     batch = make_batch("bert-mlm")
     sift(**batch)
     batch["labels"][0, 1] = 10**6
@@ -215,7 +227,7 @@ def test_it_does_not_go_with_gross_statistics(build):
 
 
 def test_a_used_engine_can_be_pickled_and_goes_on(build, make_batch):
-    eager, compiled = pair(build("bert-mlm", dropout=0.0), labelled_head=True)
+    eager, compiled = pair(build("bert-mlm", dropout=0.0, layers=2), labelled_head=True)
     assert_same_step(eager, compiled, make_batch("bert-mlm"), 0)
     other = pickle.loads(pickle.dumps(compiled))
     assert_same_step(eager, other, make_batch("bert-mlm", seed=1), 1)
@@ -224,7 +236,7 @@ def test_a_used_engine_can_be_pickled_and_goes_on(build, make_batch):
 @pytest.mark.parametrize("how", ["torch.compile", "model.compile"])
 def test_a_model_that_the_user_compiled_is_not_compiled_at_every_step(how, build, make_batch):
     counter = CompileCounterWithBackend(BACKEND)
-    model = build("bert-mlm")
+    model = build("bert-mlm", layers=2)
     if how == "torch.compile":
         model = torch.compile(model, backend=counter)
     else:
@@ -252,7 +264,7 @@ def test_the_choice_is_the_rules(kept):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # inductor's own
 def test_inductors_kernels_agree_up_to_rounding(build, make_batch):
-    eager, compiled = pair(build("bert-mlm", dropout=0.0), exit_layer=2)
+    eager, compiled = pair(build("bert-mlm", dropout=0.0, layers=3), exit_layer=2)
     compiled = Sift(compiled.model, exit_layer=2, compile=True)
     for seed in range(3):
         batch = make_batch("bert-mlm", seed=seed)

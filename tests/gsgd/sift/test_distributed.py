@@ -112,6 +112,7 @@ def pair(tmp_path_factory):
         "accumulation_with_no_sync",
         "state_is_per_rank",
         "sharing_the_forward_pass_changes_nothing",
+        "ranks_decide_alike_and_at_once_whether_to_share",
         "sharded_models_make_two_passes",
         "global_scope_is_one_selection_over_all_batches",
         "random_rule_agrees_over_all_ranks_only_if_they_select_together",
@@ -129,6 +130,7 @@ def pair(tmp_path_factory):
         "a_rank_without_labels_is_an_error_on_every_rank_that_shards",
         "fsdp_and_the_exit_protocol",
         "fsdp_and_peft",
+        pytest.param("fsdp_peft_compile_and_a_labelled_head", marks=pytest.mark.slow),
         "fsdp_around_compile_is_refused",
         "compile_around_fsdp",
     ],
@@ -142,7 +144,8 @@ def test_scenario(pair, scenario):
 
 def test_a_rank_that_raises_ends_the_job():
     """on_bad_scores="raise" per rank: rank 0 waits in its backward pass, until torchrun ends it. No hang."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(WORKER)]
+    raising = str(WORKER.with_name("raising_worker.py"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", raising]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment())
     assert done.returncode != 0
     assert "ValueError: scores[1] is nan at step 1: scores must be finite" in done.stderr

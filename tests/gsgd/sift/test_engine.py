@@ -926,11 +926,13 @@ class TestPrecision:
 # Tracing GPT-2, dynamo looks at `.grad` of tensors that are no leaves.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 class TestCompile:
+    """Compiling takes its time for each layer: there is one after the exit."""
+
     @pytest.mark.parametrize("kind", ["bert-mlm", "gpt2", "vit"])
     @pytest.mark.parametrize("in_place", [False, True])
     def test_same_rows_and_loss_as_uncompiled(self, kind, in_place, build, make_batch):
         torch.compiler.reset()
-        model = build(kind)
+        model = build(kind, layers=3)
         reference = Sift(copy.deepcopy(model), exit_layer=2, **EXACT)
         if in_place:
             model.compile(backend="eager")
@@ -949,7 +951,7 @@ class TestCompile:
     def test_with_the_head_on_labelled_positions(self, build, make_batch):
         """The hook comes and goes between compiled calls, with another number of positions each time."""
         torch.compiler.reset()
-        model = build("bert-mlm")
+        model = build("bert-mlm", layers=2)
         reference = copy.deepcopy(model)
         compiled = torch.compile(model, backend="eager")
         plain, labelled = Sift(compiled, **EXACT), Sift(compiled, labelled_head=True, **EXACT)

@@ -1,4 +1,4 @@
-"""These tests import `passes` and `towers`, beside them, by name; here is what takes fixtures."""
+"""These tests import `passes`, beside them, by name; here is what takes fixtures."""
 
 import contextlib
 import copy
@@ -27,61 +27,44 @@ def warnings_said(caplog):
 
 
 @pytest.fixture
-def two_passes(truncated, row_scores, stack_of):
-    """two_passes(model, batch, name, exit_layer, rows=None, keep=4) -> (loss, kept rows); of `rows` if given.
+def steps(build, make_batch, truncated, stack_of):
+    """steps(name, number, exit_layer, ...): compares so many steps, and says what each training pass computed.
 
-    It never sees the shared forward: it scores with a copy of the model cut by hand, takes down what dropout draws in
-    the layers up to the exit, and trains on the kept rows with those rows of the draws.
+    The reference never sees the shared forward: it scores with a copy of the model cut by hand, takes down what dropout
+    draws in the layers up to the exit, and trains on the kept rows with those rows of the draws. `config` is the
+    model's, `masked` says whether batches have attention masks, all runs in `context`, and `options` are Sift's.
     """
     import torch
-    from passes import Draws, take
-
-    def run(model, batch, name, exit_layer, rows=None, keep=4):
-        stack, inputs = stack_of(name), {key: value for key, value in batch.items() if "label" not in key}
-        with pytest.MonkeyPatch.context() as patch:
-            draws = Draws(patch)
-            short = truncated(model, stack, exit_layer)
-            with torch.no_grad(), draws.of(short.get_submodule(stack)[exit_layer - 1]):
-                output = short(**inputs)
-            if rows is None:
-                logits = output.prediction_logits if "prediction_logits" in output else output.logits
-                scores = torch.tensor(row_scores(logits.float(), batch["labels"], "loss", name in ("gpt2", "llama")))
-                if "next_sentence_label" in batch:
-                    sentence = row_scores(output.seq_relationship_logits, batch["next_sentence_label"], "loss")
-                    scores = scores.clamp(min=0) + torch.tensor(sentence)
-                rows = scores.topk(keep).indices.sort().values
-            draws.give(rows)
-            loss = model(**take(batch, rows)).loss
-            assert not draws.queue, "the training pass drew less than the scoring pass"
-        return loss, rows.tolist()
-
-    return run
-
-
-@pytest.fixture
-def steps(two_passes):
-    """steps(model, name, batches, exit_layer, rows=None, ...): compares step after step, and yields what each computed.
-
-    `reference` is a copy of the model unless given, `context` is what both run in, and `options` are Sift's.
-    """
-    import torch
-    from passes import assert_same, train
+    from passes import Draws, assert_same, counted, take
 
     from gsgd.sift import Sift
 
-    def run(model, name, batches, exit_layer, *, rows=None, tolerance=1e-12, reference=None, context=None, **options):
-        reference, context = reference or copy.deepcopy(model), context or contextlib.nullcontext
-        select = {} if rows is None else {"select": lambda scores, k, rng: rows}
-        sift = Sift(model, exit_layer=exit_layer, **select, **options)
-        for seed, batch in enumerate(batches):
-            torch.manual_seed(seed)
+    def two_passes(model, batch, stack, exit_layer, rows):
+        short = truncated(model, stack, exit_layer)
+        with Draws(short.get_submodule(stack)[exit_layer - 1]) as draws:
+            with torch.no_grad():
+                short(**{key: value for key, value in batch.items() if "label" not in key})
+            draws.rows = rows
+            loss = model(**take(batch, rows)).loss
+        assert not draws.masks, "the training pass drew less than the scoring pass"
+        return loss
+
+    def run(
+        name, number, exit_layer, *, dtype="float64", tolerance=1e-12, dropout=0.1, config=(), rows=8, masked=True,
+        context=contextlib.nullcontext, **options,
+    ):  # fmt: skip
+        model, every = build(name, dropout=dropout, dtype=dtype, **dict(config)), []
+        reference, sift = copy.deepcopy(model), Sift(model, exit_layer=exit_layer, **options)
+        for seed in range(number):
+            batch = make_batch(name, rows=rows, seed=seed, dtype=dtype)
+            batch = {key: value for key, value in batch.items() if masked or key != "attention_mask"}
             with context():
-                wanted, kept = two_passes(reference, batch, name, exit_layer, rows)
-            torch.manual_seed(seed)
-            with context():
-                found, computed, _ = train(sift, batch)
-            assert sift.last.indices.tolist() == kept
+                torch.manual_seed(seed)
+                found, computed = counted(sift.forward_kept, sift.choose(batch))
+                torch.manual_seed(seed)
+                wanted = two_passes(reference, batch, stack_of(name), exit_layer, sift.last.indices)
             assert_same(found, wanted, model, reference, tolerance)
-            yield computed
+            every.append(computed)
+        return every
 
     return run

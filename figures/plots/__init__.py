@@ -1,0 +1,1 @@
+"""Figures, a module each, and what several of them are drawn with."""

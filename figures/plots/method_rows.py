@@ -1,0 +1,148 @@
+"""Rows of values with 95% intervals, one a method, for comparisons of many methods."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from figures import style
+from figures.methods import look
+
+ROW_IN, LINE_IN = 0.21, 0.125
+"""Inches of a method's row, and of every line of a name that has several."""
+TOO_WIDE = 4.0
+"""Intervals beyond so many times what the values span, and the narrowest interval's half, are cut at the axes."""
+
+
+def panels(counts: Sequence[float], above_in: float, headline_in: float = 0.0) -> tuple[Figure, np.ndarray]:
+    """A figure with two panels for each of some groups: (figure, axes (groups, 2)).
+
+    Args:
+        counts: inches of each group's rows, see `inches`.
+        above_in: inches of a row of panels beside its methods' own.
+        headline_in: inches for a headline over all of them.
+    """
+    figure, axes = style.new(
+        len(counts),
+        2,
+        width=style.DOUBLE_IN,
+        height=sum(count + above_in for count in counts) + headline_in,
+        sharey="row",
+        gridspec_kw={"height_ratios": [count + 0.4 for count in counts]},
+    )
+    return figure, axes
+
+
+def inches(methods: Iterable[str]) -> float:
+    """The height of these methods' rows."""
+    names = [_name(method) for method in methods]
+    return len(names) * max(ROW_IN, LINE_IN * (1 + max(name.count("\n") for name in names)))
+
+
+def limits(means: Sequence[float], half_widths: Sequence[float]) -> tuple[float, float]:
+    """The range of axes that shows 0, all values, and the intervals that would not dwarf them.
+
+    Args:
+        means, half_widths: NaN where there is none; a mean without a half-width stands alone.
+    """
+    known = [(mean, half) for mean, half in zip(means, half_widths, strict=True) if not math.isnan(mean)]
+    if not known:
+        return -1.0, 1.0
+    values = [0.0, *(mean for mean, _ in known)]
+    span = max(values) - min(values)
+    halves = [half for _, half in known if not math.isnan(half)]
+    most = TOO_WIDE * max(span, min(halves, default=0.0))
+    shown = [(mean, half if half <= most else 0.0) for mean, half in known]
+    low = min([0.0, *(mean - half for mean, half in shown if not math.isnan(half)), *values])
+    high = max([0.0, *(mean + half for mean, half in shown if not math.isnan(half)), *values])
+    if any(half > most for half in halves):
+        # Cut ones are seen to go on.
+        low, high = low - 0.25 * (high - low), high + 0.25 * (high - low)
+    room = 0.06 * (high - low) or 1.0
+    return low - room, high + room
+
+
+def rows(
+    ax: Axes,
+    methods: Sequence[str],
+    means: Sequence[float],
+    half_widths: Sequence[float],
+    shown: tuple[float, float],
+    number: Callable[[float], str] = "{:.3g}".format,
+) -> None:
+    """Draw a mark with its interval in the row of each method; hollow without an interval, nothing for NaN.
+
+    An interval that leaves the axes ends there in an arrow, with its half-width as a number.
+
+    Args:
+        shown: the range of the axes, which is set.
+        number: words a half-width.
+    """
+    ax.set_xlim(*shown)
+    for row, (method, mean, half) in enumerate(zip(methods, means, half_widths, strict=True)):
+        if math.isnan(mean):
+            continue
+        looks = look(method)
+        alone = math.isnan(half)
+        if not alone:
+            _interval(ax, row, mean, half, shown, looks.colour)
+            if mean - half < shown[0] or mean + half > shown[1]:
+                _cut(ax, row, mean + half > shown[1], shown, f"\N{PLUS-MINUS SIGN}{number(half)}", looks.colour)
+        ax.plot(
+            [mean],
+            [row],
+            color=looks.colour,
+            marker=looks.marker,
+            markerfacecolor="white" if alone or not looks.filled else looks.colour,
+            markersize=4.2 * style.scale(),
+            linestyle="none",
+        )
+
+
+def _interval(ax: Axes, row: int, mean: float, half: float, shown: tuple[float, float], colour: str) -> None:
+    size = style.scale()
+    ends = [max(mean - half, shown[0]), min(mean + half, shown[1])]
+    ax.hlines([row], ends[:1], ends[1:], color=colour, linewidth=1.3 * size)
+    for end, edge, arrow in zip(ends, shown, "<>", strict=True):
+        marker = arrow if end == edge else "|"
+        ax.plot([end], [row], marker, color=colour, markersize=4 * size, clip_on=False)
+
+
+def _cut(ax: Axes, row: int, right: bool, shown: tuple[float, float], text: str, colour: str) -> None:
+    ax.annotate(
+        text,
+        (shown[1] if right else shown[0], row),
+        xytext=((-5 if right else 5) * style.scale(), 1.5 * style.scale()),
+        textcoords="offset points",
+        ha="right" if right else "left",
+        va="bottom",
+        color=colour,
+        fontsize=(style.POINTS - 2) * style.scale(),
+    )
+
+
+def label(ax: Axes, methods: Sequence[str]) -> None:
+    """Write the methods' names beside their rows, the first one on top."""
+    ax.set_yticks(range(len(methods)), [_name(method) for method in methods])
+    ax.set_ylim(len(methods) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    ax.tick_params(axis="y", length=0, pad=5.5 * style.scale())
+
+
+def panel_width(methods: Iterable[str]) -> float:
+    """Printed inches that the methods' names leave to each of two panels, about."""
+    lines = [line for method in methods for line in _name(method).split("\n")]
+    return (style.DOUBLE_IN - 0.2 - max(style.inches(line, style.POINTS - 1) for line in lines)) / 2
+
+
+def _name(method: str) -> str:
+    return style.broken(look(method).label, width=36)
+
+
+def remark(ax: Axes, row: int, text: str) -> None:
+    """Write words into the row of a method that has no value."""
+    style.note(ax, text, x=0.02, y=row, transform=ax.get_yaxis_transform(), ha="left", va="center", paled=True)

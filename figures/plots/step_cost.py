@@ -1,0 +1,120 @@
+"""The parts of a training step's time, and the price that selection adds to it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from figures import style
+from figures.checked import Missing
+from figures.methods import in_order, look
+from figures.plots import method_rows
+from figures.statistics import groups_of
+
+PARTS = (
+    ("selection_s", "scoring", style.VERMILLION, ""),
+    ("forward_s", "forward", style.SKY, "////"),
+    ("backward_s", "backward", style.BLUE, ""),
+    ("other_s", "optimizer and the rest", "#D9D9D9", ""),
+)
+
+
+def draw(runs: pd.DataFrame, costs: pd.DataFrame | None = None) -> Figure:
+    """Shares of the training time, and the step's median price beside the plain one's, one row a group.
+
+    Args:
+        runs: the table of that name.
+        costs: the table of that name; None where no comparison measured prices.
+
+    Raises:
+        Missing: if no run was evaluated.
+    """
+    shares = shares_of(runs)
+    if shares.empty:
+        raise Missing("no run has got to an evaluation")
+    groups = groups_of(shares)
+    heights = [method_rows.inches(rows["method"]) for rows in groups.values()]
+    figure, axes = style.new(
+        len(groups),
+        2,
+        width=style.DOUBLE_IN,
+        height=sum(height + 1.05 for height in heights) + 0.5,
+        gridspec_kw={"height_ratios": [height + 0.4 for height in heights], "wspace": 0.08},
+    )
+    width = method_rows.panel_width(shares["method"])
+    for (left, right), rows in zip(axes, groups.values(), strict=True):
+        before = pd.Series(0.0, index=rows.index)
+        for column, label, colour, hatch in PARTS:
+            left.barh(
+                range(len(rows)), rows[column], left=before, color=colour, hatch=hatch, edgecolor="white", height=0.7,
+                label=label, linewidth=0.5 * style.scale(),
+            )  # fmt: skip
+            before = before + rows[column]
+        for row, share in enumerate(rows["selection_s"]):
+            if share > 0.06:
+                size = (style.POINTS - 1.5) * style.scale()
+                left.text(share / 2, row, f"{share:.0%}", ha="center", va="center", color="white", fontsize=size)
+        left.set(xlim=(0, 1), xlabel="share of training time")
+        left.xaxis.set_major_formatter(PercentFormatter(1.0))
+        method_rows.label(left, list(rows["method"]))
+        dearest = rows.loc[rows["selection_s"].idxmax()]
+        said = f"{look(dearest['method']).brief} spends {dearest['selection_s']:.0%} on scoring"
+        style.title(left, f"{style.group(rows)}: {said}", width=width, left=0)
+        _prices(right, rows, costs, width)
+    style.legend_below(figure, axes, columns=3)
+    return figure
+
+
+def shares_of(runs: pd.DataFrame) -> pd.DataFrame:
+    """Shares of a method's time that went into scoring, forward and backward passes and the rest, means over runs.
+
+    Returns:
+        Columns group, method, selection_s, forward_s, backward_s, other_s; the last four add up to 1.
+    """
+    timed = runs[runs["wall_clock_s"] > 0]
+    rows = []
+    for group, of_group in groups_of(timed).items():
+        for method in in_order(of_group["method"]):
+            of_method = of_group[of_group["method"] == method]
+            parts = [
+                float((of_method[column] / of_method["wall_clock_s"]).mean())
+                for column in ("selection_s", "forward_s", "backward_s")
+            ]
+            rows.append((group, method, *parts, max(0.0, 1 - math.fsum(parts))))
+    return pd.DataFrame(rows, columns=["group", "method", "selection_s", "forward_s", "backward_s", "other_s"])
+
+
+def _prices(ax: Axes, rows: pd.DataFrame, costs: pd.DataFrame | None, width: float) -> None:
+    priced = None if costs is None else costs[costs["group"] == rows["group"].iloc[0]].set_index("method")
+    if priced is None or not set(rows["method"]) & set(priced.index):
+        ax.set_axis_off()
+        style.note(ax, "prices were not measured", x=0.5, y=0.5, ha="center", va="center")
+        return
+    found = 1e3 * priced[["plain_s", "selecting_s"]].reindex(rows["method"])
+    plain = found["plain_s"].to_numpy()
+    # The baseline has no selecting steps to pay for.
+    selecting = found["selecting_s"].where(found.index != "baseline").to_numpy()
+    ax.hlines(range(len(rows)), plain, selecting, color=style.GREY, linewidth=style.scale())
+    ax.plot(plain, range(len(rows)), "o", color="black", markerfacecolor="white", label="plain step", linestyle="none")
+    ax.plot(selecting, range(len(rows)), "s", color=style.VERMILLION, label="selecting step", linestyle="none")
+    beside: Any = {"xytext": (5 * style.scale(), 0), "textcoords": "offset points", "va": "center"}
+    for row, (price, dear) in enumerate(zip(selecting / plain, np.fmax(plain, selecting), strict=True)):
+        if not math.isnan(price):
+            size = (style.POINTS - 1.5) * style.scale()
+            ax.annotate(rf"$\times${price:.2f}", (dear, row), fontsize=size, **beside)
+    ax.set(xlim=(0, 1.25 * float(found.max().max())), xlabel="median step (ms)")
+    method_rows.label(ax, list(rows["method"]))
+    ax.set_yticklabels([])
+    style.title(ax, _dearest(selecting / plain), width=width, left=0)
+
+
+def _dearest(prices: np.ndarray) -> str:
+    if np.isnan(prices).all():
+        return "No method selects"
+    return f"Selecting costs up to {np.nanmax(prices):.2f} plain steps"

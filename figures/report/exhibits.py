@@ -1,0 +1,152 @@
+"""Figures and tables of the registry on the page, each with what it is made from."""
+
+from __future__ import annotations
+
+import re
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from figures import style, tables, text, write
+from figures.checked import Missing
+from figures.methods import look
+from figures.registry import ENTRIES, Entry
+from figures.report.runs import Training
+from figures.report.words import anchor
+from figures.results import Results
+
+WIDE_PT = 500.0
+"""Figures that are wider scroll on a narrow screen, where their type would become too small."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A table, or a comparison's part of it with its target accuracy; `targets` are ids of what made each row."""
+
+    columns: list[text.Column]
+    targets: list[str | None]
+    group: str = ""
+    target: float = 0.0
+
+
+@dataclass
+class Exhibit:
+    """A figure or table as it stands on the page.
+
+    Attributes:
+        caption: its entry of captions.toml.
+        reason: why it is not shown, where it is not.
+        groups: comparisons and groups of runs that it is made from.
+    """
+
+    entry: Entry
+    caption: dict[str, Any]
+    reason: str = ""
+    groups: list[str] = field(default_factory=list)
+    svg: Markup | None = None
+    parts: list[Part] = field(default_factory=list)
+
+    @property
+    def files(self) -> list[str]:
+        """The tables of the theory that it is drawn from."""
+        return [name for name in self.entry.needs if name.startswith("theory/")]
+
+    @property
+    def family(self) -> str | None:
+        return tables.FAMILIES.get(self.entry.name)
+
+    @property
+    def section(self) -> str:
+        """The id of its section."""
+        return "theory" if self.files else "paper" if self.family else "buys"
+
+    @property
+    def wide(self) -> bool:
+        width = re.search(r'width="([\d.]+)pt"', self.svg or "")
+        return width is not None and float(width[1]) > WIDE_PT
+
+
+def make(results: Results, training: Training, progress: Callable[[int, int, str, float], None]) -> list[Exhibit]:
+    """Every entry of the registry, made or with the reason why it cannot be, in the order of the page.
+
+    Args:
+        progress: called with (number, how many, name, `time.perf_counter` before it) as each is done.
+
+    Raises:
+        ValueError: if results are malformed, naming file and field; before anything is drawn.
+    """
+    captions = tomllib.loads(Path(__file__).with_name("captions.toml").read_text(encoding="utf-8"))
+    found = [Exhibit(entry, captions.get(name, {})) for name, entry in ENTRIES.items()]
+    needed = [_read(exhibit, results) for exhibit in found]
+    for number, (exhibit, of_exhibit) in enumerate(zip(found, needed, strict=True), start=1):
+        begin = time.perf_counter()
+        if not exhibit.reason:
+            try:
+                _draw(exhibit, of_exhibit, training)
+            except Missing as missing:
+                exhibit.reason = _anywhere(missing, results.folder)
+        progress(number, len(found), exhibit.entry.name, begin)
+    order = {name: number for number, name in enumerate(captions)}
+    return sorted(found, key=lambda exhibit: order.get(exhibit.entry.name, 0) if exhibit.section == "buys" else 0)
+
+
+def _read(exhibit: Exhibit, results: Results) -> list[Any]:
+    try:
+        return exhibit.entry.read(results)
+    except Missing as missing:
+        exhibit.reason = _anywhere(missing, results.folder)
+        return []
+
+
+def _anywhere(missing: Missing, folder: Path) -> str:
+    """A reason that does not depend on where the results lie: the same results make the same page."""
+    reason = str(missing.args[0])
+    return reason.replace(f"{folder} has ", "the results have ").replace(str(folder / "theory"), "theory")
+
+
+def _draw(exhibit: Exhibit, needed: list[Any], training: Training) -> None:
+    entry = exhibit.entry
+    with style.sheet("screen"):
+        made = entry.make(*needed)
+        if entry.kind == "figure":
+            # Its comments repeat the text that its glyphs draw; a page of many figures can do without.
+            svg = write.inline_svg(made, entry.name, entry.shows)
+            exhibit.svg = Markup(re.sub(r"\s*<!--.*?-->", "", svg, flags=re.DOTALL))
+        else:
+            exhibit.parts = _parts(exhibit, made, training)
+    grouped = [table for table in needed if table is not None and "group" in table]
+    if exhibit.family:
+        grouped = [tables.of_family(table, exhibit.family) for table in grouped if "preset" in table]
+    exhibit.groups = list(dict.fromkeys(group for table in grouped for group in table["group"]))
+
+
+def _parts(exhibit: Exhibit, made: pd.DataFrame, training: Training) -> list[Part]:
+    if "comparison" not in made:
+        return [Part(text.columns(made), [_of_ours(exhibit, training, row) for _, row in made.iterrows()])]
+    found = []
+    for group, rows in made.groupby("comparison", sort=False):
+        runs = training.runs[training.runs["group"] == group]
+        methods = {look(method).label: method for method in runs["method"]}
+        targets = [training.target(str(group), methods.get(label)) for label in rows["method"]]
+        # All rows share the target; and of some columns there is no value, such as a test accuracy without a test.
+        shown = rows.dropna(axis="columns", how="all").drop(columns=["comparison", "target"])
+        shown.attrs = made.attrs
+        found.append(Part(text.columns(shown), list(targets), str(group), rows["target"].iloc[0]))
+    return found
+
+
+def _of_ours(exhibit: Exhibit, training: Training, row: pd.Series) -> str | None:
+    """The first of our runs that a row beside the paper's is made from."""
+    if not exhibit.family or not row.get("runs"):
+        return None
+    ours = tables.of_family(training.runs, exhibit.family)
+    ours = ours[[look(method).label == row["method"] for method in ours["base_method"]]]
+    if "max_lr" in row:
+        ours = ours[[f"{rate:g}" == row["max_lr"] for rate in ours["max_lr"]]]
+    return anchor(ours["place"].iloc[0], "run") if len(ours) else None
