@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
+from gsgd.intervals import mean_half_width
 from theory import early_exit, noise
 from theory.overlap import overlap_curve, overlap_limit
 
@@ -193,11 +194,8 @@ def _line(rows: Sequence[Mapping[str, Any]], measured: str, predicted: str, quan
     pairs = pairs[~np.isnan(pairs).any(axis=1)]
     count = len(pairs)
     means = pairs.mean(axis=0) if count else (math.nan, math.nan)
-    half = math.nan
-    if count > 1:
-        spread = float((pairs[:, 0] - pairs[:, 1]).std(ddof=1))
-        half = float(student.ppf(0.975, count - 1)) * spread / math.sqrt(count)
-    return Line(measured, predicted, quantity, count, float(means[0]), float(means[1]), half)
+    half_width = mean_half_width(pairs[:, 0] - pairs[:, 1])
+    return Line(measured, predicted, quantity, count, float(means[0]), float(means[1]), half_width)
 
 
 def _share(holds: Sequence[bool]) -> float:
