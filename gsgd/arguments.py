@@ -18,7 +18,7 @@ EXTRAS = {
 def add_keys(parser: argparse.ArgumentParser, help: str) -> None:
     """Let a command take every key of a configuration as an option: `name_keys` and `take_keys` read them."""
     parser.add_argument("--KEY", metavar="VALUE", help=help)
-    parser.set_defaults(keys={})
+    parser.set_defaults(key_values={})
 
 
 def name_keys(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -30,13 +30,13 @@ def name_keys(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
 
 
 def take_keys(options: argparse.Namespace) -> None:
-    """Collect the keys that were given in `options.keys`, key -> value; dashes in a key count as underscores."""
+    """Collect the keys that were given in `options.key_values`, key -> value; dashes in a key count as underscores."""
     named = {name: value for name, value in vars(options).items() if name.startswith("key --")}
     for name in named:
         delattr(options, name)
     literal = vars(options).pop("KEY")  # it stands for others in the help, and is none itself
-    options.keys = {name.removeprefix("key --").replace("-", "_"): value for name, value in named.items()}
-    options.keys |= {} if literal is None else {"KEY": literal}
+    options.key_values = {name.removeprefix("key --").replace("-", "_"): value for name, value in named.items()}
+    options.key_values |= {} if literal is None else {"KEY": literal}
 
 
 def whole(least: int) -> Callable[[str], int]:

@@ -85,7 +85,7 @@ class Command(argparse.ArgumentParser):
         except ImportError as error:
             self.exit(2, f"{self.prog}: {in_words(error)}\n")
         module.add_options(self)
-        has_keys = self.get_default("keys") is not None
+        has_keys = self.get_default("key_values") is not None
         if has_keys:
             name_keys(self, args)
         options, rest = super().parse_known_args(args, namespace)

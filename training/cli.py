@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
         return _list_keys(options.keys)
     if options.config is None:
         raise ValueError("which CONFIG? A TOML file or a preset's name; --list shows the presets")
-    config = configs.load(options.config, options.keys)
+    config = configs.load(options.config, options.key_values)
 
     from training.run import DIVERGED, FINISHED, running, train
 

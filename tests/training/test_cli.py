@@ -190,9 +190,9 @@ def test_keys_are_read_beside_a_commands_own_options():
 
     keys = {"a": "2", "b_c": "2=3", "d": "-4", "seed": "5", "config": "y"}
     found = parse("--a", "1", "x.toml", "--b-c=2=3", "--d", "-4", "--seed", "5", "--a", "2", "--config", "y")
-    assert found == {"config": "x.toml", "seeds": 3, "keys": keys}
-    assert parse("x") == {"config": "x", "seeds": 3, "keys": {}}
-    assert parse("x", "--KEY", "1")["keys"] == {"KEY": "1"}
+    assert found == {"config": "x.toml", "seeds": 3, "key_values": keys}
+    assert parse("x") == {"config": "x", "seeds": 3, "key_values": {}}
+    assert parse("x", "--KEY", "1")["key_values"] == {"KEY": "1"}
 
 
 # ---- The presets, on what comes with the package ----

@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     from training.comparison.compare import compare, parse_contender, parse_sweep
     from training.run import running
 
-    values = options.keys
+    values = options.key_values
     if "method" in values:
         raise ValueError(f"--method {values['method']}: methods are compared, so name them in --methods")
     if options.budget:

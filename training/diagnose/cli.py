@@ -58,7 +58,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`gsgd diagnose`: returns 0 when finished."""
-    values = options.keys
+    values = options.key_values
     if _is_folder(options.target):
         return _of_folder(Path(options.target), options, values)
     return _of_config(options, values)
@@ -74,7 +74,7 @@ def _is_folder(target: str) -> bool:
 
 
 def _of_folder(folder: Path, options: argparse.Namespace, values: dict[str, str]) -> int:
-    own = ("target", "keys")
+    own = ("target", "key_values")
     given = [name for name, value in vars(options).items() if name not in own and value is not None]
     if given := [*given, *values]:
         raise ValueError(f"--{given[0]} is for a configuration, but {folder} is a folder of recorded readings")
