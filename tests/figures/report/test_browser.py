@@ -10,6 +10,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("pandas")
 
 from figures.report import page as report
+from figures.results import Results
 
 pytestmark = pytest.mark.browser
 
@@ -274,7 +275,7 @@ def test_hostile_results_are_shown_and_do_not_run(visit, recorded, tools, tmp_pa
     tools.write_verify(tmp_path, [tools.check(0, claim=tools.hostile, statement=tools.hostile, name=tools.hostile)])
     recorded.write_comparison(tmp_path / name, {"baseline": [[0.1]], name: [[0.2]]}, data=tools.hostile)
     path = tmp_path / "report.html"
-    path.write_text(report.make(tmp_path))
+    path.write_text(report.make(Results(tmp_path)))
     page = visit(path)
     assert tools.hostile in page.locator("#checks .claim").text_content()
     assert page.locator("img").count() == 0
