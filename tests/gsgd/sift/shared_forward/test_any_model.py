@@ -154,6 +154,7 @@ ENDING = {
     "n of aten.randperm.default is not what it was": lambda s, x: s.two(s.one(x)[torch.randperm(len(x))]),
     # Masks are recorded after they were divided by 1 - p; where they are not handed out, the division must happen.
     "mat1 of aten.addmm.default is not what it was": lambda s, x: F.dropout(s.two((h := s.one(x)) - h.mean(0)), 0.5),
+    "comes where": lambda s, x: s.two(torch.rand_like(x) if torch.is_grad_enabled() else torch.randn_like(x)),
     "TwoTensor is a tensor with operations of its own": lambda s, x: s.two(s.one(TwoTensor(x, x).sin().a)),
 }
 
