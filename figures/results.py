@@ -264,7 +264,7 @@ class Results:
 
 
 def _origin(path: Path) -> str:
-    if RECORDED in path.parents:
+    if RECORDED.resolve() in path.resolve().parents:
         return "recorded by the project"
     content = read_object(path) if path.exists() else {}
     date = content.get("header", content).get("date")
