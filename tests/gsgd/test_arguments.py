@@ -1,10 +1,10 @@
-"""What the command lines share: ranges, refusals, and what to install."""
+"""What the command lines share: ranges, and what to install."""
 
 import argparse
 
 import pytest
 
-from gsgd.arguments import command, install, number, refuse, whole, wholes
+from gsgd.arguments import in_words, install, number, whole, wholes
 
 
 @pytest.mark.parametrize(("text", "value"), [("0", 0), ("12", 12)])
@@ -32,32 +32,17 @@ def test_a_number_in_a_range(text):
         share(text)
 
 
-def test_options_are_not_abbreviated_and_help_ends_with_examples(capsys):
-    parser = command("test", "What it does.", "examples:\n  gsgd test")
-    parser.add_argument("--seeds")
-    with pytest.raises(SystemExit):
-        parser.parse_args(["--seed", "1"])
-    capsys.readouterr()
-    with pytest.raises(SystemExit):
-        parser.parse_args(["--help"])
-    assert capsys.readouterr().out.endswith("examples:\n  gsgd test\n")
-
-
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (ValueError("x = 3 must be 4"), "gsgd test: x = 3 must be 4\n"),
-        (ModuleNotFoundError("No module named 'torch'", name="torch"), f" ({install('train')})\n"),
-        (ModuleNotFoundError("No module named 'matplotlib.pyplot'", name="matplotlib.pyplot"), "gsgd[figures]"),
-        (ModuleNotFoundError("No module named 'of_mine'", name="of_mine"), "gsgd test: No module named 'of_mine'\n"),
+        (ValueError("x = 3 must be 4"), "x = 3 must be 4"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), f"No module named 'torch' ({install('train')})"),
+        (
+            ModuleNotFoundError("No module named 'matplotlib.pyplot'", name="matplotlib.pyplot"),
+            "No module named 'matplotlib.pyplot' (pip install 'gsgd[figures]')",
+        ),
+        (ModuleNotFoundError("No module named 'of_mine'", name="of_mine"), "No module named 'of_mine'"),
     ],
 )
-def test_refusals_exit_with_2_and_name_the_extra(error, said, capsys):
-    assert refuse("test", error) == 2
-    assert said in capsys.readouterr().err
-
-
-def test_of_several_processes_one_speaks(monkeypatch, capsys):
-    monkeypatch.setenv("RANK", "1")
-    assert refuse("test", ValueError("x")) == 2
-    assert capsys.readouterr().err == ""
+def test_errors_name_the_extra_that_is_missing(error, said):
+    assert in_words(error) == said

@@ -106,3 +106,13 @@ def test_a_reader_that_has_seen_enough_is_no_error():
         said = process.stderr.read().decode()
         assert process.wait() == 141
     assert said == ""
+
+
+def test_of_several_processes_one_speaks(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for rank, said in (("0", "gsgd figures: "), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        assert cli.main(["figures", "nothing-so-called"]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(said)
+        assert bool(err) == bool(said)

@@ -219,7 +219,7 @@ def test_the_trainers_step(built, host_waits, monkeypatch, tmp_path):
     own = hf.TrainingArguments.device.fget  # it also prepares what is asked for later
     meta = property(lambda arguments: (own(arguments), torch.device("meta"))[1])
     monkeypatch.setattr(hf.TrainingArguments, "device", meta)
-    monkeypatch.setattr(SiftTrainer, "_probe_loss_scale", lambda *_: True)  # it is made once, and reads losses
+    monkeypatch.setattr(SiftTrainer, "_learn_loss_scale", lambda *_: True)  # it is made once, and reads losses
     counted = []
     for size in SIZES:
         model, batch, learnt = built(bert, size)
