@@ -29,10 +29,7 @@ class Drawn:
     high: float
     band_low: float
     band_high: float
-
-    @property
-    def has_band(self) -> bool:
-        return self.runs >= FEWEST_FOR_A_BAND
+    has_band: bool
 
 
 def curve(ax: Axes, rows: pd.DataFrame, method: str, x: str, y: str) -> Drawn:
@@ -43,20 +40,23 @@ def curve(ax: Axes, rows: pd.DataFrame, method: str, x: str, y: str) -> Drawn:
     """
     mean = band(rows, x, y)
     looks = look(method)
-    count = int(mean["runs"].iloc[0])
+    runs = [run.sort_values(x)[[x, y]].dropna() for _, run in rows.groupby("run")]
+    runs = [run for run in runs if len(run)]
+    # Runs may have no place in common: one evaluation each, at times of a machine that others used, too.
+    has_band = len(runs) >= FEWEST_FOR_A_BAND and len(mean) > 0
     ax.plot(mean["x"], mean["mean"], markevery=max(1, len(mean) // 8), zorder=2.5, **looks.curve)
     ranges = [mean["mean"]]
     low, high = mean["mean"] - mean["half_width"], mean["mean"] + mean["half_width"]
-    if count >= FEWEST_FOR_A_BAND:
+    if has_band:
         ax.fill_between(mean["x"], low, high, color=looks.colour, alpha=0.13, linewidth=0)
-    elif count > 1:
-        for _, run in rows.groupby("run"):
-            run = run.sort_values(x)[[x, y]].dropna()
+    elif len(runs) > 1:
+        for run in runs:
             ax.plot(run[x], run[y], color=looks.colour, linewidth=0.6 * style.scale(), alpha=0.55, label="_run")
             ranges.append(run[y])
     seen = pd.concat(ranges)
-    outer = pd.concat([low, high]) if count >= FEWEST_FOR_A_BAND else seen
-    return Drawn(method, count, float(mean["mean"].iloc[-1]), seen.min(), seen.max(), outer.min(), outer.max())
+    outer = pd.concat([low, high]) if has_band else seen
+    last = mean["mean"].iloc[-1] if len(mean) else sum(run[y].iloc[-1] for run in runs) / len(runs)
+    return Drawn(method, len(runs), float(last), seen.min(), seen.max(), outer.min(), outer.max(), has_band)
 
 
 def limits(drawn: Iterable[Drawn]) -> tuple[float, float]:

@@ -11,10 +11,20 @@ import scipy.stats
 pytest.importorskip("matplotlib")
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from figures import statistics, style
 from figures.checked import Missing
-from figures.plots import differences, figure_1, figure_2, method_rows, selection_quality, step_cost, time_to_target
+from figures.plots import (
+    differences,
+    figure_1,
+    figure_2,
+    method_rows,
+    seeds,
+    selection_quality,
+    step_cost,
+    time_to_target,
+)
 from figures.results import Results
 
 
@@ -131,8 +141,8 @@ def test_figure_1(compared):
 
 
 def test_three_seeds_have_bands_that_may_leave_the_axes(recorded, tmp_path):
-    seeds = {"baseline": [[0.20, 0.40], [0.21, 0.41], [0.22, 0.42]], "loss@1": [[0.1, 0.6], [0.3, 0.6], [0.2, 0.6]]}
-    recorded.write_comparison(tmp_path / "c", seeds)
+    curves = {"baseline": [[0.20, 0.40], [0.21, 0.41], [0.22, 0.42]], "loss@1": [[0.1, 0.6], [0.3, 0.6], [0.2, 0.6]]}
+    recorded.write_comparison(tmp_path / "c", curves)
     (ax,) = draw(figure_1, Results(tmp_path).table("evaluations")).axes
     assert runs(ax) == []
     wide = ax.collections[1].get_paths()[0].vertices
@@ -142,6 +152,17 @@ def test_three_seeds_have_bands_that_may_leave_the_axes(recorded, tmp_path):
     assert low < ax.get_ylim()[0] < 0.2
     assert ax.get_ylim()[0] > 0.0
     assert texts(ax)[0] == "3 seeds: 95% bands, cut at the axes"
+
+
+def test_runs_that_have_no_place_in_common_are_drawn_singly():
+    """Three seeds, each evaluated once, at seconds of its own: there is nothing to average at."""
+    rows = pd.DataFrame({"run": ["a", "b", "c"], "seconds": [1.0, 2.0, 3.0], "val_accuracy": [0.1, 0.2, 0.6]})
+    ax = Figure().subplots()
+    drawn = seeds.curve(ax, rows, "baseline", "seconds", "val_accuracy")
+    assert sorted(runs(ax)) == [([1], [0.1]), ([2], [0.2]), ([3], [0.6])]
+    assert list(ax.collections) == []
+    assert (drawn.last, drawn.low, drawn.high) == (pytest.approx(0.3), 0.1, 0.6)
+    assert seeds.remark([drawn], (0, 1)) == "3 seeds"
 
 
 def test_bands_that_the_axes_hold_are_not_called_cut(recorded, tmp_path):

@@ -5,7 +5,6 @@ pass. Here each entry takes 16 bits of the same generator, compared with a thres
 
 Deep layers of a network on small images convolve 2x2 or 1x1 images, where most of the kernel meets padding: the last
 stage of ResNet-50 on images of 32x32, a quarter of the operations, takes half of the time (oneDNN on an AMD EPYC).
-
 Without the first a shared step of BERT-base at its last exit takes 5% longer, without the second one of ResNet-50 9%.
 """
 
