@@ -6,8 +6,6 @@ where it is broken. Points are sampled at many scales around the minimisers; a c
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gsgd.linear import LinearProblem
@@ -126,14 +124,6 @@ def verify_compact(known: KnownProblem, rng: np.random.Generator, *, directions:
         raise AssumptionViolated(
             "Phi_F compact", f"F of {known.name} stays at F* along {_show(u[flat])}: its minimisers are unbounded"
         )
-
-
-def verify_step_size(eta: Any, L: float) -> None:
-    """0 < eta < 1 / L (Theorems 5.7, 5.8 and 5.14)."""
-    eta = np.asarray(eta, float)
-    bad = ~((eta > 0) & (eta * L < 1))
-    if bad.any():
-        raise AssumptionViolated("eta < 1/L", f"eta = {eta[bad].flat[0]:.6g} must lie in (0, 1/L) = (0, {1 / L:.6g})")
 
 
 def verify_section_5(known: KnownProblem, rng: np.random.Generator, *, compact: bool = True) -> None:

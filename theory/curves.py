@@ -13,8 +13,9 @@ from gsgd import sgd
 from gsgd.oracle import Oracle
 from gsgd.results import write_table
 from gsgd.selectors import select_random, select_top_k
-from theory import convergence, early_exit, montecarlo, noise, noise_laws, rho
+from theory import montecarlo
 from theory.checks import available
+from theory.formulas import convergence, early_exit, noise, noise_laws, rho
 from theory.problems import convex
 from theory.verdict import generator
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gsgd.selectors import select_top_k
-from theory import noise_laws
+from theory.formulas import noise_laws
 from theory.problems.known import KnownProblem
 from theory.verdict import AssumptionViolated, Verdict, at_most
 
@@ -71,7 +71,7 @@ def top_k(n: int, B: int, k: int, *, factors: tuple[float, ...] = (1.0,)) -> Law
 
     With `factors`, each candidate's loss is multiplied by one of them, all equally likely: a noisy loss whose zeta
     takes finitely many values. No formula of order statistics enters, so this is a witness for
-    `theory.rho.expected_top_k`.
+    `theory.formulas.rho.expected_top_k`.
     """
     pairs = np.array(list(itertools.product(range(n * len(factors)), repeat=B)))
     draws, scales = pairs // len(factors), np.asarray(factors)[pairs % len(factors)]

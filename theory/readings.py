@@ -15,8 +15,8 @@ import numpy as np
 from scipy.stats import t as student
 
 from gsgd.intervals import mean_half_width
-from theory import early_exit, noise
-from theory.overlap import overlap_curve, overlap_limit
+from theory.formulas import early_exit, noise
+from theory.formulas.overlap import overlap_curve, overlap_limit
 
 MEASURED = (
     *("step", "exit_layer", "rows", "kept", "rho", "rho_approx", "rho_pairs", "rho_pairs_approx", "sigma"),
@@ -64,7 +64,7 @@ def compare(reading: Mapping[str, Any]) -> dict[str, float]:
 
     Returns:
         The names `PREDICTED`, NaN where a number that it takes is.
-        overlap_finite: `theory.overlap.overlap` of k of B rows at beta = margin_correlation, beside `overlap`.
+        overlap_finite: `theory.formulas.overlap.overlap` of k of B rows at beta = margin_correlation, beside `overlap`.
         overlap_limit: its limit for large batches, 1/2 + arcsin(beta)/pi at k = B/2.
         agreement_predicted: p_j at that beta (Theorem 6.2), beside `pairwise_agreement`; exact for every B.
         beta_from_agreement: the beta that `pairwise_agreement` tells, beside `margin_correlation`.

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gsgd.linear import LinearProblem, ScalarLoss, huber, squared
 from theory import assumptions
+from theory.formulas import convergence
 from theory.problems import controls, convex
 from theory.problems.known import KnownProblem, half_line, point, segment
 from theory.verdict import AssumptionViolated
@@ -181,23 +182,23 @@ def test_a_flat_direction_that_no_sample_hits_is_found_among_the_singular_vector
 def test_theorem_5_7_allows_steps_below_one_over_L(eta_L, L):
     eta = eta_L / L
     if eta > 0 and eta * L < 1:
-        assumptions.verify_step_size(eta, L)
+        convergence.verify_step_size(eta, L)
     else:
         with pytest.raises(AssumptionViolated):
-            assumptions.verify_step_size(eta, L)
+            convergence.verify_step_size(eta, L)
 
 
 @pytest.mark.parametrize("eta", [0.5, 0.5000001, 7.0, 0.0, -0.1, -0.0, math.nan, math.inf])
 def test_theorem_5_7_forbids_other_steps(eta):
     with pytest.raises(AssumptionViolated, match=rf"eta = {eta:.6g} must lie in \(0, 1/L\) = \(0, 0.5\)") as caught:
-        assumptions.verify_step_size(eta, 2.0)
+        convergence.verify_step_size(eta, 2.0)
     assert caught.value.assumption == "eta < 1/L"
 
 
 def test_of_many_steps_the_first_bad_one_is_named():
     with pytest.raises(AssumptionViolated, match=r"eta = 0\.7 must"):
-        assumptions.verify_step_size([0.1, 0.7, 0.9], 2.0)
-    assumptions.verify_step_size([0.1, 0.4], 2.0)
+        convergence.verify_step_size([0.1, 0.7, 0.9], 2.0)
+    convergence.verify_step_size([0.1, 0.4], 2.0)
 
 
 # --- Properties -------------------------------------------------------------------------------------------------------

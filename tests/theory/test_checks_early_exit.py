@@ -1,6 +1,6 @@
 import numpy as np
 
-from theory import early_exit
+from theory.formulas import early_exit
 from theory.problems.linear_network import RESIDUAL
 
 

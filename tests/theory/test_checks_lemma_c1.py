@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from theory import noise
 from theory.checks import lemma_c1
+from theory.formulas import noise
 from theory.verdict import Status
 
 

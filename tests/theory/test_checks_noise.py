@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from theory import noise_laws
 from theory.checks import load
 from theory.checks.noise_laws import COIN, chosen_with_fixed_noise
+from theory.formulas import noise_laws
 from theory.verdict import Status
 
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from theory import rho
 from theory.checks import rho as checks
+from theory.formulas import rho
 
 
 def test_equation_5_infimum_is_that_of_a_dense_grid():

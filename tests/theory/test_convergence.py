@@ -9,7 +9,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
-from theory.convergence import crossover, crossover_value, gsgd_bound, sgd_bound
+from theory.formulas.convergence import crossover, crossover_value, gsgd_bound, sgd_bound
 from theory.verdict import AssumptionViolated
 
 positive = st.fractions(Fraction(1, 1000), 1000, max_denominator=1000)

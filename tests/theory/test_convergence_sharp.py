@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from theory.convergence import gsgd_bound, gsgd_bound_sharp, sgd_bound
+from theory.formulas.convergence import gsgd_bound, gsgd_bound_sharp, sgd_bound
 from theory.verdict import AssumptionViolated
 
 positive = st.fractions(Fraction(1, 1000), 1000, max_denominator=1000)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from theory import early_exit
+from theory.formulas import early_exit
 from theory.verdict import AssumptionViolated
 
 correlations = st.floats(-1, 1)

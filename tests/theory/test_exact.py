@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from theory import exact, noise_laws
-from theory.convergence import gsgd_bound
+from theory import exact
+from theory.formulas import noise_laws
+from theory.formulas.convergence import gsgd_bound
+from theory.formulas.rho import expected_max, expected_top_k
 from theory.problems import convex
 from theory.problems.known import KnownProblem, point
-from theory.rho import expected_max, expected_top_k
 from theory.verdict import AssumptionViolated, Status
 
 # --- The recursion: every tuple of candidates, one at a time ----------------------------------------------------------
@@ -179,7 +180,7 @@ def test_greedy_probabilities_add_up_and_give_the_expected_maximum(losses, R):
     probabilities = exact.greedy_probabilities(losses, R)
     assert probabilities.sum() == pytest.approx(1, abs=1e-12)
     assert (probabilities >= 0).all()
-    # The law's own sum against the order statistics of theory.rho.
+    # The law's own sum against the order statistics of theory.formulas.rho.
     assert exact.greedy(len(losses), R).expected_loss(losses[None])[0] == pytest.approx(
         expected_max(losses, R), rel=1e-9
     )

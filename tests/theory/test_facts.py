@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from theory import facts
+from theory.formulas import facts
 from theory.verdict import AssumptionViolated
 
 positive = st.floats(1e-3, 1e3)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize
 
-from theory import noise
+from theory.formulas import noise
 from theory.verdict import AssumptionViolated
 
 LIMIT = 1 / (2 * np.sqrt(2))

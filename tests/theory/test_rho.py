@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from theory import rho
+from theory.formulas import rho
 from theory.verdict import AssumptionViolated
 
 LOSSES = arrays(float, st.integers(1, 12), elements=st.floats(0, 1e6, allow_subnormal=False))

@@ -13,8 +13,9 @@ mpmath = pytest.importorskip("mpmath")
 
 from flint import arb, fmpq  # noqa: E402
 
-from theory import early_exit, facts, noise, rho, rigorous  # noqa: E402
+from theory import rigorous  # noqa: E402
 from theory.checks import rigorous_early_exit, rigorous_gaussian, rigorous_lemma_c1  # noqa: E402
+from theory.formulas import early_exit, facts, noise, rho  # noqa: E402
 from theory.rigorous import ball, box, enclosures, subdivide  # noqa: E402
 from theory.verdict import Status, Verdict  # noqa: E402
 

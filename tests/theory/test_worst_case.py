@@ -6,7 +6,8 @@ The checks of `theory/checks/worst_case.py` and their mutants run in `test_check
 import numpy as np
 import pytest
 
-from theory import checks, convergence, curves, exact, noise_laws
+from theory import checks, curves, exact
+from theory.formulas import convergence, noise_laws
 from theory.verdict import Route, Status
 
 if not checks.available("worst_case"):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from theory import assumptions
+from theory.formulas import convergence
 from theory.problems import controls, convex
 from theory.problems.known import KnownProblem
 from theory.verdict import AssumptionViolated, Context, Route, Status, Verdict, at_most, check, equal, worst
@@ -157,7 +158,7 @@ def _require_same_argmax(exact: np.ndarray, approximate: np.ndarray) -> None:
 
 @check("Theorem 5.7", "control: eta = 1/L is allowed", Route.CLOSED_FORM, expected=Status.ASSUMPTION_VIOLATED)
 def control_step_size(context: Context, *, eta_L: float = 1.0) -> Verdict:
-    assumptions.verify_step_size(eta_L / 2.0, 2.0)
+    convergence.verify_step_size(eta_L / 2.0, 2.0)
     return Verdict(status=Status.PROVED, value=eta_L)
 
 

@@ -8,10 +8,11 @@ from scipy.optimize import minimize_scalar
 from gsgd import sgd
 from gsgd.oracle import Oracle
 from gsgd.selectors import select_random, select_top_k
-from theory import assumptions, convergence, exact, montecarlo
+from theory import assumptions, exact, montecarlo
+from theory.formulas import convergence
+from theory.formulas.rho import expected_max
 from theory.problems import convex
 from theory.problems.known import KnownProblem
-from theory.rho import expected_max
 from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
 
 RATES = (0.1, 0.5, 0.9)

@@ -9,9 +9,10 @@ from scipy.optimize import linprog
 
 from gsgd import sgd
 from gsgd.oracle import Oracle
-from theory import assumptions, convergence, exact, montecarlo, noise_laws
+from theory import assumptions, exact, montecarlo
 from theory.checks.convergence import RATES
 from theory.checks.top_k_convergence import Delta_top_k
+from theory.formulas import convergence, noise_laws
 from theory.problems import convex
 from theory.verdict import Context, Route, Verdict, at_most, check, equal, worst
 

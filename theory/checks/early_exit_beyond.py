@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from theory import early_exit, montecarlo
+from theory import montecarlo
+from theory.formulas import early_exit
 from theory.problems.linear_network import (
     PLANE,
     RESIDUAL,

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy import special, stats
 
-from theory import early_exit, montecarlo
+from theory import montecarlo
+from theory.formulas import early_exit
 from theory.problems.linear_network import RESIDUAL, ROTATIONS, SPACE, USUAL, centred_difference
 from theory.verdict import Context, Route, Verdict, at_least, check, equal, worst
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from scipy import integrate, special, stats
 
-from theory import facts
+from theory.formulas import facts
 from theory.verdict import Context, Route, Status, Verdict, at_most, check, equal, worst
 
 SQRT2 = math.sqrt(2)

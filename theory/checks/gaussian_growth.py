@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from theory import rho
+from theory.formulas import rho
 from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, worst
 
 DECADES = np.unique(np.round(np.geomspace(10, 1e6, 51)).astype(int))

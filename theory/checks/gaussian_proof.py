@@ -8,8 +8,8 @@ from functools import cache
 import numpy as np
 from scipy import special
 
-from theory import rho
 from theory.checks.gaussian import DRAWS, GRID, RATIOS, exact_grid, linear_model
+from theory.formulas import rho
 from theory.montecarlo import distribution_equals, sample_size
 from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal
 

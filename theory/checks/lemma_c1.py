@@ -16,7 +16,7 @@ from decimal import Decimal, localcontext
 import numpy as np
 from scipy import optimize
 
-from theory import noise
+from theory.formulas import noise
 from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
 
 SQRT2 = np.sqrt(2)

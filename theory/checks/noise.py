@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from scipy import integrate, special
 
-from theory import montecarlo, noise, noise_laws, rho
+from theory import montecarlo
 from theory.checks.noise_laws import loss_vectors, random_laws, simulated_choice
-from theory.noise_laws import LAWS, expected_selected
+from theory.formulas import noise, noise_laws, rho
+from theory.formulas.noise_laws import LAWS, expected_selected
 from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
 
 # sigma = 0, where nothing is left to bound, is `decreasing` and Definition 5.13's `no_noise`.

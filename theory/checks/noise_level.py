@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from theory import noise, noise_laws, rho
-from theory.noise_laws import LAWS
+from theory.formulas import noise, noise_laws, rho
+from theory.formulas.noise_laws import LAWS
 from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
 
 RHO = np.linspace(1, 2, 1001)[1:]

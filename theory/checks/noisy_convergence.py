@@ -6,8 +6,9 @@ import numpy as np
 
 from gsgd import sgd
 from gsgd.oracle import Noise, Oracle
-from theory import assumptions, convergence, exact, montecarlo, noise_laws
+from theory import assumptions, exact, montecarlo
 from theory.checks.top_k_convergence import Delta_top_k
+from theory.formulas import convergence, noise_laws
 from theory.problems import convex
 from theory.verdict import Context, Route, Status, Verdict, at_least, check, equal, worst
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from theory import rho
+from theory.formulas import rho
 from theory.montecarlo import mean_equals, sample_size
 from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
 

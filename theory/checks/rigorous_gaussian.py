@@ -30,7 +30,8 @@ from functools import cache
 
 from flint import arb
 
-from theory import rho, rigorous
+from theory import rigorous
+from theory.formulas import rho
 from theory.rigorous import Box, ball, box, enclosures, subdivide
 from theory.verdict import Context, Route, Verdict, check
 

@@ -18,7 +18,8 @@ from fractions import Fraction
 
 from flint import arb
 
-from theory import noise, rigorous
+from theory import rigorous
+from theory.formulas import noise
 from theory.rigorous import enclosures
 from theory.verdict import Context, Route, Status, Verdict, check
 

@@ -9,8 +9,8 @@ import numpy as np
 from scipy import special
 
 from gsgd.selectors import select_top_k
-from theory import rho
 from theory.checks.rho import enumerate_top_k, loss_vectors, small_instances
+from theory.formulas import rho
 from theory.montecarlo import mean_equals, sample_size
 from theory.verdict import Context, Route, Verdict, at_least, at_most, check, equal, worst
 

@@ -8,11 +8,12 @@ import numpy as np
 
 from gsgd import sgd
 from gsgd.oracle import Oracle
-from theory import assumptions, convergence, exact, montecarlo
+from theory import assumptions, exact, montecarlo
 from theory.checks.convergence import RATES
+from theory.formulas import convergence
+from theory.formulas.rho import expected_top_k
 from theory.problems import convex
 from theory.problems.known import KnownProblem
-from theory.rho import expected_top_k
 from theory.verdict import Context, Route, Verdict, at_least, at_most, check, worst
 
 SHAPES = ((3, 2), (4, 2), (4, 3))

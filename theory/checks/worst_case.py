@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from theory import convergence, exact
+from theory import exact
 from theory.checks.convergence import RATES
+from theory.formulas import convergence
 from theory.problems import convex
 from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
 

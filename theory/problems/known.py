@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gsgd.oracle import Problem
-from theory.rho import expected_max
+from theory.formulas.rho import expected_max
 
 
 class FiniteProblem(Problem, Protocol):

@@ -55,7 +55,7 @@ def worst_case(
     Args:
         method: `greedy`, `uniform`, `top_k` or `noisy`.
         K: iterations, 1 to 3 in reasonable time.
-        L, eta, D0, Delta, rho: as in `theory.convergence.gsgd_bound`, with eta <= 1 / L and D0 > 0.
+        L, eta, D0, Delta, rho: as in `theory.formulas.convergence.gsgd_bound`, with eta <= 1 / L and D0 > 0.
         F_star: bounds F(w*); None where only Delta does.
         last: take w_K, the iterate after K steps, instead of the average.
 

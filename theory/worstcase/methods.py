@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from theory import exact, noise_laws
+from theory import exact
+from theory.formulas import noise_laws
 
 
 @dataclass(frozen=True)

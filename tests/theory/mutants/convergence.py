@@ -1,6 +1,7 @@
 import numpy as np
 
-from theory import convergence, exact
+from theory import exact
+from theory.formulas import convergence
 
 
 def without_delta(K, *, eta, L, D0, rho, Delta):

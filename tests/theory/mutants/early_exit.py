@@ -6,8 +6,8 @@ import numpy as np
 import theory.checks.early_exit  # importing a module of checks registers them
 import theory.checks.early_exit_beyond
 import theory.checks.early_exit_model  # noqa: F401
-from theory import early_exit
 from theory.checks import early_exit_proof as proof
+from theory.formulas import early_exit
 from theory.problems.linear_network import (
     PLANE,
     PRINTED_SIGN,

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 
 import theory.checks.facts  # noqa: F401  (registers the checks)
-from theory import facts
+from theory.formulas import facts
 
 # What pushes each claim past the truth; for an expected refutation, the corrected formula.
 MUTANTS: dict[str, dict[str, Any]] = {

@@ -1,5 +1,5 @@
 from gsgd.oracle import standard_normal
-from theory import rho
+from theory.formulas import rho
 
 
 def exact_times(factor):

@@ -1,5 +1,5 @@
-from theory import noise
 from theory.checks import lemma_c1
+from theory.formulas import noise
 
 MUTANTS = {
     "lemma_c1.by_boxes": {"constant": 0.511},

@@ -6,9 +6,9 @@ import theory.checks.noise
 import theory.checks.noise_laws
 import theory.checks.noise_level
 import theory.checks.noise_proof  # noqa: F401 (importing the modules registers their checks)
-from theory import noise, noise_laws
 from theory.checks.noise_laws import chosen_with_fixed_noise, chosen_with_fresh_noise
 from theory.checks.noise_proof import SIGMAS
+from theory.formulas import noise, noise_laws
 
 # The false-alarm probability of every Monte Carlo check here; seeds are fixed, so a pass stays a pass.
 ALPHA = 1e-8

@@ -1,6 +1,6 @@
 import operator
 
-from theory import rho
+from theory.formulas import rho
 
 
 def scaled_max(factor):

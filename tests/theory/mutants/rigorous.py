@@ -1,7 +1,7 @@
 import importlib.util
 from fractions import Fraction
 
-from theory import rho
+from theory.formulas import rho
 
 # Decimals and fractions, as ball arithmetic takes them; the claims are the exact ones of the checks.
 MUTANTS = {

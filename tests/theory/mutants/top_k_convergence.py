@@ -1,4 +1,4 @@
-from theory import convergence
+from theory.formulas import convergence
 
 
 def without_delta(K, *, eta, L, D0, rho, Delta):

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
-from theory import checks, convergence
+from theory import checks
+from theory.formulas import convergence
 
 
 def scaled(bound, factor):

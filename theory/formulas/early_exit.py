@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from theory._numbers import integer, numbers, plain
+from theory.formulas._numbers import integer, numbers, plain
 from theory.verdict import AssumptionViolated
 
 # Gauss-Legendre nodes on [0, 1] for one-dimensional integrals of a Gaussian times an error function.

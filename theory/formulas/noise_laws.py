@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from theory._numbers import integer
+from theory.formulas._numbers import integer
 from theory.verdict import AssumptionViolated
 
 # Gauss-Legendre nodes on a panel of width <= 1: exact to rounding for the analytic pieces of every law below.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from theory._numbers import integer, integers, plain
+from theory.formulas._numbers import integer, integers, plain
 from theory.verdict import AssumptionViolated
 
 

@@ -6,9 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from theory._numbers import plain
-from theory.assumptions import verify_step_size
+from theory.formulas._numbers import plain
 from theory.verdict import AssumptionViolated
+
+
+def verify_step_size(eta: Any, L: float) -> None:
+    """0 < eta < 1 / L (Theorems 5.7, 5.8 and 5.14)."""
+    eta = np.asarray(eta, float)
+    bad = ~((eta > 0) & (eta * L < 1))
+    if bad.any():
+        raise AssumptionViolated("eta < 1/L", f"eta = {eta[bad].flat[0]:.6g} must lie in (0, 1/L) = (0, {1 / L:.6g})")
 
 
 def gsgd_bound(K: Any, *, eta: Any, L: float, D0: Any, rho: Any, Delta: Any) -> Any:

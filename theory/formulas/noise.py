@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from theory._numbers import numbers, plain
+from theory.formulas._numbers import numbers, plain
 from theory.verdict import AssumptionViolated
 
 SIGMA_LIMIT = float(np.sqrt(2) / 4)

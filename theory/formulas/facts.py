@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from theory._numbers import numbers, plain, require
+from theory.formulas._numbers import numbers, plain, require
 from theory.verdict import AssumptionViolated
 
 
