@@ -29,14 +29,17 @@ class Compiled(nn.Module):
         original: what to compile.
         name: what it is called in what is said before it is compiled.
         backend: of torch.compile.
+        replayed: whether its kernels are replayed as a whole on a GPU. What is given to a replay is copied to where it
+            was when the graph was recorded, which costs more than a few launches save where it is large.
     """
 
-    def __init__(self, original: Callable[..., Any], name: str, backend: str = "inductor"):
+    def __init__(self, original: Callable[..., Any], name: str, backend: str = "inductor", *, replayed: bool = True):
         super().__init__()
         self.original = original
         self.config = getattr(original, "config", None)
         self.name = name
         self.backend = backend
+        self.replayed = replayed
         self.failed: str | None = None
         self._graphs: Any = None
 
@@ -47,7 +50,7 @@ class Compiled(nn.Module):
             logger.warning("compiling %s: this can take minutes, and again for other shapes", self.name)
             given = [*args, *kwargs.values()]
             on_gpu = any(isinstance(value, Tensor) and value.device.type == "cuda" for value in given)
-            mode = "reduce-overhead" if on_gpu and self.backend == "inductor" else None
+            mode = "reduce-overhead" if on_gpu and self.replayed and self.backend == "inductor" else None
             # In a list, or it would be a submodule, and its weights would come twice.
             self._graphs = [torch.compile(self.original, backend=self.backend, mode=mode)]
         from torch._dynamo.exc import TorchDynamoException
@@ -66,7 +69,8 @@ class Compiled(nn.Module):
         raise TypeError("what is compiled belongs to one engine")
 
 
-def _without_what_is_said_once() -> contextlib.AbstractContextManager[Any]:
+@contextlib.contextmanager
+def _without_what_is_said_once() -> Iterator[None]:
     """Within the block, what transformers logs only once is left out of graphs, which else end there.
 
     GPT-2's loss, for one, says which function it takes; the model as it is has said that before, when its labels were
@@ -75,8 +79,19 @@ def _without_what_is_said_once() -> contextlib.AbstractContextManager[Any]:
     from torch._dynamo import config
 
     once = {getattr(logging.Logger, name, None) for name in ("info_once", "warning_once")} - {None}
-    # The name that all versions have; a user may have set it to a tuple.
-    return config.patch(ignore_logger_methods={*config.ignore_logger_methods, *once})
+    metrics = logging.getLogger("torch._dynamo.metrics_context")
+    metrics.addFilter(_is_no_failed_statistics)
+    try:
+        # The name that all versions have; a user may have set it to a tuple.
+        with config.patch(ignore_logger_methods={*config.ignore_logger_methods, *once}):
+            yield
+    finally:
+        metrics.removeFilter(_is_no_failed_statistics)
+
+
+def _is_no_failed_statistics(record: logging.LogRecord) -> bool:
+    """Before 2.13, torch cannot write functions in its settings into its statistics of a compilation, which it logs."""
+    return not record.getMessage().startswith("Unexpected exception logging compilation metrics")
 
 
 def backend_of(options: SiftOptions) -> str:
@@ -99,8 +114,8 @@ def backend_of(options: SiftOptions) -> str:
 class CompiledScoring:
     """The parts of a scoring pass that are compiled, each once for an exit and a way of reading labels.
 
-    Of a model that computes its own loss these are the layers up to the exit, below the head; the head on labelled
-    positions, and the loss, run operator by operator. Of others it is the whole early prediction.
+    Of a model that computes its own loss these are the layers up to the exit, below the head, and on a device the score
+    of the head's predictions; the head itself runs operator by operator. Of others it is the whole early prediction.
     """
 
     def __init__(self, backend: str):
@@ -125,7 +140,7 @@ class CompiledScoring:
     def score(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """A score of logits and labels, compiled."""
         if self.function is None or self.function.original is not function:
-            self.function = Compiled(function, "the score", self.backend)
+            self.function = Compiled(function, "the score", self.backend, replayed=False)
         return self.function
 
 

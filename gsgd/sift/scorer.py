@@ -162,6 +162,8 @@ class Scorer:
                 # A recorded head is told which of the labelled positions it sees, so it sees those alone.
                 ignored = reading.ignore_index if own else IGNORED
                 padded = self.padded_positions(batch, labels if own else targets, ignored, every=probing)
+            # On the CPU a score looks at values, which ends a graph.
+            computed = function if compiled is None or padded is None else compiled.score(function)
             with contextlib.ExitStack() as recorded:
                 if recording is not None:
                     layer = last_shared_layer(model, exit_layer)
@@ -181,11 +183,11 @@ class Scorer:
                         begin_head,
                         str(reading.below),
                         padded,
+                        computed,
                     )
                 elif reading.way == "positions":
-                    score = function if compiled is None or padded is None else compiled.score(function)
                     values = scores_at_positions(
-                        view, inputs, targets, score, recorded, begin_head, reading.below, padded
+                        view, inputs, targets, computed, recorded, begin_head, reading.below, padded
                     )
                 else:
                     logits = view(**inputs) if isinstance(innermost(model), EarlyExit) else logits_of(run(view, inputs))

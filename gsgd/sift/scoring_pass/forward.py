@@ -218,6 +218,7 @@ def own_losses_at_positions(
     begin_head: BeginHead | None,
     below: str,
     padded: Positions | None = None,
+    computed: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     """(B,) values of the model's own loss, whose head runs on labelled positions only, of some rows at a time.
 
@@ -227,6 +228,7 @@ def own_losses_at_positions(
         begin_head: called with what the head is about to see, if the head is recorded, too.
         below: dotted name of the module whose output the head reads.
         padded: as many positions of each row, among them the labelled ones; None to find those of `labels`.
+        computed: see `RowLosses`.
     """
     at_once = begin_head is not None or is_sharded(view)
     part_rows: Sequence[Tensor | range]
@@ -253,7 +255,7 @@ def own_losses_at_positions(
         return hidden[0]
 
     def losses_of(wanted: Tensor, of_rows: Tensor | range, base: nn.Module) -> Tensor:
-        losses = RowLosses(len(labels), function, wanted, of_rows, before=recorded.close)
+        losses = RowLosses(len(labels), function, wanted, of_rows, recorded.close, computed)
         return own_losses(view, losses, {**inputs, name: wanted}, base)[0]
 
     found: list[Any] = []

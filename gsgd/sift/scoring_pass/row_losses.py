@@ -73,6 +73,7 @@ class RowLosses(TorchFunctionMode):
         labels, label_rows: where the model is given labelled positions only, their labels (1, N) and their rows (N,);
             or, of the same number of positions of each row, a range of rows.
         before: called when the first loss function is.
+        computed: what computes the score, if not the score itself: the score compiled.
 
     Attributes:
         calls: of the loss functions, in order.
@@ -89,9 +90,11 @@ class RowLosses(TorchFunctionMode):
         labels: Tensor | None = None,
         label_rows: Tensor | range | None = None,
         before: Callable[[], object] = lambda: None,
+        computed: PositionScore | None = None,
     ):
         super().__init__()
         self.before = before
+        self.computed = score if computed is None else computed
         self.labels = labels
         self.label_rows = label_rows
         self.rows = rows
@@ -133,7 +136,7 @@ class RowLosses(TorchFunctionMode):
 
         def position_loss(z: Tensor, y: Tensor) -> Tensor:
             if plain or not self.is_loss:
-                return self.score(z, y)
+                return self.computed(z, y)
             return F.cross_entropy(_wide(z), y, weight, reduction="none", label_smoothing=label_smoothing)
 
         at_labelled = _at_picked if host.holds(logits) else _at_all_masked

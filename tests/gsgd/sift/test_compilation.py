@@ -18,7 +18,7 @@ from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
 
 from gsgd import host, selectors  # noqa: E402
 from gsgd.sift import Sift  # noqa: E402
-from gsgd.sift.compilation import HeadAtPositions, hardest  # noqa: E402
+from gsgd.sift.compilation import Compiled, HeadAtPositions, hardest  # noqa: E402
 
 BACKEND = "aot_eager"
 CASES = {
@@ -98,9 +98,9 @@ def test_the_steps_are_the_eager_ones_and_compiled_once(case, on_a_device, build
     assert made[0] >= 2
     assert made[-1] == made[2]
     assert (compiled._choice.graph._graphs is not None) == on_a_device
-    assert (compiled.scorer._compiled.function is not None) == (
-        on_a_device and compiled.scorer.reading(batch).way == "positions"
-    )
+    reading = compiled.scorer.reading(batch)
+    at_positions = reading.way == "positions" or reading.below is not None
+    assert (compiled.scorer._compiled.function is not None) == (on_a_device and at_positions)
     assert compiled.totals.sharing.startswith("two passes: compile makes graphs")
 
 
@@ -129,6 +129,29 @@ def test_what_is_logged_once_ends_no_graph(build, make_batch):
     assert counter.frame_count == 1
     assert not dynamo.utils.counters["graph_break"]
     assert dynamo.config.ignore_logger_methods == before == set()
+
+
+def test_what_torch_says_of_its_statistics_is_left_out_while_it_compiles(caplog):
+    said, statistics = (
+        "Unexpected exception logging compilation metrics",
+        logging.getLogger("torch._dynamo.metrics_context"),
+    )
+
+    def speaks(number):
+        statistics.error(said)
+        statistics.error("something else")
+        return number + 1
+
+    with caplog.at_level(logging.ERROR, statistics.name):
+        statistics.addHandler(caplog.handler)  # torch's loggers do not propagate
+        try:
+            assert Compiled(speaks, "a sum", CompileCounterWithBackend(BACKEND))(1) == 2
+            assert "something else" in caplog.messages
+            assert said not in caplog.messages
+            statistics.error(said)
+        finally:
+            statistics.removeHandler(caplog.handler)
+    assert said in caplog.messages
 
 
 def test_two_engines_on_one_model_do_not_take_each_others_positions(build, make_batch):
