@@ -106,7 +106,7 @@ def test_cases_are_listed_the_most_important_first(capsys):
 
 
 def test_goals_are_those_of_the_case():
-    cost = Cost(0.5, 0.2, 1.0, 9, 0, {}, None, 0)
+    cost = Cost(0.5, 0.2, 1.0, 1.0, 9, 0, {}, None, 0)
     eager, compiled = case_named("bert, dropout .1"), case_named("bert, dropout .1, compiled, exit 6")
     assert gpu_costs._goal(eager, 6, "two passes", cost, True) == 0.37
     assert gpu_costs._goal(eager, 6, "shared", cost, True) == 0.20

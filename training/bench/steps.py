@@ -114,9 +114,9 @@ def measure(
         until: the time of `time.monotonic` after which no round is begun, but the first timed one.
 
     Returns:
-        Of the plain step: `median_s`, `host_s`, `flops`, `operators`, `waits`, `waiting`, `cuda_waits`, `peak_bytes`, `rows`,
-        `rounds`, `matrix_rate` (operations a second of a matrix product) and `matrix_share` (how much of that rate the
-        plain step reaches). And (exit, way) -> cost, of the ways "two passes" and "shared".
+        Of the plain step: `median_s`, `host_s`, `flops`, `operators`, `waits`, `waiting`, `cuda_waits`, `peak_bytes`,
+        `rows`, `rounds`, `matrix_rate` (operations a second of a matrix product) and `matrix_share` (how much of that
+        rate the plain step reaches). And (exit, way) -> cost, of the ways "two passes" and "shared".
 
     Raises:
         ValueError: for an exit that the model has not, a device that is not there, or a precision that it lacks.
