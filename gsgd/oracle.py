@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from gsgd.ranges import whole
+
 
 class Problem(Protocol):
     """What the oracle needs of a problem: draw from D, and evaluate f and its gradient at the drawn samples.
@@ -126,8 +128,7 @@ class Oracle:
     noise: Noise | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.R, bool) or not isinstance(self.R, (int, np.integer)) or self.R < 1:
-            raise ValueError(f"R = {self.R!r} must be a whole number >= 1: a query needs a candidate")
+        whole("R", self.R, least=1)
 
     def draw(self, rng: np.random.Generator, size: tuple[int, ...] = ()) -> Draws:
         """Candidates and noise for `size` queries, in one go: all candidates first, then all noise."""

@@ -16,7 +16,8 @@ import functools
 import math
 import numbers
 import sys
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_array_api_obj, is_torch_namespace
@@ -32,6 +33,34 @@ class Selector(Protocol):
     def __call__(self, scores: Array, k: int, rng: Any = None, /) -> Array: ...
 
 
+Rule = TypeVar("Rule", bound=Callable[..., Any])
+
+
+def _checked(rule: Rule, *, number: bool = False) -> Rule:
+    """A rule that first sees whether its scores and k are good; by `number` B itself may stand for the scores."""
+
+    @functools.wraps(rule)
+    def checked(scores: Array, k: int, rng: Any = None, **hyperparameters: Any) -> Array:
+        _check(scores, k, number=number)
+        return rule(scores, k, rng, **hyperparameters)
+
+    checked.__dict__["_unchecked"] = rule
+    return cast(Rule, checked)
+
+
+def unchecked(rule: Selector) -> Selector:
+    """The same rule for finite scores of the right form: a built-in one without its check, another as it is.
+
+    Args:
+        rule: `functools.partial` of a built-in rule counts as one.
+    """
+    if isinstance(rule, functools.partial) and not rule.args:
+        inner = unchecked(rule.func)
+        return rule if inner is rule.func else functools.partial(inner, **rule.keywords)
+    return getattr(rule, "_unchecked", rule)
+
+
+@_checked
 def select_top_k(scores: Array, k: int, rng: Any = None) -> Array:
     """The k largest scores: GSGD's choice for k = 1 (Eq. 3), SIFT's for k = B/2 (Section 7).
 
@@ -51,10 +80,10 @@ def select_top_k(scores: Array, k: int, rng: Any = None) -> Array:
     Reference:
         With exact losses this is OHEM (Shrivastava et al. 2016) and ordered SGD (Kawaguchi & Lu, arXiv:1907.04371).
     """
-    _check(scores, k)
-    return _top_k(scores, k, rng)
+    return _largest(scores, k)
 
 
+@functools.partial(_checked, number=True)
 def select_random(scores: Array, k: int, rng: Any = None) -> Array:
     """k candidates uniformly without replacement, in random order: SGD's choice, and the control of every comparison.
 
@@ -70,12 +99,11 @@ def select_random(scores: Array, k: int, rng: Any = None) -> Array:
         ValueError: as `select_top_k`, or if `rng` is missing or of the wrong type.
     """
     if _is_integer(scores):
-        _check_k(k, scores)
         return _successive_draws(None, (scores,), k, rng)
-    _check(scores, k)
-    return _random(scores, k, rng)
+    return _beside(scores, _successive_draws(None, scores.shape, k, rng, array_namespace(scores)))
 
 
+@_checked
 def select_online_batch(scores: Array, k: int, rng: Any = None, *, selection_pressure: float = 100.0) -> Array:
     """Online batch selection: probability decaying exponentially with the rank of the loss (Loshchilov & Hutter 2015).
 
@@ -102,10 +130,12 @@ def select_online_batch(scores: Array, k: int, rng: Any = None, *, selection_pre
     # Paper: ranks the whole training set by each datapoint's latest known loss and draws with replacement; here:
     # ranks the B candidates of this step by their present scores and draws without, because a step needs k distinct
     # rows of its batch.
-    _check(scores, k)
-    return _online_batch(scores, k, rng, selection_pressure=selection_pressure)
+    _check_number("selection_pressure", selection_pressure, low=1.0)
+    n = scores.shape[-1]
+    return _draw_by_rank(scores, -np.arange(n) * math.log(selection_pressure) / n, k, rng)
 
 
+@_checked
 def select_selective_backprop(scores: Array, k: int, rng: Any = None, *, beta: float | None = None) -> Array:
     """Selective-Backprop: probability a power of the loss's percentile (Jiang et al. 2019; form of MosaicML Composer).
 
@@ -131,10 +161,15 @@ def select_selective_backprop(scores: Array, k: int, rng: Any = None, *, beta: f
     # Paper: percentile among the most recent losses (1,024 in the authors' code), each candidate kept independently
     # with probability percentile^beta, until a batch is full; here: percentile within the batch and exactly k rows
     # drawn without replacement (as Composer), because a selector keeps no state and the training step a fixed shape.
-    _check(scores, k)
-    return _selective_backprop(scores, k, rng, beta=beta)
+    n = scores.shape[-1]
+    if beta is None:
+        beta = n / k - 1.0
+    _check_number("beta", beta, low=0.0)
+    percentile = (n - np.arange(n) - 0.5) / n
+    return _draw_by_rank(scores, beta * np.log(percentile), k, rng)
 
 
+@_checked
 def trim(scores: Array, k: int, rng: Any = None, *, share: float, select: Selector = select_top_k) -> Array:
     """Applies `select` to what is left without the floor(share B) highest scores: mislabelled rows lose the most.
 
@@ -151,71 +186,14 @@ def trim(scores: Array, k: int, rng: Any = None, *, share: float, select: Select
     Raises:
         ValueError: as `select`, or if `share` is not in [0, 1), or fewer than k candidates remain.
     """
-    _check(scores, k)
-    return _trim(scores, k, rng, share=share, select=select)
-
-
-# ---- The rules themselves, once their arguments are found good ----
-
-
-def unchecked(rule: Selector) -> Selector:
-    """The same rule for finite scores of the right form: a built-in one without its check, another as it is.
-
-    Args:
-        rule: `functools.partial` of a built-in rule counts as one, and so does what `trim` is told to `select` by.
-    """
-    if isinstance(rule, functools.partial) and not rule.args:
-        named = dict(rule.keywords)
-        if rule.func is trim and "select" in named:
-            named["select"] = unchecked(named["select"])
-        inner = unchecked(rule.func)
-        return rule if inner is rule.func else functools.partial(inner, **named)
-    return next((inner for known, inner in _RULES if known is rule), rule)
-
-
-def _top_k(scores: Array, k: int, rng: Any = None) -> Array:
-    return _largest(scores, k)
-
-
-def _random(scores: Array, k: int, rng: Any = None) -> Array:
-    if _is_integer(scores):
-        return _successive_draws(None, (scores,), k, rng)
-    xp = array_namespace(scores)
-    return _beside(scores, _successive_draws(None, scores.shape, k, rng, xp))
-
-
-def _online_batch(scores: Array, k: int, rng: Any = None, *, selection_pressure: float = 100.0) -> Array:
-    _check_number("selection_pressure", selection_pressure, low=1.0)
-    n = scores.shape[-1]
-    return _draw_by_rank(scores, -np.arange(n) * math.log(selection_pressure) / n, k, rng)
-
-
-def _selective_backprop(scores: Array, k: int, rng: Any = None, *, beta: float | None = None) -> Array:
-    n = scores.shape[-1]
-    if beta is None:
-        beta = n / k - 1.0
-    _check_number("beta", beta, low=0.0)
-    percentile = (n - np.arange(n) - 0.5) / n
-    return _draw_by_rank(scores, beta * np.log(percentile), k, rng)
-
-
-def _trim(scores: Array, k: int, rng: Any = None, *, share: float, select: Selector = _top_k) -> Array:
     xp, n = array_namespace(scores), scores.shape[-1]
     _check_number("share", share, low=0.0, below=1.0)
     dropped = math.floor(share * n + 1e-9)  # 0.29 * 100 is 28.999999999999996 in floating point, and means 29
     if k > n - dropped:
         raise ValueError(f"k = {k} but only {n - dropped} of {n} candidates remain after trimming share = {share}")
     rest = xp.sort(_descending(scores)[..., dropped:], axis=-1)
-    return xp.take_along_axis(rest, select(xp.take_along_axis(scores, rest, axis=-1), k, rng), axis=-1)
-
-
-_RULES: tuple[tuple[Any, Any], ...] = (
-    (select_top_k, _top_k),
-    (select_random, _random),
-    (select_online_batch, _online_batch),
-    (select_selective_backprop, _selective_backprop),
-    (trim, _trim),
-)
+    # Scores and k are good, so `select` need not look at them again.
+    return xp.take_along_axis(rest, unchecked(select)(xp.take_along_axis(scores, rest, axis=-1), k, rng), axis=-1)
 
 
 def _descending(scores: Array) -> Array:
@@ -268,8 +246,10 @@ def _successive_draws(log_weights: Array | None, shape: tuple[int, ...], k: int,
     raise ValueError(f"rng is a {type(rng).__name__} but must be a numpy.random.Generator or a torch.Generator")
 
 
-def _check(scores: Array, k: int) -> tuple[Any, int]:
-    """The scores' namespace and the number of candidates, once both arguments have been found good."""
+def _check(scores: Array, k: int, *, number: bool) -> None:
+    """Raise unless k of the scores can be chosen by their values."""
+    if number and _is_integer(scores):
+        return _check_k(k, scores)
     if not is_array_api_obj(scores):
         raise ValueError(f"scores is a {type(scores).__name__} but must be a NumPy array or a torch tensor")
     if scores.ndim == 0:
@@ -277,13 +257,11 @@ def _check(scores: Array, k: int) -> tuple[Any, int]:
     xp = array_namespace(scores)
     if not xp.isdtype(scores.dtype, ("real floating", "integral")):
         raise ValueError(f"scores has dtype {scores.dtype} but must be real: floating or integer")
-    n = scores.shape[-1]
-    _check_k(k, n)
+    _check_k(k, scores.shape[-1])
     finite = xp.isfinite(scores)
     if not bool(xp.all(finite)):
         first = tuple(int(axis[0]) for axis in xp.nonzero(~finite))
         raise ValueError(f"scores[{', '.join(map(str, first))}] is {float(scores[first])}: scores must be finite")
-    return xp, n
 
 
 def _check_k(k: int, n: int) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 
 from gsgd.linear import LinearProblem
 from gsgd.oracle import Draws, Oracle
+from gsgd.ranges import whole
 from gsgd.selectors import Selector, select_random, select_top_k
 
 # Losses drawn per run at a time. It bounds memory, and it is part of what defines a run's random stream: all
@@ -92,14 +93,14 @@ def run(
     Raises:
         ValueError: for arguments out of range, or a loss that is negative or not finite (a run that diverges).
     """
-    K, runs, k = _whole("K", K, 1), _whole("runs", runs, 1), _whole("k", k, 1, oracle.R)
+    K, runs, k = whole("K", K, least=1), whole("runs", runs, least=1), whole("k", k, least=1, most=oracle.R)
     w = np.array(np.broadcast_to(np.asarray(w0, dtype=float), (runs, oracle.problem.dim)), order="C")
     if not np.isfinite(w).all():
         raise ValueError("w0 must be finite")
     step_sizes = np.array(np.broadcast_to(np.asarray(eta, dtype=float), (K,)))
     if not (np.isfinite(step_sizes).all() and (step_sizes > 0).all()):
         raise ValueError(f"eta = {eta} must be positive and finite")
-    steps = np.array(sorted({_whole("record", item, 1, K) for item in record}), dtype=int)
+    steps = np.array(sorted({whole("record", item, least=1, most=K) for item in record}), dtype=int)
     own_rule = select is not select_top_k and select is not select_random
     suits = isinstance(oracle.problem, LinearProblem) and not own_rule and _kernel_knows(oracle)
     if fast and not (suits and compiled()):
@@ -224,10 +225,3 @@ def _kernel_knows(oracle: Oracle) -> bool:
     from gsgd import kernel
 
     return isinstance(oracle.problem, LinearProblem) and oracle.problem.loss.value in kernel.KINDS
-
-
-def _whole(name: str, value: Any, low: int, high: int | None = None) -> int:
-    upper = "" if high is None else f" and at most {high}"
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low or (high and value > high):
-        raise ValueError(f"{name} = {value!r} must be a whole number of at least {low}{upper}")
-    return int(value)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from gsgd.ranges import words
 from gsgd.sift.batch_structure import Indices, lengths_of, members_of, rebuilt, rows_are_second
 
 # fmt: off
@@ -111,14 +112,11 @@ class BatchRows:
     def __init__(
         self, model: nn.Module | None = None, *, rows: Sequence[str] = (), label_names: Sequence[str] = ()
     ) -> None:
-        for option, names in (("rows", rows), ("label_names", label_names)):
-            sequence = isinstance(names, Iterable) and not isinstance(names, str)
-            if not sequence or not all(isinstance(name, str) and name for name in names):
-                raise ValueError(f'{option} = {names!r} must be a sequence of names, such as ("weights",)')
-        self.rows = frozenset(rows)
+        self.rows = frozenset(words("rows", rows))
+        labels = words("label_names", label_names)
         self.sample_fields: set[str] = set()
-        self._labels = _LABELS | set(label_names)
-        self._always = _ALWAYS_ROWS | set(label_names)
+        self._labels = _LABELS.union(labels)
+        self._always = _ALWAYS_ROWS.union(labels)
         self._required, arguments = _arguments_of(model)
         self._images_by_row = not _IMAGES_BY_ROW.isdisjoint(arguments)
         self._image_token = _image_token_of(getattr(model, "config", None))

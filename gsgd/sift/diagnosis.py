@@ -16,6 +16,7 @@ import numpy as np
 from torch import nn
 
 from gsgd.intervals import fieller, mean_half_width, median_interval
+from gsgd.ranges import whole, within
 from gsgd.sift.exits import check_exit_layer
 from gsgd.sift.ranks import Ranks
 from gsgd.sift.readings import Reading, read_batch
@@ -267,10 +268,8 @@ def _check(scorer: Scorer, batches: Sequence[Any], trained: Sequence[nn.Paramete
             raise ValueError(
                 f"keep = {scorer.options.keep:g} keeps all {size} rows of batches[{number}]: there is nothing to select"
             )
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
-        raise ValueError(f"draws = {draws!r} must be a whole number of at least 1")
-    if not 0 <= level <= 1:
-        raise ValueError(f"level = {level!r} must lie in [0, 1]")
+    whole("draws", draws, least=1)
+    within("level", level, "lie in [0, 1]", lambda value: 0 <= value <= 1)
 
 
 def _cells(each: ExitDiagnosis) -> tuple[str, ...]:

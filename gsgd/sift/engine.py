@@ -54,6 +54,7 @@ class Selection:
             on rows of others; then these are the rows of the ranks' batches laid end to end.
         scores: (B,) of this rank, or None where nothing was scored.
         gross, kept: numbers of rows on this rank.
+        elapsed: what scoring and selecting took; None where the step did not select.
     """
 
     step: int
@@ -62,12 +63,12 @@ class Selection:
     scores: Tensor | None
     gross: int
     kept: int
-    _watch: Elapsed | None = None
+    elapsed: Elapsed | None = None
 
     @property
     def selection_s(self) -> float:
         """Seconds that scoring and selecting took; on a GPU, reading it waits for them to end."""
-        return 0.0 if self._watch is None else self._watch.seconds
+        return 0.0 if self.elapsed is None else self.elapsed.seconds
 
 
 class Sift:

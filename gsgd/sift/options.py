@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 import numbers
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from gsgd.ranges import flag, nearest, one_of, whole, within, words
 from gsgd.selectors import Selector, select_top_k
+from gsgd.sift.schedule import Schedule
 
 Score = Callable[..., Any]
 """`(logits, labels) -> (B,)` or `(logits, labels, batch) -> (B,)`, one number a row; larger is harder."""
@@ -151,13 +151,12 @@ class SiftOptions:
 
     def __post_init__(self) -> None:
         self._take_numbers()
-        if not callable(self.score):
-            names = get_args(ScoreName)
-            if not isinstance(self.score, str) or self.score not in names:
-                raise ValueError(
-                    f'score = {self.score!r} must be "loss", "entropy", "random" or a callable (logits, labels)'
-                    f"{nearest(self.score, names)}"
-                )
+        score_names = get_args(ScoreName)
+        if not callable(self.score) and (not isinstance(self.score, str) or self.score not in score_names):
+            raise ValueError(
+                f'score = {self.score!r} must be "loss", "entropy", "random" or a callable (logits, labels)'
+                f"{nearest(self.score, score_names)}"
+            )
         if not callable(self.select):
             raise ValueError(
                 f"select = {self.select!r} must be callable, (scores, k, rng) -> (k,) indices, such as "
@@ -173,49 +172,30 @@ class SiftOptions:
 
     def _take_numbers(self) -> None:
         """Replace numbers of NumPy and the like by Python's own, and lists by tuples."""
-        if not isinstance(self.exit_layer, str):
-            exit_layer = self.exit_layer
-            if not isinstance(exit_layer, numbers.Integral) or isinstance(exit_layer, bool) or exit_layer < 1:
-                raise ValueError(f'exit_layer = {exit_layer!r} must be a whole number in 1..layers, or "auto"')
-            _set(self, "exit_layer", int(exit_layer))
-        elif self.exit_layer != "auto":
-            raise ValueError(f'exit_layer = {self.exit_layer!r} must be a whole number in 1..layers, or "auto"')
+        layer: Any = self.exit_layer
+        if not isinstance(layer, str) or layer != "auto":
+            if not isinstance(layer, numbers.Integral) or isinstance(layer, bool) or layer < 1:
+                raise ValueError(f'exit_layer = {layer!r} must be a whole number in 1..layers, or "auto"')
+            _set(self, "exit_layer", int(layer))
         _set(self, "keep", within("keep", self.keep, "lie in (0, 1]", lambda value: 0 < value <= 1))
         smoothing = within("label_smoothing", self.label_smoothing, "lie in [0, 1)", lambda value: 0 <= value < 1)
         _set(self, "label_smoothing", smoothing)
-        for name, least in (("start_step", 0), ("accumulation_steps", 1), ("meter_every", 0), ("seed", 0)):
+        for name, value in vars(Schedule(self.start_step, self.end_step, self.interrupt)).items():
+            _set(self, name, value)
+        for name, least in (("accumulation_steps", 1), ("meter_every", 0), ("seed", 0)):
             _set(self, name, whole(name, getattr(self, name), least=least))
         if self.seed >= 2**63:
             raise ValueError(f"seed = {self.seed!r} must be below 2^63")
-        if self.end_step is not None:
-            _set(self, "end_step", whole("end_step", self.end_step, least=self.start_step))
-        if self.interrupt is not None and not callable(self.interrupt):
-            _set(self, "interrupt", whole("interrupt", self.interrupt, least=2))
         if self.score_batch_size is not None:
             _set(self, "score_batch_size", whole("score_batch_size", self.score_batch_size, least=1))
-        if isinstance(self.reuse, str) and self.reuse not in ("cpu", "auto"):
-            close = nearest(self.reuse, ("cpu", "auto"))
-            raise ValueError(f'reuse = {self.reuse!r} must be True, False, "cpu" or "auto"{close}')
-        for name in ("labelled_head", "check", *(() if isinstance(self.reuse, str) else ("reuse",))):
-            value = getattr(self, name)
-            if type(value).__name__ not in ("bool", "bool_"):  # NumPy's is called either
-                more = ', "cpu" or "auto"' if name == "reuse" else ""
-                raise ValueError(f"{name} = {value!r} must be True or False{more}")
-            _set(self, name, bool(value))
-        if isinstance(self.compile, str):
-            if not self.compile.strip():
-                raise ValueError(f"compile = {self.compile!r} must be True, False, or name a backend of torch.compile")
-        elif type(self.compile).__name__ not in ("bool", "bool_"):
-            raise ValueError(f"compile = {self.compile!r} must be True, False, or name a backend of torch.compile")
-        else:
-            _set(self, "compile", bool(self.compile))
+        _set(self, "labelled_head", flag("labelled_head", self.labelled_head))
+        _set(self, "check", flag("check", self.check))
+        if not isinstance(self.reuse, str) or self.reuse not in ("cpu", "auto"):
+            _set(self, "reuse", flag("reuse", self.reuse, f', "cpu" or "auto"{nearest(self.reuse, ("cpu", "auto"))}'))
+        if not isinstance(self.compile, str) or not self.compile.strip():
+            _set(self, "compile", flag("compile", self.compile, ", or name a backend of torch.compile"))
         for name in ("rows", "label_names"):
-            value = getattr(self, name)
-            if isinstance(value, str) or not isinstance(value, (Sequence, set, frozenset)):
-                raise ValueError(f"{name} = {value!r} must be a sequence of names, such as ({str(value)!r},)")
-            if not all(isinstance(entry, str) for entry in value):
-                raise ValueError(f"{name} = {value!r} must hold names, strings")
-            _set(self, name, tuple(value))
+            _set(self, name, words(name, getattr(self, name)))
 
     def _check_combinations(self) -> None:
         if self.batchnorm == "gross":
@@ -263,45 +243,6 @@ class SiftOptions:
         entries = re.split(r"^ {8}(?=\w+: )", arguments, flags=re.MULTILINE)[1:]
         named = (entry.split(": ", 1) for entry in entries)
         return {name: " ".join(text.split()) for name, text in named}
-
-
-def whole(name: str, value: Any, *, least: int) -> int:
-    """`value` as an int.
-
-    Raises:
-        ValueError: unless it is a whole number, of Python or NumPy, of at least `least`.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise ValueError(f"{name} = {value!r} must be a whole number of at least {least}")
-    return int(value)
-
-
-def within(name: str, value: Any, rule: str, holds: Callable[[float], bool]) -> float:
-    """`value` as a float.
-
-    Raises:
-        ValueError: unless it is a finite number, of Python or NumPy, for which `holds` is true; it ends in `rule`.
-    """
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not holds(float(value)):
-        raise ValueError(f"{name} = {value!r} must {rule}")
-    return float(value)
-
-
-def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
-    """Check a word.
-
-    Raises:
-        ValueError: unless it is one of `allowed`, with the nearest of them.
-    """
-    if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{name} = {value!r} must be one of: {', '.join(allowed)}{nearest(value, allowed)}")
-
-
-def nearest(word: Any, allowed: Sequence[str]) -> str:
-    """A question that proposes the allowed word most like `word`; nothing where none is like it."""
-    found = difflib.get_close_matches(word, allowed, n=1) if isinstance(word, str) else []
-    return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 def _set(options: Any, name: str, value: Any) -> None:

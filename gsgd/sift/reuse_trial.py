@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import statistics
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from gsgd.sift.options import Reuse
 from gsgd.sift.ranks import Ranks
+from gsgd.sift.timing import now, seconds_between
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class ReuseTrial:
         """
         if self.decision is not None:
             return
-        self._marks.append((self._begun, _now(device)))
+        self._marks.append((self._begun, now(device)))
         if self._begun == STEPS:
             self._decide(ranks)
         else:
@@ -75,17 +75,16 @@ class ReuseTrial:
     def _decide(self, ranks: Ranks) -> None:
         for (step, start), (following, end) in zip(self._marks, self._marks[1:], strict=False):
             if following == step + 1 and step % STRETCH >= NOT_COUNTED:
-                self.seconds[self._shared(step)].append(_between(start, end))
+                self.seconds[self._shared(step)].append(seconds_between(start, end))
         self._marks = []
         here = None
         if all(self.seconds.values()):
-            here = statistics.median(self.seconds[True]) < statistics.median(self.seconds[False])
+            shared, plain = (statistics.median(self.seconds[way]) for way in (True, False))
+            here = shared < plain
+            logger.info("a step takes %.4g s with a shared scoring pass and %.4g s without", shared, plain)
         first = ranks.gather_objects(here)[0] if ranks.size > 1 else here
         # A run that was resumed at the very end has not timed both ways: sharing costs the device less.
         self.decision = True if first is None else first
-        if self.seconds[True] and self.seconds[False]:
-            shared, plain = (statistics.median(self.seconds[way]) for way in (True, False))
-            logger.info("a step takes %.4g s with a shared scoring pass and %.4g s without", shared, plain)
 
     def state_dict(self) -> dict[str, Any]:
         """The decision, and how far the trial has come."""
@@ -98,18 +97,3 @@ class ReuseTrial:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_marks": []}  # events of a GPU are of this process
-
-
-def _now(device: torch.device) -> Any:
-    if device.type != "cuda":
-        return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
-    event.record(torch.cuda.current_stream(device))
-    return event
-
-
-def _between(start: Any, end: Any) -> float:
-    if isinstance(start, float):
-        return end - start
-    end.synchronize()
-    return start.elapsed_time(end) / 1000

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from gsgd.ranges import whole
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,12 @@ class Schedule:
     interrupt: Callable[[int], bool] | int | None = None
 
     def __post_init__(self) -> None:
-        _check_step("start_step", self.start_step, 0)
+        _set = functools.partial(object.__setattr__, self)  # it is frozen for everybody else
+        _set("start_step", whole("start_step", self.start_step, least=0))
         if self.end_step is not None:
-            _check_step("end_step", self.end_step, self.start_step)
+            _set("end_step", whole("end_step", self.end_step, least=self.start_step))
         if self.interrupt is not None and not callable(self.interrupt):
-            _check_step("interrupt", self.interrupt, 2)
+            _set("interrupt", whole("interrupt", self.interrupt, least=2))
 
     def selects(self, step: int) -> bool:
         """Whether step `step` (counted from 0) selects."""
@@ -38,8 +42,3 @@ class Schedule:
         if callable(self.interrupt):
             return not self.interrupt(step)
         return self.interrupt is None or (step + 1) % self.interrupt != 0
-
-
-def _check_step(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} = {value!r} must be a whole number of at least {least}")

@@ -22,13 +22,12 @@ from gsgd.sift.compilation import CompiledScoring, backend_of
 from gsgd.sift.exits import EarlyExit, count_exits, exit_view, last_shared_layer, only_up_to
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.scoring_pass.forward import (
+    LabelledHead,
     classes_of,
     logits_of,
     loss_of,
     own_losses,
-    own_losses_at_positions,
     run,
-    scores_at_positions,
 )
 from gsgd.sift.scoring_pass.label_learning import learnt_reading
 from gsgd.sift.scoring_pass.labels import LABEL_NAMES, LabelReading, label_names, makes_decoder_inputs, shifts_by_name
@@ -162,8 +161,6 @@ class Scorer:
                 # A recorded head is told which of the labelled positions it sees, so it sees those alone.
                 ignored = reading.ignore_index if own else IGNORED
                 padded = self.padded_positions(batch, labels if own else targets, ignored, every=probing)
-            # On the CPU a score looks at values, which ends a graph.
-            computed = function if compiled is None or padded is None else compiled.score(function)
             with contextlib.ExitStack() as recorded:
                 if recording is not None:
                     layer = last_shared_layer(model, exit_layer)
@@ -171,24 +168,20 @@ class Scorer:
                     recorded.enter_context(recording.record(size, layer, labelled))
                 if own and reading.below is None:
                     values, _ = own_losses(view, RowLosses(size, function), inputs)
-                elif own:
-                    values = own_losses_at_positions(
+                elif at_labelled:
+                    head = LabelledHead(
                         view,
                         inputs,
-                        names[0],
-                        labels,
-                        reading.ignore_index,
-                        function,
-                        recorded,
-                        begin_head,
-                        str(reading.below),
-                        padded,
-                        computed,
+                        labels if own else targets,
+                        reading.below,
+                        ignored=reading.ignore_index if own else IGNORED,
+                        padded=padded,
+                        recorded=recorded,
+                        begin_head=begin_head,
                     )
-                elif reading.way == "positions":
-                    values = scores_at_positions(
-                        view, inputs, targets, computed, recorded, begin_head, reading.below, padded
-                    )
+                    # On the CPU a score looks at values, which ends a graph.
+                    computed = function if compiled is None or padded is None else compiled.score(function)
+                    values = head.own_losses(names[0], function, computed) if own else head.scores(computed)
                 else:
                     logits = view(**inputs) if isinstance(innermost(model), EarlyExit) else logits_of(run(view, inputs))
             if not own and reading.way != "positions":

@@ -4,51 +4,54 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
+UNREAD_AT_MOST = 256
+"""Stopwatches of an `Elapsed` that are left unread; an older one's block has long ended on any GPU."""
+
+
+def now(device: torch.device) -> Any:
+    """The present moment on the device's own clock.
+
+    A GPU runs behind the program, so there it is a CUDA event, and only `seconds_between` waits for it.
+    """
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def seconds_between(start: Any, end: Any) -> float:
+    """Seconds from one moment to a later one of the same device."""
+    if isinstance(start, float):
+        return end - start
+    end.synchronize()
+    return start.elapsed_time(end) / 1000
+
 
 class Stopwatch:
-    """Seconds between entry and exit of a `with` block, on the device's own clock.
-
-    A GPU runs behind the program, so there CUDA events are recorded, and only reading `seconds` waits for them.
-    """
+    """Seconds between entry and exit of a `with` block, on the device's own clock; on a GPU, reading them waits."""
 
     def __init__(self, device: torch.device):
-        self._cuda = device.type == "cuda"
         self._device = device
-        self._marks: list[Any] = []
-        self._seconds: float | None = None
 
     def __enter__(self) -> Stopwatch:
-        self._mark()
+        self._start = now(self._device)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._mark()
+        self._end = now(self._device)
 
-    def _mark(self) -> None:
-        if self._cuda:
-            event = torch.cuda.Event(enable_timing=True)
-            event.record(torch.cuda.current_stream(self._device))
-            self._marks.append(event)
-        else:
-            self._marks.append(time.perf_counter())
-
-    @property
+    @cached_property
     def seconds(self) -> float:
-        if self._seconds is None:
-            start, end = self._marks
-            if self._cuda:
-                end.synchronize()
-                self._seconds = start.elapsed_time(end) / 1000
-            else:
-                self._seconds = end - start
-            self._marks = []
-        return self._seconds
+        return seconds_between(self._start, self._end)
 
 
 class Elapsed:
@@ -56,7 +59,7 @@ class Elapsed:
 
     def __init__(self, seconds: float = 0.0):
         self._seconds = seconds
-        self._watches: list[Stopwatch] = []
+        self._watches: deque[Stopwatch] = deque()
 
     @contextlib.contextmanager
     def measure(self, device: torch.device) -> Iterator[None]:
@@ -64,14 +67,24 @@ class Elapsed:
         with Stopwatch(device) as watch:
             yield
         self._watches.append(watch)
+        self._read(UNREAD_AT_MOST)
+
+    def add(self, other: Elapsed) -> None:
+        """Add the seconds of another sum, without reading them."""
+        self._seconds += other._seconds
+        self._watches.extend(other._watches)
+        self._read(UNREAD_AT_MOST)
+
+    def _read(self, left: int) -> None:
+        while len(self._watches) > left:
+            self._seconds += self._watches.popleft().seconds
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_seconds": self.seconds, "_watches": []}  # events of a GPU are of this process
+        return {"_seconds": self.seconds, "_watches": deque()}  # events of a GPU are of this process
 
     @property
     def seconds(self) -> float:
-        self._seconds += sum(watch.seconds for watch in self._watches)
-        self._watches = []
+        self._read(0)
         return self._seconds
 
 

@@ -29,7 +29,6 @@ from gsgd.sift.huggingface.loss_scale import heeds_number_of_items
 from gsgd.sift.huggingface.trainer_log import StepMeters
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.scoring_pass.mode import draws_kept, without_router_losses
-from gsgd.sift.timing import Stopwatch
 from gsgd.sift.wrappers import innermost, unwrap
 
 logger = logging.getLogger(__name__)
@@ -205,10 +204,9 @@ class SiftMixin(_Base):
             self._select(model, self._window if in_window else [inputs], num_items_in_batch)
             self._window = []
         _, rows, self.sift.last = self._kept.popleft()
-        with Stopwatch(self.args.device) as watch:
-            loss = super().training_step(model, rows, self._num_items)
-        self._meters.micro_batch(self.sift.last, watch)
-        return loss
+        self._meters.selected(self.sift.last)
+        with self._meters.micro_batch.measure(self.args.device):
+            return super().training_step(model, rows, self._num_items)
 
     def _select(self, model: nn.Module, batches: list[Any], num_items: Any) -> None:
         prepared = [self._prepare_inputs(batch) for batch in batches]
@@ -244,16 +242,13 @@ class SiftMixin(_Base):
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if not model.training:
             return super().compute_loss(model, inputs, *args, **kwargs)
-        with Stopwatch(self.args.device) as watch:
+        with self._meters.forward.measure(self.args.device):
             if self.sift.labelled_head:
                 # The Trainer does nothing with the model here but call it.
                 call: Any = lambda **rows: self.sift.forward_kept(rows)  # noqa: E731
-                result = super().compute_loss(call, inputs, *args, **kwargs)
-            else:
-                with self.sift.sharing(inputs):
-                    result = super().compute_loss(model, inputs, *args, **kwargs)
-        self._meters.forward(watch)
-        return result
+                return super().compute_loss(call, inputs, *args, **kwargs)
+            with self.sift.sharing(inputs):
+                return super().compute_loss(model, inputs, *args, **kwargs)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Of the last micro-batch: training on its kept rows, and scoring the gross ones."""

@@ -72,7 +72,7 @@ def test_continuous_samples_are_candidates_too():
 
 @pytest.mark.parametrize("R", [0, -1, 1.5, True])
 def test_the_number_of_candidates_is_checked(R):
-    with pytest.raises(ValueError, match=r"R = .* whole number >= 1"):
+    with pytest.raises(ValueError, match=r"R = .* must be a whole number of at least 1"):
         Oracle(PROBLEM, R)
 
 

@@ -10,8 +10,8 @@ from transformers import ResNetConfig, ResNetModel
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 from transformers.models.resnet.modeling_resnet import ResNetConvLayer, ResNetPreTrainedModel
 
+from gsgd.ranges import within
 from gsgd.sift.exits import check_exit_layer
-from gsgd.sift.options import within
 
 
 class EarlyExitResNet(ResNetPreTrainedModel):

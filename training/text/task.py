@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gsgd.ranges import whole
 from gsgd.sift.huggingface.collator import MaskingCollator
-from gsgd.sift.options import whole
 from gsgd.sift.scoring_pass.row_losses import IGNORED
 from training.cache import default_cache
 from training.task import SPLITS

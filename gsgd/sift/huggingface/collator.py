@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gsgd.ranges import whole
 from gsgd.sift.scoring_pass.row_losses import IGNORED
 
 logger = logging.getLogger(__name__)
@@ -74,10 +75,10 @@ class MaskingCollator:
         assert mask_token_id is not None
         assert vocab_size is not None
         assert special_token_ids is not None
-        _check_whole("vocab_size", vocab_size, 1)
-        _check_whole("seed", seed, 0)
+        whole("vocab_size", vocab_size, least=1)
+        whole("seed", seed, least=0)
         if pad_to_multiple_of is not None:
-            _check_whole("pad_to_multiple_of", pad_to_multiple_of, 1)
+            whole("pad_to_multiple_of", pad_to_multiple_of, least=1)
         if not 0 < mask_share <= 1:
             raise ValueError(f"mask_share = {mask_share!r} must lie in (0, 1]")
         # Not their sum with 1: 0.9 + 0.1 is 1, but 0.7 + 0.1 + 0.2 is not, in floating point.
@@ -111,8 +112,7 @@ class MaskingCollator:
         Raises:
             ValueError: if `epoch` is not a whole number of at least 0.
         """
-        _check_whole("epoch", epoch, 0)
-        self._epoch[0] = epoch
+        self._epoch[0] = whole("epoch", epoch, least=0)
 
     def at_epoch(self, epoch: int) -> MaskingCollator:
         """A copy that stays at `epoch`: evaluation is comparable only if its masks are the same every time."""
@@ -200,8 +200,3 @@ def warn_not_resumable(collate: Any) -> None:
             type(collate).__name__,
             source,
         )
-
-
-def _check_whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} = {value!r} must be a whole number of at least {least}")

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import math
 from collections import deque
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,43 +14,10 @@ from torch import Tensor
 
 from gsgd.sift.engine import Selection, Sift
 from gsgd.sift.readings import Reading
-from gsgd.sift.timing import Stopwatch
+from gsgd.sift.timing import Elapsed
 
 QUANTILES = (0.1, 0.5, 0.9)
 """Of the gross scores."""
-
-
-@dataclass
-class Step:
-    """The stopwatches of one optimizer step."""
-
-    whole: Stopwatch
-    selections: list[Selection] = field(default_factory=list)
-    passes: list[Stopwatch] = field(default_factory=list)
-    forwards: list[Stopwatch] = field(default_factory=list)
-
-
-@dataclass
-class Sums:
-    """Seconds and rows of a number of optimizer steps, on this rank."""
-
-    steps: float = 0
-    selection_s: float = 0
-    forward_s: float = 0
-    backward_s: float = 0
-    step_s: float = 0
-    gross: float = 0
-    kept: float = 0
-
-    def add(self, step: Step) -> None:
-        forward = sum(watch.seconds for watch in step.forwards)
-        self.steps += 1
-        self.selection_s += sum(chosen.selection_s for chosen in step.selections)
-        self.forward_s += forward
-        self.backward_s += sum(watch.seconds for watch in step.passes) - forward
-        self.step_s += step.whole.seconds
-        self.gross += sum(chosen.gross for chosen in step.selections)
-        self.kept += sum(chosen.kept for chosen in step.selections)
 
 
 class StepMeters:
@@ -59,60 +25,50 @@ class StepMeters:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.open: Step | None = None
+        self.steps = self.gross = self.kept = 0
+        # Reading them waits for a GPU, so it is left until a log asks.
+        self.selection, self.forward, self.micro_batch, self.step = Elapsed(), Elapsed(), Elapsed(), Elapsed()
         self.running = contextlib.ExitStack()
-        # Reading a stopwatch waits for a GPU, so it is left until a log asks, or the step is long past.
-        self.pending: deque[Step] = deque()
         self.scores: deque[Tensor] = deque(maxlen=1000)
         self.read = 0  # of the engine's readings
-        self.since_log = Sums()
-        self.whole_run = Sums()
+        self.logged = np.zeros(len(self._sums()))
 
     def begin_step(self) -> None:
         self.running = contextlib.ExitStack()
-        self.open = Step(self.running.enter_context(Stopwatch(self.device)))
+        self.running.enter_context(self.step.measure(self.device))
 
-    def micro_batch(self, selection: Selection, watch: Stopwatch) -> None:
-        if self.open is not None:
-            self.open.selections.append(selection)
-            self.open.passes.append(watch)
+    def end_step(self) -> None:
+        self.running.close()
+        self.steps += 1
+
+    def selected(self, selection: Selection) -> None:
+        """A micro-batch that is trained on."""
+        self.gross += selection.gross
+        self.kept += selection.kept
+        if selection.elapsed is not None:
+            self.selection.add(selection.elapsed)
         if selection.scores is not None:
             self.scores.append(selection.scores)
 
-    def forward(self, watch: Stopwatch) -> None:
-        if self.open is not None:
-            self.open.forwards.append(watch)
-
-    def end_step(self) -> None:
-        if self.open is None:
-            return
-        self.running.close()
-        self.pending.append(self.open)
-        self.open = None
-        while len(self.pending) > 64:
-            self._count(self.pending.popleft())
-
-    def _count(self, step: Step) -> None:
-        self.since_log.add(step)
-        self.whole_run.add(step)
+    def _sums(self) -> np.ndarray:
+        seconds = [watch.seconds for watch in (self.selection, self.forward, self.micro_batch, self.step)]
+        return np.array([self.steps, *seconds, self.gross, self.kept], dtype=np.float64)
 
     def report(self, accelerator: Any, sift: Sift, whole_run: bool) -> dict[str, float]:
         """Log entries, the same on every rank, which all must call this."""
-        while self.pending:
-            self._count(self.pending.popleft())
-        sums = self.whole_run if whole_run else self.since_log
-        totals = sift.totals
-        values = [*dataclasses.astuple(sums), totals.gross_samples, totals.backprop_samples, totals.bad_score_rows]
+        sums, totals = self._sums(), sift.totals
+        since = sums if whole_run else sums - self.logged
+        values = [*since, totals.gross_samples, totals.backprop_samples, totals.bad_score_rows]
         if accelerator.num_processes > 1:
             values = accelerator.reduce(torch.tensor(values, dtype=torch.float64, device=self.device), "sum").tolist()
-        steps, selection, forward, backward, step, gross, kept, all_gross, all_kept, bad = values
-        entries: dict[str, float] = {"gross_samples": all_gross, "kept_samples": all_kept, "bad_score_rows": bad}
+        steps, selection, forward, micro_batch, step, gross, kept, all_gross, all_kept, bad = map(float, values)
+        entries = {"gross_samples": all_gross, "kept_samples": all_kept, "bad_score_rows": bad}
         if steps:
             # Sums of seconds and of steps are both over ranks, those of rows over what they do at the same time.
             entries |= {
                 "selection_s": selection / steps,
                 "forward_s": forward / steps,
-                "backward_s": backward / steps,
+                "backward_s": (micro_batch - forward) / steps,
                 "step_s": step / steps,
                 "gross_samples_per_s": gross / step * accelerator.num_processes,
                 "kept_samples_per_s": kept / step * accelerator.num_processes,
@@ -120,7 +76,7 @@ class StepMeters:
         if whole_run:
             return {f"train_{name}": value for name, value in entries.items()}
         entries |= self._quantiles(accelerator) | self._readings(accelerator, sift)
-        self.since_log = Sums()
+        self.logged = sums
         return entries
 
     def _readings(self, accelerator: Any, sift: Sift) -> dict[str, float]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -64,92 +65,132 @@ def _entered(stack: contextlib.ExitStack, losses: RowLosses) -> None:
     stack.enter_context(losses)
 
 
-def scores_at_positions(
-    view: nn.Module,
-    inputs: dict[str, Any],
-    labels: Tensor,
-    function: Callable[..., Tensor],
-    recorded: contextlib.ExitStack,
-    begin_head: BeginHead | None,
-    below: str | None,
-    padded: Positions | None = None,
-) -> Tensor:
-    """(B,) means of a score over labelled positions, the only ones that the head runs on.
+class LabelledHead:
+    """The head of a model on labelled positions only, on as many at a time as there is memory for.
 
     Args:
-        inputs: what the model is called with.
+        view: the model, cut after some layer.
+        inputs: what it is called with.
         labels: (B, T), beside the predictions that they are of.
-        function: the score, `(logits (n, C), labels (n,)) -> (n,)`.
+        below: dotted name of the module whose output the head reads.
+        ignored: the label that does not count.
+        padded: as many positions of each row, among them the labelled ones; None to find those of `labels`.
         recorded: closed where recording ends.
         begin_head: called with what the head is about to see, if the head is recorded, too.
-        below: dotted name of the module whose output the head reads.
-        padded: as many positions of each row, among them the labelled ones; None to find those of `labels`.
     """
-    at_once = begin_head is not None or is_sharded(view)
-    if padded is not None:
-        number, taken = padded.labels.shape
-        rows, columns, wanted = padded.rows, padded.columns, padded.labels.reshape(-1)
-        parts = [len(wanted)] if at_once else [taken * len(part) for part in _ranges_of_rows(view, number, taken)]
-    else:
-        rows, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
-        if len(rows) == 0:
-            if is_sharded(view):
-                # The other ranks score, and gather weights from this one.
-                first = torch.zeros(1, dtype=torch.int64, device=labels.device)
-                with positions_only(view, first, first, below=below):
-                    run(view, inputs)
-            return torch.full((len(labels),), LEAST, device=labels.device)
-        wanted = labels[rows, columns]
-        parts = [len(rows)] if at_once else _parts(view, len(rows))
-    every = _scores_of_positions(view, inputs, rows, columns, wanted, parts, function, recorded, begin_head, below)
-    if padded is not None:
-        there = padded.labels != IGNORED
-        total = torch.where(there, every.view(there.shape), 0).sum(dim=1)
-        count = there.sum(dim=1)
-    else:
-        total = every.new_zeros(len(labels)).index_add_(0, rows, every)
-        count = torch.bincount(rows, minlength=len(labels))
-    return torch.where(count > 0, total / count.clamp(min=1), LEAST)
 
+    def __init__(
+        self,
+        view: nn.Module,
+        inputs: dict[str, Any],
+        labels: Tensor,
+        below: str | None,
+        *,
+        ignored: int = IGNORED,
+        padded: Positions | None = None,
+        recorded: contextlib.ExitStack,
+        begin_head: BeginHead | None,
+    ):
+        self.view, self.inputs, self.labels, self.below, self.padded = view, inputs, labels, below, padded
+        self.recorded, self.begin_head = recorded, begin_head
+        if padded is not None:
+            self.rows, self.columns, self.wanted = padded.rows, padded.columns, padded.labels.reshape(-1)
+        else:
+            self.rows, self.columns = torch.nonzero(labels != ignored, as_tuple=True)
+            if len(self.rows) == 0:
+                # One position without a label keeps the head, and other ranks, going.
+                self.rows = self.columns = torch.zeros(1, dtype=torch.int64, device=labels.device)
+            self.wanted = labels[self.rows, self.columns]
 
-def _scores_of_positions(
-    view: nn.Module,
-    inputs: dict[str, Any],
-    rows: Tensor,
-    columns: Tensor,
-    wanted: Tensor,
-    parts: list[int],
-    function: Callable[..., Tensor],
-    recorded: contextlib.ExitStack,
-    begin_head: BeginHead | None,
-    below: str | None,
-) -> Tensor:
-    """(N,) scores at positions (rows, columns) with the labels `wanted`; the head sees `parts` of them at a time."""
-    hidden: list[Tensor] = []
+    def scores(self, function: Callable[..., Tensor]) -> Tensor:
+        """(B,) means over labelled positions of a score, `(logits (n, C), labels (n,)) -> (n,)`."""
+        sizes = self._sizes(whole_rows=False)
 
-    def first_part(chosen: Tensor) -> Tensor:
-        if begin_head is not None:
-            begin_head(chosen, None)
-        hidden.extend([chosen] if len(parts) == 1 else chosen.split(parts, dim=1))
-        return hidden[0]
+        def predictions() -> Tensor:
+            logits = logits_of(run(self.view, self.inputs))
+            self.recorded.close()
+            return logits
 
-    found: list[Any] = []
-    labels = wanted.split(parts)
-    with positions_only(view, rows, columns, first_part, below) as base:
-        hook = base.register_forward_hook(lambda module, arguments, output: found.append(output))
-        try:
-            logits = logits_of(run(view, inputs))
-        finally:
-            hook.remove()
-    recorded.close()
-    values = [_score_part(view, logits, labels[0], function)]
-    del logits
-    for part, part_labels in zip(hidden[1:], labels[1:], strict=True):
-        # What lies below the head has run; only the head is left to run on the rest.
-        _replace(view, base, GivenOutput(found[0], part))
-        values.append(_score_part(view, logits_of(run(view, inputs)), part_labels, function))
-        base = next(module for module in view.modules() if isinstance(module, GivenOutput))
-    return torch.cat(values)
+        with contextlib.closing(self._parts(sizes)) as parts:
+            found = [
+                _score_part(self.view, predictions(), wanted, function)
+                for _, wanted in zip(parts, self.wanted.split(sizes), strict=True)
+            ]
+        there = self.wanted != IGNORED
+        every = torch.where(there, torch.cat(found), 0)
+        if self.padded is not None:
+            shape = self.padded.labels.shape
+            total, count = every.view(shape).sum(dim=1), there.view(shape).sum(dim=1)
+        else:
+            total = every.new_zeros(len(self.labels)).index_add_(0, self.rows, every)
+            count = torch.bincount(self.rows[there], minlength=len(self.labels))
+        return torch.where(count > 0, total / count.clamp(min=1), LEAST)
+
+    def own_losses(self, name: str, function: Callable[..., Tensor], computed: Callable[..., Tensor]) -> Tensor:
+        """(B,) values of the model's own loss, whose labels are its input `name`; `computed` as of `RowLosses`."""
+        sizes = self._sizes(whole_rows=True)
+        part_rows: Sequence[Tensor | range] = self.rows.split(sizes)
+        if self.padded is not None:
+            ends = itertools.accumulate(size // self.padded.labels.shape[1] for size in sizes)
+            part_rows = [range(*pair) for pair in itertools.pairwise([0, *ends])]
+        wanted = self.wanted.unsqueeze(0).split(sizes, dim=1)
+        values: Tensor | None = None
+        with contextlib.closing(self._parts(sizes)) as parts:
+            for base, rows, labels in zip(parts, part_rows, wanted, strict=True):
+                losses = RowLosses(len(self.labels), function, labels, rows, self.recorded.close, computed)
+                found = own_losses(self.view, losses, {**self.inputs, name: labels}, base)[0]
+                if values is None:
+                    values = found
+                else:
+                    at = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
+                    values[at] = found[at]
+        assert values is not None
+        return values
+
+    def _sizes(self, *, whole_rows: bool) -> list[int]:
+        """How many positions the head sees at a time; with `whole_rows` no row lies in two parts."""
+        number, classes = len(self.wanted), classes_of(self.view)
+        if classes is None or self.begin_head is not None or is_sharded(self.view):
+            return [number]
+        if self.padded is not None:
+            taken = self.padded.labels.shape[1]
+            size = taken * max(1, ON_DEVICE_AT_ONCE // (taken * classes))
+        else:
+            size = max(1, LOGITS_AT_ONCE // classes)
+        if self.padded is not None or not whole_rows:
+            return [min(size, number - start) for start in range(0, number, size)]
+        parts = [0]
+        for count in torch.unique_consecutive(self.rows, return_counts=True)[1].tolist():
+            if parts[-1] and parts[-1] + count > size:
+                parts.append(0)
+            parts[-1] += count
+        return parts
+
+    def _parts(self, sizes: list[int]) -> Generator[nn.Module]:
+        """Yields the module below the head, so many times, while a call of the view runs the head on the next part.
+
+        The first call runs what lies below the head, too; then that is in place already.
+        """
+        hidden: list[Tensor] = []
+        outputs: list[Any] = []
+
+        def first_part(chosen: Tensor) -> Tensor:
+            if self.begin_head is not None:
+                self.begin_head(chosen, None)
+            hidden.extend([chosen] if len(sizes) == 1 else chosen.split(sizes, dim=1))
+            return hidden[0]
+
+        with positions_only(self.view, self.rows, self.columns, first_part, self.below) as base:
+            hook = base.register_forward_hook(lambda module, arguments, output: outputs.append(output))
+            try:
+                yield base
+            finally:
+                hook.remove()
+        for states in hidden[1:]:
+            given = GivenOutput(outputs[0], states)
+            _replace(self.view, base, given)
+            base = given
+            yield base
 
 
 def _replace(view: nn.Module, old: nn.Module, new: nn.Module) -> None:
@@ -167,30 +208,6 @@ def classes_of(model: nn.Module) -> int | None:
     return classes if isinstance(classes, int) and classes > 0 else None
 
 
-def _parts(view: nn.Module, positions: int) -> list[int]:
-    """Sizes of the parts in which the head runs on labelled positions."""
-    classes = classes_of(view)
-    size = positions if classes is None else max(1, LOGITS_AT_ONCE // classes)
-    return [min(size, positions - start) for start in range(0, positions, size)]
-
-
-def _ranges_of_rows(view: nn.Module, rows: int, positions: int) -> list[range]:
-    """The rows that the head of a model on a device takes at a time, of as many positions each."""
-    classes = classes_of(view)
-    size = rows if classes is None else max(1, ON_DEVICE_AT_ONCE // (positions * classes))
-    return [range(start, min(start + size, rows)) for start in range(0, rows, size)]
-
-
-def _parts_of_rows(view: nn.Module, rows: Tensor) -> list[int]:
-    """As `_parts`, but no row lies in two of them."""
-    (size, *_), parts = _parts(view, len(rows)), [0]
-    for count in torch.unique_consecutive(rows, return_counts=True)[1].tolist():
-        if parts[-1] and parts[-1] + count > size:
-            parts.append(0)
-        parts[-1] += count
-    return parts
-
-
 def _score_part(view: nn.Module, logits: Tensor, wanted: Tensor, function: Callable[..., Tensor]) -> Tensor:
     if logits.dim() != 3 or logits.shape[:2] != (1, len(wanted)):
         raise NotCalled(
@@ -205,73 +222,6 @@ def run(view: nn.Module, inputs: dict[str, Any]) -> Any:
     # Keys and values of a decoder serve generation; here they would only take memory.
     caches = getattr(getattr(view, "config", None), "use_cache", False)
     return view(**{**inputs, "use_cache": False}) if caches else view(**inputs)
-
-
-def own_losses_at_positions(
-    view: nn.Module,
-    inputs: dict[str, Any],
-    name: str,
-    labels: Tensor,
-    ignore_index: int,
-    function: Callable[..., Tensor],
-    recorded: contextlib.ExitStack,
-    begin_head: BeginHead | None,
-    below: str,
-    padded: Positions | None = None,
-    computed: Callable[..., Tensor] | None = None,
-) -> Tensor:
-    """(B,) values of the model's own loss, whose head runs on labelled positions only, of some rows at a time.
-
-    Args:
-        inputs: what the model is called with, the labels (B, T) under `name` among them.
-        recorded: closed where recording ends.
-        begin_head: called with what the head is about to see, if the head is recorded, too.
-        below: dotted name of the module whose output the head reads.
-        padded: as many positions of each row, among them the labelled ones; None to find those of `labels`.
-        computed: see `RowLosses`.
-    """
-    at_once = begin_head is not None or is_sharded(view)
-    part_rows: Sequence[Tensor | range]
-    if padded is not None:
-        number, taken = padded.labels.shape
-        rows, columns, wanted = padded.rows, padded.columns, padded.labels.reshape(1, -1)
-        part_rows = [range(number)] if at_once else _ranges_of_rows(view, number, taken)
-        sizes = [taken * len(part) for part in part_rows]
-    else:
-        rows, columns = torch.nonzero(labels != ignore_index, as_tuple=True)
-        if len(rows) == 0:
-            # One position without a label keeps the head, and other ranks, going.
-            rows = columns = torch.zeros(1, dtype=torch.int64, device=labels.device)
-        wanted = labels[rows, columns].unsqueeze(0)
-        sizes = [len(rows)] if at_once else _parts_of_rows(view, rows)
-        part_rows = list(rows.split(sizes))
-    parts = list(zip(wanted.split(sizes, dim=1), part_rows, strict=True))
-    hidden: list[Tensor] = []
-
-    def first_part(chosen: Tensor) -> Tensor:
-        if begin_head is not None:
-            begin_head(chosen, None)
-        hidden.extend([chosen] if len(parts) == 1 else chosen.split(sizes, dim=1))
-        return hidden[0]
-
-    def losses_of(wanted: Tensor, of_rows: Tensor | range, base: nn.Module) -> Tensor:
-        losses = RowLosses(len(labels), function, wanted, of_rows, recorded.close, computed)
-        return own_losses(view, losses, {**inputs, name: wanted}, base)[0]
-
-    found: list[Any] = []
-    with positions_only(view, rows, columns, first_part, below) as base:
-        hook = base.register_forward_hook(lambda module, arguments, output: found.append(output))
-        try:
-            values = losses_of(*parts[0], base)
-        finally:
-            hook.remove()
-    for states, (part_wanted, of_rows) in zip(hidden[1:], parts[1:], strict=True):
-        # What lies below the head has run. The head's other losses come again, the same ones.
-        _replace(view, base, GivenOutput(found[0], states))
-        base = next(module for module in view.modules() if isinstance(module, GivenOutput))
-        at = slice(of_rows.start, of_rows.stop) if isinstance(of_rows, range) else of_rows
-        values[at] = losses_of(part_wanted, of_rows, base)[at]
-    return values
 
 
 def loss_of(output: Any) -> Tensor | None:

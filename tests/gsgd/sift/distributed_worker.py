@@ -278,7 +278,7 @@ def ranks_decide_alike_and_at_once_whether_to_share(rank):
         sift, now, decisions = Sift(model, exit_layer=2, reuse="auto"), 0.0, []
         for step in range(reuse_trial.STEPS + 2):
             alone = rank == 1 and step in (3, reuse_trial.STEPS)
-            with mock.patch.object(reuse_trial, "_now", lambda device, now=now: now):
+            with mock.patch.object(reuse_trial, "now", lambda device, now=now: now):
                 sift.choose(rows_of(rank, step, rows=1 if alone else 8))
             assert sift.last.selected != alone
             now += 1.0 if sift.reuse_trial.shares == (quicker if rank == 0 else not quicker) else 2.0

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from gsgd.sift import Sift, reuse_trial  # noqa: E402
+from gsgd.sift import Sift  # noqa: E402
 from gsgd.sift.ranks import Ranks  # noqa: E402
 from gsgd.sift.reuse_trial import STEPS, STRETCH, ReuseTrial  # noqa: E402
 
@@ -20,7 +20,7 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now = 0.0
-        monkeypatch.setattr(reuse_trial.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr("gsgd.sift.timing.time.perf_counter", lambda: self.now)
 
 
 def run(trial, clock, shared, plain, steps):

@@ -554,7 +554,7 @@ def test_a_resumed_or_repeated_run_begins_with_fresh_counters(build, train):
     trainer.train()
     assert trainer.sift.totals.gross_samples == 16
     assert [last.step for _, _, last in trainer.notes] == [0, 1, 0, 1]
-    assert trainer._meters.whole_run.steps == 2
+    assert trainer._meters.steps == 2
     assert len(trainer.notes) == 4
 
 
