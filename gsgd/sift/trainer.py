@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
 from gsgd.sift.batch import BatchRows
-from gsgd.sift.engine import Selection, Sift
+from gsgd.sift.choice import Selection
+from gsgd.sift.engine import Sift
 from gsgd.sift.exits import EarlyExit, exit_view
 from gsgd.sift.huggingface.checkpoints import last_complete_checkpoint, list_files, outdate, what_is_missing
 from gsgd.sift.huggingface.collator import MaskingCollator, warn_not_resumable
