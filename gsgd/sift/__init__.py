@@ -8,17 +8,24 @@ from gsgd.sift.options import AutoExit, SiftOptions
 from gsgd.sift.readings import Reading
 from gsgd.sift.schedule import Schedule
 from gsgd.sift.scorer import Scorer
+from gsgd.sift.sources.last_seen import LastSeen
+from gsgd.sift.sources.samplers import ImportanceSampler, InfoBatchSampler, LastSeenSampler, WithIds
 
 __all__ = [
     "AutoExit",
     "Diagnosis",
     "EarlyExit",
+    "ImportanceSampler",
+    "InfoBatchSampler",
+    "LastSeen",
+    "LastSeenSampler",
     "Reading",
     "Schedule",
     "Scorer",
     "Selection",
     "Sift",
     "SiftOptions",
+    "WithIds",
     "count_exits",
     "exit_view",
 ]

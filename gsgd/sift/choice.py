@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from gsgd.sift.wrappers import every_module
 
 logger = logging.getLogger(__name__)
 
+LAST_SEEN_RANDOM_SHARE = 0.25
 _TRAIN_ON = 'on_bad_scores="drop", "keep-all" or "last" trains on'
 
 
@@ -35,6 +37,8 @@ class Selection:
         indices: (k,), kept rows of this rank's gross batch in ascending order. With `scope="global"` a rank may train
             on rows of others; then these are the rows of the ranks' batches laid end to end.
         scores: (B,) of this rank, or None where nothing was scored.
+        ids: (k,), of the rows that were trained on, where the batch carried them.
+        losses: (k,), of those rows, where losses last seen score; there after `forward_kept`.
         gross, kept: numbers of rows on this rank.
         elapsed: what scoring and selecting took; None where the step did not select.
     """
@@ -46,6 +50,8 @@ class Selection:
     gross: int
     kept: int
     elapsed: Elapsed | None = None
+    ids: Tensor | None = None
+    losses: Tensor | None = None
 
     @property
     def selection_s(self) -> float:
@@ -85,7 +91,7 @@ class Choice:
         self.options = options
         self.ranks = ranks
         self.late = LateChecks()
-        compiles = options.compile and options.select is select_top_k
+        compiles = options.compile and options.select is select_top_k and not self._drawn(1000)
         self.graph = Compiled(hardest, "the choice", backend_of(options)) if compiles else None
 
     def rows(
@@ -166,9 +172,27 @@ class Choice:
             )
 
     def _apply_rule(self, scores: Tensor | int, kept: int, generator: torch.Generator) -> Tensor:
-        """What `select` returns, once its form is found good: a user's own rule may return anything."""
+        """What `select` returns, once its form is found good, and what is drawn of the others."""
         # Scores have been checked, or will be.
+        at_random = self._drawn(kept)
+        if at_random and isinstance(scores, Tensor):
+            top = self._hardest(scores, kept - at_random, generator)
+            # The largest of uniform numbers are a draw, at a fixed shape; those of rows that are taken come last.
+            lots = host.sent(torch.rand(len(scores), generator=generator), scores.device).index_fill_(0, top, -1.0)
+            return torch.cat([top, torch.topk(lots, at_random).indices])
+        return self._hardest(scores, kept, generator)
+
+    def _drawn(self, kept: int) -> int:
+        """How many of the kept rows are drawn from those that the rule leaves."""
+        share = self.options.random_share
+        if share is None:
+            share = LAST_SEEN_RANDOM_SHARE if self.options.score == "last-seen" else 0.0
+        return math.floor(share * kept)
+
+    def _hardest(self, scores: Tensor | int, kept: int, generator: torch.Generator) -> Tensor:
         rule = unchecked(select_random if self.options.score == "random" else self.options.select)
+        if kept == 0:
+            return torch.zeros(0, dtype=torch.int64, device=scores.device if isinstance(scores, Tensor) else None)
         chosen: Any = rule(scores, kept, generator)
         if not isinstance(chosen, Tensor) or chosen.dtype != torch.int64 or chosen.shape != (kept,):
             found = f"{chosen.dtype} {tuple(chosen.shape)}" if isinstance(chosen, Tensor) else type(chosen).__name__

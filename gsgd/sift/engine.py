@@ -34,6 +34,7 @@ from gsgd.sift.scoring_pass.module_state import uninitialised
 from gsgd.sift.self_check import SelfCheck
 from gsgd.sift.shared_forward.recording import Recording, say_once
 from gsgd.sift.shared_forward.sharing import Shared
+from gsgd.sift.sources.named_rows import NamedRows
 from gsgd.sift.timing import Elapsed, Totals
 from gsgd.sift.training_pass import TrainingPass
 from gsgd.sift.wrappers import is_sharded, unwrap
@@ -64,6 +65,7 @@ class Sift:
         last: the last `Selection`, None before the first call.
         totals: counts since the start of training.
         readings: what `meter_every` has measured.
+        named_rows: with `score="last-seen"`, the losses last seen, as `named_rows.seen`; else None.
         reuse_trial: how `reuse="auto"` decides.
 
     Raises:
@@ -91,7 +93,7 @@ class Sift:
             self.exit_layer = self.auto.present
         else:
             self.exit_layer = options.exit_layer
-            if options.score != "random":
+            if options.scores_by_forward:
                 check_exit(unwrap(model), self.exit_layer)
         if options.labelled_head and shifts_by_name(unwrap(model)):
             raise ValueError("labelled_head=True is for masked language models; a causal model labels every position")
@@ -107,6 +109,7 @@ class Sift:
         self._meters = Elapsed()
         self.reuse_trial = ReuseTrial()
         self._of_this_process()
+        self.named_rows = NamedRows(options, self.ranks) if options.score == "last-seen" else None
         # Ranks that select together must draw alike, others must not.
         seed = options.seed if self.ranks.together else options.seed + self.ranks.rank
         self.generator = torch.Generator().manual_seed(seed)
@@ -140,7 +143,7 @@ class Sift:
         """The model's output on the kept rows; in eval mode, on all."""
         if not self.model.training:
             self.finish_checks()
-            return self.model(**batch)
+            return self.model(**self._without_ids(batch)[1])
         return self.forward_kept(self.choose(batch))
 
     def choose(self, batch: Any) -> Any:
@@ -166,6 +169,7 @@ class Sift:
         selects = self.schedule.selects(step)
         if selects and self.ranks.together:
             self.ranks.check_alike(batch)
+        ids, batch = self._without_ids(batch)
         size = self.scorer.rows.size(batch)
         self._learn_rows(batch)
         if selects and self.options.reuse == "auto" and self.scorer.function is not None:
@@ -183,9 +187,12 @@ class Sift:
                 self.totals.idle_steps += 1
                 say_once(f"a step selects nothing and trains on its whole batch: {because}")
             everything = torch.arange(size)
-            self.last = Selection(step, False, everything, None, size, size)
+            self.last = Selection(step, False, everything, None, size, size, ids=ids)
             self.totals.backprop_samples += size
-            return dict(batch) if isinstance(batch, Mapping) else batch
+            whole = dict(batch) if isinstance(batch, Mapping) else batch
+            if self.named_rows is not None and ids is not None:
+                self.named_rows.awaits(whole, ids)
+            return whole
         device = device_of(batch)
         part = self.options.score_batch_size if self.scorer.function is not None else None
         if part is not None and self.ranks.size > 1 and is_sharded(self.model):
@@ -206,7 +213,7 @@ class Sift:
             holds_window=self.options.accumulation_steps > 1 and self.holds_window,
         )
         with torch.no_grad(), watch.measure(device):
-            scores = None if self.scorer.function is None else self._scores(batch, recording)
+            scores = self._scores(batch, ids, recording)
             chosen = self._choice.rows(
                 scores,
                 kept,
@@ -219,10 +226,16 @@ class Sift:
             )
             rows = self.scorer.rows
             taken = exchange_rows(batch, chosen, self.ranks, rows) if self.ranks.together else rows.take(batch, chosen)
+            if ids is not None and self.ranks.together:
+                ids = self.ranks.gathered(ids)[self.ranks.share(chosen).to(ids.device)]
+            elif ids is not None:
+                ids = ids[chosen.to(ids.device)]
         if recording is not None and recording.segments:
             self._training_pass.shared = Shared(recording, self.exit_layer, taken, chosen, batch.get("labels"))
         number = self.scorer.rows.size(taken)
-        self.last = Selection(step, True, chosen, scores, size, number, watch)
+        self.last = Selection(step, True, chosen, scores, size, number, watch, ids)
+        if self.named_rows is not None and ids is not None:
+            self.named_rows.awaits(taken, ids)
         self.totals.backprop_samples += number
         self.totals.selected_steps += 1
         return taken
@@ -233,7 +246,40 @@ class Sift:
         fullest = self.scorer.positions.fullest()
         if self.last is None or not self.last.selected:  # else scoring has looked at these rows
             self._choice.late.add(self._present_step, None, fullest)
+        self.note(output, rows)
         return output
+
+    def note(self, output: Any, rows: Mapping[str, Any]) -> None:
+        """Where losses last seen score, note those of rows that `choose` returned, from the model's output on them.
+
+        `forward_kept` does so; a loop that calls the model by itself calls this.
+
+        Raises:
+            ValueError: if the losses of the rows are not the model's: see `row_losses`.
+        """
+        if self.named_rows is None or self.last is None:
+            return
+        labelled, positions, batch = self._training_pass.labelled, None, rows
+        if labelled is not None:
+            batch, positions = {**rows, "labels": labelled[1]}, (labelled[0], len(rows["labels"]))
+        noted = self.named_rows.note(output, rows, batch, step=self._present_step, positions=positions)
+        if noted is not None:
+            self.last = dataclasses.replace(self.last, ids=noted[0], losses=noted[1])
+
+    def _without_ids(self, batch: Any) -> tuple[Tensor | None, Any]:
+        """(ids (B,) where a batch carries them, the batch that the model sees).
+
+        Raises:
+            ValueError: if ids are needed, and it carries none.
+        """
+        key = self.options.id_key
+        if self.named_rows is not None and self.model.training:
+            ids = self.named_rows.ids(batch)
+        elif not isinstance(batch, Mapping) or key not in batch or self.scorer.takes(key):
+            return None, batch
+        else:
+            ids = torch.as_tensor(batch[key])
+        return ids, {name: value for name, value in batch.items() if name != key}
 
     def sharing(self, rows: Mapping[str, Any]) -> contextlib.AbstractContextManager[Shared | None]:
         """Within the block, the model on `rows` takes from the scoring pass what that has computed.
@@ -298,7 +344,12 @@ class Sift:
             logger.log(logging.WARNING if "is not known" in said else logging.INFO, "%s", said)
         rows.learn(batch)
 
-    def _scores(self, batch: Mapping[str, Any], recording: Recording | None) -> Tensor:
+    def _scores(self, batch: Any, ids: Tensor | None, recording: Recording | None) -> Tensor | None:
+        """(B,) scores of a gross batch; None where nothing scores."""
+        if self.named_rows is not None and ids is not None:
+            return self.named_rows.scores(ids, step=self._present_step, device=device_of(batch))
+        if self.scorer.function is None:
+            return None
         parts = self.scorer.parts(batch)
         if len(parts) == 1:
             return self.scorer.scores(parts[0], self.exit_layer, recording=recording)
@@ -337,6 +388,7 @@ class Sift:
             "totals": dataclasses.asdict(self.totals),
             "meter_s": self.meter_s,
             **({} if self.auto is None else {"auto": self.auto.state_dict()}),
+            **({} if self.named_rows is None else {"named_rows": self.named_rows.state_dict()}),
             **({"reuse_trial": self.reuse_trial.state_dict()} if self.options.reuse == "auto" else {}),
         }
 
@@ -346,9 +398,11 @@ class Sift:
         Raises:
             ValueError: if `state` lacks an entry, naming it.
         """
-        missing = {"calls", "generator", "totals", *(["auto"] if self.auto is not None else [])} - set(state)
+        own = {"auto": 'exit_layer = "auto"', "named_rows": 'score = "last-seen"'}
+        own = {name: option for name, option in own.items() if getattr(self, name) is not None}
+        missing = {"calls", "generator", "totals", *own} - set(state)
         if missing:
-            kind = "a Sift" if missing != {"auto"} else 'a Sift with exit_layer = "auto"'
+            kind = " with ".join(["a Sift", *(own[name] for name in sorted(missing & own.keys()))])
             raise ValueError(f"the state lacks {', '.join(sorted(missing))}: it is not of {kind}")
         if self.auto is not None:
             self.auto.load_state_dict(state["auto"])
@@ -357,6 +411,8 @@ class Sift:
         self.generator.set_state(state["generator"].cpu())
         vars(self.totals).update(state["totals"])
         self._meters = Elapsed(state.get("meter_s", 0.0))
+        if self.named_rows is not None:
+            self.named_rows.load_state_dict(state["named_rows"])
         if "reuse_trial" in state:
             self.reuse_trial.load_state_dict(state["reuse_trial"])
 

@@ -16,7 +16,9 @@ from gsgd.sift.schedule import Schedule
 Score = Callable[..., Any]
 """`(logits, labels) -> (B,)` or `(logits, labels, batch) -> (B,)`, one number a row; larger is harder."""
 
-ScoreName = Literal["loss", "entropy", "random"]
+ScoreName = Literal["loss", "entropy", "last-seen", "random"]
+RowLosses = Callable[[Any, Mapping[str, Any]], Any]
+"""`(output, batch) -> (k,)`: the losses of a batch's rows, from the model's output on it."""
 ScoringMode = Literal["train", "eval", "frozen-batchnorm"]
 Scope = Literal["rank", "global"]
 OnBadScores = Literal["raise", "drop", "keep-all", "last"]
@@ -71,9 +73,11 @@ class SiftOptions:
             SGD). Of an encoder-decoder it is a layer of the decoder. "auto" moves it to the cheapest exit that keeps
             rows as exact losses would, see `auto`; the attribute `exit_layer` of the engine is the present one.
         keep: share of rows to train on, in (0, 1]; max(1, round(keep * B)) rows are kept.
-        score: "loss" or "entropy" of the early prediction, "random" (the control: nothing is scored), or a callable
-            `(logits, labels) -> (B,)`, or with three arguments `(logits, labels, batch) -> (B,)`; larger is harder. It
-            gets labels as they stand in the batch, not shifted. `gsgd.scores` has more of the built-in kind.
+        score: "loss" or "entropy" of the early prediction, "last-seen", the loss that a row had when it was trained on
+            last, which costs no forward pass and needs the rows' ids (`gsgd.sift.sources`), "random" (the control:
+            nothing is scored), or a callable `(logits, labels) -> (B,)`, or with three arguments
+            `(logits, labels, batch) -> (B,)`; larger is harder. It gets labels as they stand in the batch, not shifted.
+            `gsgd.scores` has more of the built-in kind.
         select: a rule of `gsgd.selectors`, or any function `(scores, k, rng) -> (k,) indices`.
         start_step: steps before it train on the whole batch; at least 0. The paper starts at 20,000.
         end_step: steps from it on train on the whole batch again; None for never.
@@ -119,6 +123,14 @@ class SiftOptions:
             and `end_positions`).
         label_smoothing: of the "loss" score, in [0, 1), where the training loss is smoothed outside of the model, as
             the Trainer's `label_smoothing_factor` does.
+        random_share: share of the kept rows that are drawn from those which the rule leaves, in [0, 1]; None for .25
+            where losses last seen score, which must be seen again now and then, and 0 elsewhere.
+        max_age: in steps; a loss that was last seen longer ago counts as never seen, and never seen comes first. None
+            for no bound.
+        id_key: of a batch's entry with the ids of its rows, whole numbers below `data_rows`; the model does not see it.
+        data_rows: rows of the data set, for `score="last-seen"`; 8 bytes each.
+        row_losses: `(output, batch) -> (k,)`, the losses of a batch's rows from the model's output on it, where they
+            are not the cross-entropy of its logits.
         seed: for rules that draw; ranks draw differently. At least 0.
 
     Raises:
@@ -147,6 +159,11 @@ class SiftOptions:
     rows: Sequence[str] = ()
     label_names: Sequence[str] = ()
     label_smoothing: float = 0.0
+    random_share: float | None = None
+    max_age: int | None = None
+    id_key: str = "id"
+    data_rows: int | None = None
+    row_losses: RowLosses | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -154,7 +171,8 @@ class SiftOptions:
         score_names = get_args(ScoreName)
         if not callable(self.score) and (not isinstance(self.score, str) or self.score not in score_names):
             raise ValueError(
-                f'score = {self.score!r} must be "loss", "entropy", "random" or a callable (logits, labels)'
+                f'score = {self.score!r} must be "loss", "entropy", "last-seen", "random" or a callable '
+                "(logits, labels)"
                 f"{nearest(self.score, score_names)}"
             )
         if not callable(self.select):
@@ -194,16 +212,35 @@ class SiftOptions:
             _set(self, "reuse", flag("reuse", self.reuse, f', "cpu" or "auto"{nearest(self.reuse, ("cpu", "auto"))}'))
         if not isinstance(self.compile, str) or not self.compile.strip():
             _set(self, "compile", flag("compile", self.compile, ", or name a backend of torch.compile"))
+        if self.random_share is not None:
+            share = within("random_share", self.random_share, "lie in [0, 1]", lambda value: 0 <= value <= 1)
+            _set(self, "random_share", share)
+        for name in ("max_age", "data_rows"):
+            if getattr(self, name) is not None:
+                _set(self, name, whole(name, getattr(self, name), least=1))
+        if not isinstance(self.id_key, str) or not self.id_key:
+            raise ValueError(f"id_key = {self.id_key!r} must be the name of an entry of the batch")
+        if self.row_losses is not None and not callable(self.row_losses):
+            raise ValueError(f"row_losses = {self.row_losses!r} must be callable, (output, batch) -> (k,)")
         for name in ("rows", "label_names"):
             _set(self, name, words(name, getattr(self, name)))
 
+    @property
+    def scores_by_forward(self) -> bool:
+        """Whether a forward pass scores the gross batch."""
+        return self.score not in ("last-seen", "random")
+
     def _check_combinations(self) -> None:
+        if self.score == "last-seen" and self.data_rows is None:
+            raise ValueError('score = "last-seen" needs data_rows, the number of rows of the data set: len(data)')
+        if self.score != "last-seen" and self.max_age is not None:
+            raise ValueError(f'max_age is for score = "last-seen", but score = {self.score!r}')
         if self.batchnorm == "gross":
-            if self.score == "random" or self.scoring_mode != "train" or self.scope == "global":
+            if not self.scores_by_forward or self.scoring_mode != "train" or self.scope == "global":
                 raise ValueError(
                     'batchnorm = "gross" needs a scoring pass that normalises by the batch that rows are kept of: '
-                    f'score = {self.score!r} must not be "random", scoring_mode = {self.scoring_mode!r} must be '
-                    f'"train", and scope = {self.scope!r} must be "rank"'
+                    f'score = {self.score!r} must not be "random" or "last-seen", scoring_mode = '
+                    f'{self.scoring_mode!r} must be "train", and scope = {self.scope!r} must be "rank"'
                 )
             if self.score_batch_size is not None:
                 raise ValueError(
@@ -214,14 +251,15 @@ class SiftOptions:
             raise ValueError(
                 f'compile = {self.compile!r} does not go with batchnorm = "gross", whose statistics no graph hands on'
             )
-        if self.meter_every and self.score == "random":
+        if self.meter_every and not self.scores_by_forward:
             raise ValueError(
-                f'meter_every = {self.meter_every}, but score = "random" has no scores to measure: set it to 0'
+                f'meter_every = {self.meter_every}, but score = "{self.score}" has no early prediction to measure: set '
+                "it to 0"
             )
         if self.exit_layer != "auto" and self.auto is not None:
             raise ValueError(f'auto is for exit_layer = "auto", but exit_layer = {self.exit_layer!r}')
-        if self.exit_layer == "auto" and self.score == "random":
-            raise ValueError('exit_layer = "auto" needs scores to judge exits by: score = "random" has none')
+        if self.exit_layer == "auto" and not self.scores_by_forward:
+            raise ValueError(f'exit_layer = "auto" needs exits that score: score = "{self.score}" takes none')
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> SiftOptions:

@@ -48,7 +48,7 @@ class Ranks:
         layout = ", ".join(f"{name} {tuple(v.shape)} {v.dtype}" for name, v in sorted(tensors.items()))
         digest = int.from_bytes(hashlib.blake2b(layout.encode(), digest_size=8).digest(), "little", signed=True)
         device = next((value.device for value in tensors.values()), None)
-        if len(set(self._gather(torch.tensor([digest], device=device)).tolist())) > 1:
+        if len(set(self.gathered(torch.tensor([digest], device=device)).tolist())) > 1:
             layouts: list[Any] = [None] * self.size
             dist.all_gather_object(layouts, layout)
             listed = "; ".join(f"rank {rank} has {text or 'no tensors'}" for rank, text in enumerate(layouts))
@@ -72,7 +72,7 @@ class Ranks:
     def pool(self, scores: Tensor | None, kept: int, rows: int) -> tuple[Tensor | None, int, int]:
         """(scores of all ranks end to end, kept rows of all, rows of all); `check_alike` comes first."""
         # A rank without any labelled position scores in float32 whatever the model's type.
-        pooled = None if scores is None else self._gather(scores.double())
+        pooled = None if scores is None else self.gathered(scores.double())
         return pooled, kept * self.size, rows * self.size
 
     def check_passes(self, passes: int) -> None:
@@ -93,7 +93,13 @@ class Ranks:
         """The largest number of rows up to `kept` that can be dealt out evenly."""
         return kept - kept % self.size if self.together else kept
 
-    def _gather(self, value: Tensor) -> Tensor:
+    def share(self, chosen: Tensor) -> Tensor:
+        """This rank's equal share of rows that were chosen of all."""
+        number = len(chosen) // self.size
+        return chosen[self.rank * number : (self.rank + 1) * number]
+
+    def gathered(self, value: Tensor) -> Tensor:
+        """The tensors of all ranks, of one shape, end to end; all must give one."""
         parts = [torch.empty_like(value) for _ in range(self.size)]
         dist.all_gather(parts, value.contiguous())
         return torch.cat(parts)
@@ -116,7 +122,7 @@ def exchange_rows(batch: Mapping[str, Any], chosen: Tensor, ranks: Ranks, rows: 
         if name not in with_rows:
             gathered[name] = value
         elif isinstance(value, Tensor):
-            gathered[name] = ranks._gather(value)
+            gathered[name] = ranks.gathered(value)
         elif isinstance(value, np.ndarray):
             gathered[name] = np.concatenate(ranks.gather_objects(value))
         elif isinstance(value, (list, tuple)) and name in rows.cut_names(batch):
@@ -126,5 +132,4 @@ def exchange_rows(batch: Mapping[str, Any], chosen: Tensor, ranks: Ranks, rows: 
                 f'scope="global" exchanges tensors, arrays and lists, but {name} is a {type(value).__name__}: '
                 'flatten it, or select with scope="rank"'
             )
-    share = len(chosen) // ranks.size
-    return rows.take(gathered, chosen[ranks.rank * share : (ranks.rank + 1) * share])
+    return rows.take(gathered, ranks.share(chosen))

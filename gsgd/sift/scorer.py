@@ -60,7 +60,7 @@ class Scorer:
         options: score, mode of scoring, rows at a time, names of labels and of rows.
 
     Attributes:
-        function: the score, `(logits, labels) -> (B,)`; None for "random".
+        function: the score, `(logits, labels) -> (B,)`; None for "random" and "last-seen".
         rows: which entries of a batch have rows.
         positions: how many positions of a row a head runs on, where labels lie on a device.
         reference: the model's own loss of a batch of one row, as training computes it; a Trainer sets its own.
@@ -129,7 +129,7 @@ class Scorer:
         probing = reading is not None
         function = self.function if function is None else function
         if function is None:
-            raise ValueError('score = "random" scores nothing')
+            raise ValueError(f'score = "{self.options.score}" makes no early prediction')
         model = unwrap(self.model)
         if reading is None:
             reading = self.reading(batch) if _is_built_in(function) else LabelReading("callable")
@@ -336,6 +336,10 @@ class Scorer:
         with without_router_losses(model):
             return loss_of(model(**self.inputs(row, labels=True)))
 
+    def takes(self, name: str) -> bool:
+        """Whether the model's forward names an argument so."""
+        return self._arguments is not None and name in self._arguments[0]
+
     def inputs(self, batch: Mapping[str, Any], *, labels: bool) -> dict[str, Any]:
         """What of the batch the model is called with, with its labels or without."""
         left_out = () if labels else (*LABEL_NAMES, *self._label_names(batch))
@@ -366,7 +370,7 @@ def _compiled_scoring(options: SiftOptions) -> CompiledScoring | None:
 
 def score_function(options: SiftOptions) -> Callable[..., Tensor] | None:
     """The score of the options as a function; None where nothing is scored."""
-    if options.score == "random":
+    if not options.scores_by_forward:
         return None
     if options.score == "loss":
         if options.label_smoothing:

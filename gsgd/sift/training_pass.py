@@ -35,6 +35,8 @@ class TrainingPass:
     Attributes:
         shared: what scoring has left for the rows that were chosen last; None where it has left nothing.
         compiled: the pass as a graph, where the options ask for one.
+        labelled: of the last pass whose head ran on labelled positions only, (the row of each (N,), their labels
+            (1, N)); None where it ran on all.
     """
 
     def __init__(self, model: nn.Module, scorer: Scorer, reuse_trial: ReuseTrial, totals: Totals):
@@ -42,6 +44,7 @@ class TrainingPass:
         self.shared: Shared | None = None
         self.findings = Findings()
         self.compiled: Compiled | None = None
+        self.labelled: tuple[Tensor, Tensor] | None = None
         self._head: HeadAtPositions | None = None
         if not self.options.compile:
             return
@@ -101,6 +104,7 @@ class TrainingPass:
         found: tuple[Tensor, Tensor, Tensor] | None = None
         if self.options.labelled_head and isinstance(labels, Tensor) and labels.dim() > 1:
             found = self._labelled(rows, labels)
+        self.labelled = None if found is None else (found[0], found[2])
         with self.sharing(model, rows) as shared:
             if found is None:
                 return model(**rows) if self.compiled is None else outlasting(self.compiled(**rows))

@@ -1,0 +1,127 @@
+"""Rows that have names: ids of a batch, the losses of those trained on, and scores by the losses last seen."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gsgd import host
+from gsgd.sift.options import SiftOptions
+from gsgd.sift.ranks import Ranks
+from gsgd.sift.sources.last_seen import LastSeen, check_age_bound, check_ids
+from gsgd.sift.trained_losses import TrainedLosses
+
+
+class NamedRows:
+    """Scores rows by the losses last seen of them, and notes those of the rows that a step trained on.
+
+    Args:
+        options: of the engine, with `score="last-seen"`.
+        ranks: every rank notes what all of them have seen.
+
+    Attributes:
+        seen: the losses last seen; None before the first batch, which tells where they lie.
+    """
+
+    def __init__(self, options: SiftOptions, ranks: Ranks):
+        self.options = options
+        self.ranks = ranks
+        self.seen: LastSeen | None = None
+        label = options.label_names[0] if options.label_names else "labels"
+        self.trained = TrainedLosses(options.row_losses, label, options.label_smoothing)
+        self._state: Mapping[str, Any] | None = None
+        # Chosen and not trained on yet: a trainer may choose all micro-batches of a step before the first is trained.
+        self._awaiting: deque[tuple[Mapping[str, Any], Tensor]] = deque(maxlen=max(2, options.accumulation_steps))
+
+    def ids(self, batch: Any) -> Tensor:
+        """(B,), int64: the ids that a batch carries.
+
+        Raises:
+            ValueError: if it carries none, or they do not name rows of the data one to one.
+        """
+        key = self.options.id_key
+        if not isinstance(batch, Mapping) or key not in batch:
+            held = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+            raise ValueError(
+                f'score = "last-seen" needs the ids of a batch\'s rows under {key!r} (id_key), but it holds: {held}. '
+                "gsgd.sift.WithIds(data) puts each sample's index there; samples of a stream need ids of their own"
+            )
+        ids = batch[key]
+        return check_ids(ids if isinstance(ids, (Tensor, np.ndarray, list)) else [], self._rows)
+
+    @property
+    def _rows(self) -> int:
+        assert self.options.data_rows is not None  # the options have seen to it
+        return self.options.data_rows
+
+    def scores(self, ids: Tensor, *, step: int, device: torch.device) -> Tensor:
+        """(B,), float32, on the device: the losses last seen; rows never seen come first."""
+        if self.seen is None:
+            self.seen = LastSeen(self._rows, device)
+            if self._state is not None:
+                self.seen.load_state_dict(self._state)
+            check_age_bound(self.options.max_age, rows=self.seen.rows, gross=len(ids) * self.ranks.size)
+        return self.seen.scores(host.sent(ids, device), step=step, max_age=self.options.max_age)
+
+    def awaits(self, rows: Mapping[str, Any], ids: Tensor) -> None:
+        """Rows with these ids are about to be trained on."""
+        self._awaiting.append((rows, ids))
+
+    def note(
+        self,
+        output: Any,
+        rows: Mapping[str, Any],
+        batch: Mapping[str, Any],
+        *,
+        step: int,
+        positions: tuple[Tensor, int] | None = None,
+    ) -> tuple[Tensor, Tensor] | None:
+        """(ids (k,), losses (k,)) of rows that were chosen, from the model's output on them; None for other rows.
+
+        Args:
+            output: the model's, on `batch`: the rows, with labels as the model saw them.
+            positions: as of `TrainedLosses.of`.
+
+        Raises:
+            ValueError: as `TrainedLosses.of`.
+        """
+        for entry in self._awaiting:
+            if _same(entry[0], rows):
+                self._awaiting.remove(entry)
+                break
+        else:
+            return None
+        losses = self.trained.of(output, batch, positions=positions)
+        ids = host.sent(entry[1], losses.device)
+        if self.seen is None:
+            self.seen = LastSeen(self._rows, losses.device)
+        everywhere = (ids, losses) if self.ranks.size == 1 else (self.ranks.gathered(ids), self.ranks.gathered(losses))
+        self.seen.note(*everywhere, step=step)
+        return ids, losses
+
+    def state_dict(self) -> dict[str, Any]:
+        """The losses last seen, and what was learnt of labels."""
+        table = self.seen.state_dict() if self.seen is not None else self._state
+        return {"seen": table, "shift": self.trained.shift, "steps": self.trained.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`.
+
+        Raises:
+            ValueError: if it is of another number of rows.
+        """
+        self._state, self.trained.shift, self.trained.steps = state["seen"], state["shift"], state["steps"]
+        if self._state is not None:
+            seen = LastSeen(self._rows)
+            seen.load_state_dict(self._state)  # so that another data set is refused here
+            self.seen = None
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two batches hold the very same tensors."""
+    return one.keys() == other.keys() and all(other[name] is value for name, value in one.items())
