@@ -80,6 +80,7 @@ class TrainedLosses:
 
     def _found_shift(self, logits: Tensor, labels: Tensor, loss: Tensor | None) -> int:
         """1 where position t predicts label t + 1, else 0: whichever has the mean that the model returned."""
+        loss = None if loss is None else loss.detach()
         if loss is None:
             raise ValueError(f"the model returned no loss to hold the losses of its rows against: {_REMEDY}")
         fits = labels.shape == logits.shape[:-1]

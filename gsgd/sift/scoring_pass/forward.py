@@ -240,8 +240,9 @@ def logits_of(output: Any) -> Tensor:
         ValueError: if it has none.
     """
     for name in ("logits", "prediction_logits"):
-        if getattr(output, name, None) is not None:
-            return getattr(output, name)
+        found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        if found is not None:
+            return found
     if isinstance(output, Tensor):
         return output
     raise ValueError(

@@ -31,7 +31,7 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from gsgd.sift import Sift, reuse_trial
+from gsgd.sift import LastSeenSampler, Sift, WithIds, reuse_trial
 from gsgd.sift.shared_forward import recording as recording_module
 
 RANKS = 2
@@ -703,6 +703,45 @@ def compile_around_fsdp(rank):
         sift = Sift(torch.compile(shard(model, bert_layers(model)), backend="eager"))
         sift.choose(text_of(rank))
         assert sift.last.indices.tolist() == plain_choice(masked_lm(), text_of(rank), 4)
+
+
+def every_rank_notes_what_all_have_seen(rank):
+    """In an own loop, over each scope: the tables are those of a dictionary of both ranks' rows."""
+    for scope in ("rank", "global"):
+        model = classifier()
+        sift = Sift(model, score="last-seen", data_rows=64, scope=scope, random_share=0.0)
+        seen = {}
+        for step in range(4):
+            generator = torch.Generator().manual_seed(10 * step)
+            ids = torch.randperm(64, generator=generator)[: 8 * RANKS]
+            batch = {**rows_of(rank, step), "id": ids[8 * rank : 8 * (rank + 1)]}
+            sift(**batch)
+            for of_rank_ids, losses in everywhere((sift.last.ids.tolist(), sift.last.losses.tolist())):
+                seen |= {name: (loss, step) for name, loss in zip(of_rank_ids, losses, strict=True)}
+        table = sift.named_rows.seen
+        assert (table.seen_at >= 0).nonzero().flatten().tolist() == sorted(seen)
+        assert all((float(table.losses[name]), int(table.seen_at[name])) == seen[name] for name in seen), scope
+
+
+def samplers_deal_out_batches_and_agree(rank):
+    """accelerate deals the batches of one sampler out to the ranks, whose tables stay the same."""
+    from accelerate import Accelerator
+    from torch.utils.data import DataLoader
+
+    sampler = LastSeenSampler(48, 4, seed=2)
+    data = WithIds([{"x": float(name)} for name in range(48)])
+    loader = Accelerator(cpu=True).prepare(DataLoader(data, batch_sampler=sampler))
+    for _ in range(2):
+        for batch in loader:
+            ids = batch["id"]
+            assert batch["x"].tolist() == ids.tolist()
+            sampler.note(ids, ids.float() / 48)
+            one, other = everywhere(ids.tolist())
+            assert not set(one) & set(other), "ranks train on different rows"
+    tables = everywhere((sampler.seen.losses.nan_to_num(-1).tolist(), sampler.seen.seen_at.tolist(), sampler.step))
+    assert tables[0] == tables[1]
+    assert sampler.step == 6
+    assert float((sampler.seen.seen_at >= 0).sum()) > 24
 
 
 # ---- the process ----

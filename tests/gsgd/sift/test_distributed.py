@@ -133,6 +133,8 @@ def pair(tmp_path_factory):
         pytest.param("fsdp_peft_compile_and_a_labelled_head", marks=pytest.mark.slow),
         "fsdp_around_compile_is_refused",
         "compile_around_fsdp",
+        "every_rank_notes_what_all_have_seen",
+        "samplers_deal_out_batches_and_agree",
     ],
 )
 def test_scenario(pair, scenario):
