@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,15 +58,18 @@ class LastSeen:
         Raises:
             ValueError: as `check_ids`; on a device an id out of range gets the score NaN.
         """
-        ids = check_ids(ids, self.rows).to(self.losses.device)
+        ids = check_ids(ids, self.rows)
+        if host.holds(self.losses):
+            return self._scores(ids.to(self.losses.device), step, max_age)
+        ids = ids.to(self.losses.device)
         inside = (ids >= 0) & (ids < self.rows)
-        at = ids.clamp(0, self.rows - 1)
-        seen_at = self.seen_at[at]
-        first = seen_at == NEVER
-        if max_age is not None:
-            first = first | (step - seen_at > max_age)
-        found = torch.where(first, UNSEEN, self.losses[at])
-        return found if host.holds(ids) else torch.where(inside, found, torch.nan)
+        return torch.where(inside, self._scores(ids.clamp(0, self.rows - 1), step, max_age), torch.nan)
+
+    def _scores(self, ids: Tensor, step: int, max_age: int | None) -> Tensor:
+        seen_at = self.seen_at[ids]
+        # A row never seen was seen before the first step, so it is too old for any bound.
+        first = seen_at < (0 if max_age is None else max(0, step - max_age))
+        return torch.where(first, UNSEEN, self.losses[ids])
 
     def note(self, ids: Tensor, losses: Tensor, *, step: int) -> None:
         """Rows `ids` (k,) had these losses (k,) at this step.
@@ -113,19 +117,19 @@ def check_ids(ids: Any, rows: int) -> Tensor:
             comes twice.
     """
     found = torch.as_tensor(ids)
-    if found.dim() != 1 or found.dtype.is_floating_point or found.dtype in (torch.bool, torch.complex64):
+    if found.dim() != 1 or found.dtype.is_floating_point or found.dtype.is_complex or found.dtype == torch.bool:
         raise ValueError(f"ids of shape {tuple(found.shape)} and {found.dtype} must be whole numbers of shape (B,)")
     found = found.long()
     if not host.holds(found) or len(found) == 0:
         return found
-    ordered = torch.sort(found).values
-    low, high = int(ordered[0]), int(ordered[-1])
+    ordered = np.sort(found.numpy())  # on so few numbers quicker than torch
+    low, high = ordered[0], ordered[-1]
     if low < 0 or high >= rows:
         raise ValueError(f"id {low if low < 0 else high} must lie in 0..{rows - 1}, the rows of the data (data_rows)")
     twice = ordered[1:] == ordered[:-1]
-    if bool(twice.any()):
+    if twice.any():
         raise ValueError(
-            f"id {int(ordered[1:][twice][0])} comes twice in one batch: ids must name rows one to one; a sampler that "
+            f"id {ordered[1:][twice][0]} comes twice in one batch: ids must name rows one to one; a sampler that "
             "fills up the last batch needs drop_last=True"
         )
     return found

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,8 +50,10 @@ class NamedRows:
                 f'score = "last-seen" needs the ids of a batch\'s rows under {key!r} (id_key), but it holds: {held}. '
                 "gsgd.sift.WithIds(data) puts each sample's index there; samples of a stream need ids of their own"
             )
-        ids = batch[key]
-        return check_ids(ids if isinstance(ids, (Tensor, np.ndarray, list)) else [], self._rows)
+        ids = torch.as_tensor(batch[key])
+        if len(ids) == 0:
+            raise ValueError(f"{key!r} holds no ids")
+        return ids.long() if ids.dim() == 1 and not ids.dtype.is_floating_point else check_ids(ids, self._rows)
 
     @property
     def _rows(self) -> int:
@@ -66,7 +67,7 @@ class NamedRows:
             if self._state is not None:
                 self.seen.load_state_dict(self._state)
             check_age_bound(self.options.max_age, rows=self.seen.rows, gross=len(ids) * self.ranks.size)
-        return self.seen.scores(host.sent(ids, device), step=step, max_age=self.options.max_age)
+        return self.seen.scores(ids, step=step, max_age=self.options.max_age)
 
     def awaits(self, rows: Mapping[str, Any], ids: Tensor) -> None:
         """Rows with these ids are about to be trained on."""

@@ -103,9 +103,10 @@ class _RowSampler(Sampler[list[int]]):
             self._handed.clear()
             self._begin_epoch()
         order = self._order()
+        lots = np.random.default_rng([self.seed, self.epoch, 1]).random(len(order))
         while self._offset + self.gross <= len(order):
-            drawn, place = order[self._offset : self._offset + self.gross], self._offset
-            ids, weights = self._chosen(drawn, np.random.default_rng([self.seed, self.epoch, place]))
+            drawn = slice(self._offset, self._offset + self.gross)
+            ids, weights = self._chosen(order[drawn], lots[drawn])
             self._offset += self.gross
             self._handed.append((ids.tolist(), weights.tolist()))
             yield ids.tolist()
@@ -182,8 +183,8 @@ class _RowSampler(Sampler[list[int]]):
     def _order(self) -> np.ndarray:
         return np.random.default_rng([self.seed, self.epoch]).permutation(self.seen.rows)
 
-    def _chosen(self, drawn: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """((k,) ids out of a gross batch, (k,) weights)."""
+    def _chosen(self, drawn: np.ndarray, lots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """((k,) ids out of a gross batch (B,), (k,) weights), by uniform numbers (B,)."""
         raise NotImplementedError
 
     def _take_up(self, left: int) -> None:
@@ -191,8 +192,8 @@ class _RowSampler(Sampler[list[int]]):
             ids, losses, event, step = self._noted.popleft()
             if event is not None:
                 event.synchronize()
-            once, first = np.unique(ids.numpy(), return_index=True)  # draws with replacement name rows twice
-            self.seen.note(torch.from_numpy(once), losses[torch.from_numpy(first)], step=step)
+            self.seen.losses.numpy()[ids.numpy()] = losses.numpy()  # of a row drawn twice, the last
+            self.seen.seen_at.numpy()[ids.numpy()] = step
 
     def _forget(self, ids: list[int]) -> None:
         for entry in self._handed:
@@ -236,12 +237,12 @@ class LastSeenSampler(_RowSampler):
         self.max_age = None if max_age is None else whole("max_age", max_age, least=1)
         check_age_bound(self.max_age, rows=self.seen.rows, gross=gross)
 
-    def _chosen(self, drawn: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _chosen(self, drawn: np.ndarray, lots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         scores = self.seen.scores(torch.from_numpy(drawn), step=self.step, max_age=self.max_age).numpy()
         at_random = math.floor(self.random_share * self.batch_size)
         hardest = np.argsort(-scores, kind="stable")
         top, others = hardest[: self.batch_size - at_random], hardest[self.batch_size - at_random :]
-        chosen = np.concatenate([top, rng.choice(others, size=at_random, replace=False)])
+        chosen = np.concatenate([top, others[np.argsort(lots[others])[:at_random]]])
         return drawn[np.sort(chosen)], np.ones(self.batch_size)
 
 
@@ -270,13 +271,15 @@ class ImportanceSampler(_RowSampler):
         super().__init__(data_rows, batch_size, gross=gross, seed=seed)
         self.uniform_share = within("uniform_share", uniform_share, "lie in (0, 1]", lambda value: 0 < value <= 1)
 
-    def _chosen(self, drawn: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _chosen(self, drawn: np.ndarray, lots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         losses = self.seen.losses[torch.from_numpy(drawn)].double().numpy()
         known = np.isfinite(losses)
         losses = np.where(known, losses, losses[known].mean() if known.any() else 1.0).clip(min=0)
         share = losses / losses.sum() if losses.sum() > 0 else np.full(self.gross, 1 / self.gross)
         q = (1 - self.uniform_share) * share + self.uniform_share / self.gross
-        at = rng.choice(self.gross, size=self.batch_size, p=q / q.sum())
+        ends = np.cumsum(q)
+        # The last end may be rounded to less than 1.
+        at = np.searchsorted(ends, lots[: self.batch_size] * ends[-1], side="right").clip(max=self.gross - 1)
         return drawn[at], 1 / (self.gross * q[at])
 
 
@@ -322,7 +325,7 @@ class InfoBatchSampler(_RowSampler):
         draws = np.random.default_rng([self.seed, self.epoch, 0]).random(self.seen.rows)
         return order[~(self._easy & (draws < self.prune))[order]]
 
-    def _chosen(self, drawn: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _chosen(self, drawn: np.ndarray, lots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return drawn, np.where(self._easy[drawn], 1 / (1 - self.prune), 1.0)
 
     def state_dict(self) -> dict[str, Any]:
@@ -334,7 +337,7 @@ class InfoBatchSampler(_RowSampler):
 
 
 def _listed(ids: Any) -> list[int]:
-    return [int(each) for each in (ids.tolist() if isinstance(ids, (Tensor, np.ndarray)) else ids)]
+    return ids.tolist() if isinstance(ids, (Tensor, np.ndarray)) else list(map(int, ids))
 
 
 def _of_all_ranks(ids: Tensor, losses: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
