@@ -5,17 +5,18 @@ Every score has the signature `score(logits, labels, *, ignore_index) -> scores`
     logits  (B, C) or (B, ..., C)   unnormalised log-probabilities; -inf masks a class out
     labels  (B,)   or (B, ...)      classes 0..C-1, or `ignore_index` at a position that does not count
 
-A sample's score is the mean over its labelled positions, as in masked language modelling; for causal language models
-the caller shifts (`logits[:, :-1]`, `labels[:, 1:]`). A sample without a labelled position gets the lowest score
-there is, so that it ranks last. Only labelled positions are read. Half precision is computed and returned in float32,
-float64 in float64.
+and returns (B,) on the logits' device, differentiable in torch. A sample's score is the mean over its labelled
+positions, as in masked language modelling; for causal language models the caller shifts (`logits[:, :-1]`,
+`labels[:, 1:]`). A sample without a labelled position gets the lowest score there is, so that it ranks last. Only
+labelled positions are read. Half precision is computed and returned in float32, float64 in float64.
 
 Finite logits give finite scores, unless their differences overflow. A NaN logit, or a mask that leaves a position no
 class at all, gives NaN; a label that is masked out gets loss and margin inf. The selectors refuse such scores by
 name.
 
-Labels out of range are refused with a ValueError, except on a device (`gsgd.host`): to find them the program would
-have to wait for it. There they give NaN. What is computed there is the same, of all positions, unlabelled ones masked.
+Shapes that do not match, an empty batch, and types that are not floating or integer are refused with a ValueError. So
+are labels out of range, except on a device (`gsgd.host`): to find them the program would have to wait for it. There
+they give NaN. What is computed there is the same, of all positions, unlabelled ones masked.
 """
 
 import math
@@ -37,18 +38,10 @@ def cross_entropy(logits: Array, labels: Array, *, ignore_index: int = -100, lab
 
     With label smoothing s it is  (1 - s) (-log p_y) + s mean_j (-log p_j), as in torch and the Hugging Face Trainer.
 
-    Args:
-        logits: (B, C) or (B, ..., C), floating.
-        labels: (B,) or (B, ...), integers in 0..C-1, or `ignore_index`.
-        ignore_index: the label of positions that do not count.
-        label_smoothing: s, in [0, 1).
-
-    Returns:
-        Scores (B,) >= 0 on the logits' device, 0 for a sample without a labelled position. Differentiable in torch.
+    Scores are >= 0, and 0 for a sample without a labelled position.
 
     Raises:
-        ValueError: if shapes do not match, the batch is empty, logits are not floating, labels not integers in range
-            (of arrays that the host holds; on a device they give NaN), or `label_smoothing` is out of range.
+        ValueError: also if s is not in [0, 1).
     """
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing = {label_smoothing!r} must lie in [0, 1)")
@@ -69,16 +62,10 @@ def entropy(logits: Array, labels: Array | None = None, *, ignore_index: int = -
 
         -sum_j p_j log p_j  =  log sum_j e^{s_j}  -  sum_j p_j s_j,     s = z - max_j z_j,     p = softmax(z)
 
+    Scores lie in [0, log C], and are 0 for a sample without a labelled position.
+
     Args:
-        logits: (B, C) or (B, ..., C), floating.
-        labels: (B,) or (B, ...); say only which positions count, all of them where None.
-        ignore_index: the label of positions that do not count.
-
-    Returns:
-        Scores (B,) in [0, log C], 0 for a sample without a labelled position. Device, gradients: as `cross_entropy`.
-
-    Raises:
-        ValueError: as `cross_entropy`.
+        labels: say only which positions count, all of them where None.
     """
 
     def position_entropy(xp: Any, z: Array, y: Array) -> Array:
@@ -102,19 +89,12 @@ def margin(logits: Array, labels: Array, *, ignore_index: int = -100) -> Array:
 
         max_{j != y} z_j - z_y
 
-    The usual margin is its negative, large for easy samples; here larger = harder, as every selector expects.
-
-    Args:
-        logits: (B, C) or (B, ..., C), floating, C >= 2.
-        labels: (B,) or (B, ...), integers in 0..C-1, or `ignore_index`.
-        ignore_index: the label of positions that do not count.
-
-    Returns:
-        Scores (B,) in units of the logits, the most negative finite number of their dtype for a sample without a
-        labelled position, -inf where every wrong class is masked out. Device, gradients: as `cross_entropy`.
+    The usual margin is its negative, large for easy samples; here larger = harder, as every selector expects. Scores
+    are in units of the logits, the most negative finite number of their dtype for a sample without a labelled position,
+    and -inf where every wrong class is masked out.
 
     Raises:
-        ValueError: as `cross_entropy`, or if there is no wrong class (C < 2).
+        ValueError: also if there is no wrong class (C < 2).
     """
 
     def position_margin(xp: Any, z: Array, y: Array) -> Array:
@@ -133,18 +113,7 @@ def gradient_norm_bound(logits: Array, labels: Array, *, ignore_index: int = -10
 
     The norm of a sample's weight gradient is at most this times a constant of the network (Katharopoulos & Fleuret
     2018, who take it for all samples alike). For sequences: the mean over labelled positions, which bounds the norm
-    of the mean.
-
-    Args:
-        logits: (B, C) or (B, ..., C), floating.
-        labels: (B,) or (B, ...), integers in 0..C-1, or `ignore_index`.
-        ignore_index: the label of positions that do not count.
-
-    Returns:
-        Scores (B,) in [0, sqrt 2], 0 for a sample without a labelled position. Device, gradients: as `cross_entropy`.
-
-    Raises:
-        ValueError: as `cross_entropy`.
+    of the mean. Scores lie in [0, sqrt 2], and are 0 for a sample without a labelled position.
 
     Reference:
         Katharopoulos & Fleuret, Not All Samples Are Created Equal: Deep Learning with Importance Sampling,

@@ -2,14 +2,15 @@
 
 Every rule has the signature `rule(scores, k, rng) -> indices` (`Selector`). `scores` has shape (..., B), one real
 number for each of B candidates, larger = harder; leading axes are independent problems. `indices` has shape (..., k),
-is int64 and lies on the scores' device. A rule of one's own is any function with this signature; hyperparameters are
-fixed beforehand:
+is int64 and lies on the scores' device; 1 <= k <= B, and of equal scores the earlier candidate counts as the harder. A
+rule of one's own is any function with this signature; hyperparameters are fixed beforehand:
 
     rule = functools.partial(trim, share=0.05, select=select_online_batch)
 
 `rng` is a `numpy.random.Generator` (for either library, and then both select the same rows) or a `torch.Generator`
-(torch scores only). Checking that scores are finite reads one boolean from their device: a NaN loss must stop a run,
-not win it. Whoever has seen to that calls `unchecked(rule)`, which reads nothing.
+(torch scores only); random rules need it. All raise ValueError for scores that are not finite, for k out of range and
+for hyperparameters out of theirs. Checking that scores are finite reads one boolean from their device: a NaN loss must
+stop a run, not win it. Whoever has seen to that calls `unchecked(rule)`, which reads nothing.
 """
 
 import functools
@@ -66,16 +67,7 @@ def select_top_k(scores: Array, k: int, rng: Any = None) -> Array:
 
         argmax_{x in S} f~(w, x)
 
-    Args:
-        scores: (..., B), finite; the (approximate) losses f~.
-        k: how many of the B candidates to select, 1 <= k <= B.
-        rng: not used; nothing here is random.
-
-    Returns:
-        Indices (..., k) in descending order of score, ties to the earlier candidate.
-
-    Raises:
-        ValueError: if a score is NaN or infinite, there are no candidates, or k is not in 1..B.
+    Indices come in descending order of score; `rng` is not used.
 
     Reference:
         With exact losses this is OHEM (Shrivastava et al. 2016) and ordered SGD (Kawaguchi & Lu, arXiv:1907.04371).
@@ -88,15 +80,8 @@ def select_random(scores: Array, k: int, rng: Any = None) -> Array:
     """k candidates uniformly without replacement, in random order: SGD's choice, and the control of every comparison.
 
     Args:
-        scores: (..., B), finite, their values not used; or the number B itself, where no scores were computed.
-        k: how many to select, 1 <= k <= B.
-        rng: required.
-
-    Returns:
-        Indices (..., k); for a number B, (k,) in the library and on the device of `rng`.
-
-    Raises:
-        ValueError: as `select_top_k`, or if `rng` is missing or of the wrong type.
+        scores: (..., B), whose values are not used; or the number B itself, where no scores were computed: then indices
+            are (k,) in the library and on the device of `rng`.
     """
     if _is_integer(scores):
         return _successive_draws(None, (scores,), k, rng)
@@ -110,19 +95,10 @@ def select_online_batch(scores: Array, k: int, rng: Any = None, *, selection_pre
         p_i  proportional to  1 / exp(log(s_e) / B)^i,     i = 0 for the largest score .. B - 1 for the smallest
 
     The largest is s_e^((B - 1)/B) times likelier to be drawn first than the smallest: s_e for large B, 56 for s_e = 100
-    and B = 8. Ties are ranked by position, the earlier candidate as the harder.
+    and B = 8. Indices come in the order drawn.
 
     Args:
-        scores: (..., B), finite.
-        k: how many to select, 1 <= k <= B.
-        rng: required.
         selection_pressure: s_e >= 1, finite; 1 is `select_random`.
-
-    Returns:
-        Indices (..., k) in the order drawn.
-
-    Raises:
-        ValueError: as `select_random`, or if `selection_pressure` is not a finite number >= 1.
 
     Reference:
         Loshchilov & Hutter, Online Batch Selection for Faster Training of Neural Networks, arXiv:1511.06343.
@@ -141,18 +117,11 @@ def select_selective_backprop(scores: Array, k: int, rng: Any = None, *, beta: f
 
         p_i  proportional to  percentile_i^beta,     percentile_i = (B - i - 1/2) / B,     i = 0 for the largest score
 
+    Indices come in the order drawn.
+
     Args:
-        scores: (..., B), finite; ties are ranked by position, the earlier candidate as the harder.
-        k: how many to select, 1 <= k <= B.
-        rng: required.
         beta: finite, >= 0; 0 is `select_random`. None takes Composer's B/k - 1, for which Jiang's independent choices
             would keep k of B on average: the integral of u^beta over [0, 1] is 1/(beta + 1).
-
-    Returns:
-        Indices (..., k) in the order drawn.
-
-    Raises:
-        ValueError: as `select_random`, or if `beta` is neither None nor a finite number >= 0.
 
     Reference:
         Jiang et al., Accelerating Deep Learning by Focusing on the Biggest Losers, arXiv:1910.00762;
@@ -173,18 +142,11 @@ def select_selective_backprop(scores: Array, k: int, rng: Any = None, *, beta: f
 def trim(scores: Array, k: int, rng: Any = None, *, share: float, select: Selector = select_top_k) -> Array:
     """Applies `select` to what is left without the floor(share B) highest scores: mislabelled rows lose the most.
 
+    Indices are into the original B candidates, in the order of `select`; k of them must remain.
+
     Args:
-        scores: (..., B), finite; of tied candidates the earlier is left out first.
-        k: how many to select, 1 <= k <= B - floor(share B).
-        rng: passed on to `select`.
         share: of the candidates to leave out, in [0, 1); about the share of wrong labels.
-        select: the rule for the rest, which it sees in their original order.
-
-    Returns:
-        Indices (..., k) into the original B candidates, in the order of `select`.
-
-    Raises:
-        ValueError: as `select`, or if `share` is not in [0, 1), or fewer than k candidates remain.
+        select: the rule for the rest, which it sees in their original order, with `rng`.
     """
     xp, n = array_namespace(scores), scores.shape[-1]
     _check_number("share", share, low=0.0, below=1.0)

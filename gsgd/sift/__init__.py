@@ -1,7 +1,8 @@
 """SIFT: early-exit sample selection for any PyTorch loop and the Hugging Face Trainer (extra `train`)."""
 
+from gsgd.sift.choice import Selection
 from gsgd.sift.diagnosis import Diagnosis
-from gsgd.sift.engine import Selection, Sift
+from gsgd.sift.engine import Sift
 from gsgd.sift.exits import EarlyExit, count_exits, exit_view
 from gsgd.sift.options import AutoExit, SiftOptions
 from gsgd.sift.readings import Reading

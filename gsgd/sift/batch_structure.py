@@ -46,6 +46,19 @@ class Indices:
         return Indices(torch.cat([torch.nonzero(owners == row).flatten() for row in self.numbers]), len(owners))
 
 
+def device_of(batch: Any) -> torch.device:
+    """Where the batch lies: the device of its first tensor."""
+    values: Iterable[Any] = batch.values() if isinstance(batch, Mapping) else batch
+    for value in values if isinstance(values, Iterable) and not isinstance(values, str) else ():
+        if isinstance(value, Tensor):
+            return value.device
+        if isinstance(value, (Mapping, list, tuple)):
+            found = device_of(value)
+            if found.type != "cpu":
+                return found
+    return torch.device("cpu")
+
+
 def members_of(value: Any) -> Iterable[tuple[Any, Any]] | None:
     """The named members of a container, or None for what is none."""
     if value is None or isinstance(value, (Tensor, str, np.ndarray)):

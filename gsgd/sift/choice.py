@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,12 +17,40 @@ from gsgd.sift.options import SiftOptions
 from gsgd.sift.ranks import Ranks
 from gsgd.sift.scoring_pass.late_checks import LateChecks, TooManyLabels
 from gsgd.sift.scoring_pass.padded_positions import PositionsPerRow
-from gsgd.sift.timing import Totals
+from gsgd.sift.timing import Elapsed, Totals
 from gsgd.sift.wrappers import every_module
 
 logger = logging.getLogger(__name__)
 
 _TRAIN_ON = 'on_bad_scores="drop", "keep-all" or "last" trains on'
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What happened at the last training step.
+
+    Attributes:
+        step: the step, counted from 0.
+        selected: whether the step selected; else the whole batch was trained on.
+        indices: (k,), kept rows of this rank's gross batch in ascending order. With `scope="global"` a rank may train
+            on rows of others; then these are the rows of the ranks' batches laid end to end.
+        scores: (B,) of this rank, or None where nothing was scored.
+        gross, kept: numbers of rows on this rank.
+        elapsed: what scoring and selecting took; None where the step did not select.
+    """
+
+    step: int
+    selected: bool
+    indices: Tensor
+    scores: Tensor | None
+    gross: int
+    kept: int
+    elapsed: Elapsed | None = None
+
+    @property
+    def selection_s(self) -> float:
+        """Seconds that scoring and selecting took; on a GPU, reading it waits for them to end."""
+        return 0.0 if self.elapsed is None else self.elapsed.seconds
 
 
 def number_kept(model: nn.Module, batch: Any, size: int, keep: float) -> tuple[int, str]:

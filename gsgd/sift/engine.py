@@ -11,16 +11,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gsgd import host
-from gsgd.sift.choice import Choice, normalises_by_batch, number_kept
-from gsgd.sift.compilation import Compiled, HeadAtPositions, backend_of, begin_step, outlasting
+from gsgd.sift.batch_structure import device_of
+from gsgd.sift.choice import Choice, Selection, number_kept
+from gsgd.sift.compilation import begin_step
 from gsgd.sift.diagnosis import Diagnosis, diagnose
 from gsgd.sift.exits import check_exit, count_exits
 from gsgd.sift.moving_exit import MovingExit
@@ -30,45 +29,16 @@ from gsgd.sift.readings import Reading, read_batch
 from gsgd.sift.reuse_trial import ReuseTrial
 from gsgd.sift.schedule import Schedule
 from gsgd.sift.scorer import Scorer
-from gsgd.sift.scoring_pass.head_positions import positions_only
 from gsgd.sift.scoring_pass.labels import shifts_by_name
 from gsgd.sift.scoring_pass.module_state import uninitialised
-from gsgd.sift.scoring_pass.row_losses import IGNORED
 from gsgd.sift.self_check import SelfCheck
-from gsgd.sift.shared_forward.recording import Findings, Recording, say_once
-from gsgd.sift.shared_forward.sharing import Shared, two_passes_because
+from gsgd.sift.shared_forward.recording import Recording, say_once
+from gsgd.sift.shared_forward.sharing import Shared
 from gsgd.sift.timing import Elapsed, Totals
-from gsgd.sift.wrappers import every_module, innermost, is_sharded, unwrap
+from gsgd.sift.training_pass import TrainingPass
+from gsgd.sift.wrappers import is_sharded, unwrap
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What happened at the last training step.
-
-    Attributes:
-        step: the step, counted from 0.
-        selected: whether the step selected; else the whole batch was trained on.
-        indices: (k,), kept rows of this rank's gross batch in ascending order. With `scope="global"` a rank may train
-            on rows of others; then these are the rows of the ranks' batches laid end to end.
-        scores: (B,) of this rank, or None where nothing was scored.
-        gross, kept: numbers of rows on this rank.
-        elapsed: what scoring and selecting took; None where the step did not select.
-    """
-
-    step: int
-    selected: bool
-    indices: Tensor
-    scores: Tensor | None
-    gross: int
-    kept: int
-    elapsed: Elapsed | None = None
-
-    @property
-    def selection_s(self) -> float:
-        """Seconds that scoring and selecting took; on a GPU, reading it waits for them to end."""
-        return 0.0 if self.elapsed is None else self.elapsed.seconds
 
 
 class Sift:
@@ -135,8 +105,6 @@ class Sift:
         self.holds_window = False
         self._check = SelfCheck(options.check)
         self._meters = Elapsed()
-        self._shared: Shared | None = None
-        self._findings = Findings()
         self.reuse_trial = ReuseTrial()
         self._of_this_process()
         # Ranks that select together must draw alike, others must not.
@@ -166,14 +134,7 @@ class Sift:
     def _of_this_process(self) -> None:
         """Make what is of one process: checks on their way, and graphs, which are compiled when they first run."""
         self._choice = Choice(self.options, self.ranks)
-        self._compiled: Compiled | None = None
-        self._head: HeadAtPositions | None = None
-        if not self.options.compile:
-            return
-        self._compiled = Compiled(self.model, "the training pass", backend_of(self.options))
-        base = getattr(innermost(unwrap(self.model)), "base_model", None)  # PEFT has one of its own
-        if self.options.labelled_head and isinstance(base, nn.Module):
-            self._head = HeadAtPositions.on(base)
+        self._training_pass = TrainingPass(self.model, self.scorer, self.reuse_trial, self.totals)
 
     def __call__(self, **batch: Any) -> Any:
         """The model's output on the kept rows; in eval mode, on all."""
@@ -198,11 +159,9 @@ class Sift:
                 they were computed; the error names their step.
         """
         self._read_checks()
-        if self._shared is not None:
-            self._shared.recording.release()
-            self._shared = None
-        if self._compiled is not None:
-            begin_step(_device_of(batch), self.model)
+        self._training_pass.release()
+        if self._training_pass.compiled is not None:
+            begin_step(device_of(batch), self.model)
         step = self.step
         selects = self.schedule.selects(step)
         if selects and self.ranks.together:
@@ -210,7 +169,7 @@ class Sift:
         size = self.scorer.rows.size(batch)
         self._learn_rows(batch)
         if selects and self.options.reuse == "auto" and self.scorer.function is not None:
-            self.reuse_trial.begin(_device_of(batch), self.ranks)
+            self.reuse_trial.begin(device_of(batch), self.ranks)
         self.calls += 1
         self.totals.gross_samples += size
         kept, because = number_kept(self.model, batch, size, self.options.keep)
@@ -227,7 +186,7 @@ class Sift:
             self.last = Selection(step, False, everything, None, size, size)
             self.totals.backprop_samples += size
             return dict(batch) if isinstance(batch, Mapping) else batch
-        device = _device_of(batch)
+        device = device_of(batch)
         part = self.options.score_batch_size if self.scorer.function is not None else None
         if part is not None and self.ranks.size > 1 and is_sharded(self.model):
             self.ranks.check_passes(-(-size // part))
@@ -239,7 +198,13 @@ class Sift:
         if meter_every and self.totals.selected_steps % (meter_every * self.options.accumulation_steps) == 0:
             with self._meters.measure(device):
                 self.readings += read_batch(self.scorer, batch, exits=[self.exit_layer], step=step)
-        recording = self._recording(batch)
+        recording = self._training_pass.recording(
+            self.model,
+            batch,
+            self.exit_layer,
+            together=self.ranks.together,
+            holds_window=self.options.accumulation_steps > 1 and self.holds_window,
+        )
         with torch.no_grad(), watch.measure(device):
             scores = None if self.scorer.function is None else self._scores(batch, recording)
             chosen = self._choice.rows(
@@ -255,7 +220,7 @@ class Sift:
             rows = self.scorer.rows
             taken = exchange_rows(batch, chosen, self.ranks, rows) if self.ranks.together else rows.take(batch, chosen)
         if recording is not None and recording.segments:
-            self._shared = Shared(recording, self.exit_layer, taken, chosen, batch.get("labels"))
+            self._training_pass.shared = Shared(recording, self.exit_layer, taken, chosen, batch.get("labels"))
         number = self.scorer.rows.size(taken)
         self.last = Selection(step, True, chosen, scores, size, number, watch)
         self.totals.backprop_samples += number
@@ -264,53 +229,19 @@ class Sift:
 
     def forward_kept(self, rows: Mapping[str, Any]) -> Any:
         """The model's output on rows that `choose` returned."""
-        labels = rows.get("labels")
-        found: tuple[Tensor, Tensor, Tensor] | None = None
-        if self.options.labelled_head and isinstance(labels, Tensor) and labels.dim() > 1:
-            found = self._labelled(rows, labels)
-        with self.sharing(rows) as shared:
-            if found is None:
-                return self.model(**rows) if self._compiled is None else outlasting(self._compiled(**rows))
-            where, columns, labelled = found
-            if self._compiled is not None and self._head is not None:
-                with self._head.at(where, columns):
-                    return outlasting(self._compiled(**{**rows, "labels": labelled}))
-            head = shared.begin_head if shared is not None and shared.recording.head else lambda chosen: chosen
-            with positions_only(unwrap(self.model), where, columns, head):
-                return self.model(**{**rows, "labels": labelled})
-
-    def _labelled(self, rows: Mapping[str, Any], labels: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """(rows (N,), columns (N,), labels (1, N)) of the labelled positions; None if there are none.
-
-        On a device others may be among them, with the label that does not count, unless a head was recorded at labelled
-        ones alone.
-        """
-        if host.holds(labels) or (self._shared is not None and self._shared.recording.head):
-            where, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
-            return None if len(where) == 0 else (where, columns, labels[where, columns].unsqueeze(0))
-        found = self.scorer.padded_positions(rows, labels)
+        output = self._training_pass.run(self.model, rows)
         fullest = self.scorer.positions.fullest()
         if self.last is None or not self.last.selected:  # else scoring has looked at these rows
             self._choice.late.add(self._present_step, None, fullest)
-        return found.rows, found.columns, found.labels.reshape(1, -1)
+        return output
 
-    @contextlib.contextmanager
-    def sharing(self, rows: Mapping[str, Any]) -> Iterator[Shared | None]:
+    def sharing(self, rows: Mapping[str, Any]) -> contextlib.AbstractContextManager[Shared | None]:
         """Within the block, the model on `rows` takes from the scoring pass what that has computed.
 
         Args:
             rows: what `choose` returned last; for others, or a second time, nothing is shared.
         """
-        shared, self._shared = self._shared, None
-        if shared is None or not shared.is_of(rows):
-            if shared is not None:
-                shared.recording.release()
-            yield None
-            return
-        with shared.training_pass(self.model):
-            yield shared
-        self.totals.scored_operations += shared.recording.costly
-        self.totals.reused_operations += shared.recording.handed
+        return self._training_pass.sharing(self.model, rows)
 
     def read(
         self, batch: Mapping[str, Any], *, exits: Sequence[int] | None = None, step: int | None = None
@@ -346,6 +277,7 @@ class Sift:
         )
         engine = Sift(self.model, options)
         engine.scorer = self.scorer
+        engine._of_this_process()  # by this scorer, which knows how labels are read
         return engine
 
     @property
@@ -356,7 +288,8 @@ class Sift:
     @property
     def recorded_bytes(self) -> int:
         """Bytes that `choose` has kept for the training pass on its rows."""
-        return 0 if self._shared is None else self._shared.recording.nbytes
+        shared = self._training_pass.shared
+        return 0 if shared is None else shared.recording.nbytes
 
     def _learn_rows(self, batch: Any) -> None:
         """Notice which entries of the batch have rows, and say so at the first step."""
@@ -365,29 +298,6 @@ class Sift:
             said = rows.describe(batch)
             logger.log(logging.WARNING if "is not known" in said else logging.INFO, "%s", said)
         rows.learn(batch)
-
-    def _recording(self, batch: Any) -> Recording | None:
-        """What takes down the scoring pass; None where nothing is to be taken from it."""
-        gross = self.options.batchnorm == "gross" and any(map(normalises_by_batch, every_module(self.model)))
-        if self.scorer.function is None:
-            return None
-        reason = self.scorer.not_recorded_because(batch) or two_passes_because(
-            self.model,
-            self.exit_layer,
-            self.options,
-            together=self.ranks.together,
-            holds_window=self.options.accumulation_steps > 1 and self.holds_window,
-        )
-        if reason is not None:
-            if gross:
-                raise ValueError(f'batchnorm = "gross" needs one scoring pass for one training pass, but: {reason}')
-            self.totals.sharing = f"two passes: {reason}"
-            if self.options.reuse is not False:
-                say_once(f"scoring and training make two passes: {reason}")
-            return None
-        share, self.totals.sharing = self.reuse_trial.answer(self.options.reuse, _device_of(batch).type)
-        head = self.options.labelled_head and self.exit_layer == self.scorer.exits
-        return Recording(self._findings, share=share, gross_statistics=gross, head=head) if share or gross else None
 
     def _scores(self, batch: Mapping[str, Any], recording: Recording | None) -> Tensor:
         parts = self.scorer.parts(batch)
@@ -446,14 +356,14 @@ class Sift:
             self.exit_layer = self.auto.present
         self.calls = int(state["calls"])
         self.generator.set_state(state["generator"].cpu())
-        self.totals = Totals(**state["totals"])
+        vars(self.totals).update(state["totals"])
         self._meters = Elapsed(state.get("meter_s", 0.0))
         if "reuse_trial" in state:
             self.reuse_trial.load_state_dict(state["reuse_trial"])
 
     def __getstate__(self) -> dict[str, Any]:
         # What is of one step or one process stays behind.
-        state = {name: value for name, value in self.__dict__.items() if name not in _OF_ONE_PROCESS}
+        state = {name: value for name, value in self.__dict__.items() if name not in ("_choice", "_training_pass")}
         state["generator"] = self.generator.get_state()
         return state
 
@@ -461,21 +371,4 @@ class Sift:
         self.__dict__.update(state)
         self.generator = torch.Generator()
         self.generator.set_state(state["generator"])
-        self._shared, self._findings = None, Findings()
         self._of_this_process()
-
-
-_OF_ONE_PROCESS = ("_shared", "_findings", "_compiled", "_choice", "_head")
-
-
-def _device_of(batch: Any) -> torch.device:
-    """Where the batch lies: the device of its first tensor."""
-    values: Iterable[Any] = batch.values() if isinstance(batch, Mapping) else batch
-    for value in values if isinstance(values, Iterable) and not isinstance(values, str) else ():
-        if isinstance(value, Tensor):
-            return value.device
-        if isinstance(value, (Mapping, list, tuple)):
-            found = _device_of(value)
-            if found.type != "cpu":
-                return found
-    return torch.device("cpu")

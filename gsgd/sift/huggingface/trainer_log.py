@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gsgd.sift.engine import Selection, Sift
+from gsgd.sift.choice import Selection
+from gsgd.sift.engine import Sift
 from gsgd.sift.readings import Reading
 from gsgd.sift.timing import Elapsed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,30 +16,40 @@ from gsgd.sift.wrappers import checkpoints_activations, every_module, innermost
 
 
 @contextlib.contextmanager
-def scoring_mode(model: nn.Module, mode: str) -> Iterator[None]:
-    """Set modes for scoring, and put everything back as it was."""
-    changed: list[tuple[nn.Module, str, Any]] = []
-    assign = object.__setattr__  # a module's own looks for parameters first, and there are many modules
+def _with_values(changes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Within the block attributes (owner, name, value) are these; afterwards they are as they were."""
+    before: list[tuple[Any, str, Any]] = []
 
-    def change(module: nn.Module, name: str, value: Any) -> None:
-        changed.append((module, name, getattr(module, name)))
-        assign(module, name, value)
+    def assign(owner: Any, name: str, value: Any) -> None:
+        # A module's own way looks for parameters first, and there are many modules.
+        (object.__setattr__ if isinstance(owner, nn.Module) else setattr)(owner, name, value)
 
     try:
+        for owner, name, value in changes:
+            before.append((owner, name, getattr(owner, name)))
+            assign(owner, name, value)
+        yield
+    finally:
+        for change in reversed(before):
+            assign(*change)
+
+
+def scoring_mode(model: nn.Module, mode: str) -> contextlib.AbstractContextManager[None]:
+    """Within the block the modules are in the mode that the option `scoring_mode` names."""
+
+    def changes() -> Iterator[tuple[nn.Module, str, Any]]:
         for module in every_module(model):
             batchnorm = isinstance(module, nn.modules.batchnorm._BatchNorm)
             if mode == "eval" or (mode == "frozen-batchnorm" and batchnorm):
-                change(module, "training", False)
+                yield module, "training", False
             elif batchnorm and module.track_running_stats:
                 # Normalises by the batch, and updates nothing.
-                change(module, "track_running_stats", False)
+                yield module, "track_running_stats", False
             if checkpoints_activations(module):
                 # There is no backward pass to recompute for.
-                change(module, "gradient_checkpointing", False)
-        yield
-    finally:
-        for module, name, value in reversed(changed):
-            assign(module, name, value)
+                yield module, "gradient_checkpointing", False
+
+    return _with_values(changes())
 
 
 @contextlib.contextmanager
@@ -85,46 +95,21 @@ def no_autocast_cache(device: torch.device) -> Iterator[None]:
         torch.clear_autocast_cache()
 
 
-@contextlib.contextmanager
-def without_prepared_autocast(model: nn.Module) -> Iterator[None]:
+def without_prepared_autocast(model: nn.Module) -> contextlib.AbstractContextManager[None]:
     """A model without the autocast that accelerate puts around its forward."""
     inner = innermost(model)
-    own = inner.__dict__.get("forward")
-    original = inner.__dict__.get("_original_forward")
-    if own is None or original is None:
-        yield
-        return
-    inner.__dict__["forward"] = original
-    try:
-        yield
-    finally:
-        inner.__dict__["forward"] = own
+    original = inner.__dict__.get("_original_forward") if "forward" in inner.__dict__ else None
+    return _with_values([] if original is None else [(inner, "forward", original)])
 
 
-@contextlib.contextmanager
-def without_router_losses(model: nn.Module) -> Iterator[None]:
+def without_router_losses(model: nn.Module) -> contextlib.AbstractContextManager[None]:
     """A mixture of experts whose loss is that of its predictions alone."""
     found: list[Any] = [module.config for module in model.modules() if hasattr(module, "config")]
-    configs = {id(config): config for config in found}
-    changed = [config for config in configs.values() if getattr(config, "output_router_logits", False) is True]
-    for config in changed:
-        config.output_router_logits = False
-    try:
-        yield
-    finally:
-        for config in changed:
-            config.output_router_logits = True
+    configs = [config for config in found if getattr(config, "output_router_logits", False) is True]
+    return _with_values((config, "output_router_logits", False) for config in configs)
 
 
-@contextlib.contextmanager
-def without_cache(model: Any) -> Iterator[None]:
+def without_cache(model: Any) -> contextlib.AbstractContextManager[None]:
     """A decoder without keys and values for generation, as it is scored."""
     config: Any = getattr(model, "config", None)
-    if not getattr(config, "use_cache", False):
-        yield
-        return
-    config.use_cache = False
-    try:
-        yield
-    finally:
-        config.use_cache = True
+    return _with_values([(config, "use_cache", False)] if getattr(config, "use_cache", False) else [])

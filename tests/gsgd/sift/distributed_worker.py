@@ -686,7 +686,7 @@ def fsdp_peft_compile_and_a_labelled_head(rank):
     # Adapters start as the identity.
     rows = take(text_of(rank), plain_choice(reference, text_of(rank), 4))
     torch.testing.assert_close(loss.detach(), reference(**rows).loss.detach(), rtol=1e-10, atol=0)
-    assert (sift._compiled.failed, model.bert) == (None, below)
+    assert (sift._training_pass.compiled.failed, model.bert) == (None, below)
 
 
 def fsdp_around_compile_is_refused(rank):

@@ -107,11 +107,11 @@ def test_the_steps_are_the_eager_ones_and_compiled_once(case, on_a_device, build
 def test_a_step_that_does_not_select_runs_the_compiled_model(build, make_batch):
     counter = CompileCounterWithBackend(BACKEND)
     sift = Sift(build("bert-mlm", layers=2), end_step=0, compile=BACKEND)
-    sift._compiled.backend = counter
+    sift._training_pass.compiled.backend = counter
     for seed in range(3):
         sift(**make_batch("bert-mlm", seed=seed)).loss.backward()
     assert counter.frame_count >= 1
-    assert sift._compiled._graphs is not None
+    assert sift._training_pass.compiled._graphs is not None
     sift.model.eval()
     before = counter.frame_count
     sift(**make_batch("bert-mlm"))
@@ -122,7 +122,7 @@ def test_what_is_logged_once_ends_no_graph(build, make_batch):
     """GPT-2's loss says that it takes the usual one; the user's own setting is what it was."""
     counter, before = CompileCounterWithBackend(BACKEND), dynamo.config.ignore_logger_methods
     sift = Sift(build("gpt2", n_layer=1), compile=BACKEND, score="random")
-    sift._compiled.backend = counter
+    sift._training_pass.compiled.backend = counter
     batch = make_batch("gpt2")
     del batch["attention_mask"]  # models read it to see whether there is padding
     sift(**batch).loss.backward()
@@ -185,7 +185,7 @@ def test_only_weights_and_buffers_count_as_lying_still(case, build, make_batch, 
     sift = Sift(build(case.split(",")[0]), exit_layer=2, compile=name, **CASES[case])
     for seed in range(2):
         sift(**make_batch(case.split(",")[0], seed=seed)).loss.backward()
-    assert sift._compiled._graphs is not None
+    assert sift._training_pass.compiled._graphs is not None
     assert moving == []
 
 
@@ -236,7 +236,7 @@ def test_errors_of_the_model_are_its_own(build, make_batch):
     batch["labels"][0, 1] = 10**6
     with pytest.raises((ValueError, IndexError)):
         sift(**batch)
-    assert sift._compiled.failed is None
+    assert sift._training_pass.compiled.failed is None
 
 
 def test_an_unknown_backend_is_named(build):

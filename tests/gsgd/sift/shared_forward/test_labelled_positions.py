@@ -52,7 +52,7 @@ def test_scores_are_those_of_a_full_pass(one, score, attention, build, few_label
         # ModernBERT's own attention, written out, makes NaN of a row whose window is all padding.
         options = {"exit_layer": exit_layer, "score": score, "on_bad_scores": "drop"}
         sift, _, _ = assert_same_scores(model, few_labels(one), **options)
-        assert not sift._findings.positions_meet
+        assert not sift._training_pass.findings.positions_meet
 
 
 @pytest.mark.parametrize(("one", "share"), [*((one, 0.2) for one in MLM), *(("bert-mlm", s) for s in (0.0, 0.8, 1.0))])
@@ -69,7 +69,7 @@ def test_products_behind_attention_are_carried_out_at_labelled_positions(one, sh
     head = full.count(labelled) if at_exit == labelled else 0
     assert found.count(at_exit) == saved + head
     assert found.count(positions) == full.count(positions) - saved
-    assert bool(sift._findings.attention) == bool(saved)
+    assert bool(sift._training_pass.findings.attention) == bool(saved)
 
 
 def test_a_score_that_depends_on_other_positions_is_found_out(build, few_labels):
@@ -81,7 +81,7 @@ def test_a_score_that_depends_on_other_positions_is_found_out(build, few_labels)
 
     reference.bert.register_forward_hook(less_the_mean)
     sift, _, _ = assert_same_scores(reference, batch)
-    assert sift._findings.positions_meet
+    assert sift._training_pass.findings.positions_meet
     found = sift.forward_kept(sift.choose(batch)).loss
     assert_same(found, reference(**take(batch, sift.last.indices)).loss, sift.model, reference)
 
@@ -93,7 +93,7 @@ def test_what_is_nan_anyway_is_said_as_ever(build, few_labels):
     model.cls.predictions.transform.dense.bias.data.fill_(float("nan"))
     with pytest.raises(ValueError, match="scores"):
         sift.choose(batch)
-    assert not sift._findings.positions_meet
+    assert not sift._training_pass.findings.positions_meet
 
 
 def test_batches_of_other_shapes_are_scored_as_in_a_full_pass(build, few_labels):

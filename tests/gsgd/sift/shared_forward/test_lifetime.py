@@ -89,7 +89,7 @@ def test_nothing_is_left_behind_whether_a_pass_ends_or_raises(where, made):
         run(sift.choose, batch)
         assert sift.recorded_bytes == 0
     rows = sift.choose(batch)
-    calls = sift._shared.recording.segments[0].calls
+    calls = sift._training_pass.shared.recording.segments[0].calls
     references = [weakref.ref(one) for call in calls for one in call.tensors()]
     assert len(references) > 10
     del calls
