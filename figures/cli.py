@@ -73,7 +73,8 @@ def run(options: argparse.Namespace) -> int:
     for path in written:
         print(path)
     if len(results.folders) > 1:
-        for origin, names in results.by_origin().items():
+        for origin in dict.fromkeys(results.origins.values()):
+            names = [name for name, its in results.origins.items() if its == origin]
             print(f"{origin}: {', '.join(names)}", file=sys.stderr)
     if left_out:
         print(f"left out ({len(left_out)}):", file=sys.stderr)
