@@ -11,7 +11,7 @@ from figures.statistics import curves_of
 CURVES = {
     "closed form": (style.BLUE, "-", "closed form, $1 - \\arccos(\\beta)/\\pi$"),
     "sharper bound": (style.GREEN, (0, (5, 2)), "sharper bound"),
-    "Equation 14": (style.VERMILLION, (0, (1.2, 1.2)), "bound (14), as printed"),
+    "Equation 14": (style.VERMILLION, style.DOTTED, "bound (14), as printed"),
 }
 
 

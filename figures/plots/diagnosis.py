@@ -43,8 +43,8 @@ def draw(diagnosis: pd.DataFrame) -> Figure:
             _interval(gain, places[step], of_step, "gain", colour, marker, label)
             _level_marks(gain, places[step], of_step["break_even"], colour, "_break-even")
         level = float(rows["level"].iloc[0])
-        overlap.axhline(level, color=style.GREY, linestyle=(0, (1.2, 1.2)), linewidth=0.8 * style.scale())
-        gain.axhline(1, color="black", linestyle=(0, (1.2, 1.2)), linewidth=0.8 * style.scale())
+        overlap.axhline(level, color=style.GREY, linestyle=style.DOTTED, linewidth=0.8)
+        gain.axhline(1, color="black", linestyle=style.DOTTED, linewidth=0.8)
         _frame(cost, rows, "cost", "extra time of a step")
         _frame(overlap, rows, "overlap", "overlap with the exact choice")
         _frame(gain, rows, "gain", "gain of a step")
@@ -75,11 +75,11 @@ def _interval(ax: Axes, x: np.ndarray, rows: pd.DataFrame, name: str, colour: st
     ax.plot(x, rows[name], color=colour, marker=marker, linestyle="none", label=label, zorder=3)
     # An end that is infinite is beyond any axes.
     low, high = (np.clip(rows[f"{name}_{end}"].to_numpy(float), -1e6, 1e6) for end in ("low", "high"))
-    ax.vlines(x, low, high, color=colour, linewidth=1.1 * style.scale(), zorder=2)
+    ax.vlines(x, low, high, color=colour, linewidth=1.1, zorder=2)
 
 
 def _level_marks(ax: Axes, x: np.ndarray, values: pd.Series, colour: str, label: str) -> None:
-    bars: dict[str, Any] = {"marker": "_", "linestyle": "none", "markersize": 9 * style.scale(), "zorder": 4}
+    bars: dict[str, Any] = {"marker": "_", "linestyle": "none", "markersize": 9, "zorder": 4}
     ax.plot(x, values, color=colour, label=label, **bars)
 
 

@@ -30,7 +30,7 @@ def draw(summaries: pd.DataFrame) -> Figure:
         rows = in_rows(of_group)
         for number, (ax, (column, other, name)) in enumerate(zip(panels, OTHERS, strict=True)):
             points, half = list(100 * rows[column]), list(100 * rows[f"{column}_half_width"])
-            ax.axvline(0, color="black", linewidth=0.8 * style.scale(), zorder=0.9)
+            ax.axvline(0, color="black", linewidth=0.8, zorder=0.9)
             method_rows.rows(ax, list(rows["method"]), points, half, method_rows.limits(points, half))
             method_rows.label(ax, list(rows["method"]))
             for row, (_, entry) in enumerate(rows.iterrows()):

@@ -25,14 +25,12 @@ def draw(table: pd.DataFrame) -> Figure:
         exact, bound = curve["exact"].dropna(), curve["bound"].dropna()
         every = max(1, len(exact) // 6)
         label = rf"$\varepsilon/\delta = {ratio:g}$"
-        left.plot(
-            exact.index, exact, color=colour, marker=marker, markevery=every, label=label, markersize=3 * style.scale()
-        )
-        left.plot(bound.index, bound, color=colour, linestyle=(0, (4, 2)), linewidth=1.0 * style.scale())
+        left.plot(exact.index, exact, color=colour, marker=marker, markevery=every, label=label, markersize=3)
+        left.plot(bound.index, bound, color=colour, linestyle=(0, (4, 2)), linewidth=1.0)
         if ratio in share.index:
             right.plot(
                 share.loc[ratio].index, share.loc[ratio], color=colour, marker=marker, markevery=every,
-                markersize=3 * style.scale(),
+                markersize=3,
             )  # fmt: skip
     left.plot([], [], color="black", label="exact")
     left.plot([], [], color="black", linestyle=(0, (4, 2)), label="Theorem 5.18's bound")
@@ -42,11 +40,11 @@ def draw(table: pd.DataFrame) -> Figure:
     left.yaxis.set_minor_locator(NullLocator())
     left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     left.set_ylim(0.4, 1.3 * top)
-    left.axhline(1, color="black", linewidth=0.6 * style.scale())
+    left.axhline(1, color="black", linewidth=0.6)
     style.note(left, "1: nothing gained over SGD", y=0.96, x=1.0, va="top", transform=left.get_yaxis_transform())
     right.set(xscale="log", xlabel="candidates $R$", ylabel="bound / exact", ylim=(0, max(1.05, 1.05 * share.max())))
     right.yaxis.set_major_formatter(PercentFormatter(1.0))
-    right.axhline(1, color="black", linewidth=0.6 * style.scale())
+    right.axhline(1, color="black", linewidth=0.6)
     half = (style.DOUBLE_IN - 0.1) / 2
     style.title(left, _gain(both["exact"]), width=half)
     style.title(right, _title(share), width=half)

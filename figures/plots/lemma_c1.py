@@ -29,7 +29,7 @@ def draw(table: pd.DataFrame) -> Figure:
     for ax in (near, far):
         ax.plot(curve.index, curve, color=style.BLUE, label="least constant that does")
         ax.axhline(PRINTED, color=style.VERMILLION, linestyle=(0, (5, 2)), label="0.72, as printed")
-        ax.axhline(BEST, color=style.GREEN, linestyle=(0, (1.2, 1.2)), label=rf"$c^* = {BEST:.6f}$")
+        ax.axhline(BEST, color=style.GREEN, linestyle=style.DOTTED, label=rf"$c^* = {BEST:.6f}$")
         ax.axvspan(0, SIGMA_LIMIT, color="#F1F1F1", zorder=0)
         ax.set(xlabel=r"noise level $\sigma$", ylabel=r"$\max_t h(t;\sigma)\, /\, (1 - e^{-\sqrt{2}\sigma})$")
     inside = curve[curve.index <= SIGMA_LIMIT]
@@ -40,7 +40,7 @@ def draw(table: pd.DataFrame) -> Figure:
     style.title(near, _title(inside), width=half)
     crossing = where_it_reaches(curve, PRINTED)
     if crossing is not None:
-        far.axvline(crossing, color=style.GREY, linewidth=0.8 * style.scale())
+        far.axvline(crossing, color=style.GREY, linewidth=0.8)
         style.note(far, rf"$\sigma = {crossing:.2f}$", x=crossing - 0.06, y=0.45, transform=far.get_xaxis_transform())
         style.title(
             far,

@@ -98,30 +98,29 @@ def rows(
             color=looks.colour,
             marker=looks.marker,
             markerfacecolor="white" if alone or not looks.filled else looks.colour,
-            markersize=4.2 * style.scale(),
+            markersize=4.2,
             linestyle="none",
         )
 
 
 def _interval(ax: Axes, row: int, mean: float, half: float, shown: tuple[float, float], colour: str) -> None:
-    size = style.scale()
     ends = [max(mean - half, shown[0]), min(mean + half, shown[1])]
-    ax.hlines([row], ends[:1], ends[1:], color=colour, linewidth=1.3 * size)
+    ax.hlines([row], ends[:1], ends[1:], color=colour, linewidth=1.3)
     for end, edge, arrow in zip(ends, shown, "<>", strict=True):
         marker = arrow if end == edge else "|"
-        ax.plot([end], [row], marker, color=colour, markersize=4 * size, clip_on=False)
+        ax.plot([end], [row], marker, color=colour, markersize=4, clip_on=False)
 
 
 def _cut(ax: Axes, row: int, right: bool, shown: tuple[float, float], text: str, colour: str) -> None:
     ax.annotate(
         text,
         (shown[1] if right else shown[0], row),
-        xytext=((-5 if right else 5) * style.scale(), 1.5 * style.scale()),
+        xytext=(-5 if right else 5, 1.5),
         textcoords="offset points",
         ha="right" if right else "left",
         va="bottom",
         color=colour,
-        fontsize=(style.POINTS - 2) * style.scale(),
+        fontsize=style.POINTS - 2,
     )
 
 
@@ -130,7 +129,7 @@ def label(ax: Axes, methods: Sequence[str]) -> None:
     ax.set_yticks(range(len(methods)), [_name(method) for method in methods])
     ax.set_ylim(len(methods) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
-    ax.tick_params(axis="y", length=0, pad=5.5 * style.scale())
+    ax.tick_params(axis="y", length=0, pad=5.5)
 
 
 def panel_width(methods: Iterable[str]) -> float:

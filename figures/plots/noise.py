@@ -34,7 +34,7 @@ def draw(table: pd.DataFrame) -> Figure:
             rows = table[table["quantity"] == name]
             style.simulated(ax, rows, rows["sigma"], colour=colour, marker=marker)
     ax.plot([], [], "o", color=style.GREY, markerfacecolor="white", label="simulated, with intervals")
-    ax.plot(curves["p"].index, curves["p"], color="black", linestyle=(0, (1.2, 1.2)), label=r"$p(\sigma)$, as printed")
+    ax.plot(curves["p"].index, curves["p"], color="black", linestyle=style.DOTTED, label=r"$p(\sigma)$, as printed")
     ax.plot(
         curves["p_sharp"].index, curves["p_sharp"], color="black", linestyle=(0, (5, 2)), label=r"sharper $p(\sigma)$"
     )

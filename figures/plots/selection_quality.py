@@ -67,7 +67,7 @@ def _panel(
         if len(of_method)
     ]
     chance = sorted(rows[rows["method"].isin(methods)]["keep"].unique()) if measure == "overlap" else [0.0]
-    dotted: Any = {"color": "black", "linestyle": (0, (1.2, 1.2)), "linewidth": 0.8 * style.scale()}
+    dotted: Any = {"color": "black", "linestyle": style.DOTTED, "linewidth": 0.8}
     for level in chance:
         ax.axhline(level, label="what random rows reach", **dotted)
     lowest = min([0.0, *(seeds.limits(found) if found else ())])

@@ -53,13 +53,14 @@ def draw(runs: pd.DataFrame, costs: pd.DataFrame | None = None) -> Figure:
         for column, label, colour, hatch in PARTS:
             left.barh(
                 range(len(rows)), rows[column], left=before, color=colour, hatch=hatch, edgecolor="white", height=0.7,
-                label=label, linewidth=0.5 * style.scale(),
+                label=label, linewidth=0.5,
             )  # fmt: skip
             before = before + rows[column]
         for row, share in enumerate(rows["selection_s"]):
             if share > 0.06:
-                size = (style.POINTS - 1.5) * style.scale()
-                left.text(share / 2, row, f"{share:.0%}", ha="center", va="center", color="white", fontsize=size)
+                left.text(
+                    share / 2, row, f"{share:.0%}", ha="center", va="center", color="white", fontsize=style.POINTS - 1.5
+                )
         left.set(xlim=(0, 1), xlabel="share of training time")
         left.xaxis.set_major_formatter(PercentFormatter(1.0))
         method_rows.label(left, list(rows["method"]))
@@ -100,14 +101,13 @@ def _prices(ax: Axes, rows: pd.DataFrame, costs: pd.DataFrame | None, width: flo
     plain = found["plain_s"].to_numpy()
     # The baseline has no selecting steps to pay for.
     selecting = found["selecting_s"].where(found.index != "baseline").to_numpy()
-    ax.hlines(range(len(rows)), plain, selecting, color=style.GREY, linewidth=style.scale())
+    ax.hlines(range(len(rows)), plain, selecting, color=style.GREY, linewidth=1)
     ax.plot(plain, range(len(rows)), "o", color="black", markerfacecolor="white", label="plain step", linestyle="none")
     ax.plot(selecting, range(len(rows)), "s", color=style.VERMILLION, label="selecting step", linestyle="none")
-    beside: Any = {"xytext": (5 * style.scale(), 0), "textcoords": "offset points", "va": "center"}
+    beside: Any = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
     for row, (price, dear) in enumerate(zip(selecting / plain, np.fmax(plain, selecting), strict=True)):
         if not math.isnan(price):
-            size = (style.POINTS - 1.5) * style.scale()
-            ax.annotate(rf"$\times${price:.2f}", (dear, row), fontsize=size, **beside)
+            ax.annotate(rf"$\times${price:.2f}", (dear, row), fontsize=style.POINTS - 1.5, **beside)
     ax.set(xlim=(0, 1.25 * float(found.max().max())), xlabel="median step (ms)")
     method_rows.label(ax, list(rows["method"]))
     ax.set_yticklabels([])

@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from figures import style
 from figures.statistics import curves_of
 
-LOOKS = (("-", "o"), ((0, (5, 1.5)), "^"), ((0, (3, 1, 1, 1)), "s"), ((0, (1.2, 1.2)), "D"))
+LOOKS = (("-", "o"), ((0, (5, 1.5)), "^"), ((0, (3, 1, 1, 1)), "s"), (style.DOTTED, "D"))
 COLOURS = (style.SKY, style.GREEN, style.BLUE, style.PURPLE)
 
 
@@ -31,10 +31,10 @@ def draw(table: pd.DataFrame) -> Figure:
         every = [int(i) for i in np.unique(np.geomspace(1, len(rows), 8).astype(int) - 1)]
         ax.plot(
             rows["keep"], rows["value"], color=colour, linestyle=line, marker=marker, markevery=every,
-            markersize=3.2 * style.scale(), label=f"$B = {B:g}$",
+            markersize=3.2, label=f"$B = {B:g}$",
         )  # fmt: skip
-    ax.plot(limit.index, limit, color="black", linewidth=0.9 * style.scale(), label="limit (CVaR)")
-    ax.axhline(1, color="black", linewidth=0.6 * style.scale())
+    ax.plot(limit.index, limit, color="black", linewidth=0.9, label="limit (CVaR)")
+    ax.axhline(1, color="black", linewidth=0.6)
     ax.set(xscale="log", xlabel="kept share $k/B$", ylabel=r"$\rho_{B,k}$", ylim=(0.8, None))
     ticks = [tick for tick in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if tick >= 0.9 * table["keep"].min()]
     ax.xaxis.set_major_locator(FixedLocator(ticks))

@@ -33,18 +33,17 @@ def draw(table: pd.DataFrame) -> Figure:
             color=colour,
             marker=marker,
             markevery=4,
-            markersize=3 * style.scale(),
+            markersize=3,
             label=method,
         )
         ax.plot(bound["K"], bound["value"], color=colour, linestyle=(0, (5, 2)), label=f"bound, {theorems[method]}")
     crossing = table[table["quantity"] == "crossing"].iloc[0]
     mark = {"color": "black", "markerfacecolor": "white", "linestyle": "none"}
-    size = style.scale()
-    ax.plot(crossing["K"], crossing["value"], marker="*", markersize=8 * size, label="Corollary 5.10", **mark)
+    ax.plot(crossing["K"], crossing["value"], marker="*", markersize=8, label="Corollary 5.10", **mark)
     simulated = where_they_cross(means["GSGD"], means["SGD"])
     if simulated is not None:
         height = float(np.exp(np.interp(np.log(simulated), np.log(means["SGD"].index), np.log(means["SGD"]))))
-        ax.plot(simulated, height, marker="X", markersize=5.5 * size, label="the runs cross", **mark)
+        ax.plot(simulated, height, marker="X", markersize=5.5, label="the runs cross", **mark)
     highest = max(mean.max() for mean in means.values())
     # The bounds start far above: what matters is where they come down to the runs.
     ax.set(xscale="log", yscale="log", xlabel="iterations $K$", ylabel="$F$(average iterate)")

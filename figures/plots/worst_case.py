@@ -43,8 +43,9 @@ def draw(table: pd.DataFrame) -> Figure:
     for ax, theorem in zip(axes[0], theorems, strict=True):
         _panel(ax, factors[factors["theorem"] == theorem], looks)
         of_theorem = solved[solved["theorem"] == theorem]
-        size = (style.POINTS - 1) * style.scale()
-        ax.set_title(f"{KINDS.get(theorem, style.verbatim(theorem))}\n{_settings(of_theorem)}", fontsize=size)
+        ax.set_title(
+            f"{KINDS.get(theorem, style.verbatim(theorem))}\n{_settings(of_theorem)}", fontsize=style.POINTS - 1
+        )
     first = axes[0, 0]
     first.set(yscale="log", ylabel="bound / worst case")
     values = factors[[column for column, *_ in BOUNDS]].stack()
@@ -71,7 +72,7 @@ def loosenesses(solved: pd.DataFrame) -> pd.DataFrame:
 
 
 def _panel(ax: Axes, factors: pd.DataFrame, looks: dict[int, tuple[str, str]]) -> None:
-    ax.axhline(1, color="black", linewidth=0.6 * style.scale())
+    ax.axhline(1, color="black", linewidth=0.6)
     for _, of_setting in factors.groupby(SETTING, sort=False):
         for K, rows in of_setting.groupby("K"):
             colour, marker = looks.get(K, (style.GREY, "X"))
@@ -82,9 +83,9 @@ def _panel(ax: Axes, factors: pd.DataFrame, looks: dict[int, tuple[str, str]]) -
                     rows[column],
                     color=colour,
                     linestyle=line,
-                    linewidth=0.9 * style.scale(),
+                    linewidth=0.9,
                     marker=marker,
-                    markersize=3 * style.scale(),
+                    markersize=3,
                     markerfacecolor=colour if filled else "white",
                 )
     ax.set(xlabel=r"step size $\eta L$", xlim=(0, 1))
