@@ -14,9 +14,11 @@ import numpy as np
 import pandas as pd
 from matplotlib import cbook
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
+from matplotlib.ticker import FixedLocator, NullLocator
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE, GREY = (
     *("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
@@ -64,6 +66,13 @@ def simulated(
     errors = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
     hollow: Any = {"linestyle": "none", "markersize": 3.5, "markerfacecolor": "white", "capsize": 1.5}
     ax.errorbar(x, rows["value"] if y is None else y, errors, color=colour, marker=marker, label=label, **hollow)
+
+
+def ticks(axis: Axis, places: Sequence[float], shown: Any = "{x:g}") -> None:
+    """Mark these places of an axis alone; `shown` formats them, as of `Axis.set_major_formatter`."""
+    axis.set_major_locator(FixedLocator(places))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(shown)
 
 
 def title(ax: Axes, text: str, *, width: float = SINGLE_IN, left: float = 0.6) -> None:

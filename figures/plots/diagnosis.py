@@ -19,11 +19,7 @@ STRETCH = 1.0
 
 
 def draw(diagnosis: pd.DataFrame) -> Figure:
-    """Extra time of a selecting step, overlap, and gain beside break-even, against the exit; a row a diagnosis.
-
-    Args:
-        diagnosis: the table of that name.
-    """
+    """Extra time of a selecting step, overlap, and gain beside break-even, against the exit; a row a diagnosis."""
     groups = groups_of(diagnosis)
     figure, axes = style.new(len(groups), 3, width=style.DOUBLE_IN, height=2.5 * len(groups) + 0.6)
     steps: list[int] = sorted(diagnosis["step"].unique())

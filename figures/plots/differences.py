@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from figures import style
 from figures.methods import look
@@ -15,11 +14,7 @@ OTHERS = (("over_baseline", "baseline", "the baseline"), ("over_random", "random
 
 
 def draw(summaries: pd.DataFrame) -> Figure:
-    """Differences of the final validation accuracy with 95% intervals, sorted, one row of panels a comparison.
-
-    Args:
-        summaries: the table of that name.
-    """
+    """Differences of the final validation accuracy with 95% intervals, sorted, one row of panels a comparison."""
     groups = groups_of(summaries)
     figure, axes = method_rows.panels(
         [method_rows.inches(rows["method"]) for rows in groups.values()], 0.95, headline_in=0.2
@@ -36,7 +31,7 @@ def draw(summaries: pd.DataFrame) -> Figure:
             for row, (_, entry) in enumerate(rows.iterrows()):
                 if pd.isna(entry[column]):
                     method_rows.remark(ax, row, _why_none(entry, other))
-            ax.xaxis.set_major_formatter(FuncFormatter(_signed))
+            ax.xaxis.set_major_formatter(_signed)
             ax.set_xlabel(f"percentage points above {name}")
             said = sentence(rows, column, name)
             text = f"{style.group(rows)}: {said}" if number == 0 else said.capitalize()

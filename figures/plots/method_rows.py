@@ -92,15 +92,8 @@ def rows(
             _interval(ax, row, mean, half, shown, looks.colour)
             if mean - half < shown[0] or mean + half > shown[1]:
                 _cut(ax, row, mean + half > shown[1], shown, f"\N{PLUS-MINUS SIGN}{number(half)}", looks.colour)
-        ax.plot(
-            [mean],
-            [row],
-            color=looks.colour,
-            marker=looks.marker,
-            markerfacecolor="white" if alone or not looks.filled else looks.colour,
-            markersize=4.2,
-            linestyle="none",
-        )
+        face = "white" if alone or not looks.filled else looks.colour
+        ax.plot([mean], [row], looks.marker, color=looks.colour, markerfacecolor=face, markersize=4.2)
 
 
 def _interval(ax: Axes, row: int, mean: float, half: float, shown: tuple[float, float], colour: str) -> None:

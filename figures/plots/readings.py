@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from figures import style
 from figures.methods import in_order, labels_in_order, look
@@ -38,9 +38,6 @@ def draw(readings: pd.DataFrame) -> Figure:
     The overlap with the exact top rows and the share of pairs ordered alike against the measured correlation beta of
     the margins; the selected rows' mean loss and the noise along training. Methods whose score is the exact loss are
     left out, unless there are no others.
-
-    Args:
-        readings: the table of that name.
     """
     groups = groups_of(readings)
     figure, axes = style.new(2 * len(groups), 2, width=style.DOUBLE_IN, height=4.6 * len(groups) + 0.8)
@@ -59,7 +56,7 @@ def draw(readings: pd.DataFrame) -> Figure:
         _noise(noise, rows, methods, name)
         for ax in (losses, noise):
             ax.set(xlabel="step", xlim=(0, None))
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: style.thousands(value)))
+            ax.xaxis.set_major_formatter(lambda value, _: style.thousands(value))
     style.legend_below(figure, axes, columns=4, order=labels_in_order(readings["method"]))
     return figure
 

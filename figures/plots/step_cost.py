@@ -51,10 +51,8 @@ def draw(runs: pd.DataFrame, costs: pd.DataFrame | None = None) -> Figure:
     for (left, right), rows in zip(axes, groups.values(), strict=True):
         before = pd.Series(0.0, index=rows.index)
         for column, label, colour, hatch in PARTS:
-            left.barh(
-                range(len(rows)), rows[column], left=before, color=colour, hatch=hatch, edgecolor="white", height=0.7,
-                label=label, linewidth=0.5,
-            )  # fmt: skip
+            fill: Any = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
+            left.barh(range(len(rows)), rows[column], left=before, height=0.7, label=label, **fill)
             before = before + rows[column]
         for row, share in enumerate(rows["selection_s"]):
             if share > 0.06:
@@ -83,12 +81,9 @@ def shares_of(runs: pd.DataFrame) -> pd.DataFrame:
     for group, of_group in groups_of(timed).items():
         for method in in_order(of_group["method"]):
             of_method = of_group[of_group["method"] == method]
-            parts = [
-                float((of_method[column] / of_method["wall_clock_s"]).mean())
-                for column in ("selection_s", "forward_s", "backward_s")
-            ]
+            parts = [float((of_method[name] / of_method["wall_clock_s"]).mean()) for name, *_ in PARTS[:-1]]
             rows.append((group, method, *parts, max(0.0, 1 - math.fsum(parts))))
-    return pd.DataFrame(rows, columns=["group", "method", "selection_s", "forward_s", "backward_s", "other_s"])
+    return pd.DataFrame(rows, columns=["group", "method", *(name for name, *_ in PARTS)])
 
 
 def _prices(ax: Axes, rows: pd.DataFrame, costs: pd.DataFrame | None, width: float) -> None:
@@ -104,10 +99,10 @@ def _prices(ax: Axes, rows: pd.DataFrame, costs: pd.DataFrame | None, width: flo
     ax.hlines(range(len(rows)), plain, selecting, color=style.GREY, linewidth=1)
     ax.plot(plain, range(len(rows)), "o", color="black", markerfacecolor="white", label="plain step", linestyle="none")
     ax.plot(selecting, range(len(rows)), "s", color=style.VERMILLION, label="selecting step", linestyle="none")
-    beside: Any = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
+    beside: Any = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": style.POINTS - 1.5}
     for row, (price, dear) in enumerate(zip(selecting / plain, np.fmax(plain, selecting), strict=True)):
         if not math.isnan(price):
-            ax.annotate(rf"$\times${price:.2f}", (dear, row), fontsize=style.POINTS - 1.5, **beside)
+            ax.annotate(rf"$\times${price:.2f}", (dear, row), **beside)
     ax.set(xlim=(0, 1.25 * float(found.max().max())), xlabel="median step (ms)")
     method_rows.label(ax, list(rows["method"]))
     ax.set_yticklabels([])
