@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,23 +19,21 @@ TOO_WIDE = 4.0
 """Intervals beyond so many times what the values span, and the narrowest interval's half, are cut at the axes."""
 
 
-def panels(counts: Sequence[float], above_in: float, headline_in: float = 0.0) -> tuple[Figure, np.ndarray]:
-    """A figure with two panels for each of some groups: (figure, axes (groups, 2)).
+def panels(
+    groups: Iterable[Iterable[str]], above_in: float, more_in: float = 0.0, gap: float | None = None, **axes: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure with two panels for each of some groups of methods: (figure, axes (groups, 2)).
 
     Args:
-        counts: inches of each group's rows, see `inches`.
         above_in: inches of a row of panels beside its methods' own.
-        headline_in: inches for a headline over all of them.
+        more_in: inches for what stands above or below all of them.
+        gap: between the two panels, as a share of their width; by default the style's.
+        axes: as of `Figure.subplots`.
     """
-    figure, axes = style.new(
-        len(counts),
-        2,
-        width=style.DOUBLE_IN,
-        height=sum(count + above_in for count in counts) + headline_in,
-        sharey="row",
-        gridspec_kw={"height_ratios": [count + 0.4 for count in counts]},
-    )
-    return figure, axes
+    heights = [inches(methods) for methods in groups]
+    ratios = {"height_ratios": [height + 0.4 for height in heights], "wspace": gap}
+    height = sum(each + above_in for each in heights) + more_in
+    return style.new(len(heights), 2, width=style.DOUBLE_IN, height=height, gridspec_kw=ratios, **axes)
 
 
 def inches(methods: Iterable[str]) -> float:

@@ -26,11 +26,7 @@ PARTS = (
 
 
 def draw(runs: pd.DataFrame, costs: pd.DataFrame | None = None) -> Figure:
-    """Shares of the training time, and the step's median price beside the plain one's, one row a group.
-
-    Args:
-        runs: the table of that name.
-        costs: the table of that name; None where no comparison measured prices.
+    """Shares of the training time, and a step's median price beside the plain one's where it was measured, by group.
 
     Raises:
         Missing: if no run was evaluated.
@@ -39,14 +35,7 @@ def draw(runs: pd.DataFrame, costs: pd.DataFrame | None = None) -> Figure:
     if shares.empty:
         raise Missing("no run has got to an evaluation")
     groups = groups_of(shares)
-    heights = [method_rows.inches(rows["method"]) for rows in groups.values()]
-    figure, axes = style.new(
-        len(groups),
-        2,
-        width=style.DOUBLE_IN,
-        height=sum(height + 1.05 for height in heights) + 0.5,
-        gridspec_kw={"height_ratios": [height + 0.4 for height in heights], "wspace": 0.08},
-    )
+    figure, axes = method_rows.panels([rows["method"] for rows in groups.values()], 1.05, 0.5, gap=0.08)
     width = method_rows.panel_width(shares["method"])
     for (left, right), rows in zip(axes, groups.values(), strict=True):
         before = pd.Series(0.0, index=rows.index)

@@ -47,7 +47,7 @@ def _layout(reached: list[pd.DataFrame], below: float) -> tuple[Figure, list[lis
     """(figure, two panels for each of `reached`, and, if there are sentences, one place for them, last)."""
     heights = [method_rows.inches(rows.index) for rows in reached]
     if not below:
-        figure, axes = method_rows.panels(heights, 0.85)
+        figure, axes = method_rows.panels([rows.index for rows in reached], 0.85, sharey="row")
         return figure, [list(pair) for pair in axes]
     figure, whole = style.new(
         len(heights) + 1,
