@@ -10,8 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from training.images.hub import HubImages
-from training.images.parquet import ParquetImages, stamp
+from training.images.tables import TableImages, hub_tables, parquet_tables
 
 EMBEDDED = Path(__file__).parent / "embedded"
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -76,13 +75,12 @@ def find_source(data: str, *, label_column: str = "", image_column: str = "") ->
     if path.is_file():
         if path.suffix != ".parquet":
             raise ValueError(f"data = {data!r} is no parquet file: give one, a folder or a name on the hub")
-        return ParquetImages(_files_of_splits([path], path.parent), **columns)
+        return _of_files([path], path.parent, columns)
     if path.is_dir():
         tables = sorted(path.rglob("*.parquet"))
         if tables:
-            return ParquetImages(_files_of_splits(tables, path), **columns)
-        if label_column or image_column:
-            given = "label_column" if label_column else "image_column"
+            return _of_files(tables, path, columns)
+        if given := next((key for key, value in columns.items() if value), None):
             raise ValueError(
                 f"{given} = {columns[given]!r} is of tables, but {data!r} is a folder without parquet files"
             )
@@ -91,15 +89,16 @@ def find_source(data: str, *, label_column: str = "", image_column: str = "") ->
         tables = sorted(Path(found) for found in glob.glob(str(path)) if found.endswith(".parquet"))
         if not tables:
             raise ValueError(f"data = {data!r} matches no parquet file")
-        return ParquetImages(_files_of_splits(tables, path.parent), **columns)
+        return _of_files(tables, path.parent, columns)
     if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?", data) and path.suffix != ".parquet":
         name, _, config = data.partition(":")
-        return HubImages(name, config, **columns)
+        # Nothing is asked of the network for the identity, so a cache serves offline.
+        return TableImages({"hub": name, "config": config}, lambda: hub_tables(name, config), **columns)
     raise ValueError(f"data = {data!r}: there is no such file or folder, and it cannot be a name on the hub")
 
 
 class FolderImages:
-    """Images in folders split/class/image, or class/image, whose split nothing tells.
+    """Implements `ImageSource`: folders split/class/image, or class/image, whose split nothing tells.
 
     Args:
         root: the folder. Hidden files and files that are no images by their suffix are passed over.
@@ -142,36 +141,41 @@ class FolderImages:
                 raise ValueError(f"{root}: {split} has the class {unknown[0]!r}, which {first} has not")
 
     def identity(self) -> dict[str, Any]:
-        """See `ImageSource`."""
-        return {
-            "folder": str(self.root.resolve()),
-            "files": {
-                split: [[str(path.relative_to(self.root)), *stamp(path)] for _, path in found]
-                for split, found in self._files.items()
-            },
+        files = {
+            split: [_stamped(path, path.relative_to(self.root)) for _, path in found]
+            for split, found in self._files.items()
         }
+        return {"folder": str(self.root.resolve()), "files": files}
 
     def splits(self) -> tuple[str, ...]:
-        """See `ImageSource`."""
         return tuple(self._files)
 
     def class_names(self) -> tuple[str, ...]:
-        """See `ImageSource`: the folders' names, sorted."""
         return self._names
 
     def labels(self, split: str) -> np.ndarray:
-        """See `ImageSource`."""
         place = {name: number for number, name in enumerate(self._names)}
         return np.array([place[name] for name, _ in self._files[split]], dtype=np.int64)
 
     def images(self, split: str) -> Iterator[tuple[str, bytes]]:
-        """See `ImageSource`."""
         for _, path in self._files[split]:
             try:
                 encoded = path.read_bytes()
             except OSError as error:
                 raise ValueError(f"{path} cannot be read: {error}") from error
             yield str(path), encoded
+
+
+def _of_files(paths: list[Path], root: Path, columns: dict[str, str]) -> TableImages:
+    files = _files_of_splits(paths, root)
+    stamped = {split: [_stamped(path, path.resolve()) for path in found] for split, found in files.items()}
+    return TableImages({"parquet": stamped}, lambda: parquet_tables(files), **columns)
+
+
+def _stamped(path: Path, name: Path) -> list[Any]:
+    """[name, size in bytes, time of the last change in ns] of a file."""
+    status = path.stat()
+    return [str(name), status.st_size, status.st_mtime_ns]
 
 
 def _folders(root: Path) -> list[Path]:
