@@ -20,7 +20,7 @@ from rich.console import Console
 from gsgd.console import Bar, bar
 from gsgd.results import write_json
 from training.cache import cached_folder, default_cache
-from training.images.sources import ImageSource
+from training.images.labelled import LabelledImages
 
 VERSION = 1
 """Of the cache's layout and of how images are decoded: changing either makes old folders be passed over."""
@@ -56,7 +56,7 @@ class ImageArrays:
 
 
 def cached_arrays(
-    source: ImageSource, size: int, cache_dir: str | Path = ""
+    source: LabelledImages, size: int, cache_dir: str | Path = ""
 ) -> tuple[dict[str, ImageArrays], tuple[str, ...]]:
     """(split -> its arrays, names of the classes) of a source, decoded and resized unless the cache has them.
 
@@ -107,7 +107,7 @@ def decode(encoded: bytes, where: str, size: int, channels: int) -> np.ndarray:
     return np.asarray(square).reshape(size, size, channels)
 
 
-def _build(source: ImageSource, size: int, folder: Path) -> None:
+def _build(source: LabelledImages, size: int, folder: Path) -> None:
     labels = {split: source.labels(split) for split in source.splits()}
     if empty := [split for split, of_split in labels.items() if not len(of_split)]:
         raise ValueError(f"the split {empty[0]} has no images")
@@ -164,7 +164,7 @@ def _write_split(
     return digest.hexdigest()
 
 
-def _all_grey(source: ImageSource) -> bool:
+def _all_grey(source: LabelledImages) -> bool:
     """Whether all images of all splits are; ends at the first that is not, and reads headers only."""
     for split in source.splits():
         for where, encoded in source.images(split):

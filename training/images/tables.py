@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from training.hub import loading
+from training.images.labelled import LabelledImages, Labels
 from training.parquet import column_values, schema_of
 
 IMAGE_COLUMNS = ("img", "image")
@@ -34,22 +34,8 @@ class Table:
     values: Callable[[str], Iterator[list[Any]]]
 
 
-@dataclass(frozen=True)
-class Labels:
-    """The labels of a table: whole numbers, or strings, which are the names of the classes.
-
-    Attributes:
-        where: for messages.
-        names: of the classes, in the table's own order, if it notes them.
-    """
-
-    where: str
-    values: list[Any]
-    names: tuple[str, ...]
-
-
-class TableImages:
-    """Implements `training.images.sources.ImageSource`.
+class TableImages(LabelledImages):
+    """Images in columns of tables.
 
     Args:
         made_from: what tells whether the data are still the same ones, besides the columns.
@@ -57,9 +43,6 @@ class TableImages:
         label_column: whole numbers or strings; empty for "label", "fine_label" (CIFAR-100's 100 classes; the paper
             does not train on the 20 of its coarse_label) or "labels", whichever there is.
         image_column: {bytes, path} or binary; empty for "img" or "image".
-
-    Every method but `identity` raises a ValueError if a table cannot be read, has no such columns or several that could
-    be meant, or holds labels or images that are none.
     """
 
     def __init__(
@@ -77,14 +60,8 @@ class TableImages:
     def identity(self) -> dict[str, Any]:
         return {**self._made_from, **self._chosen}
 
-    def splits(self) -> tuple[str, ...]:
-        return tuple(self._tables())
-
-    def class_names(self) -> tuple[str, ...]:
-        return self._classes[0]
-
-    def labels(self, split: str) -> np.ndarray:
-        return self._classes[1][split]
+    def read_labels(self) -> dict[str, list[Labels]]:
+        return {split: [self._labels(table) for table in tables] for split, tables in self._tables().items()}
 
     def images(self, split: str) -> Iterator[tuple[str, bytes]]:
         for table in self._tables()[split]:
@@ -99,12 +76,6 @@ class TableImages:
                     where = f"{table.name}, row {row}"
                     yield where, _encoded(value, where)
                     row += 1
-
-    @functools.cached_property
-    def _classes(self) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-        return number_classes(
-            {split: [self._labels(table) for table in tables] for split, tables in self._tables().items()}
-        )
 
     def _labels(self, table: Table) -> Labels:
         column = self._column(table, "label_column")
@@ -157,34 +128,6 @@ def hub_tables(name: str, config: str) -> dict[str, list[Table]]:
     return {
         split: [Table(f"{name} {split}", data.features.arrow_schema, functools.partial(values, data))]
         for split, data in loaded.items()
-    }
-
-
-def number_classes(found: Mapping[str, Sequence[Labels]]) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """(names of the classes, split -> labels (N,) int64) of the labels of each split's tables.
-
-    Classes come in the order that the data note, or else alphabetically; numbers without names are their own names.
-
-    Raises:
-        ValueError: for a label that is not in 0..classes - 1.
-    """
-    names = next((labels.names for tables in found.values() for labels in tables if labels.names), ())
-    every = {value for tables in found.values() for labels in tables for value in labels.values}
-    if any(isinstance(value, str) for value in every):
-        if not all(isinstance(value, str) for value in every):
-            raise ValueError("some labels are strings, others numbers")
-        names = names or tuple(sorted(every))
-        place = {name: number for number, name in enumerate(names)}
-        if unknown := sorted(every - set(names)):
-            raise ValueError(f"label {unknown[0]!r} is not among the {len(names)} names of classes")
-    else:
-        names = names or tuple(str(number) for number in range(max(every, default=-1) + 1))
-        if outside := [value for value in every if not 0 <= value < len(names)]:
-            raise ValueError(f"label {outside[0]} must lie in 0..{len(names) - 1}, the classes that are named")
-        place = {number: number for number in every}
-    return names, {
-        split: np.array([place[value] for labels in tables for value in labels.values], dtype=np.int64)
-        for split, tables in found.items()
     }
 
 

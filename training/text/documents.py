@@ -23,6 +23,7 @@ from typing import Any, TextIO
 
 import pyarrow as pa
 
+from training.files import checked, files_below, stamp
 from training.hub import loading
 from training.parquet import column_size, column_values, schema_of
 from training.text.layouts import PEEK, Layout, prose, runs, settle, table_documents
@@ -74,22 +75,19 @@ class LocalFiles:
 
     def identity(self) -> dict[str, Any]:
         """JSON that differs whenever the documents may."""
-        stats = [(path.resolve(), path.stat()) for path in self.files]
-        return {
-            "files": [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats],
-            "layout": self.layout.value,
-        }
+        files = [[str(path.resolve()), *stamp(path)] for path in self.files]
+        return {"files": files, "layout": self.layout.value}
 
     def size(self) -> int | None:
         """About how many characters there are, for a progress bar; None if unknown."""
-        if any(path.suffix == ".gz" for path in self.files):
+        if any(_ends(path, ".gz") for path in self.files):
             return None
-        return sum(column_size(p, "text") if p.suffix == ".parquet" else p.stat().st_size for p in self.files)
+        return sum(column_size(p, "text") if _ends(p, ".parquet") else p.stat().st_size for p in self.files)
 
     def documents(self) -> Iterator[list[str]]:
         """Each document as its sentences, at least one."""
         for path in self.files:
-            if path.suffix == ".parquet":
+            if _ends(path, ".parquet"):
                 yield from _parquet_documents(path, self.layout)
             elif self.layout is Layout.SENTENCES:
                 yield from runs(_lines(path))
@@ -144,14 +142,18 @@ Source = LocalFiles | HubDataset
 
 
 def _text_files(path: Path) -> tuple[Path, ...]:
-    if path.is_file():
-        if not path.name.endswith(SUFFIXES):
+    if not path.is_dir():
+        if not _ends(path, *SUFFIXES):
             raise ValueError(f"data source {str(path)!r} must end in one of {', '.join(SUFFIXES)}")
-        return (path,)
-    files = tuple(sorted(p for p in path.rglob("*") if p.name.endswith(SUFFIXES) and p.is_file()))
+        return (checked(path),)
+    files = tuple(files_below(path, SUFFIXES))
     if not files:
         raise ValueError(f"data source {str(path)!r} is a folder without any {', '.join(SUFFIXES)} file")
     return files
+
+
+def _ends(path: Path, *suffixes: str) -> bool:
+    return path.name.lower().endswith(suffixes)
 
 
 def _parquet_documents(path: Path, layout: Layout) -> Iterator[list[str]]:
@@ -168,7 +170,7 @@ def _parquet_documents(path: Path, layout: Layout) -> Iterator[list[str]]:
 
 def _lines(path: Path) -> Iterator[str]:
     def opened() -> TextIO:
-        if path.suffix == ".gz":
+        if _ends(path, ".gz"):
             return gzip.open(path, "rt", encoding="utf-8-sig")
         return open(path, encoding="utf-8-sig")
 
