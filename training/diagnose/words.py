@@ -19,7 +19,7 @@ def paragraphs(point: Mapping[str, Any], score: str) -> list[str]:
     """The recommendation and its reasons, for one point of a diagnosis.
 
     Args:
-        point: as of `record.point_entry`.
+        point: as of `diagnosis_file.point_entry`.
         score: of the engine, such as "loss".
     """
     best = _best(point)
