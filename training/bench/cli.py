@@ -24,7 +24,7 @@ examples:
   gsgd bench step --model bert-small --rounds 21 --json step.json
   gsgd bench step --device cuda --precision bf16 --gross 64 --seq 512
   gsgd bench step --model gpt2-tiny --rounds 3                  a few seconds, to see that it runs
-  python -m training.bench.gpu                                  the cases that matter on a GPU, in one go
+  gsgd bench gpu                                                the cases that matter on a GPU, in one go
 
 What is timed is scoring, selecting, forward and backward pass, without the optimizer; the plain step is forward and
 backward pass of as many rows as selection keeps, with the vocabulary head on masked positions, as in all the others.
@@ -97,13 +97,13 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def header(device: str, command: str | None = None) -> dict[str, Any]:
+def header(device: str) -> dict[str, Any]:
     """Where figures come from: date, commit, versions, command, and the device by its name."""
     import torch
 
     return {
         **provenance(),
-        "command": command or command_line(),
+        "command": command_line(),
         "threads": torch.get_num_threads(),
         "device": describe_device(device_of(device)),
         "cuda": torch.version.cuda,
