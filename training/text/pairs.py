@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from gsgd.console import bar
-from training.cache import cached_folder
+from training.cache import cached_folder, read_array
 from training.text.tokens import Tokens
 
 VERSION = 1
@@ -43,7 +43,7 @@ def sentence_pairs(
         rows = build_pairs(tokens, documents, sequence_length=sequence_length, short_share=short_share, seed=seed)
         np.save(folder / "rows.npy", rows)
 
-    return np.load(cached_folder(cache, "pairs", inputs, build) / "rows.npy", mmap_mode="r")
+    return read_array(cached_folder(cache, "pairs", inputs, build) / "rows.npy")
 
 
 def build_pairs(
