@@ -52,7 +52,7 @@ def _transformer(kind: str, layers: int, hidden: int, sizes: dict[str, Any], sha
         sizes["max_position_embeddings"] = max(sizes["max_position_embeddings"], shape.seq)
     if shape.dropout is not None:
         sizes |= dict.fromkeys(rates, shape.dropout)
-    config = transformers.AutoConfig.for_model(kind, **sizes)
+    config: Any = transformers.AutoConfig.for_model(kind, **sizes)
     torch.manual_seed(0)
     model = getattr(transformers, head).from_config(config)
     rows = shape.gross or 16
@@ -80,7 +80,8 @@ def _resnet(sizes: dict[str, Any], gross: int, shape: Shape) -> Built:
     # As the presets train it: convolutions and BatchNorm are faster so on a CPU, too.
     last = torch.channels_last
     batch["pixel_values"] = batch["pixel_values"].to(memory_format=last)
-    model: Any = EarlyExitResNet(ResNetConfig(num_labels=100, **sizes))
+    config: Any = ResNetConfig
+    model: Any = EarlyExitResNet(config(num_labels=100, **sizes))
     return model.to(memory_format=last), batch, [1, 2]
 
 
