@@ -34,6 +34,8 @@ class Config:
     task: str
     data: Any
     training: TrainingSettings
+    chosen: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)
+    """Keys that the user gave, by options or in files of their own, rather than a preset."""
 
     def build_task(self) -> Task:
         """The task, its data read (and prepared, the first time)."""
@@ -63,7 +65,9 @@ def load(source: str, values: Mapping[str, Any] | None = None) -> Config:
     """
     path = _find(source, Path())
     name = next((preset for preset, where in presets().items() if where == path), path.stem)
-    return build(name, {**_read(path, ()), **(values or {})}, str(source))
+    read, chosen = _read(path, ())
+    config = build(name, {**read, **(values or {})}, str(source))
+    return dataclasses.replace(config, chosen=chosen | frozenset(values or {}))
 
 
 def build(name: str, values: Mapping[str, Any], source: str = "the configuration") -> Config:
@@ -129,7 +133,8 @@ def _find(source: str, folder: Path) -> Path:
     )
 
 
-def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], frozenset[str]]:
+    """(values, those keys that are not a preset's) of a file on its bases."""
     if path.resolve() in seen:
         raise ValueError(f"{path} is, through its base, based on itself")
     try:
@@ -138,8 +143,10 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     base = content.pop("base", None)
+    own = frozenset() if path in presets().values() else frozenset(content)
     if base is None:
-        return content
+        return content, own
     if not isinstance(base, str):
         raise ValueError(f"{path}: base = {_short(base)} must be the name of a file or of a preset")
-    return {**_read(_find(base, path.parent), (*seen, path.resolve())), **content}
+    values, chosen = _read(_find(base, path.parent), (*seen, path.resolve()))
+    return {**values, **content}, chosen | own

@@ -92,9 +92,10 @@ def _of_config(options: argparse.Namespace, values: dict[str, str]) -> int:
     from training import config as configs
     from training.diagnose.diagnosis_file import DIAGNOSIS, point_entry
     from training.diagnose.measure import diagnose_config
+    from training.precision import affordable
     from training.run import running
 
-    config = configs.load(options.target, values)
+    config = affordable(configs.load(options.target, values))
     names = ("after", "batches", "exits", "model", "level")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     with running(config) as (accelerator, _), _progress(Console(stderr=True)) as progress:

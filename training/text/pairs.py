@@ -79,8 +79,8 @@ def build_pairs(
     if len(documents) < 2:
         raise ValueError(
             f"sentence pairs need at least 2 documents, so that a random segment can come from another one, but there "
-            f"are {len(documents)}: give more data, or, if they went to other splits, change validation_share or "
-            "test_share"
+            f"are {len(documents)}: give more data (in a text file two blank lines end a document), or, if they went "
+            "to other splits, as equal ones go together, change validation_share or test_share"
         )
     longest = sequence_length - SPECIAL
     rng = np.random.default_rng([seed, 0x9A125])
