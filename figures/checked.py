@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import pandas as pd
+from pydantic import (
+    AliasPath,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+)
 
 
 class Missing(LookupError):
@@ -18,13 +28,24 @@ class Missing(LookupError):
 
 
 class Cell(Enum):
-    """The kinds of values that a column of a CSV file may hold."""
+    """The kinds of values that a column of a CSV file may hold, None for an empty cell."""
 
-    TEXT = "text"
-    WHOLE = "a whole number"
-    NUMBER = "a finite number"
-    OPTIONAL = "a finite number, or nothing"
-    ANY_NUMBER = "a number, nan and inf among them, or nothing"
+    TEXT = TypeAdapter(list[str])
+    WHOLE = TypeAdapter(list[int])
+    NUMBER = TypeAdapter(list[FiniteFloat])
+    OPTIONAL = TypeAdapter(list[FiniteFloat | None])
+    ANY_NUMBER = TypeAdapter(list[float | None])
+
+
+class Record(BaseModel):
+    """What an object of a JSON file must have; it may have more."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+Number = Annotated[float, BeforeValidator(lambda value: float(value) if value in ("inf", "-inf", "nan") else value)]
+"""A number of a JSON file, which has words for those that are not finite."""
+Kind = TypeVar("Kind", bound=Record)
 
 
 def read_table(path: Path, columns: Mapping[str, Cell]) -> pd.DataFrame:
@@ -42,10 +63,9 @@ def read_table(path: Path, columns: Mapping[str, Cell]) -> pd.DataFrame:
         raise Missing(f"there is no {path}")
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            lines = list(csv.reader(file, strict=True))
+            heading, *rows = list(csv.reader(file, strict=True)) or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    heading, rows = (lines[0], lines[1:]) if lines else ([], [])
     if lacking := [name for name in columns if name not in heading]:
         raise ValueError(f"{path} has no column {lacking[0]!r}; its columns are: {', '.join(heading) or 'none'}")
     if not rows:
@@ -53,31 +73,17 @@ def read_table(path: Path, columns: Mapping[str, Cell]) -> pd.DataFrame:
     for number, row in enumerate(rows, start=2):
         if len(row) != len(heading):
             raise ValueError(f"{path}, line {number}: {len(row)} cells under {len(heading)} columns")
-    return pd.DataFrame(
-        {
-            name: [
-                _cell(row[heading.index(name)], kind, f"{path}, line {number}, column {name}")
-                for number, row in enumerate(rows, start=2)
-            ]
-            for name, kind in columns.items()
-        }
-    )
-
-
-def _cell(text: str, kind: Cell, where: str) -> Any:
-    if text == "":
-        if kind in (Cell.OPTIONAL, Cell.ANY_NUMBER):
-            return math.nan
-        raise ValueError(f"{where}: the cell is empty but must be {kind.value}")
-    if kind is Cell.TEXT:
-        return text
-    try:
-        number = float(int(text)) if kind is Cell.WHOLE else float(text)
-    except ValueError:
-        raise ValueError(f"{where}: {text!r} must be {kind.value}") from None
-    if kind is not Cell.ANY_NUMBER and not math.isfinite(number):
-        raise ValueError(f"{where}: {text!r} must be {kind.value}")
-    return int(number) if kind is Cell.WHOLE else number
+    table = pd.DataFrame()
+    for name, cell in columns.items():
+        cells = [row[heading.index(name)] or None for row in rows]
+        try:
+            values = cell.value.validate_python(cells)
+        except ValidationError as error:
+            first = error.errors()[0]
+            said = _said(first).replace("None must", "the cell is empty but must", 1)
+            raise ValueError(f"{path}, line {int(first['loc'][0]) + 2}, column {name}: {said}") from None
+        table[name] = pd.Series(values, dtype=float if cell in (Cell.OPTIONAL, Cell.ANY_NUMBER) else None)
+    return table
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -98,43 +104,40 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def field(content: Mapping[str, Any], name: str, kinds: type | tuple[type, ...], path: Path) -> Any:
-    """The value of a field, such as "config.seed", of an object that was read from `path`.
+def checked(content: Mapping[str, Any], kind: type[Kind], path: Path) -> Kind:
+    """An object that was read from `path`, as a record.
 
     Raises:
-        ValueError: if it is not there or of another type, naming the file and the field.
+        ValueError: if it is none, naming the file and the field, such as "checks[3].status".
     """
-    value: Any = content
-    for part in name.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            raise ValueError(f"{path} has no field {name!r}")
-        value = value[part]
-    allowed = kinds if isinstance(kinds, tuple) else (kinds,)
-    # bool is an int to Python, but not to a reader of results.
-    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-        words = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
-        raise ValueError(f"{path}, field {name!r}: {value!r} must be {words}")
-    return value
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])[1:]
+        if first["type"] == "missing":
+            raise ValueError(f"{path} has no field {place!r}") from None
+        raise ValueError(f"{path}, field {place!r}: {_said(first)}") from None
 
 
-def number(content: Mapping[str, Any], name: str, path: Path) -> float:
-    """The number in a field; one that is not finite is "inf", "-inf" or "nan" in JSON.
+def fields(content: Mapping[str, Any], kinds: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Fields of an object that was read from `path`, by the last parts of their names.
+
+    Args:
+        kinds: name, such as "config.seed" -> its type.
 
     Raises:
-        ValueError: as `field`.
+        ValueError: as `checked`.
     """
-    value = field(content, name, (int, float, str), path)
-    if value not in ("inf", "-inf", "nan") and isinstance(value, str):
-        raise ValueError(f"{path}, field {name!r}: {value!r} must be a number")
-    return float(value)
+    wanted: dict[str, Any] = {
+        name.rpartition(".")[2]: (kind, Field(validation_alias=AliasPath(*name.split("."))))
+        for name, kind in kinds.items()
+    }
+    return checked(content, create_model("Fields", __base__=Record, **wanted), path).model_dump()
 
 
-def choice(value: str, allowed: Sequence[str], where: str) -> str:
-    """`value`, if it is one of `allowed`.
-
-    Raises:
-        ValueError: if not, naming where it stands.
-    """
-    if value not in allowed:
-        raise ValueError(f"{where}: {value!r} must be one of: {', '.join(allowed)}")
-    return value
+def _said(refused: Any) -> str:
+    """What pydantic refuses, in the words of this project."""
+    if refused["type"] == "value_error":
+        return str(refused["ctx"]["error"])
+    return f"{refused['input']!r} {refused['msg'].replace('Input should', 'must', 1)}"

@@ -33,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, metavar="DIR", help="this folder alone (default: results and recorded)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: the folder figures in the results")
     parser.add_argument("--format", default="png,svg", help="of figures: png, svg, pdf (default png,svg)")
-    parser.add_argument("--size", default="print", choices=("print", "screen"), help="default: print")
+    parser.add_argument("--size", default="print", choices=("print", "screen"), help="of png and svg (default print)")
     parser.add_argument("--list", action="store_true", help="list figures and tables, and what they are made from")
 
 
@@ -73,7 +73,8 @@ def run(options: argparse.Namespace) -> int:
     for path in written:
         print(path)
     if len(results.folders) > 1:
-        for origin, names in results.by_origin().items():
+        for origin in dict.fromkeys(results.origins.values()):
+            names = [name for name, its in results.origins.items() if its == origin]
             print(f"{origin}: {', '.join(names)}", file=sys.stderr)
     if left_out:
         print(f"left out ({len(left_out)}):", file=sys.stderr)
@@ -92,11 +93,11 @@ def progress(number: int, count: int, made: str, begin: float) -> None:
 def _make(entry: Any, tables: list[Any], folder: Path, formats: list[str], size: str) -> list[Path]:
     from figures import style, write
 
-    with style.sheet(size):
+    with style.sheet():
         made = entry.make(*tables)
         if entry.kind == "table":
             return write.save_table(made, folder, entry.name, entry.shows)
-        return write.save_figure(made, folder, entry.name, formats)
+        return write.save_figure(made, folder, entry.name, formats, size)
 
 
 def _formats(text: str) -> list[str]:

@@ -2,27 +2,54 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import pandas as pd
+from pydantic import AliasPath, Field
 
-from figures.checked import Cell, choice, field, number, read_object, read_table
+from figures.checked import Cell, Number, Record, checked, read_object, read_table
 
 READINGS, DIAGNOSIS = "live.csv", "diagnosis.json"
-VERDICTS = ("pays", "does not pay", "undecided")
 _READING = {
     **dict.fromkeys(("run", "method"), Cell.TEXT),
     **dict.fromkeys(("step", "rows", "kept"), Cell.WHOLE),
-    **dict.fromkeys(
-        ("rho", "rho_approx", "margin_correlation", "sigma", "sigma_max", "sigma_max_sharp"), Cell.ANY_NUMBER
-    ),
+    **dict.fromkeys(("rho", "rho_approx", "margin_correlation", "pairwise_agreement"), Cell.ANY_NUMBER),
+    **dict.fromkeys(("sigma", "sigma_max", "sigma_max_sharp", "agreement_predicted"), Cell.ANY_NUMBER),
     **dict.fromkeys(("overlap", "overlap_finite", "overlap_limit"), Cell.ANY_NUMBER),
-    **dict.fromkeys(("pairwise_agreement", "agreement_predicted"), Cell.ANY_NUMBER),
 }
-_OF_AN_EXIT = ("overlap_half_width", "cost", "cost_low", "cost_high", "gain", "gain_low", "gain_high", "break_even")
+
+
+class Exit(Record):
+    """What a diagnosis found at an exit: measured, and predicted by the formulas."""
+
+    exit_layer: int
+    overlap: Number = Field(validation_alias=AliasPath("means", "overlap"))
+    overlap_finite: Number = Field(validation_alias=AliasPath("predicted", "overlap_finite"))
+    overlap_half_width: Number
+    cost: Number
+    cost_low: Number
+    cost_high: Number
+    gain: Number
+    gain_low: Number
+    gain_high: Number
+    break_even: Number
+
+
+class Point(Record):
+    """What a diagnosis found after so many steps, with its recommended exit, if any."""
+
+    step: int
+    level: Number
+    verdict: Literal["pays", "does not pay", "undecided"]
+    recommended: int | None
+    exits: list[Exit]
+
+
+class Diagnosis(Record):
+    score: str
+    points: list[Point]
 
 
 def read_readings(found: Mapping[str, Path]) -> pd.DataFrame:
@@ -49,37 +76,16 @@ def read_diagnoses(found: Mapping[str, Path]) -> pd.DataFrame:
     """One row an exit at a point of a diagnosis, of all diagnoses (group -> its file).
 
     Returns:
-        Columns group, score, step, level, verdict, recommended (NaN for none), exit_layer, overlap, overlap_finite
-        (what the formula gives), and those of `_OF_AN_EXIT`.
+        Columns group, score, those of a point (recommended: NaN for none) and those of an exit.
 
     Raises:
         ValueError: if a file is malformed, naming the file and the field.
     """
-    rows = []
-    for group, path in found.items():
-        content = read_object(path)
-        of_all = {"group": group, "score": field(content, "score", str, path)}
-        for place, point in enumerate(field(content, "points", list, path)):
-            where = {"points": {str(place): point}}
-            of_point = {
-                "step": field(where, f"points.{place}.step", int, path),
-                "level": number(where, f"points.{place}.level", path),
-                "verdict": field(where, f"points.{place}.verdict", str, path),
-            }
-            choice(of_point["verdict"], VERDICTS, f"{path}, field 'points.{place}.verdict'")
-            recommended = field(where, f"points.{place}.recommended", (int, type(None)), path)
-            of_point["recommended"] = math.nan if recommended is None else recommended
-            exits = field(where, f"points.{place}.exits", list, path)
-            rows += [{**of_all, **of_point, **_exit(each, f"{path}, point {place}", path)} for each in exits]
-    return pd.DataFrame(rows)
-
-
-def _exit(each: Any, where: str, path: Path) -> dict[str, Any]:
-    if not isinstance(each, dict):
-        raise ValueError(f"{where}: an exit is {each!r} but must be an object")
-    return {
-        "exit_layer": field(each, "exit_layer", int, path),
-        "overlap": number(each, "means.overlap", path),
-        "overlap_finite": number(each, "predicted.overlap_finite", path),
-        **{name: number(each, name, path) for name in _OF_AN_EXIT},
-    }
+    diagnoses = {group: checked(read_object(path), Diagnosis, path) for group, path in found.items()}
+    rows = [
+        {"group": group, "score": diagnosis.score, **point.model_dump(exclude={"exits"}), **each.model_dump()}
+        for group, diagnosis in diagnoses.items()
+        for point in diagnosis.points
+        for each in point.exits
+    ]
+    return pd.DataFrame(rows).astype({"recommended": float}) if rows else pd.DataFrame()

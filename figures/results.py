@@ -19,16 +19,15 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
-from figures.checked import Cell, Missing, choice, field, read_object, read_table
+from figures.checked import Cell, Missing, fields, read_object, read_table
 from figures.measured import DIAGNOSIS, READINGS, read_diagnoses, read_readings
 
 OWN, RECORDED = Path("results"), Path("recorded")
 """Folders of what commands make here, and of what the project recorded, where it is a checkout."""
-STATUSES = ("finished", "running", "interrupted", "diverged")
 HEADER, COMPARE, EVALUATIONS, SUMMARY = "header.json", "compare.json", "evaluations.csv", "summary.csv"
 
 _CURVE = {"quantity": Cell.TEXT, "value": Cell.NUMBER}
@@ -76,11 +75,23 @@ _RUN_COLUMNS = (
     *("group", "run", "place", "preset", "method", "base_method", "seed", "status", "budget", "keep", "max_lr"),
     *("samples_per_step", "config", "header", "step", "test_accuracy", *_MEASURED),
 )
-_HEADER: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("name", "status", "config.method", "config.label", "config.budget"), str),
-    **dict.fromkeys(("processes", "config.seed", "config.batch_size", "config.accumulation_steps"), int),
-    **dict.fromkeys(("config.keep", "config.max_lr"), (int, float)),
+_HEADER = {
+    "name": str,
+    "status": Literal["finished", "running", "interrupted", "diverged"],
+    "processes": int,
+    **dict.fromkeys(("config.method", "config.label", "config.budget"), str),
+    **dict.fromkeys(("config.seed", "config.batch_size", "config.accumulation_steps"), int),
+    **dict.fromkeys(("config.keep", "config.max_lr"), float),
 }
+_COMPARE = {"name": str, "config.budget": str, "config.keep": float, "methods": list[str], "step_costs": dict}
+_PROVENANCE = {
+    **dict.fromkeys(("command", "date", "machine", "python"), str),
+    **dict.fromkeys(("commit", "device"), str | None),
+    **dict.fromkeys(("versions", "data"), dict),
+    **dict.fromkeys(("sweep", "tuned"), dict | None),
+    **{"parameters": int | None, "seeds": int, "target": float, "test_accuracy": float | None},
+}
+"""What headers say of where something came from; older ones lack some of it."""
 _NOT_A_VARIANT = ("seed", "label", "test", "cache_dir", "tensorboard", "checkpoint_every_s", "save_model", "method")
 """Keys by which two single runs may differ and still be of one method."""
 
@@ -123,21 +134,12 @@ class Results:
                     found.setdefault(place.as_posix(), path)
         return found
 
+    @functools.cached_property
     def origins(self) -> dict[str, str]:
-        """Folder in the results -> "recorded by the project" or "made here on" a date: the theory, each header."""
-        files = {"theory": self.theory / "verify.json"}
-        for name in (DIAGNOSIS, HEADER, COMPARE):
-            files |= self.found(name)
-        return {place: _origin(path) for place, path in files.items() if path.parent.is_dir()}
-
-    def by_origin(self) -> dict[str, list[str]]:
-        """Who made what is there -> the names of what they made: the theory, comparisons and single runs."""
-        names: dict[str, list[str]] = {}
-        comparisons = self.found(COMPARE)
-        for place, origin in self.origins().items():
-            if not any(outer.as_posix() in comparisons for outer in Path(place).parents):
-                names.setdefault(origin, []).append(place)
-        return names
+        """Theory, diagnoses, single runs, comparisons -> "recorded by the project" or "made here on" a date."""
+        theory = {"theory": self.theory / "verify.json"} if self.theory.is_dir() else {}
+        found = {**theory, **self.found(DIAGNOSIS), **self.single, **self.found(COMPARE)}
+        return {name: _origin(path) for name, path in found.items()}
 
     def table(self, name: str) -> pd.DataFrame:
         """The table of that name, with at least one row.
@@ -159,7 +161,7 @@ class Results:
 
     def runs_if_any(self) -> pd.DataFrame:
         """The table "runs", without rows where no run was recorded."""
-        return pd.DataFrame([row for _, row, _ in self.runs], columns=list(_RUN_COLUMNS))
+        return pd.DataFrame([row for row, _ in self.runs], columns=list(_RUN_COLUMNS))
 
     @functools.cached_property
     def _of_training(self) -> dict[str, tuple[Callable[[], pd.DataFrame], str]]:
@@ -196,46 +198,48 @@ class Results:
         """(name, folder, content of compare.json) of each comparison."""
         found = []
         for place, path in self.found(COMPARE).items():
-            content = read_object(path)
-            for name, kinds in (("name", str), ("config.budget", str), ("methods", list), ("step_costs", dict)):
-                field(content, name, kinds, path)
+            content = _read_header(path)
+            fields(content, _COMPARE, path)
             found.append((place, path.parent, content))
         return found
 
     @functools.cached_property
-    def runs(self) -> list[tuple[Path, dict[str, Any], pd.DataFrame]]:
-        """(folder, row of the table "runs", evaluations) of each run but those that tuned, comparisons' first."""
+    def single(self) -> dict[str, Path]:
+        """Place -> header of each run that is of no comparison."""
+        found = {}
+        taken = {f"{name}/{path.parent.name}" for name, folder, _ in self.comparisons for path in _runs(folder)}
+        for place, path in self.found(HEADER).items():
+            if not any(folder in path.parents for _, folder, _ in self.comparisons):
+                # A comparison that the project recorded keeps its runs, whatever was made here in their place.
+                found[f"{place} (made here)" if place in taken else place] = path
+        return found
+
+    @functools.cached_property
+    def runs(self) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+        """(row of the table "runs", evaluations) of each run but those that tuned, comparisons' first."""
         found = []
         for name, folder, content in self.comparisons:
-            # Runs that tuned lie one folder deeper.
-            for path in sorted(folder.glob(f"*/{HEADER}")):
-                run = _read_run(path, f"{name}/{path.parent.name}")
-                run[1].update(group=name, budget=content["config"]["budget"])
-                found.append(run)
-        beneath = [folder for _, folder, _ in self.comparisons]
-        single = [
-            _read_run(path, place)
-            for place, path in self.found(HEADER).items()
-            if not any(folder in path.parents for folder in beneath)
-        ]
-        _tell_apart([row for _, row, _ in single])
+            for path in _runs(folder):
+                row, evaluations = _read_run(path, f"{name}/{path.parent.name}")
+                found.append(({**row, "group": name, "budget": content["config"]["budget"]}, evaluations))
+        single = [_read_run(path, place) for place, path in self.single.items()]
+        _tell_apart([row for row, _ in single])
         return found + single
 
     def _evaluations(self) -> pd.DataFrame:
         parts = [
             evaluations.assign(**{name: row[name] for name in ("group", "run", "method", "status", "keep")})
-            for _, row, evaluations in self.runs
+            for row, evaluations in self.runs
             if len(evaluations)
         ]
-        diverged = {(row["group"], row["method"]) for _, row, _ in self.runs if row["status"] == "diverged"}
+        diverged = {(row["group"], row["method"]) for row, _ in self.runs if row["status"] == "diverged"}
         having = {part["group"].iloc[0] for part in parts}
         for name, folder, content in self.comparisons:
             # Without the folders of its runs there is still the table of them all.
             if name not in having and (folder / EVALUATIONS).exists():
-                keep = field(content, "config.keep", (int, float), folder / COMPARE)
                 part = read_table(folder / EVALUATIONS, _EVALUATION)
                 run = part["method"] + "-seed" + part["seed"].astype(str)
-                parts.append(part.assign(group=name, run=run, status="finished", keep=keep))
+                parts.append(part.assign(group=name, run=run, status="finished", keep=content["config"]["keep"]))
         if not parts:
             return pd.DataFrame()
         found = pd.concat(parts, ignore_index=True)
@@ -247,18 +251,16 @@ class Results:
         parts = []
         for name, folder, content in self.comparisons:
             if (folder / SUMMARY).exists():
-                target = field(content, "target", (int, float), folder / COMPARE)
-                parts.append(read_table(folder / SUMMARY, _SUMMARY).assign(group=name, target=float(target)))
+                target = fields(content, {"target": float}, folder / COMPARE)["target"]
+                parts.append(read_table(folder / SUMMARY, _SUMMARY).assign(group=name, target=target))
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
     def _costs(self) -> pd.DataFrame:
         rows = []
         for name, folder, content in self.comparisons:
             for method in content["methods"]:
-                costs = {
-                    kind: field(content["step_costs"].get(method, {}), kind, (int, float), folder / COMPARE)
-                    for kind in ("plain_s", "selecting_s")
-                }
+                kinds = {"plain_s": float, "selecting_s": float}
+                costs = fields(content["step_costs"].get(method, {}), kinds, folder / COMPARE)
                 rows.append({"group": name, "method": method, **costs})
         return pd.DataFrame(rows)
 
@@ -271,31 +273,39 @@ def _origin(path: Path) -> str:
     return f"made here on {date[:10]}" if isinstance(date, str) else "made here"
 
 
-def _read_run(path: Path, place: str) -> tuple[Path, dict[str, Any], pd.DataFrame]:
-    header = read_object(path)
-    found = {name: field(header, name, kind, path) for name, kind in _HEADER.items()}
-    choice(found["status"], STATUSES, f"{path}, field 'status'")
-    tested = header.get("test_accuracy") is not None
+def _runs(comparison: Path) -> list[Path]:
+    """The headers of a comparison's runs; those that tuned lie one folder deeper."""
+    return sorted(comparison.glob(f"*/{HEADER}"))
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    content = read_object(path)
+    fields(content, {name: kind for name, kind in _PROVENANCE.items() if name in content}, path)
+    return content
+
+
+def _read_run(path: Path, place: str) -> tuple[dict[str, Any], pd.DataFrame]:
+    header = _read_header(path)
+    row = fields(header, _HEADER, path)
     table = path.parent / EVALUATIONS
     evaluations = read_table(table, _EVALUATION) if table.exists() else pd.DataFrame()
     last = evaluations.iloc[-1] if len(evaluations) else {}
-    row = {
+    tested = header.get("test_accuracy")
+    row |= {
         # Runs of one family of presets, such as cifar100/same-time, are shown together.
-        "group": found["name"].rpartition("/")[0] or found["name"],
+        "group": row["name"].rpartition("/")[0] or row["name"],
         "run": path.parent.name,
         "place": place,
-        "preset": found["name"],
-        "method": found["config.label"] or found["config.method"],
-        "base_method": found["config.method"],
-        "status": found["status"],
-        **{name: found[f"config.{name}"] for name in ("seed", "budget", "keep", "max_lr")},
-        "samples_per_step": found["config.batch_size"] * found["config.accumulation_steps"] * found["processes"],
+        "preset": row["name"],
+        "method": row["label"] or row["method"],
+        "base_method": row["method"],
+        "samples_per_step": row["batch_size"] * row["accumulation_steps"] * row["processes"],
         "config": header["config"],
         "header": header,
         **{name: float(last.get(name, math.nan)) for name in ("step", *_MEASURED)},
-        "test_accuracy": float(field(header, "test_accuracy", (int, float), path)) if tested else math.nan,
+        "test_accuracy": math.nan if tested is None else float(tested),
     }
-    return path.parent, row, evaluations
+    return row, evaluations
 
 
 def _tell_apart(rows: list[dict[str, Any]]) -> None:

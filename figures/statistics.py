@@ -75,6 +75,11 @@ def differences(rows: pd.DataFrame, x: str, other: str = "baseline") -> pd.DataF
     return pd.DataFrame(found, columns=["method", "mean", "half_width", "runs"])
 
 
+OTHERS = (("over_baseline", "baseline", "the baseline"), ("over_random", "random", "random rows"))
+"""Column of a difference in summaries, the method that others are compared with, and what it is called."""
+LUCK = "one seed each, so luck may be all there is to see"
+
+
 def sentence(found: pd.DataFrame, where: str) -> str:
     """A sentence on differences to the baseline.
 
@@ -90,7 +95,7 @@ def sentence(found: pd.DataFrame, where: str) -> str:
         parts = [f"{_few(names)} {word} the baseline" for names, word in ((above, "above"), (below, "below")) if names]
         return f"{', '.join(parts)} {where}"
     if found["half_width"].isna().all():
-        return "one seed each, so luck may be all there is to see"
+        return LUCK
     return f"no difference from the baseline shown {where}"
 
 

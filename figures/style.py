@@ -2,107 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib import cbook
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
+from matplotlib.ticker import FixedLocator, NullLocator
 
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE, GREY = (
-    *("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
-    "#808080",
-)
-"""The palette of Okabe and Ito, and a grey."""
+ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
+"""Of the palette of Okabe and Ito."""
+GREY = "#808080"
 LOOKS = ((BLUE, "o"), (VERMILLION, "^"), (GREEN, "s"), (PURPLE, "D"), (ORANGE, "v"), (SKY, "p"), (GREY, "X"))
 """Colours and markers of things that have none of their own, one after the other."""
 SINGLE_IN, DOUBLE_IN = 3.4, 7.0
 """Width of one printed column and of a page."""
 POINTS = 8.0
-SCALES = {"print": 1.0, "screen": 1.45}
-"""A screen's figure is a printed one enlarged, type and lines alike, so that it is laid out the same."""
+DOTTED = (0, (1.2, 1.2))
 SPACE_IN = 0.318 * POINTS / 72
 """The width of the space between two words."""
 LONGEST_NAME = 40
 """Characters of a line; longer names are broken between a method's changes, or lose their middle."""
 
 
-@contextlib.contextmanager
-def sheet(size: str = "print") -> Iterator[None]:
-    """Draw, and save, in the project's style.
-
-    Args:
-        size: "print" (3.4 and 7 inches wide, type of 8 points) or "screen" (1.45 times that).
-
-    Raises:
-        ValueError: for another size.
-    """
-    if size not in SCALES:
-        raise ValueError(f"size = {size!r} must be one of: {', '.join(SCALES)}")
-    k = SCALES[size]
-    settings: Any = {
-        "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans", "sans-serif"],
-        "font.size": POINTS * k,
-        "mathtext.fontset": "dejavusans",
-        "axes.titlesize": POINTS * k,
-        "axes.titlelocation": "left",
-        "axes.titlepad": 5 * k,
-        "axes.labelsize": POINTS * k,
-        "xtick.labelsize": (POINTS - 1) * k,
-        "ytick.labelsize": (POINTS - 1) * k,
-        "legend.fontsize": (POINTS - 1) * k,
-        "legend.title_fontsize": (POINTS - 1) * k,
-        "figure.titlesize": POINTS * k,
-        "figure.facecolor": "white",
-        "axes.facecolor": "white",
-        "savefig.facecolor": "white",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.linewidth": 0.7 * k,
-        "axes.axisbelow": True,
-        "axes.grid": True,
-        "grid.color": "#E3E3E3",
-        "grid.linewidth": 0.5 * k,
-        "xtick.major.width": 0.7 * k,
-        "ytick.major.width": 0.7 * k,
-        "xtick.major.size": 3 * k,
-        "ytick.major.size": 3 * k,
-        "xtick.minor.size": 1.5 * k,
-        "ytick.minor.size": 1.5 * k,
-        "xtick.minor.width": 0.5 * k,
-        "ytick.minor.width": 0.5 * k,
-        "lines.linewidth": 1.3 * k,
-        "lines.markersize": 4 * k,
-        "lines.markeredgewidth": 0.9 * k,
-        "hatch.linewidth": 0.5 * k,
-        "legend.frameon": False,
-        "legend.handlelength": 2.6,
-        "legend.columnspacing": 1.4,
-        "legend.handletextpad": 0.6,
-        "axes.formatter.use_mathtext": True,
-        "figure.dpi": 100,
-        "savefig.dpi": 220,
-        # Type is drawn: formulas fall apart in a browser that has another font.
-        "svg.fonttype": "path",
-        "svg.hashsalt": "gsgd",
-        "pdf.fonttype": 42,
-    }
-    with matplotlib.rc_context(settings):
-        yield
-
-
-def scale() -> float:
-    """The factor by which things are drawn larger than in print now."""
-    return float(matplotlib.rcParams["font.size"]) / POINTS
+def sheet() -> AbstractContextManager[None]:
+    """Draw, and save, in the project's style."""
+    return matplotlib.style.context(Path(__file__).with_name("style.mplstyle"))
 
 
 def new(rows: int = 1, columns: int = 1, *, width: float = SINGLE_IN, height: float = 2.6, **axes: Any) -> Any:
@@ -113,7 +48,7 @@ def new(rows: int = 1, columns: int = 1, *, width: float = SINGLE_IN, height: fl
         axes: as of `Figure.subplots`.
     """
     # Not pyplot's: a figure of its own needs no display and stays in nobody's list of open figures.
-    figure = Figure(figsize=(width * scale(), height * scale()), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     return figure, np.asarray(figure.subplots(rows, columns, squeeze=False, **axes))
 
 
@@ -127,18 +62,15 @@ def simulated(
         x, y: where they stand; y is the value if not given, and the interval stays as wide.
     """
     errors = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
-    ax.errorbar(
-        x,
-        rows["value"] if y is None else y,
-        errors,
-        color=colour,
-        marker=marker,
-        linestyle="none",
-        markersize=3.5 * scale(),
-        markerfacecolor="white",
-        capsize=1.5 * scale(),
-        label=label,
-    )
+    hollow: Any = {"linestyle": "none", "markersize": 3.5, "markerfacecolor": "white", "capsize": 1.5}
+    ax.errorbar(x, rows["value"] if y is None else y, errors, color=colour, marker=marker, label=label, **hollow)
+
+
+def ticks(axis: Axis, places: Sequence[float], shown: Any = "{x:g}") -> None:
+    """Mark these places of an axis alone; `shown` formats them, as of `Axis.set_major_formatter`."""
+    axis.set_major_locator(FixedLocator(places))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(shown)
 
 
 def title(ax: Axes, text: str, *, width: float = SINGLE_IN, left: float = 0.6) -> None:
@@ -229,7 +161,7 @@ def broken(name: str, width: int = LONGEST_NAME, lines: int = 3) -> str:
 
 def note(ax: Axes, text: str, *, x: float = 0.98, y: float = 0.03, paled: bool = False, **options: Any) -> None:
     """Write a remark inside the axes, by default in their lower right corner; `paled` fades what is behind it."""
-    options = {"ha": "right", "va": "bottom", "color": "#555555", "fontsize": (POINTS - 1.5) * scale(), **options}
+    options = {"ha": "right", "va": "bottom", "color": "#555555", "fontsize": POINTS - 1.5, **options}
     if paled:
         options["bbox"] = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.0}
     ax.text(x, y, text, **{"transform": ax.transAxes, **options})
@@ -245,7 +177,7 @@ def legend_below(
     """
     handles = _labelled(axes, order)
     if handles:
-        width = float(figure.get_size_inches()[0]) / scale()
+        width = float(figure.get_size_inches()[0])
         figure.legend(
             list(handles.values()),
             [_in_legend(label) for label in handles],

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from types import NoneType
-from typing import Any
+from typing import Any, Literal, get_args
 
-from figures.checked import choice, field, number, read_object
+from pydantic import FiniteFloat, field_validator
+
+from figures.checked import Number, Record, checked, read_object
 
 FILE = "verify.json"
 """In the folder of the theory."""
-STATUSES = ("proved", "consistent", "refuted", "assumption-violated", "inconclusive")
-_HEADER: dict[str, type | tuple[type, ...]] = {
-    "date": str,
-    "commit": (str, NoneType),
-    "seed": int,
-    "alpha": (int, float),
-    "versions": dict,
-}
+Status = Literal["proved", "consistent", "refuted", "assumption-violated", "inconclusive"]
+STATUSES: tuple[str, ...] = get_args(Status)
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(Record):
     """A check of a statement and its outcome.
 
     Attributes:
@@ -40,14 +32,14 @@ class Check:
     statement: str
     claim: str
     route: str
-    expected: str
-    status: str
-    value: float | None
-    bound: float | None
-    slack: float | None
+    expected: Status
+    status: Status
+    value: Number | None
+    bound: Number | None
+    slack: Number | None
     witness: str | None
-    detectable: float | None
-    seconds: float
+    detectable: Number | None
+    seconds: FiniteFloat
 
     @property
     def as_expected(self) -> bool:
@@ -59,12 +51,36 @@ class Check:
         return self.claim.startswith("as printed") and self.status == "refuted" and self.as_expected
 
 
-@dataclass(frozen=True)
-class Verified:
+class Header(Record):
+    """Where a run of `gsgd verify` came from; older ones lack what has a default here."""
+
+    date: str
+    commit: str | None
+    seed: int
+    alpha: float
+    versions: dict[str, Any]
+    command: str = "gsgd verify"
+    machine: str | None = None
+    python: str = "?"
+
+
+class Verified(Record):
     """A run of `gsgd verify`: where it came from, and its checks in the order of the paper."""
 
-    header: Mapping[str, Any]
-    checks: tuple[Check, ...]
+    header: Header
+    checks: list[Check]
+
+    @field_validator("checks")
+    @classmethod
+    def _some_and_each_once(cls, checks: list[Check]) -> list[Check]:
+        if not checks:
+            raise ValueError("there is no check; `gsgd verify` writes them all")
+        places: dict[str, int] = {}
+        for place, check in enumerate(checks):
+            first = places.setdefault(check.name, place)
+            if first != place:
+                raise ValueError(f"checks[{place}] is called {check.name!r}, and so is checks[{first}]")
+        return checks
 
     @functools.cached_property
     def statements(self) -> list[str]:
@@ -99,11 +115,8 @@ class Verified:
 
     def mends(self, statement: str) -> list[Check]:
         """The checks of what holds of a statement; first those that say that they mend the print."""
-        holding = [
-            check
-            for check in self.checks
-            if check.statement == statement and check.status in ("proved", "consistent") and check.as_expected
-        ]
+        of_statement = self.by_statement(self.checks)[statement]
+        holding = [each for each in of_statement if each.status in ("proved", "consistent") and each.as_expected]
         return sorted(holding, key=lambda check: not check.claim.startswith(("mended", "corrected")))
 
     @staticmethod
@@ -122,39 +135,4 @@ def read(folder: Path) -> Verified:
         Missing: if there is no such file.
         ValueError: if it is malformed, naming the file and the field, such as "checks[3].status".
     """
-    path = folder / FILE
-    content = read_object(path)
-    header = field(content, "header", dict, path)
-    for name, kinds in _HEADER.items():
-        field(content, f"header.{name}", kinds, path)
-    entries = field(content, "checks", list, path)
-    if not entries:
-        raise ValueError(f"{path}, field 'checks': there is no check; `gsgd verify` writes them all")
-    checks: list[Check] = []
-    places: dict[str, int] = {}
-    for place, entry in enumerate(entries):
-        check = _check(entry, f"checks[{place}]", path)
-        if check.name in places:
-            raise ValueError(
-                f"{path}, field 'checks[{place}].name': checks[{places[check.name]}] is called {check.name!r}, too"
-            )
-        places[check.name] = place
-        checks.append(check)
-    return Verified(header, tuple(checks))
-
-
-def _check(entry: Any, place: str, path: Path) -> Check:
-    # Under the name of its place, so that complaints give it.
-    content = {place: entry}
-    field(content, place, dict, path)
-    found: dict[str, Any] = {}
-    for name in ("name", "statement", "claim", "route", "expected", "status"):
-        found[name] = field(content, f"{place}.{name}", str, path)
-        if name in ("expected", "status"):
-            choice(found[name], STATUSES, f"{path}, field '{place}.{name}'")
-    for name in ("value", "bound", "slack", "detectable", "seconds"):
-        none = field(content, f"{place}.{name}", (int, float, str, NoneType), path) is None
-        found[name] = None if none else number(content, f"{place}.{name}", path)
-    if found["seconds"] is None or not math.isfinite(found["seconds"]):
-        raise ValueError(f"{path}, field '{place}.seconds': {found['seconds']!r} must be a finite number")
-    return Check(**found, witness=field(content, f"{place}.witness", (str, NoneType), path))
+    return checked(read_object(folder / FILE), Verified, folder / FILE)

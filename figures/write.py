@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -22,20 +23,35 @@ FORMATS: dict[str, dict[str, None]] = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
 """Format -> metadata that is left out."""
+SIZES = {"print": 1.0, "screen": 1.45}
+"""A screen's figure is a printed one (3.4 and 7 inches wide, type of 8 points), enlarged so many times."""
 
 
-def encode(figure: Figure, format: str) -> bytes:
+def encode(figure: Figure, format: str, size: str = "print") -> bytes:
     """The figure's file in a format, "png", "svg" or "pdf"; to be called on the `style.sheet` it was drawn on.
 
+    Args:
+        size: one of SIZES, for pictures and pages: whoever places a PDF enlarges it.
+
     Raises:
-        ValueError: for another format.
+        ValueError: for another format or size.
     """
-    if format not in FORMATS:
-        raise ValueError(f"format = {format!r} must be one of: {', '.join(FORMATS)}")
+    for name, value, known in (("format", format, FORMATS), ("size", size, SIZES)):
+        if value not in known:
+            raise ValueError(f"{name} = {value!r} must be one of: {', '.join(known)}")
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=format, metadata=FORMATS[format])
-    return buffer.getvalue()
+    dots = SIZES[size] * matplotlib.rcParams["savefig.dpi"]
+    figure.savefig(buffer, format=format, dpi=dots, metadata=FORMATS[format])
+    if format != "svg" or size == "print":
+        return buffer.getvalue()
+    # The first width and height are those of the whole, in which its view stays as it is.
+    return re.sub(
+        rb'(width|height)="([\d.]+)pt"',
+        lambda found: b'%s="%gpt"' % (found[1], SIZES[size] * float(found[2])),
+        buffer.getvalue(),
+        count=2,
+    )
 
 
 def inline_svg(figure: Figure, name: str, description: str) -> str:
@@ -44,7 +60,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     Its ids begin with `name`, so that several figures can share a page; it can shrink, and is read out as
     `description`.
     """
-    text = encode(figure, "svg").decode("utf-8")
+    text = encode(figure, "svg", "screen").decode("utf-8")
     text = text[text.index("<svg") :]
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
@@ -53,9 +69,9 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{said}" style="max-width:100%;height:auto"', 1)
 
 
-def save_figure(figure: Figure, folder: Path, name: str, formats: Sequence[str]) -> list[Path]:
+def save_figure(figure: Figure, folder: Path, name: str, formats: Sequence[str], size: str) -> list[Path]:
     """Write `name.png` and so on to `folder`, which is created. Returns the files."""
-    return [write_atomic(folder / f"{name}.{format}", encode(figure, format)) for format in formats]
+    return [write_atomic(folder / f"{name}.{format}", encode(figure, format, size)) for format in formats]
 
 
 def save_table(table: pd.DataFrame, folder: Path, name: str, title: str) -> list[Path]:

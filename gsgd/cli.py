@@ -22,6 +22,7 @@ from gsgd.arguments import in_words, name_keys, take_keys
 
 BENCH: dict[str, tuple[Any, str]] = {
     "step": ("training.bench.cli", "what selection adds to a training step, beside its arithmetic"),
+    "gpu": ("training.bench.gpu", "the same of the cases that matter on a GPU, in one go"),
     "simulate": ("gsgd.bench", "simulation speed against the alternatives"),
 }
 COMMANDS: dict[str, tuple[Any, str]] = {
@@ -32,7 +33,7 @@ COMMANDS: dict[str, tuple[Any, str]] = {
     "diagnose": ("training.diagnose.cli", "measure whether selection can help a model, and at which exit"),
     "figures": ("figures.cli", "draw figures and tables of results, the paper's numbers beside ours"),
     "report": ("figures.report.cli", "make one page of all results: statements, errata, figures, runs"),
-    "bench": (BENCH, "measure a training step (step) or simulation (simulate)"),
+    "bench": (BENCH, "measure a training step (step, gpu) or simulation (simulate)"),
 }
 """Command -> (its module, or its own commands; one line of help)."""
 IMPORTED = {"training": ("training", "theory")}

@@ -79,6 +79,12 @@ class Draws:
     factors: np.ndarray | None
 
 
+def taken(candidates: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The candidates (..., R) or (..., R, d) at positions `chosen` (..., k)."""
+    index = chosen.reshape(chosen.shape + (1,) * (candidates.ndim - chosen.ndim))
+    return np.take_along_axis(candidates, index, axis=chosen.ndim - 1)
+
+
 class Query:
     """One query at w: the user sees `candidates` and `scores`, and may ask for one gradient."""
 
@@ -104,9 +110,7 @@ class Query:
         if self._spent:
             raise ValueError("this query has already returned its gradient: Definition 4.1 allows one per query")
         self._spent = True
-        extra = self.candidates.ndim - chosen.ndim
-        index = chosen.reshape(chosen.shape + (1,) * extra)
-        return self._problem.gradients(self._w, np.take_along_axis(self.candidates, index, axis=chosen.ndim - 1))
+        return self._problem.gradients(self._w, taken(self.candidates, chosen))
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ interrupted; else that of the stage that failed
 PACKAGES = Path(__file__).resolve().parents[1]
 CONFIGS = PACKAGES / "training" / "configs"
 EXTRAS = {
-    "figures": ("matplotlib", "pandas", "jinja2"),
+    "figures": ("matplotlib", "pandas", "jinja2", "pydantic"),
     "train": ("torch", "transformers", "accelerate", "pyarrow", "PIL", "pydantic"),
 }
 

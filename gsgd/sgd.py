@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from gsgd.linear import LinearProblem
-from gsgd.oracle import Draws, Oracle
+from gsgd.oracle import Draws, Oracle, taken
 from gsgd.ranges import whole
 from gsgd.selectors import Selector, select_random, select_top_k
 
@@ -170,10 +170,7 @@ def _draw(oracle: Oracle, stream: np.random.Generator, steps: int, k: int, selec
         return draws
     # The random choice looks at no loss, so it is made here, and only the chosen candidates are evaluated.
     chosen = select_random(np.zeros((steps, oracle.R)), k, stream)
-    chosen = np.sort(chosen, axis=-1)
-    extra = draws.candidates.ndim - chosen.ndim
-    index = chosen.reshape(chosen.shape + (1,) * extra)
-    return Draws(np.take_along_axis(draws.candidates, index, axis=1), None)
+    return Draws(taken(draws.candidates, np.sort(chosen, axis=-1)), None)
 
 
 def _numpy_segment(oracle, w, total, draws, k, select, eta, rule_rng) -> None:

@@ -14,6 +14,8 @@ UNITS = {
     "s": "seconds of reference time",
     "baseline-epochs": "the reference time in which the baseline trains so many epochs",
 }
+MOST_STEPS = 10**12
+"""Above what any run can do, and below where a count of samples is no longer exact as a float."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +81,16 @@ def steps_within(
     Raises:
         ValueError: if a budget of time comes without costs, or pays for no step.
     """
-    if budget.unit == "steps":
-        return max(1, round(budget.amount))
-    if budget.unit in ("samples", "epochs"):
-        samples = budget.amount * (train_size if budget.unit == "epochs" else 1)
-        return max(1, round(samples / samples_per_step))
+    if not budget.is_time:
+        samples_of = {"steps": samples_per_step, "samples": 1, "epochs": train_size}
+        return _whole(budget, budget.amount * samples_of[budget.unit] / samples_per_step)
     if costs is None:
         raise ValueError(f"budget = {budget} is a time: it needs the measured costs of a step")
     seconds = budget.amount
     if budget.unit == "baseline-epochs":
-        seconds = max(1, round(budget.amount * train_size / samples_per_step)) * costs.plain_s
-    low, high = 0, int(seconds / min(costs.plain_s, costs.selecting_s)) + 1
+        seconds = _whole(budget, budget.amount * train_size / samples_per_step) * costs.plain_s
+    most = seconds / min(costs.plain_s, costs.selecting_s)
+    low, high = 0, _whole(budget, most) + 1
     while low < high:
         middle = (low + high + 1) // 2
         if seconds_of(middle, costs, selecting_steps(middle)) <= seconds * (1 + 1e-9):
@@ -99,6 +100,13 @@ def steps_within(
     if low == 0:
         raise ValueError(f"budget = {budget} is {seconds:.3g} s, but a single step takes {costs.selecting_s:.3g} s")
     return low
+
+
+def _whole(budget: Budget, steps: float) -> int:
+    """The nearest number of steps, at least 1."""
+    if steps > MOST_STEPS:
+        raise ValueError(f"budget = {budget} is {steps:.3g} steps, but a run has {MOST_STEPS:.0e} at most")
+    return max(1, round(steps))
 
 
 def seconds_of(steps: int, costs: StepCosts, selecting: int) -> float:

@@ -8,9 +8,12 @@ import json
 import os
 import shutil
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from gsgd.results import write_json
 
@@ -18,6 +21,10 @@ try:
     import fcntl
 except ModuleNotFoundError:  # Windows: processes that race build twice, and one result is thrown away
     fcntl = None  # type: ignore[assignment]
+
+CHECKSUMS = "checksums.json"
+READ_WHOLE = 2**28
+"""Bytes of the largest file whose content is checked; of larger ones, which take long to read, the size is."""
 
 
 def default_cache() -> Path:
@@ -40,12 +47,12 @@ def cached_folder(root: Path, kind: str, inputs: dict[str, Any], build: Callable
         build: writes files into the folder it is given.
 
     Raises:
-        ValueError: if `root` cannot be written to.
+        ValueError: if `root` cannot be written to, or a file of the folder is not what was written.
     """
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     target = root / f"{kind}-{digest[:20]}"
     if target.is_dir():
-        return target
+        return _unharmed(target)
     try:
         root.mkdir(parents=True, exist_ok=True)
         (root / f".{target.name}.lock").touch()
@@ -55,12 +62,13 @@ def cached_folder(root: Path, kind: str, inputs: dict[str, Any], build: Callable
         ) from error
     with _alone(root / f".{target.name}.lock"):
         if target.is_dir():
-            return target
+            return _unharmed(target)
         unfinished = root / f".{target.name}.{uuid.uuid4().hex}.tmp"
         unfinished.mkdir()
         try:
             build(unfinished)
             write_json(unfinished / "inputs.json", inputs)
+            write_json(unfinished / CHECKSUMS, {path.name: _size_and_sum(path) for path in unfinished.iterdir()})
             for path in unfinished.iterdir():
                 with open(path, "rb+") as file:
                     os.fsync(file.fileno())
@@ -72,6 +80,46 @@ def cached_folder(root: Path, kind: str, inputs: dict[str, Any], build: Callable
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     return target
+
+
+def read_array(path: Path, *, mapped: bool = True) -> np.ndarray:
+    """The array in a .npy file of a cached folder, as a read-only memory map unless told.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    try:
+        return np.load(path, mmap_mode="r" if mapped else None)
+    except Exception as error:  # not its words: they advise to unpickle whatever the file holds
+        raise _damaged(path, type(error).__name__) from error
+
+
+def _unharmed(folder: Path) -> Path:
+    """The folder, if its files are as they were written; without checksums, as older versions left it, as it is."""
+    try:
+        written = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        for name, expected in written.items():
+            if _size_and_sum(folder / name) != expected:
+                raise _damaged(folder / name, "it is not what was written")
+    except FileNotFoundError as error:
+        if Path(error.filename).name != CHECKSUMS:
+            raise _damaged(Path(error.filename), "it is gone") from error
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        raise _damaged(folder / CHECKSUMS, type(error).__name__) from error
+    return folder
+
+
+def _size_and_sum(path: Path) -> list[int]:
+    size, checksum = path.stat().st_size, 0
+    if size <= READ_WHOLE:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                checksum = zlib.crc32(block, checksum)
+    return [size, checksum]
+
+
+def _damaged(path: Path, why: str) -> ValueError:
+    return ValueError(f"{path} cannot be read ({why}): remove its folder, and what it held is made anew")
 
 
 @contextlib.contextmanager

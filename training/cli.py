@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
+from typing import Any
 
 from gsgd.arguments import add_keys
 
@@ -54,7 +56,9 @@ def run(options: argparse.Namespace) -> int:
         return _list_keys(options.keys)
     if options.config is None:
         raise ValueError("which CONFIG? A TOML file or a preset's name; --list shows the presets")
-    config = configs.load(options.config, options.key_values)
+    from training.precision import affordable
+
+    config = affordable(configs.load(options.config, options.key_values))
 
     from training.run import DIVERGED, FINISHED, running, train
 
@@ -77,8 +81,16 @@ def run(options: argparse.Namespace) -> int:
         if outcome.status not in (FINISHED, DIVERGED):
             print("the same command goes on from here")
         if outcome.status == DIVERGED:
-            print("the loss is not finite any more: try a lower max_lr, or clip_norm = 1", file=sys.stderr)
+            print(_why_not_finite(outcome.header), file=sys.stderr)
     return {FINISHED: 0, DIVERGED: 1}.get(outcome.status, 130)
+
+
+def _why_not_finite(header: dict[str, Any]) -> str:
+    """What may help a run whose loss is not finite: a learning rate only where there was something to diverge from."""
+    first = header.get("first_loss")
+    if first is not None and not math.isfinite(float(first)):
+        return "the loss was not finite from the first step on, before anything was learnt: look at the data"
+    return "the loss is not finite any more: try a lower max_lr, or clip_norm = 1"
 
 
 def _list_presets(presets: dict[str, Path]) -> int:

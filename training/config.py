@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from training.files import checked
 from training.images.settings import ImageSettings
 from training.images.task import ImageTask
 from training.settings import TrainingSettings
@@ -33,6 +34,8 @@ class Config:
     task: str
     data: Any
     training: TrainingSettings
+    chosen: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)
+    """Keys that the user gave, by options or in files of their own, rather than a preset."""
 
     def build_task(self) -> Task:
         """The task, its data read (and prepared, the first time)."""
@@ -62,7 +65,9 @@ def load(source: str, values: Mapping[str, Any] | None = None) -> Config:
     """
     path = _find(source, Path())
     name = next((preset for preset, where in presets().items() if where == path), path.stem)
-    return build(name, {**_read(path, ()), **(values or {})}, str(source))
+    read, chosen = _read(path, ())
+    config = build(name, {**read, **(values or {})}, str(source))
+    return dataclasses.replace(config, chosen=chosen | frozenset(values or {}))
 
 
 def build(name: str, values: Mapping[str, Any], source: str = "the configuration") -> Config:
@@ -72,16 +77,17 @@ def build(name: str, values: Mapping[str, Any], source: str = "the configuration
         ValueError: as `load`.
     """
     task = values.get("task")
-    if task not in TASKS:
-        raise ValueError(f"{source}: task = {task!r} must be one of: {', '.join(TASKS)}")
+    if not isinstance(task, str) or task not in TASKS:
+        raise ValueError(f"{source}: task = {_short(task)} must be one of: {', '.join(TASKS)}")
     kinds = (TrainingSettings, TASKS[task][0])
     known = [[field.name for field in dataclasses.fields(kind)] for kind in kinds]
     for key in values:
         if key != "task" and not any(key in names for names in known):
             every = sorted(name for names in known for name in names)
             close = difflib.get_close_matches(key, every, n=1)
-            hint = f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(every)}"
-            raise ValueError(f"{source}: no key {key!r} for task = {task}{hint}")
+            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(every)}"
+            hint = "configurations have no tables" if isinstance(values[key], dict) else hint
+            raise ValueError(f"{source}: no key {_short(key)} for task = {task}; {hint}")
     training, data = (
         _checked(kind, {key: value for key, value in values.items() if key in names})
         for kind, names in zip(kinds, known, strict=True)
@@ -99,7 +105,13 @@ def _checked(kind: type, values: dict[str, Any]) -> Any:
             raise ValueError(str(first["ctx"]["error"])) from None
         same = [first, *(each for each in others if each["loc"][0] == first["loc"][0])]  # a union's members
         rule = " or ".join(re.sub(r"^(\w+ should|Value error, must)", "must", each["msg"]) for each in same)
-        raise ValueError(f"{first['loc'][0]} = {first['input']!r} {rule}") from None
+        raise ValueError(f"{first['loc'][0]} = {_short(first['input'])} {rule}") from None
+
+
+def _short(value: Any) -> str:
+    """The value, in one line of a length that can be read."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def presets() -> dict[str, Path]:
@@ -110,8 +122,8 @@ def presets() -> dict[str, Path]:
 
 def _find(source: str, folder: Path) -> Path:
     path = folder / source
-    if path.suffix == ".toml" and path.is_file():
-        return path
+    if path.suffix.lower() == ".toml" and path.exists():
+        return checked(path)
     known = presets()
     if source in known:
         return known[source]
@@ -121,14 +133,20 @@ def _find(source: str, folder: Path) -> Path:
     )
 
 
-def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if path in seen:
+def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], frozenset[str]]:
+    """(values, those keys that are not a preset's) of a file on its bases."""
+    if path.resolve() in seen:
         raise ValueError(f"{path} is, through its base, based on itself")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        # Editors on Windows begin UTF-8 with a byte order mark.
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     base = content.pop("base", None)
+    own = frozenset() if path in presets().values() else frozenset(content)
     if base is None:
-        return content
-    return {**_read(_find(str(base), path.parent), (*seen, path)), **content}
+        return content, own
+    if not isinstance(base, str):
+        raise ValueError(f"{path}: base = {_short(base)} must be the name of a file or of a preset")
+    values, chosen = _read(_find(base, path.parent), (*seen, path.resolve()))
+    return {**values, **content}, chosen | own

@@ -6,7 +6,6 @@ at its method's median price (the idea of NoTrainNoGain, Kaddour et al. 2023). T
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -54,7 +53,7 @@ def _as_priced(config: Config) -> Config:
     moving: dict[str, Any] = {"method": f"{method.score}@last"} if method.auto else {}
     if config.training.reuse == "auto":
         moving["reuse"] = "cpu"  # its turns would be measured in place of steps
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, **always, **moving))
+    return config.with_values({**always, **moving})
 
 
 def measure_costs(
@@ -82,7 +81,7 @@ def measure_costs(
     kinds: dict[tuple, tuple[Config, Task]] = {}
     pairs = []
     for config, task in zip(configs, tasks, strict=True):
-        plain = dataclasses.replace(config, training=dataclasses.replace(config.training, method="baseline"))
+        plain = config.with_values({"method": "baseline"})
         pairs.append((price(plain), price(config)))
         kinds.setdefault(price(plain), (plain, task))
         kinds.setdefault(price(config), (_as_priced(config), task))

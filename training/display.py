@@ -21,11 +21,10 @@ class Display:
     """
 
     def __init__(self, console: Console | None, title: str | None = None):
-        self.console = console
+        self.console = console or Console(quiet=True, force_terminal=False)
         self.title = title
         self._bar: Bar | None = None
-        self._loss = float("nan")
-        self._accuracy: float | None = None
+        self._accuracy = ""
 
     @classmethod
     def silent(cls) -> Display:
@@ -34,34 +33,24 @@ class Display:
 
     def say(self, text: str) -> None:
         """One line."""
-        if self.console is not None:
-            self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False)
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[Callable[[int, int], None]]:
         """While the costs of steps are measured; yields the progress to report."""
-        if self.console is None:
-            yield lambda done, total: None
-            return
         with bar(self.console, "measuring the cost of a step") as moving:
             yield moving.to
 
     @contextlib.contextmanager
     def training(self, config: Any, training: Any) -> Iterator[None]:
         """While a run trains."""
-        if self.console is None:
-            yield
-            return
         settings = config.training
         if training.step:
             self.say(f"{config.name}: going on from step {training.step} of {training.total_steps}")
         title = self.title or f"{config.name} {settings.label or settings.method}, seed {settings.seed}"
-        try:
-            with bar(self.console, title, training.total_steps) as self._bar:
-                self.step(training.step)
-                yield
-        finally:
-            self._bar = None
+        with bar(self.console, title, training.total_steps) as self._bar:
+            self.step(training.step)
+            yield
 
     def step(self, done: int) -> None:
         """Move the bar."""
@@ -69,21 +58,15 @@ class Display:
             self._bar.to(done)
 
     def log(self, loss: float) -> None:
-        """The running loss."""
-        self._loss = loss
-        self._describe()
+        """The running loss, beside the accuracy of the last evaluation."""
+        if self._bar is not None:
+            self._bar.note(f"loss {loss:.3f}{self._accuracy}")
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """One line an evaluation."""
-        self._accuracy = evaluation.val_accuracy
-        self._describe()
+        self._accuracy = f" acc {evaluation.val_accuracy:.3f}"
         overlap = "" if evaluation.overlap is None else f"  overlap {evaluation.overlap:.3f}"
         self.say(
             f"  step {evaluation.step:>7}  {evaluation.backprop_samples:>9} samples  {evaluation.wall_clock_s:8.1f} s  "
             f"accuracy {evaluation.val_accuracy:.4f}  loss {evaluation.val_loss:.4f}{overlap}"
         )
-
-    def _describe(self) -> None:
-        if self._bar is not None:
-            accuracy = "" if self._accuracy is None else f" acc {self._accuracy:.3f}"
-            self._bar.note(f"loss {self._loss:.3f}{accuracy}")

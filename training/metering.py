@@ -1,57 +1,42 @@
-"""`meters.csv`: how well the scores stood in for exact losses, one row a reading of the engine's meters."""
+"""`meters.csv`: how well the scores stood in for exact losses, one row a reading of the engine's meters.
+
+A row is a dictionary: which run it is of (`method`, `seed`), the fields of `gsgd.sift.readings.Reading`, of rank 0's
+gross batch, and `meter_s`, the seconds on the device's clock that readings took since the run's start.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from gsgd.results import write_table
 from gsgd.sift import Sift
-from gsgd.sift.readings import Reading
 from training.records import METER_COLUMNS, METERS, read_table
 from training.settings import TrainingSettings
-
-
-@dataclass(frozen=True)
-class Metered:
-    """A reading of a run's scores, of rank 0's gross batch.
-
-    Attributes:
-        method, seed: which run it is.
-        reading: see `gsgd.sift.readings.Reading`.
-        meter_s: seconds that readings took since the run's start, this one included, on the device's clock of rank 0.
-    """
-
-    method: str
-    seed: int
-    reading: Reading
-    meter_s: float
 
 
 class MeterLog:
     """The readings of a run, kept in its folder.
 
     Args:
-        folder: of the run.
-        settings: of the run.
-        done: its steps so far; readings of later ones, which a killed run has left, are made again.
+        done: the run's steps so far; readings of later ones, which a killed run has left, are made again.
 
     Raises:
         ValueError: if the table of a run that goes on cannot be read.
     """
 
     def __init__(self, folder: Path, settings: TrainingSettings, done: int):
-        self.folder, self.settings = folder, settings
-        self.rows = [row for row in read_meters(folder) if row.reading.step < done] if done else []
+        self.folder = folder
+        self._run = {"method": settings.label or settings.method, "seed": settings.seed}
+        self.rows = [row for row in read_meters(folder) if row["step"] < done] if done else []
 
     def take(self, sift: Sift, events: Any = None) -> None:
         """Note the engine's readings; `events` is a writer for TensorBoard, or None."""
-        method, seed = self.settings.label or self.settings.method, self.settings.seed
         for reading in sift.readings:
-            self.rows.append(Metered(method, seed, reading, sift.meter_s))
+            self.rows.append({**self._run, **asdict(reading), "meter_s": sift.meter_s})
             if events is None:
                 continue
             for name, value in asdict(reading).items():
@@ -65,25 +50,20 @@ class MeterLog:
 
     def cost(self, wall_clock_s: float) -> str:
         """In words, what the readings took of a run of so many seconds."""
-        seconds = self.rows[-1].meter_s if self.rows else 0.0
+        seconds = self.rows[-1]["meter_s"] if self.rows else 0.0
         share = f", {100 * seconds / wall_clock_s:.1f}% of training" if wall_clock_s > 0 else ""
         return f"  {len(self.rows)} readings of the scores took {seconds:.1f} s{share}"
 
 
-def write_meters(folder: Path, rows: Iterable[Metered]) -> None:
+def write_meters(folder: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write `meters.csv`; a number that is not defined is `nan`."""
-    cells = ((row.method, row.seed, *astuple(row.reading), row.meter_s) for row in rows)
-    write_table(folder / METERS, tuple(METER_COLUMNS), cells)
+    write_table(folder / METERS, tuple(METER_COLUMNS), [[row[name] for name in METER_COLUMNS] for row in rows])
 
 
-def read_meters(folder: Path) -> list[Metered]:
+def read_meters(folder: Path) -> list[dict[str, Any]]:
     """The readings recorded in `folder`, in their order; none if there is no table.
 
     Raises:
         ValueError: if the table cannot be read, naming the file and the row.
     """
-    found = []
-    for cells in read_table(folder / METERS, METER_COLUMNS, "a reading"):
-        method, seed, meter_s = (cells.pop(name) for name in ("method", "seed", "meter_s"))
-        found.append(Metered(method, seed, Reading(**cells), meter_s))
-    return found
+    return read_table(folder / METERS, METER_COLUMNS, "a reading")

@@ -137,7 +137,7 @@ def read_table(path: Path, columns: Mapping[str, Any], kind: str) -> list[dict[s
     if not path.exists():
         return []
     found = []
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:
         for number, row in enumerate(csv.DictReader(file), start=2):
             cells = {}
             for name, kind_of_cell in columns.items():

@@ -276,7 +276,7 @@ class _Run:
             with _no_bars():
                 model.save_pretrained(self.folder / "model")
         entries: dict[str, Any] = {"status": status, "steps_done": training.step, **training.seconds}
-        entries["wall_clock_s"] = training.wall_clock_s
+        entries |= {"wall_clock_s": training.wall_clock_s, "first_loss": training.first_loss}
         if self.meters is not None:
             self.meters.write()
             entries["meter_s"] = training.sift.meter_s

@@ -91,6 +91,7 @@ class Training:
         self._selections: list[Selection] = []
         self._forward, self._backward = Elapsed(), Elapsed()
         self._losses: list[Tensor] = []
+        self.first_loss: float | None = None  # before anything was learnt; None in a run that was resumed
         self._loss_sum, self._loss_count = 0.0, 0
         self._begun: float | None = None
 
@@ -190,6 +191,8 @@ class Training:
         # In float64 the sum of float32 losses does not depend on how they are grouped: an interrupted run, which logs
         # at other steps, records the same mean.
         total = float(self.accelerator.reduce(torch.stack(self._losses).double().sum(), "mean"))
+        if self._loss_count == 0 and self.step == len(self._losses) // self.settings.accumulation_steps:
+            self.first_loss = float(self.accelerator.reduce(self._losses[0].double(), "mean"))
         count = len(self._losses)
         self._loss_sum += total
         self._loss_count += count

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
 
 from figures import style
 from figures.plots import seeds
@@ -29,10 +28,8 @@ def panel(ax: Axes, rows: pd.DataFrame, x: str, label: str, where: str, *, width
         low, high = seeds.limits(curves)
         ax.set_ylim(max(0.0, low), min(1.0, high) + 1e-9)
         remarks.append(seeds.remark(curves, ax.get_ylim()))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g}%"))
-    ax.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: style.thousands(value) if x == "backprop_samples" else f"{value:,g}")
-    )
+    ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.6g}%")
+    ax.xaxis.set_major_formatter(lambda value, _: style.thousands(value) if x == "backprop_samples" else f"{value:,g}")
     # Accuracy rises to the right, so that the corner below is free.
     style.note(ax, "\n".join(remarks), paled=True)
     finished = rows[rows["method"].isin(methods)]

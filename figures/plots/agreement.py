@@ -11,21 +11,17 @@ from figures.statistics import curves_of
 CURVES = {
     "closed form": (style.BLUE, "-", "closed form, $1 - \\arccos(\\beta)/\\pi$"),
     "sharper bound": (style.GREEN, (0, (5, 2)), "sharper bound"),
-    "Equation 14": (style.VERMILLION, (0, (1.2, 1.2)), "bound (14), as printed"),
+    "Equation 14": (style.VERMILLION, style.DOTTED, "bound (14), as printed"),
 }
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """p_j against beta_j: closed form, Eq. (14), the sharper bound, and simulated pairs (Theorem 6.2).
-
-    Args:
-        table: columns beta, quantity, value, low, high.
-    """
+    """p_j against beta_j: closed form, Eq. (14), the sharper bound, and simulated pairs (Theorem 6.2)."""
     figure, axes = style.new(height=3.1)
     ax = axes[0, 0]
     curves = curves_of(table, "beta")
     for name, (colour, line, label) in CURVES.items():
-        ax.plot(curves[name].index, curves[name], color=colour, linestyle=line, label=label)
+        ax.plot(curves[name], color=colour, linestyle=line, label=label)
     rows = table[table["quantity"] == "simulated"]
     style.simulated(ax, rows, rows["beta"], colour="black", marker="o", label="simulated pairs")
     ax.set(

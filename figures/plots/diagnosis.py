@@ -19,11 +19,7 @@ STRETCH = 1.0
 
 
 def draw(diagnosis: pd.DataFrame) -> Figure:
-    """Extra time of a selecting step, overlap, and gain beside break-even, against the exit; a row a diagnosis.
-
-    Args:
-        diagnosis: the table of that name.
-    """
+    """Extra time of a selecting step, overlap, and gain beside break-even, against the exit; a row a diagnosis."""
     groups = groups_of(diagnosis)
     figure, axes = style.new(len(groups), 3, width=style.DOUBLE_IN, height=2.5 * len(groups) + 0.6)
     steps: list[int] = sorted(diagnosis["step"].unique())
@@ -43,8 +39,8 @@ def draw(diagnosis: pd.DataFrame) -> Figure:
             _interval(gain, places[step], of_step, "gain", colour, marker, label)
             _level_marks(gain, places[step], of_step["break_even"], colour, "_break-even")
         level = float(rows["level"].iloc[0])
-        overlap.axhline(level, color=style.GREY, linestyle=(0, (1.2, 1.2)), linewidth=0.8 * style.scale())
-        gain.axhline(1, color="black", linestyle=(0, (1.2, 1.2)), linewidth=0.8 * style.scale())
+        overlap.axhline(level, color=style.GREY, linestyle=style.DOTTED, linewidth=0.8)
+        gain.axhline(1, color="black", linestyle=style.DOTTED, linewidth=0.8)
         _frame(cost, rows, "cost", "extra time of a step")
         _frame(overlap, rows, "overlap", "overlap with the exact choice")
         _frame(gain, rows, "gain", "gain of a step")
@@ -75,11 +71,11 @@ def _interval(ax: Axes, x: np.ndarray, rows: pd.DataFrame, name: str, colour: st
     ax.plot(x, rows[name], color=colour, marker=marker, linestyle="none", label=label, zorder=3)
     # An end that is infinite is beyond any axes.
     low, high = (np.clip(rows[f"{name}_{end}"].to_numpy(float), -1e6, 1e6) for end in ("low", "high"))
-    ax.vlines(x, low, high, color=colour, linewidth=1.1 * style.scale(), zorder=2)
+    ax.vlines(x, low, high, color=colour, linewidth=1.1, zorder=2)
 
 
 def _level_marks(ax: Axes, x: np.ndarray, values: pd.Series, colour: str, label: str) -> None:
-    bars: dict[str, Any] = {"marker": "_", "linestyle": "none", "markersize": 9 * style.scale(), "zorder": 4}
+    bars: dict[str, Any] = {"marker": "_", "linestyle": "none", "markersize": 9, "zorder": 4}
     ax.plot(x, values, color=colour, label=label, **bars)
 
 

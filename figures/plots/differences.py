@@ -4,39 +4,31 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from figures import style
 from figures.methods import look
 from figures.plots import method_rows
-from figures.statistics import groups_of
-
-OTHERS = (("over_baseline", "baseline", "the baseline"), ("over_random", "random", "random rows"))
+from figures.statistics import LUCK, OTHERS, groups_of
 
 
 def draw(summaries: pd.DataFrame) -> Figure:
-    """Differences of the final validation accuracy with 95% intervals, sorted, one row of panels a comparison.
-
-    Args:
-        summaries: the table of that name.
-    """
+    """Differences of the final validation accuracy with 95% intervals, sorted, one row of panels a comparison."""
     groups = groups_of(summaries)
-    figure, axes = method_rows.panels(
-        [method_rows.inches(rows["method"]) for rows in groups.values()], 0.95, headline_in=0.2
-    )
+    names = [rows["method"] for rows in groups.values()]
+    figure, axes = method_rows.panels(names, 0.95, 0.2, sharey="row")
     style.headline(figure, "Final validation accuracy against the baseline and against random rows, 95% intervals")
     width = method_rows.panel_width(summaries["method"])
     for panels, of_group in zip(axes, groups.values(), strict=True):
         rows = in_rows(of_group)
         for number, (ax, (column, other, name)) in enumerate(zip(panels, OTHERS, strict=True)):
             points, half = list(100 * rows[column]), list(100 * rows[f"{column}_half_width"])
-            ax.axvline(0, color="black", linewidth=0.8 * style.scale(), zorder=0.9)
+            ax.axvline(0, color="black", linewidth=0.8, zorder=0.9)
             method_rows.rows(ax, list(rows["method"]), points, half, method_rows.limits(points, half))
             method_rows.label(ax, list(rows["method"]))
             for row, (_, entry) in enumerate(rows.iterrows()):
                 if pd.isna(entry[column]):
                     method_rows.remark(ax, row, _why_none(entry, other))
-            ax.xaxis.set_major_formatter(FuncFormatter(_signed))
+            ax.xaxis.set_major_formatter(_signed)
             ax.set_xlabel(f"percentage points above {name}")
             said = sentence(rows, column, name)
             text = f"{style.group(rows)}: {said}" if number == 0 else said.capitalize()
@@ -61,7 +53,7 @@ def sentence(rows: pd.DataFrame, column: str, name: str) -> str:
     if known.empty:
         return f"no difference to {name} was recorded"
     if known[f"{column}_half_width"].isna().all():
-        return "one seed each, so luck may be all there is to see"
+        return LUCK
     sure = known[known[column].abs() > known[f"{column}_half_width"]]
     above, below = int((sure[column] > 0).sum()), int((sure[column] < 0).sum())
     if not above and not below:

@@ -12,11 +12,7 @@ from figures.statistics import groups_of
 
 
 def draw(evaluations: pd.DataFrame) -> Figure:
-    """Means over seeds and how far these are apart, one panel a comparison (Figure 1).
-
-    Args:
-        evaluations: the table of that name.
-    """
+    """Means over seeds and how far these are apart, one panel a comparison (Figure 1)."""
     groups = groups_of(evaluations)
     columns = 1 if len(groups) == 1 else 2
     rows = -(-len(groups) // columns)

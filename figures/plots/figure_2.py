@@ -16,9 +16,6 @@ def draw(evaluations: pd.DataFrame) -> Figure:
 
     Reference time charges every step its method's median price, measured before the runs; the real clock is what this
     machine showed, with whatever else it did.
-
-    Args:
-        evaluations: the table of that name.
     """
     groups = groups_of(evaluations)
     figure, axes = style.new(len(groups), 2, width=style.DOUBLE_IN, height=2.6 * len(groups) + 0.7)

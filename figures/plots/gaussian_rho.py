@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import PercentFormatter
 
 from figures import style
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """rho_R exact and bounded from below against R, and the share of it that the bound gets (Theorem 5.18).
-
-    Args:
-        table: columns R, eps_over_delta, quantity ("exact" or "bound"), value.
-    """
+    """rho_R exact and bounded from below against R, and the share of it that the bound gets (Theorem 5.18)."""
     figure, axes = style.new(1, 2, width=style.DOUBLE_IN, height=2.9)
     left, right = axes[0]
     both = table.pivot_table(index=["eps_over_delta", "R"], columns="quantity", values="value")
@@ -25,28 +21,22 @@ def draw(table: pd.DataFrame) -> Figure:
         exact, bound = curve["exact"].dropna(), curve["bound"].dropna()
         every = max(1, len(exact) // 6)
         label = rf"$\varepsilon/\delta = {ratio:g}$"
-        left.plot(
-            exact.index, exact, color=colour, marker=marker, markevery=every, label=label, markersize=3 * style.scale()
-        )
-        left.plot(bound.index, bound, color=colour, linestyle=(0, (4, 2)), linewidth=1.0 * style.scale())
+        marks = {"color": colour, "marker": marker, "markevery": every, "markersize": 3}
+        left.plot(exact, label=label, **marks)
+        left.plot(bound, color=colour, linestyle=(0, (4, 2)), linewidth=1.0)
         if ratio in share.index:
-            right.plot(
-                share.loc[ratio].index, share.loc[ratio], color=colour, marker=marker, markevery=every,
-                markersize=3 * style.scale(),
-            )  # fmt: skip
+            right.plot(share.loc[ratio], **marks)
     left.plot([], [], color="black", label="exact")
     left.plot([], [], color="black", linestyle=(0, (4, 2)), label="Theorem 5.18's bound")
     left.set(xscale="log", yscale="log", xlabel="candidates $R$", ylabel=r"$\rho_R$")
     top = float(table["value"].max())
-    left.yaxis.set_major_locator(FixedLocator([tick for tick in (0.5, 1, 2, 5, 10, 20, 50) if tick < 1.3 * top]))
-    left.yaxis.set_minor_locator(NullLocator())
-    left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    style.ticks(left.yaxis, [tick for tick in (0.5, 1, 2, 5, 10, 20, 50) if tick < 1.3 * top])
     left.set_ylim(0.4, 1.3 * top)
-    left.axhline(1, color="black", linewidth=0.6 * style.scale())
+    left.axhline(1, color="black", linewidth=0.6)
     style.note(left, "1: nothing gained over SGD", y=0.96, x=1.0, va="top", transform=left.get_yaxis_transform())
     right.set(xscale="log", xlabel="candidates $R$", ylabel="bound / exact", ylim=(0, max(1.05, 1.05 * share.max())))
     right.yaxis.set_major_formatter(PercentFormatter(1.0))
-    right.axhline(1, color="black", linewidth=0.6 * style.scale())
+    right.axhline(1, color="black", linewidth=0.6)
     half = (style.DOUBLE_IN - 0.1) / 2
     style.title(left, _gain(both["exact"]), width=half)
     style.title(right, _title(share), width=half)

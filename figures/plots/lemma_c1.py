@@ -18,18 +18,14 @@ BEST = 0.51114550441745910941
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """max_t h(t; sigma) / (1 - e^{-sqrt2 sigma}) against sigma, with 0.72 and c* (Lemma C.1).
-
-    Args:
-        table: columns sigma, quantity ("ratio"), value.
-    """
+    """max_t h(t; sigma) / (1 - e^{-sqrt2 sigma}) against sigma, with 0.72 and c* (Lemma C.1)."""
     figure, axes = style.new(1, 2, width=style.DOUBLE_IN, height=2.7)
     near, far = axes[0]
     curve = curves_of(table, "sigma")["ratio"]
     for ax in (near, far):
-        ax.plot(curve.index, curve, color=style.BLUE, label="least constant that does")
+        ax.plot(curve, color=style.BLUE, label="least constant that does")
         ax.axhline(PRINTED, color=style.VERMILLION, linestyle=(0, (5, 2)), label="0.72, as printed")
-        ax.axhline(BEST, color=style.GREEN, linestyle=(0, (1.2, 1.2)), label=rf"$c^* = {BEST:.6f}$")
+        ax.axhline(BEST, color=style.GREEN, linestyle=style.DOTTED, label=rf"$c^* = {BEST:.6f}$")
         ax.axvspan(0, SIGMA_LIMIT, color="#F1F1F1", zorder=0)
         ax.set(xlabel=r"noise level $\sigma$", ylabel=r"$\max_t h(t;\sigma)\, /\, (1 - e^{-\sqrt{2}\sigma})$")
     inside = curve[curve.index <= SIGMA_LIMIT]
@@ -39,29 +35,24 @@ def draw(table: pd.DataFrame) -> Figure:
     half = (style.DOUBLE_IN - 0.1) / 2
     style.title(near, _title(inside), width=half)
     crossing = where_it_reaches(curve, PRINTED)
+    said = "0.72 stays valid wherever the ratio was computed"
     if crossing is not None:
-        far.axvline(crossing, color=style.GREY, linewidth=0.8 * style.scale())
+        far.axvline(crossing, color=style.GREY, linewidth=0.8)
         style.note(far, rf"$\sigma = {crossing:.2f}$", x=crossing - 0.06, y=0.45, transform=far.get_xaxis_transform())
-        style.title(
-            far,
-            f"0.72 stays valid up to $\\sigma$ = {crossing:.2f}, {crossing / SIGMA_LIMIT:.1f} times the lemma's range",
-            width=half,
-        )
-    else:
-        style.title(far, "0.72 stays valid wherever the ratio was computed", width=half)
+        times = crossing / SIGMA_LIMIT
+        said = f"0.72 stays valid up to $\\sigma$ = {crossing:.2f}, {times:.1f} times the lemma's range"
+    style.title(far, said, width=half)
     style.legend_below(figure, axes, columns=3)
     return figure
 
 
 def where_it_reaches(curve: pd.Series, level: float) -> float | None:
     """The place where a growing curve first reaches `level`, linear between its points; None if it never does."""
-    reached = np.flatnonzero(curve.to_numpy() >= level)
-    if len(reached) == 0:
-        return None
-    last = int(reached[0])
-    if last == 0:
+    if curve.iloc[0] >= level:
         return float(curve.index[0])
-    return float(np.interp(level, curve.iloc[last - 1 : last + 1], curve.index[last - 1 : last + 1]))
+    # Beyond a growing curve's last value there is no place.
+    place = float(np.interp(level, curve, curve.index, right=math.nan))
+    return None if math.isnan(place) else place
 
 
 def _title(inside: pd.Series) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,23 +19,21 @@ TOO_WIDE = 4.0
 """Intervals beyond so many times what the values span, and the narrowest interval's half, are cut at the axes."""
 
 
-def panels(counts: Sequence[float], above_in: float, headline_in: float = 0.0) -> tuple[Figure, np.ndarray]:
-    """A figure with two panels for each of some groups: (figure, axes (groups, 2)).
+def panels(
+    groups: Iterable[Iterable[str]], above_in: float, more_in: float = 0.0, gap: float | None = None, **axes: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure with two panels for each of some groups of methods: (figure, axes (groups, 2)).
 
     Args:
-        counts: inches of each group's rows, see `inches`.
         above_in: inches of a row of panels beside its methods' own.
-        headline_in: inches for a headline over all of them.
+        more_in: inches for what stands above or below all of them.
+        gap: between the two panels, as a share of their width; by default the style's.
+        axes: as of `Figure.subplots`.
     """
-    figure, axes = style.new(
-        len(counts),
-        2,
-        width=style.DOUBLE_IN,
-        height=sum(count + above_in for count in counts) + headline_in,
-        sharey="row",
-        gridspec_kw={"height_ratios": [count + 0.4 for count in counts]},
-    )
-    return figure, axes
+    heights = [inches(methods) for methods in groups]
+    ratios = {"height_ratios": [height + 0.4 for height in heights], "wspace": gap}
+    height = sum(each + above_in for each in heights) + more_in
+    return style.new(len(heights), 2, width=style.DOUBLE_IN, height=height, gridspec_kw=ratios, **axes)
 
 
 def inches(methods: Iterable[str]) -> float:
@@ -92,36 +91,28 @@ def rows(
             _interval(ax, row, mean, half, shown, looks.colour)
             if mean - half < shown[0] or mean + half > shown[1]:
                 _cut(ax, row, mean + half > shown[1], shown, f"\N{PLUS-MINUS SIGN}{number(half)}", looks.colour)
-        ax.plot(
-            [mean],
-            [row],
-            color=looks.colour,
-            marker=looks.marker,
-            markerfacecolor="white" if alone or not looks.filled else looks.colour,
-            markersize=4.2 * style.scale(),
-            linestyle="none",
-        )
+        face = "white" if alone or not looks.filled else looks.colour
+        ax.plot([mean], [row], looks.marker, color=looks.colour, markerfacecolor=face, markersize=4.2)
 
 
 def _interval(ax: Axes, row: int, mean: float, half: float, shown: tuple[float, float], colour: str) -> None:
-    size = style.scale()
     ends = [max(mean - half, shown[0]), min(mean + half, shown[1])]
-    ax.hlines([row], ends[:1], ends[1:], color=colour, linewidth=1.3 * size)
+    ax.hlines([row], ends[:1], ends[1:], color=colour, linewidth=1.3)
     for end, edge, arrow in zip(ends, shown, "<>", strict=True):
         marker = arrow if end == edge else "|"
-        ax.plot([end], [row], marker, color=colour, markersize=4 * size, clip_on=False)
+        ax.plot([end], [row], marker, color=colour, markersize=4, clip_on=False)
 
 
 def _cut(ax: Axes, row: int, right: bool, shown: tuple[float, float], text: str, colour: str) -> None:
     ax.annotate(
         text,
         (shown[1] if right else shown[0], row),
-        xytext=((-5 if right else 5) * style.scale(), 1.5 * style.scale()),
+        xytext=(-5 if right else 5, 1.5),
         textcoords="offset points",
         ha="right" if right else "left",
         va="bottom",
         color=colour,
-        fontsize=(style.POINTS - 2) * style.scale(),
+        fontsize=style.POINTS - 2,
     )
 
 
@@ -130,7 +121,7 @@ def label(ax: Axes, methods: Sequence[str]) -> None:
     ax.set_yticks(range(len(methods)), [_name(method) for method in methods])
     ax.set_ylim(len(methods) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
-    ax.tick_params(axis="y", length=0, pad=5.5 * style.scale())
+    ax.tick_params(axis="y", length=0, pad=5.5)
 
 
 def panel_width(methods: Iterable[str]) -> float:

@@ -16,11 +16,7 @@ LAWS = {"gaussian": (style.BLUE, "o"), "laplace": (style.GREEN, "^"), "rademache
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """The kept share of F^_2 in the worst case, exact and simulated, over p and the sharper p (Theorem 5.15).
-
-    Args:
-        table: columns sigma, quantity ("p", "p_sharp", "exact, LAW", "simulated, LAW"), value, low, high.
-    """
+    """The kept share of F^_2 in the worst case, exact and simulated, over p and the sharper p (Theorem 5.15)."""
     figure, axes = style.new(height=3.3)
     ax = axes[0, 0]
     curves = curves_of(table, "sigma")
@@ -29,15 +25,13 @@ def draw(table: pd.DataFrame) -> Figure:
         kind, _, law = name.partition(", ")
         colour, marker = LAWS.get(law, (style.GREY, "D"))
         if kind == "exact":
-            ax.plot(curves[name].index, curves[name], color=colour, label=f"worst case, {law.capitalize()}")
+            ax.plot(curves[name], color=colour, label=f"worst case, {law.capitalize()}")
         elif kind == "simulated":
             rows = table[table["quantity"] == name]
             style.simulated(ax, rows, rows["sigma"], colour=colour, marker=marker)
     ax.plot([], [], "o", color=style.GREY, markerfacecolor="white", label="simulated, with intervals")
-    ax.plot(curves["p"].index, curves["p"], color="black", linestyle=(0, (1.2, 1.2)), label=r"$p(\sigma)$, as printed")
-    ax.plot(
-        curves["p_sharp"].index, curves["p_sharp"], color="black", linestyle=(0, (5, 2)), label=r"sharper $p(\sigma)$"
-    )
+    ax.plot(curves["p"], color="black", linestyle=style.DOTTED, label=r"$p(\sigma)$, as printed")
+    ax.plot(curves["p_sharp"], color="black", linestyle=(0, (5, 2)), label=r"sharper $p(\sigma)$")
     ax.set(xlabel=r"noise level $\sigma$", ylabel=r"kept share of $\hat F_2$", xlim=(0, table["sigma"].max()))
     ax.set_ylim(min(0.48, table["value"].min() - 0.02), 1.01)
     shaded = r"shaded: $\sigma \leq 1/(2\sqrt{2})$, where Theorem 5.15 speaks"

@@ -16,14 +16,11 @@ def draw(table: pd.DataFrame) -> Figure:
     """Share of the top half that an early exit keeps: its limit for large batches, and simulated (beyond Theorem 6.2).
 
     The lower axes show the simulated points' distance from the limit, moved apart a little.
-
-    Args:
-        table: columns beta, quantity ("top-half overlap, limit" and "top-half overlap, B = ..."), value, low, high.
     """
     figure, axes = style.new(2, 1, height=3.9, sharex=True, gridspec_kw={"height_ratios": [1.7, 1]})
     top, bottom = axes[:, 0]
     limit = curves_of(table, "beta")[f"{PREFIX}limit"]
-    top.plot(limit.index, limit, color=style.BLUE, label=r"limit $B \to \infty$")
+    top.plot(limit, color=style.BLUE, label=r"limit $B \to \infty$")
     bottom.axhline(0, color=style.BLUE)
     batches = batch_sizes(table)
     for number, (B, rows) in enumerate(batches.items()):
@@ -49,14 +46,10 @@ def batch_sizes(table: pd.DataFrame) -> dict[int, pd.DataFrame]:
 
 def _title(limit: pd.Series, batches: dict[int, pd.DataFrame]) -> str:
     high = limit.index[limit >= 0.8]
-    need = (
-        f"Keeping 80% of the top half takes $\\beta$ ≥ {high.min():.2f}"
-        if len(high)
-        else "No $\\beta$ keeps 80% of the top half"
-    )
+    need = "No $\\beta$ keeps 80% of the top half"
+    if len(high):
+        need = f"Keeping 80% of the top half takes $\\beta$ ≥ {high.min():.2f}"
     if not batches:
         return need
-    apart = max(
-        float(np.abs(rows["value"] - np.interp(rows["beta"], limit.index, limit)).max()) for rows in batches.values()
-    )
-    return f"{need}; batches of {min(batches)} to {max(batches)} are within {apart:.3f} of the limit"
+    gaps = [np.abs(rows["value"] - np.interp(rows["beta"], limit.index, limit)).max() for rows in batches.values()]
+    return f"{need}; batches of {min(batches)} to {max(batches)} are within {max(gaps):.3f} of the limit"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from figures import style
 from figures.methods import in_order, labels_in_order, look
@@ -22,7 +22,7 @@ MOST_POINTS = 300
 """So many readings of a method are drawn one by one; of more, every second, third, ..."""
 MOST_PLACES = 40
 """Readings of a run at more steps are averaged in as many intervals."""
-LAWS, LAW_LINES = ("Gaussian margins", "Gaussian margins, large batch"), ("-", (0, (1.2, 1.2)))
+LAWS, LAW_LINES = ("Gaussian margins", "Gaussian margins, large batch"), ("-", style.DOTTED)
 LEVELS = (
     ("sigma_max", (0, (4, 2)), "largest noise, Corollary 5.16"),
     ("sigma_max_sharp", (0, (3, 1, 1, 1)), "the same, sharp"),
@@ -38,9 +38,6 @@ def draw(readings: pd.DataFrame) -> Figure:
     The overlap with the exact top rows and the share of pairs ordered alike against the measured correlation beta of
     the margins; the selected rows' mean loss and the noise along training. Methods whose score is the exact loss are
     left out, unless there are no others.
-
-    Args:
-        readings: the table of that name.
     """
     groups = groups_of(readings)
     figure, axes = style.new(2 * len(groups), 2, width=style.DOUBLE_IN, height=4.6 * len(groups) + 0.8)
@@ -59,7 +56,7 @@ def draw(readings: pd.DataFrame) -> Figure:
         _noise(noise, rows, methods, name)
         for ax in (losses, noise):
             ax.set(xlabel="step", xlim=(0, None))
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: style.thousands(value)))
+            ax.xaxis.set_major_formatter(lambda value, _: style.thousands(value))
     style.legend_below(figure, axes, columns=4, order=labels_in_order(readings["method"]))
     return figure
 
@@ -100,7 +97,7 @@ def _against_beta(ax: Axes, rows: pd.DataFrame, methods: Sequence[str], measured
         dots: dict[str, Any] = {"linestyle": "none", "marker": ".", "markeredgewidth": 0, "alpha": 0.5}
         ax.plot(some["margin_correlation"], some[measured], color=looks.colour, label="_readings", **dots)
         mean, half = mean_and_half_width(of_method[measured])
-        mark = {**looks.curve, "linestyle": "none", "zorder": 4, "capsize": 2 * style.scale()}
+        mark = {**looks.curve, "linestyle": "none", "zorder": 4, "capsize": 2}
         ax.errorbar(of_method["margin_correlation"].mean(), mean, half, **mark)
         apart[method] = difference(of_method, measured, laws[0])
     known = rows[rows["method"].isin(methods)].dropna(subset=["margin_correlation"])
@@ -146,7 +143,7 @@ def _losses(ax: Axes, rows: pd.DataFrame, methods: Sequence[str], name: str) -> 
         ahead = of_method["rho"].mean() - 1
         if ahead > 0:
             reached[method] = (of_method["rho_approx"].mean() - 1) / ahead
-    ax.axhline(1, color="black", linestyle=(0, (1.2, 1.2)), linewidth=0.8 * style.scale())
+    ax.axhline(1, color="black", linestyle=style.DOTTED, linewidth=0.8)
     ax.set_ylabel("loss of the kept rows / mean loss")
     style.note(ax, "dashed: kept by exact losses; dotted: by chance", paled=True)
     if reached:
@@ -174,7 +171,7 @@ def _noise(ax: Axes, rows: pd.DataFrame, methods: Sequence[str], name: str) -> N
         ax.plot(finite.index, finite, color="black", linestyle=line, label=label)
     top = ax.get_ylim()[1]
     if top > PRINTED_LIMIT:
-        ax.axhline(PRINTED_LIMIT, color=style.GREY, linewidth=0.8 * style.scale(), label="Theorem 5.15 up to it")
+        ax.axhline(PRINTED_LIMIT, color=style.GREY, linewidth=0.8, label="Theorem 5.15 up to it")
     ax.set_ylim(0, top)
     kept, sharp = ((noisy["sigma"] < noisy[level]).mean() for level, _, _ in LEVELS)
     said = f"noise is low enough for Corollary 5.16 in {kept:.0%} of readings (sharp: {sharp:.0%})"

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.axes import Axes
 
-from figures import style
 from figures.methods import look
 from figures.statistics import band
 
@@ -51,7 +50,7 @@ def curve(ax: Axes, rows: pd.DataFrame, method: str, x: str, y: str) -> Drawn:
         ax.fill_between(mean["x"], low, high, color=looks.colour, alpha=0.13, linewidth=0)
     elif len(runs) > 1:
         for run in runs:
-            ax.plot(run[x], run[y], color=looks.colour, linewidth=0.6 * style.scale(), alpha=0.55, label="_run")
+            ax.plot(run[x], run[y], color=looks.colour, linewidth=0.6, alpha=0.55, label="_run")
             ranges.append(run[y])
     seen = pd.concat(ranges)
     outer = pd.concat([low, high]) if has_band else seen

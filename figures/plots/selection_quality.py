@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from figures import style
 from figures.checked import Missing
@@ -24,9 +24,6 @@ def draw(evaluations: pd.DataFrame) -> Figure:
 
     The dotted line is what random rows reach: the kept share, and no correlation. Of the methods that score by the
     exact loss itself only the first is drawn, as they all reach everything.
-
-    Args:
-        evaluations: the table of that name.
 
     Raises:
         Missing: if no run recorded its selection's quality.
@@ -67,13 +64,13 @@ def _panel(
         if len(of_method)
     ]
     chance = sorted(rows[rows["method"].isin(methods)]["keep"].unique()) if measure == "overlap" else [0.0]
-    dotted: Any = {"color": "black", "linestyle": (0, (1.2, 1.2)), "linewidth": 0.8 * style.scale()}
+    dotted: Any = {"color": "black", "linestyle": style.DOTTED, "linewidth": 0.8}
     for level in chance:
         ax.axhline(level, label="what random rows reach", **dotted)
     lowest = min([0.0, *(seeds.limits(found) if found else ())])
     # Marks at 1 stay whole.
     ax.set(xlim=(0, None), ylim=(0.0 if measure == "overlap" else max(-1.05, lowest), 1.05))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: style.thousands(value)))
+    ax.xaxis.set_major_formatter(lambda value, _: style.thousands(value))
     if measure == "overlap":
         ax.yaxis.set_major_formatter(PercentFormatter(1.0))
         counted = [seeds.remark(found, ax.get_ylim())] if found else []

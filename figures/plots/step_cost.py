@@ -26,11 +26,7 @@ PARTS = (
 
 
 def draw(runs: pd.DataFrame, costs: pd.DataFrame | None = None) -> Figure:
-    """Shares of the training time, and the step's median price beside the plain one's, one row a group.
-
-    Args:
-        runs: the table of that name.
-        costs: the table of that name; None where no comparison measured prices.
+    """Shares of the training time, and a step's median price beside the plain one's where it was measured, by group.
 
     Raises:
         Missing: if no run was evaluated.
@@ -39,27 +35,19 @@ def draw(runs: pd.DataFrame, costs: pd.DataFrame | None = None) -> Figure:
     if shares.empty:
         raise Missing("no run has got to an evaluation")
     groups = groups_of(shares)
-    heights = [method_rows.inches(rows["method"]) for rows in groups.values()]
-    figure, axes = style.new(
-        len(groups),
-        2,
-        width=style.DOUBLE_IN,
-        height=sum(height + 1.05 for height in heights) + 0.5,
-        gridspec_kw={"height_ratios": [height + 0.4 for height in heights], "wspace": 0.08},
-    )
+    figure, axes = method_rows.panels([rows["method"] for rows in groups.values()], 1.05, 0.5, gap=0.08)
     width = method_rows.panel_width(shares["method"])
     for (left, right), rows in zip(axes, groups.values(), strict=True):
         before = pd.Series(0.0, index=rows.index)
         for column, label, colour, hatch in PARTS:
-            left.barh(
-                range(len(rows)), rows[column], left=before, color=colour, hatch=hatch, edgecolor="white", height=0.7,
-                label=label, linewidth=0.5 * style.scale(),
-            )  # fmt: skip
+            fill: Any = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
+            left.barh(range(len(rows)), rows[column], left=before, height=0.7, label=label, **fill)
             before = before + rows[column]
         for row, share in enumerate(rows["selection_s"]):
             if share > 0.06:
-                size = (style.POINTS - 1.5) * style.scale()
-                left.text(share / 2, row, f"{share:.0%}", ha="center", va="center", color="white", fontsize=size)
+                left.text(
+                    share / 2, row, f"{share:.0%}", ha="center", va="center", color="white", fontsize=style.POINTS - 1.5
+                )
         left.set(xlim=(0, 1), xlabel="share of training time")
         left.xaxis.set_major_formatter(PercentFormatter(1.0))
         method_rows.label(left, list(rows["method"]))
@@ -82,12 +70,9 @@ def shares_of(runs: pd.DataFrame) -> pd.DataFrame:
     for group, of_group in groups_of(timed).items():
         for method in in_order(of_group["method"]):
             of_method = of_group[of_group["method"] == method]
-            parts = [
-                float((of_method[column] / of_method["wall_clock_s"]).mean())
-                for column in ("selection_s", "forward_s", "backward_s")
-            ]
+            parts = [float((of_method[name] / of_method["wall_clock_s"]).mean()) for name, *_ in PARTS[:-1]]
             rows.append((group, method, *parts, max(0.0, 1 - math.fsum(parts))))
-    return pd.DataFrame(rows, columns=["group", "method", "selection_s", "forward_s", "backward_s", "other_s"])
+    return pd.DataFrame(rows, columns=["group", "method", *(name for name, *_ in PARTS)])
 
 
 def _prices(ax: Axes, rows: pd.DataFrame, costs: pd.DataFrame | None, width: float) -> None:
@@ -100,14 +85,13 @@ def _prices(ax: Axes, rows: pd.DataFrame, costs: pd.DataFrame | None, width: flo
     plain = found["plain_s"].to_numpy()
     # The baseline has no selecting steps to pay for.
     selecting = found["selecting_s"].where(found.index != "baseline").to_numpy()
-    ax.hlines(range(len(rows)), plain, selecting, color=style.GREY, linewidth=style.scale())
+    ax.hlines(range(len(rows)), plain, selecting, color=style.GREY, linewidth=1)
     ax.plot(plain, range(len(rows)), "o", color="black", markerfacecolor="white", label="plain step", linestyle="none")
     ax.plot(selecting, range(len(rows)), "s", color=style.VERMILLION, label="selecting step", linestyle="none")
-    beside: Any = {"xytext": (5 * style.scale(), 0), "textcoords": "offset points", "va": "center"}
+    beside: Any = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": style.POINTS - 1.5}
     for row, (price, dear) in enumerate(zip(selecting / plain, np.fmax(plain, selecting), strict=True)):
         if not math.isnan(price):
-            size = (style.POINTS - 1.5) * style.scale()
-            ax.annotate(rf"$\times${price:.2f}", (dear, row), fontsize=size, **beside)
+            ax.annotate(rf"$\times${price:.2f}", (dear, row), **beside)
     ax.set(xlim=(0, 1.25 * float(found.max().max())), xlabel="median step (ms)")
     method_rows.label(ax, list(rows["method"]))
     ax.set_yticklabels([])

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from figures import style
 from figures.methods import in_order, look
@@ -22,9 +21,6 @@ def draw(summaries: pd.DataFrame) -> Figure:
     """Seconds and backpropagated samples to the target, means with 95% intervals, one row of panels a comparison.
 
     Comparisons in which no method got there in every run have no panels, but a sentence below them.
-
-    Args:
-        summaries: the table of that name.
     """
     groups = {name: _ordered(rows) for name, rows in groups_of(summaries).items()}
     reached = [rows for rows in groups.values() if rows["seconds_to_target"].notna().any()]
@@ -51,7 +47,7 @@ def _layout(reached: list[pd.DataFrame], below: float) -> tuple[Figure, list[lis
     """(figure, two panels for each of `reached`, and, if there are sentences, one place for them, last)."""
     heights = [method_rows.inches(rows.index) for rows in reached]
     if not below:
-        figure, axes = method_rows.panels(heights, 0.85)
+        figure, axes = method_rows.panels([rows.index for rows in reached], 0.85, sharey="row")
         return figure, [list(pair) for pair in axes]
     figure, whole = style.new(
         len(heights) + 1,
@@ -93,7 +89,7 @@ def _panel(ax: Axes, rows: pd.DataFrame, column: str, label: str, scale: float, 
     for row, (_, entry) in enumerate(rows.iterrows()):
         if pd.isna(entry[column]):
             method_rows.remark(ax, row, f"reached by {entry['reached']:.0f} of {entry['runs']:.0f} runs")
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    ax.xaxis.set_major_formatter(lambda value, _: number(value))
     ax.set_xlabel(label)
 
 

@@ -5,21 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from figures import style
 from figures.statistics import curves_of
 
-LOOKS = (("-", "o"), ((0, (5, 1.5)), "^"), ((0, (3, 1, 1, 1)), "s"), ((0, (1.2, 1.2)), "D"))
+LOOKS = (("-", "o"), ((0, (5, 1.5)), "^"), ((0, (3, 1, 1, 1)), "s"), (style.DOTTED, "D"))
 COLOURS = (style.SKY, style.GREEN, style.BLUE, style.PURPLE)
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """rho_{B,k} of exponential losses against k / B, with its limit by CVaR (beyond Theorem 5.7).
-
-    Args:
-        table: columns keep, B (NaN for the limit), quantity ("rho" or "CVaR limit"), value.
-    """
+    """rho_{B,k} of exponential losses against k / B, with its limit by CVaR (beyond Theorem 5.7)."""
     figure, axes = style.new(height=3.0)
     ax = axes[0, 0]
     limit = curves_of(table, "keep")["CVaR limit"]
@@ -29,17 +24,14 @@ def draw(table: pd.DataFrame) -> Figure:
         line, marker = LOOKS[number % len(LOOKS)]
         colour = COLOURS[number % len(COLOURS)]
         every = [int(i) for i in np.unique(np.geomspace(1, len(rows), 8).astype(int) - 1)]
-        ax.plot(
-            rows["keep"], rows["value"], color=colour, linestyle=line, marker=marker, markevery=every,
-            markersize=3.2 * style.scale(), label=f"$B = {B:g}$",
-        )  # fmt: skip
-    ax.plot(limit.index, limit, color="black", linewidth=0.9 * style.scale(), label="limit (CVaR)")
-    ax.axhline(1, color="black", linewidth=0.6 * style.scale())
+        curve = rows.set_index("keep")["value"]
+        look = {"color": colour, "linestyle": line, "marker": marker, "markersize": 3.2, "markevery": every}
+        ax.plot(curve, label=f"$B = {B:g}$", **look)
+    ax.plot(limit, color="black", linewidth=0.9, label="limit (CVaR)")
+    ax.axhline(1, color="black", linewidth=0.6)
     ax.set(xscale="log", xlabel="kept share $k/B$", ylabel=r"$\rho_{B,k}$", ylim=(0.8, None))
     ticks = [tick for tick in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if tick >= 0.9 * table["keep"].min()]
-    ax.xaxis.set_major_locator(FixedLocator(ticks))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
+    style.ticks(ax.xaxis, ticks, lambda share, _: f"{100 * share:g}%")
     style.title(ax, _title(rho, limit))
     style.legend_below(figure, axes, columns=3)
     return figure

@@ -12,11 +12,7 @@ METHODS = {"GSGD": (style.BLUE, "o"), "SGD": (style.VERMILLION, "s")}
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """F of the average iterate of GSGD and SGD on least squares, bounds, and their crossing (Corollary 5.10).
-
-    Args:
-        table: columns K, method ("GSGD", "SGD", "both"), quantity ("mean", "bound", "crossing"), value, low, high.
-    """
+    """F of the average iterate of GSGD and SGD on least squares, bounds, and their crossing (Corollary 5.10)."""
     figure, axes = style.new(height=3.4)
     ax = axes[0, 0]
     means = {}
@@ -27,24 +23,15 @@ def draw(table: pd.DataFrame) -> Figure:
         bound = rows[rows["quantity"] == "bound"].sort_values("K")
         means[method] = mean.set_index("K")["value"]
         ax.fill_between(mean["K"], mean["low"], mean["high"], color=colour, alpha=0.25, linewidth=0)
-        ax.plot(
-            mean["K"],
-            mean["value"],
-            color=colour,
-            marker=marker,
-            markevery=4,
-            markersize=3 * style.scale(),
-            label=method,
-        )
+        ax.plot(means[method], color=colour, marker=marker, markevery=4, markersize=3, label=method)
         ax.plot(bound["K"], bound["value"], color=colour, linestyle=(0, (5, 2)), label=f"bound, {theorems[method]}")
     crossing = table[table["quantity"] == "crossing"].iloc[0]
     mark = {"color": "black", "markerfacecolor": "white", "linestyle": "none"}
-    size = style.scale()
-    ax.plot(crossing["K"], crossing["value"], marker="*", markersize=8 * size, label="Corollary 5.10", **mark)
+    ax.plot(crossing["K"], crossing["value"], marker="*", markersize=8, label="Corollary 5.10", **mark)
     simulated = where_they_cross(means["GSGD"], means["SGD"])
     if simulated is not None:
         height = float(np.exp(np.interp(np.log(simulated), np.log(means["SGD"].index), np.log(means["SGD"]))))
-        ax.plot(simulated, height, marker="X", markersize=5.5 * size, label="the runs cross", **mark)
+        ax.plot(simulated, height, marker="X", markersize=5.5, label="the runs cross", **mark)
     highest = max(mean.max() for mean in means.values())
     # The bounds start far above: what matters is where they come down to the runs.
     ax.set(xscale="log", yscale="log", xlabel="iterations $K$", ylabel="$F$(average iterate)")

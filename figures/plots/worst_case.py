@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from figures import style
 from figures.checked import Missing
@@ -26,10 +27,6 @@ def draw(table: pd.DataFrame) -> Figure:
 
     The worst case is a proved upper bound over all problems of the class, so a bound is at least as loose as drawn.
 
-    Args:
-        table: columns theorem, n, R, k, sigma, eta, rho, Delta, K, worst_case (NaN where no program was solved), bound,
-            sharper_bound.
-
     Raises:
         Missing: if no worst case was solved.
     """
@@ -43,18 +40,15 @@ def draw(table: pd.DataFrame) -> Figure:
     for ax, theorem in zip(axes[0], theorems, strict=True):
         _panel(ax, factors[factors["theorem"] == theorem], looks)
         of_theorem = solved[solved["theorem"] == theorem]
-        size = (style.POINTS - 1) * style.scale()
-        ax.set_title(f"{KINDS.get(theorem, style.verbatim(theorem))}\n{_settings(of_theorem)}", fontsize=size)
+        ax.set_title(
+            f"{KINDS.get(theorem, style.verbatim(theorem))}\n{_settings(of_theorem)}", fontsize=style.POINTS - 1
+        )
     first = axes[0, 0]
     first.set(yscale="log", ylabel="bound / worst case")
     values = factors[[column for column, *_ in BOUNDS]].stack()
     low, high = 0.9 * min(1.0, values.min()), 1.15 * values.max()
     first.set_ylim(low, high)
-    first.yaxis.set_major_locator(
-        FixedLocator([tick for tick in (0.2, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 50) if low <= tick <= high])
-    )
-    first.yaxis.set_minor_locator(NullLocator())
-    first.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    style.ticks(first.yaxis, [tick for tick in (0.2, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 50) if low <= tick <= high])
     for K, (colour, marker) in looks.items():
         first.plot([], [], color=colour, marker=marker, label=f"$K = {K}$")
     for _, label, line, filled in BOUNDS:
@@ -71,25 +65,16 @@ def loosenesses(solved: pd.DataFrame) -> pd.DataFrame:
 
 
 def _panel(ax: Axes, factors: pd.DataFrame, looks: dict[int, tuple[str, str]]) -> None:
-    ax.axhline(1, color="black", linewidth=0.6 * style.scale())
+    ax.axhline(1, color="black", linewidth=0.6)
     for _, of_setting in factors.groupby(SETTING, sort=False):
         for K, rows in of_setting.groupby("K"):
             colour, marker = looks.get(K, (style.GREY, "X"))
             rows = rows.sort_values("eta")
             for column, _, line, filled in BOUNDS:
-                ax.plot(
-                    rows["eta"],
-                    rows[column],
-                    color=colour,
-                    linestyle=line,
-                    linewidth=0.9 * style.scale(),
-                    marker=marker,
-                    markersize=3 * style.scale(),
-                    markerfacecolor=colour if filled else "white",
-                )
+                marks: Any = {"marker": marker, "markersize": 3, "markerfacecolor": colour if filled else "white"}
+                ax.plot(rows["eta"], rows[column], color=colour, linestyle=line, linewidth=0.9, **marks)
     ax.set(xlabel=r"step size $\eta L$", xlim=(0, 1))
-    ax.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
-    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    style.ticks(ax.xaxis, [0, 0.25, 0.5, 0.75, 1])
 
 
 def _settings(rows: pd.DataFrame) -> str:

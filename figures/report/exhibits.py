@@ -112,7 +112,7 @@ def _anywhere(missing: Missing, results: Results) -> str:
 
 def _draw(exhibit: Exhibit, needed: list[Any], training: Training) -> None:
     entry = exhibit.entry
-    with style.sheet("screen"):
+    with style.sheet():
         made = entry.make(*needed)
         if entry.kind == "figure":
             # Its comments repeat the text that its glyphs draw; a page of many figures can do without.

@@ -73,7 +73,7 @@ def environment() -> jinja2.Environment:
     found.tests["startswith"] = str.startswith
     found.globals.update(
         DASH=words.DASH,
-        HEADER_ENTRIES={key: name for key, name, _ in runs.HEADER_ENTRIES},
+        HEADER_ENTRIES=runs.HEADER_ENTRIES,
         MEANING=MEANING,
         MOST_NAMED=summary.MOST_NAMED,
         SIGN=SIGN,

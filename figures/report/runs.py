@@ -5,34 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import pandas as pd
 
-from figures import checked
 from figures.methods import look
 from figures.report.words import anchor, worded
-from figures.results import COMPARE, HEADER, Results
+from figures.results import Results
 
-HEADER_ENTRIES: tuple[tuple[str, str, type | tuple[type, ...]], ...] = (
-    ("command", "command", str),
-    ("date", "date", str),
-    ("commit", "commit", (str, NoneType)),
-    ("device", "device", (str, NoneType)),
-    ("machine", "machine", str),
-    ("python", "Python", str),
-    ("versions", "versions", dict),
-    ("processes", "processes", int),
-    ("parameters", "parameters", (int, NoneType)),
-    ("seeds", "seeds", int),
-    ("sweep", "sweep", (dict, NoneType)),
-    ("tuned", "tuned", (dict, NoneType)),
-    ("target", "target accuracy", (int, float)),
-    ("data", "data", dict),
-)
-"""Entries of a header that are shown where there are any: (key, what it is called, type)."""
+HEADER_ENTRIES = {
+    **{name: name for name in ("command", "date", "commit", "device", "machine")},
+    "python": "Python",
+    **{name: name for name in ("versions", "processes", "parameters", "seeds", "sweep", "tuned")},
+    "target": "target accuracy",
+    "data": "data",
+}
+"""Entries of a header that are shown where there are any -> what they are called."""
 _OF_NO_NOTE = (
     *("method", "seed", "label", "test", "cache_dir", "tensorboard", "checkpoint_every_s", "save_model", "budget"),
 )
@@ -46,7 +34,7 @@ class Training:
     Attributes:
         runs: the table "runs".
         comparisons: name -> content of compare.json.
-        origins: folder in the results -> who made what is there.
+        origins: comparison or place of a single run -> who made it.
     """
 
     runs: pd.DataFrame
@@ -110,17 +98,5 @@ def read(results: Results) -> Training:
     Raises:
         ValueError: if a file is malformed, naming it and the field.
     """
-    for _, folder, content in results.comparisons:
-        _check_header(content, folder / COMPARE)
-    for folder, run, _ in results.runs:
-        _check_header(run["header"], folder / HEADER)
     comparisons = {name: content for name, _, content in results.comparisons}
-    return Training(results.runs_if_any(), comparisons, results.origins())
-
-
-def _check_header(content: Mapping[str, Any], path: Path) -> None:
-    """Check all that is shown of a header; older ones may lack some of it."""
-    for key, _, kinds in HEADER_ENTRIES:
-        if key in content:
-            checked.field(content, key, kinds, path)
-    checked.field(content, "config", dict, path)
+    return Training(results.runs_if_any(), comparisons, results.origins)

@@ -9,11 +9,10 @@ import pandas as pd
 
 from figures.methods import in_order, look
 from figures.report.runs import Training
-from figures.statistics import groups_of
+from figures.statistics import OTHERS, groups_of
 
 MOST_NAMED = 6
 """Of more methods only those with a clear difference are named."""
-OTHERS = (("over_baseline", "baseline", "the baseline"), ("over_random", "random", "random rows"))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from dataclasses import dataclass
@@ -172,7 +173,7 @@ class Choice:
             )
 
     def _apply_rule(self, scores: Tensor | int, kept: int, generator: torch.Generator) -> Tensor:
-        """What `select` returns, once its form is found good, and what is drawn of the others."""
+        """What `select` returns, and what is drawn of the others."""
         # Scores have been checked, or will be.
         at_random = self._drawn(kept)
         if at_random and isinstance(scores, Tensor):
@@ -190,14 +191,37 @@ class Choice:
         return math.floor(share * kept)
 
     def _hardest(self, scores: Tensor | int, kept: int, generator: torch.Generator) -> Tensor:
-        rule = unchecked(select_random if self.options.score == "random" else self.options.select)
+        """What `select` returns, once it is found good: a user's own rule may return anything."""
         if kept == 0:
             return torch.zeros(0, dtype=torch.int64, device=scores.device if isinstance(scores, Tensor) else None)
+        select = select_random if self.options.score == "random" else self.options.select
+        rule = unchecked(select)
         chosen: Any = rule(scores, kept, generator)
         if not isinstance(chosen, Tensor) or chosen.dtype != torch.int64 or chosen.shape != (kept,):
             found = f"{chosen.dtype} {tuple(chosen.shape)}" if isinstance(chosen, Tensor) else type(chosen).__name__
-            raise ValueError(f"select returned {found}, but must return a tensor of k indices, torch.int64 ({kept},)")
+            raise ValueError(
+                f"select = {_name(select)} returned {found}, but must return a tensor of k indices, "
+                f"torch.int64 ({kept},)"
+            )
+        if rule is select and (host.holds(chosen) or self.options.check):
+            _check_rows(chosen, scores if isinstance(scores, int) else len(scores), _name(select))
         return chosen
+
+
+def _check_rows(chosen: Tensor, size: int, rule: str) -> None:
+    """Raises a ValueError unless all rows are different ones of `size`. Rows on a device are waited for."""
+    rows = chosen.tolist()
+    if outside := [row for row in rows if not 0 <= row < size]:
+        raise ValueError(f"select = {rule} returned the row {outside[0]}, but rows must lie in 0..{size - 1}")
+    if len(set(rows)) < len(rows):
+        twice = next(row for place, row in enumerate(rows) if row in rows[:place])
+        raise ValueError(f"select = {rule} returned the row {twice} more than once, but must return {len(rows)} rows")
+
+
+def _name(rule: Any) -> str:
+    while isinstance(rule, functools.partial):
+        rule = rule.func
+    return getattr(rule, "__qualname__", None) or type(rule).__qualname__
 
 
 def _bad_score(row: int, value: float, step: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from gsgd.intervals import fieller, mean_half_width, median_interval
+from gsgd.intervals import Column, fieller, mean_half_width, median_interval
 from gsgd.ranges import whole, within
 from gsgd.sift.exits import check_exit_layer
 from gsgd.sift.ranks import Ranks
@@ -179,15 +179,16 @@ def diagnose(
         ratios = np.array([each.selecting_s[place] for each in found]) / plain
         aligned = np.array([each.aligned[place] for each in found])
         own = tuple(row[place] for row in readings)
+        known = {name: _known(own, name) for name in _NUMBERS}
         cost, cost_low, cost_high = (value - 1 for value in median_interval(ratios))
         gain, gain_low, gain_high = fieller(aligned, random, error=ERROR / len(wanted))
         by_exit.append(
             ExitDiagnosis(
                 exit_layer=layer,
                 readings=own,
-                means={name: _mean(own, name) for name in _NUMBERS},
-                overlap_half_width=_half_width(own, "overlap"),
-                rho_approx_half_width=_half_width(own, "rho_approx"),
+                means={name: float(values.mean()) if len(values) else math.nan for name, values in known.items()},
+                overlap_half_width=mean_half_width(known["overlap"]),
+                rho_approx_half_width=mean_half_width(known["rho_approx"]),
                 cost=cost,
                 cost_low=cost_low,
                 cost_high=cost_high,
@@ -213,28 +214,21 @@ def diagnose(
     )
 
 
-def _mean(readings: Sequence[Reading], name: str) -> float:
-    values = [value for reading in readings if not math.isnan(value := getattr(reading, name))]
-    return float(np.mean(values)) if values else math.nan
-
-
-def _half_width(readings: Sequence[Reading], name: str) -> float:
-    values = [value for reading in readings if not math.isnan(value := getattr(reading, name))]
-    return mean_half_width(np.array(values))
+def _known(readings: Sequence[Reading], name: str) -> Column:
+    """The readings' numbers of this name that are defined."""
+    values = np.array([getattr(reading, name) for reading in readings], dtype=np.float64)
+    return values[~np.isnan(values)]
 
 
 def _judged(exits: Sequence[ExitDiagnosis]) -> tuple[str, int | None, str]:
     """(verdict, recommended exit, reason)."""
     known = [each for each in exits if not math.isnan(each.worth)]
     if not known:
-        return (
-            UNDECIDED,
-            None,
-            (
-                "Not decided by these batches: not even a step on random rows points where another batch's loss falls "
-                f"(cosine {exits[0].random_alignment:.2g}). Take more or larger batches."
-            ),
+        reason = (
+            "Not decided by these batches: not even a step on random rows points where another batch's loss falls "
+            f"(cosine {exits[0].random_alignment:.2g}). Take more or larger batches."
         )
+        return UNDECIDED, None, reason
     paying = [each for each in known if each.worth_low > 1]
     best = max(paying or known, key=lambda each: each.worth)
     numbers = (
@@ -246,11 +240,8 @@ def _judged(exits: Sequence[ExitDiagnosis]) -> tuple[str, int | None, str]:
         return PAYS, best.exit_layer, f"Selection at exit {best.exit_layer} is expected to pay: its {numbers}."
     if all(each.worth_high < 1 for each in exits):
         return DOES_NOT_PAY, None, f"Selection is not expected to pay: at the best exit, {best.exit_layer}, {numbers}."
-    return (
-        UNDECIDED,
-        None,
-        (f"Not decided by these batches: at the best exit, {best.exit_layer}, {numbers}. More batches say more."),
-    )
+    reason = f"Not decided by these batches: at the best exit, {best.exit_layer}, {numbers}. More batches say more."
+    return UNDECIDED, None, reason
 
 
 def _check(scorer: Scorer, batches: Sequence[Any], trained: Sequence[nn.Parameter], level: float, draws: int) -> None:

@@ -323,6 +323,7 @@ class Sift:
         )
         engine = Sift(self.model, options)
         engine.scorer = self.scorer
+        engine._of_this_process()  # by this scorer, which knows how labels are read
         return engine
 
     @property

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
+from gsgd.sift.batch_structure import device_of
 from gsgd.sift.options import AutoExit, SiftOptions
+from gsgd.sift.ranks import Ranks
 from gsgd.sift.readings import read_batch
 from gsgd.sift.scorer import Scorer
 
@@ -56,8 +57,7 @@ class MovingExit:
             readings = read_batch(scorer, batch, exits=due, step=step)
             # Where every row is kept, the overlap says nothing.
             overlaps = [reading.overlap if reading.kept < reading.rows else math.nan for reading in readings]
-            device = next(value.device for value in batch.values() if isinstance(value, Tensor))
-            self.tell(dict(zip(due, _mean_over_ranks(overlaps, device), strict=True)), step)
+            self.tell(dict(zip(due, _mean_over_ranks(overlaps, device_of(batch)), strict=True)), step)
         return self.present
 
     def due(self, step: int) -> list[int]:
@@ -137,10 +137,10 @@ class MovingExit:
         self._in_a_row, self._since, self._asked = state["in_a_row"], state["since"], state["asked"]
 
 
-def _mean_over_ranks(values: Sequence[float], device: torch.device) -> list[float]:
+def _mean_over_ranks(values: list[float], device: torch.device) -> list[float]:
     """Each value's mean over the ranks where it is not NaN."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return list(values)
+    if Ranks.here("rank").size == 1:
+        return values
     found = torch.tensor(values, dtype=torch.float64, device=device)
     sums = torch.stack([found.nan_to_num(0.0), (~found.isnan()).to(found.dtype)])
     dist.all_reduce(sums)

@@ -78,7 +78,8 @@ class SiftOptions:
             nothing is scored), or a callable `(logits, labels) -> (B,)`, or with three arguments
             `(logits, labels, batch) -> (B,)`; larger is harder. It gets labels as they stand in the batch, not shifted.
             `gsgd.scores` has more of the built-in kind.
-        select: a rule of `gsgd.selectors`, or any function `(scores, k, rng) -> (k,) indices`.
+        select: a rule of `gsgd.selectors`, or any function `(scores, k, rng) -> (k,) indices`, which are looked at: on
+            a GPU every step waits for them, unless `check` is False.
         start_step: steps before it train on the whole batch; at least 0. The paper starts at 20,000.
         end_step: steps from it on train on the whole batch again; None for never.
         interrupt: `step -> bool`, True skips selection at that step; or n >= 2, which skips every n-th step.

@@ -49,9 +49,8 @@ class Ranks:
         digest = int.from_bytes(hashlib.blake2b(layout.encode(), digest_size=8).digest(), "little", signed=True)
         device = next((value.device for value in tensors.values()), None)
         if len(set(self.gathered(torch.tensor([digest], device=device)).tolist())) > 1:
-            layouts: list[Any] = [None] * self.size
-            dist.all_gather_object(layouts, layout)
-            listed = "; ".join(f"rank {rank} has {text or 'no tensors'}" for rank, text in enumerate(layouts))
+            layouts = enumerate(self.gather_objects(layout))
+            listed = "; ".join(f"rank {rank} has {text or 'no tensors'}" for rank, text in layouts)
             raise ValueError(
                 f'scope="global" exchanges rows, so all ranks must have the same number of them, and of one shape: '
                 f"{listed}. Pad to a common length, and drop the last batch if it is smaller"
@@ -81,9 +80,7 @@ class Ranks:
         Raises:
             ValueError: on every rank, if they do not.
         """
-        counts: list[Any] = [None] * self.size
-        dist.all_gather_object(counts, passes)
-        if len(set(counts)) > 1:
+        if len(set(counts := self.gather_objects(passes))) > 1:
             raise ValueError(
                 f"with FSDP score_batch_size must give all ranks the same number of scoring passes, but they have "
                 f"{counts}: drop the last batch if it is smaller"

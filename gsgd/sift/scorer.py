@@ -43,7 +43,7 @@ from gsgd.sift.scoring_pass.module_state import unchanged
 from gsgd.sift.scoring_pass.padded_positions import Form, Positions, PositionsPerRow
 from gsgd.sift.scoring_pass.row_losses import IGNORED, LEAST, RowLosses
 from gsgd.sift.shared_forward.recording import Recording
-from gsgd.sift.wrappers import innermost, unwrap
+from gsgd.sift.wrappers import device_of_weights, innermost, unwrap
 
 BUILT_IN = (row_scores.cross_entropy, row_scores.entropy, row_scores.margin, row_scores.gradient_norm_bound)
 """Scores that are a mean over labelled positions, so that the head need not run on the others."""
@@ -136,7 +136,7 @@ class Scorer:
         # A callable may do without labels.
         names = self.label_names(batch) if _is_built_in(function) else self._label_names(batch)
         size = self.rows.size(batch)
-        device = batch[names[0]].device if names and isinstance(batch[names[0]], Tensor) else _device(model)
+        device = batch[names[0]].device if names and isinstance(batch[names[0]], Tensor) else device_of_weights(model)
         with contextlib.ExitStack() as stack:
             stack.enter_context(unchanged(model))
             stack.enter_context(scoring_mode(model, mode or self.options.scoring_mode))
@@ -185,7 +185,7 @@ class Scorer:
                 else:
                     logits = view(**inputs) if isinstance(innermost(model), EarlyExit) else logits_of(run(view, inputs))
             if not own and reading.way != "positions":
-                found = _checked(_call(function, logits, targets, batch), size)
+                found = _checked(function(logits, targets, *([batch] if takes_batch(function) else [])), size)
                 return found if compiled is None else found.clone()  # graphs write to their own outputs again
         if recording is None or not recording.partly or not bool(values.isnan().any()):
             return values
@@ -318,7 +318,7 @@ class Scorer:
         What the block draws is still to come afterwards.
         """
         model = unwrap(self.model)
-        kind = _device(model).type
+        kind = device_of_weights(model).type
         with (
             torch.no_grad(),
             unchanged(model),
@@ -346,11 +346,8 @@ class Scorer:
         named = {name: value for name, value in batch.items() if name not in left_out}
         if self._arguments is None:
             return named
-        names, any_name = self._arguments
-        simple = (Tensor, bool, int, float)
-        return {
-            name: value for name, value in named.items() if name in names or (any_name and isinstance(value, simple))
-        }
+        names, others = self._arguments[0], (Tensor, bool, int, float) if self._arguments[1] else ()
+        return {name: value for name, value in named.items() if name in names or isinstance(value, others)}
 
     def __getstate__(self) -> dict[str, Any]:
         state = {name: value for name, value in self.__dict__.items() if name != "_compiled"}
@@ -370,25 +367,17 @@ def _compiled_scoring(options: SiftOptions) -> CompiledScoring | None:
 
 def score_function(options: SiftOptions) -> Callable[..., Tensor] | None:
     """The score of the options as a function; None where nothing is scored."""
-    if not options.scores_by_forward:
-        return None
-    if options.score == "loss":
-        if options.label_smoothing:
-            return functools.partial(row_scores.cross_entropy, label_smoothing=options.label_smoothing)
-        return row_scores.cross_entropy
-    if options.score == "entropy":
-        return row_scores.entropy
-    assert callable(options.score)
-    return options.score
+    if callable(options.score):
+        return options.score
+    if options.score == "loss" and options.label_smoothing:
+        return functools.partial(row_scores.cross_entropy, label_smoothing=options.label_smoothing)
+    return {"random": None, "last-seen": None, "loss": row_scores.cross_entropy, "entropy": row_scores.entropy}[
+        options.score
+    ]
 
 
 def _is_built_in(function: Any) -> bool:
     return function in BUILT_IN or (isinstance(function, functools.partial) and function.func in BUILT_IN)
-
-
-def _call(function: Callable[..., Any], logits: Tensor, labels: Any, batch: Mapping[str, Any]) -> Any:
-    """A score of logits and labels, and of the batch if it asks for three arguments."""
-    return function(logits, labels, batch) if takes_batch(function) else function(logits, labels)
 
 
 @functools.lru_cache(maxsize=64)
@@ -415,10 +404,10 @@ def _that_count(labels: Tensor, *, first: bool) -> Tensor:
 
 
 def _checked(values: Any, rows: int) -> Tensor:
-    if not isinstance(values, Tensor) or values.shape != (rows,):
-        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(f"the score has shape {shape}, but must be one number per row, ({rows},)")
-    return values
+    if isinstance(values, Tensor) and values.shape == (rows,):
+        return values
+    shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+    raise ValueError(f"the score has shape {shape}, but must be one number per row, ({rows},)")
 
 
 def _accepted_arguments(model: nn.Module) -> tuple[frozenset[str], bool] | None:
@@ -435,7 +424,3 @@ def _accepted_arguments(model: nn.Module) -> tuple[frozenset[str], bool] | None:
     if isinstance(model, EarlyExit):
         names |= frozenset(inspect.signature(type(model).forward).parameters)
     return names, any_name
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((weight.device for weight in model.parameters()), torch.device("cpu"))

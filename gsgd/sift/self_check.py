@@ -9,8 +9,9 @@ away.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,7 @@ from gsgd.sift.scoring_pass.label_learning import readings_to_try
 from gsgd.sift.scoring_pass.labels import LabelReading
 from gsgd.sift.scoring_pass.padded_positions import Form
 from gsgd.sift.scoring_pass.row_losses import IGNORED
-from gsgd.sift.wrappers import innermost, is_sharded, unwrap
+from gsgd.sift.wrappers import device_of_weights, innermost, is_sharded, unwrap
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class SelfCheck:
         together = sharded or (ranks.size > 1 and number in (0, AGAIN))
         if sharded:
             # All ranks run a sharded model together, or none does.
-            new = ranks.any(new, _device(scorer.model))
+            new = ranks.any(new, device_of_weights(scorer.model))
         if not scheduled and not new:
             return
         problem: str | None = None
@@ -94,17 +95,14 @@ class SelfCheck:
 
     def _compare(self, scorer: Scorer, batch: Mapping[str, Any]) -> str | None:
         """What is wrong with the scores of this batch, in words; None if nothing is."""
-        rows = scorer.probe_rows(batch)
-        probe = scorer.rows.take(batch, rows)
-        reading = scorer.reading(batch)
+        rows, reading = scorer.probe_rows(batch), scorer.reading(batch)
         readings = [reading]
         if reading.doubt is not None:
-            readings = [
-                reading,
-                *(other for other in readings_to_try(scorer, batch, reading.doubt) if other != reading),
-            ]
-        few = _with_few_labels(scorer, probe, reading)
-        losses = _losses_alone(scorer, probe if few is None else few)
+            readings += [other for other in readings_to_try(scorer, batch, reading.doubt) if other != reading]
+        whole = scorer.rows.take(batch, rows)
+        few = _with_few_labels(scorer, whole, reading)
+        probe = whole if few is None else few
+        losses = _losses_alone(scorer, probe)
         if losses is None:
             logger.warning(
                 "%s returns no loss, so that scores cannot be checked against it; check=False leaves the check out",
@@ -117,7 +115,7 @@ class SelfCheck:
         self.undecided = 0
         first: str | None = None
         for candidate in readings:
-            numbers = _difference(scorer, probe if few is None else few, losses, candidate, rows)
+            numbers = _difference(scorer, probe, losses, candidate, rows)
             if numbers is None:
                 if candidate != reading:
                     scorer.assume(batch, candidate)
@@ -154,7 +152,7 @@ def _probes_of_all(scorer: Scorer, batch: Mapping[str, Any], ranks: Ranks) -> li
         ValueError: on every rank, if a rank's batch has no labels.
     """
     mine: tuple[Form, int, dict[str, Any]] | str
-    device = _device(scorer.model)
+    device = device_of_weights(scorer.model)
     try:
         labels = batch[scorer.label_names(batch)[0]]
         device = labels.device
@@ -256,18 +254,14 @@ def _has_half_precision(model: nn.Module) -> bool:
     return mixed or bool(kinds - {torch.float32, torch.float64})
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next((weight.device for weight in model.parameters()), torch.device("cpu"))
-
-
-class _full_precision:
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
     """Within the block matrix products of float32 are not rounded to TF32."""
-
-    def __enter__(self) -> None:
-        self.before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_float32_matmul_precision(self.before[0])
-        torch.backends.cudnn.allow_tf32 = self.before[1]
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions

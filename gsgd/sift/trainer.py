@@ -269,16 +269,18 @@ class SiftMixin(_Base):
     # ---- Data and evaluation ----
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> Any:
-        with self._collating(_for_evaluation(self.data_collator)):
+        with self._masking_as_ever():
             return super().get_eval_dataloader(*args, **kwargs)
 
     def get_test_dataloader(self, *args: Any, **kwargs: Any) -> Any:
-        with self._collating(_for_evaluation(self.data_collator)):
+        with self._masking_as_ever():
             return super().get_test_dataloader(*args, **kwargs)
 
     @contextlib.contextmanager
-    def _collating(self, collator: Any) -> Iterator[None]:
-        own, self.data_collator = self.data_collator, collator
+    def _masking_as_ever(self) -> Iterator[None]:
+        own = self.data_collator
+        if isinstance(own, MaskingCollator):
+            self.data_collator = own.at_epoch(0)
         try:
             yield
         finally:
@@ -348,10 +350,6 @@ class _Hooks(TrainerCallback):
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer._meters.end_step()
-
-
-def _for_evaluation(collator: Any) -> Any:
-    return collator.at_epoch(0) if isinstance(collator, MaskingCollator) else collator
 
 
 def _sift_file(rank: int) -> str:

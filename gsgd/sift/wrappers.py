@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -41,6 +42,11 @@ def every_module(model: nn.Module) -> list[nn.Module]:
             found[id(module)] = module
             ahead.extend(child for child in module._modules.values() if child is not None)
     return list(found.values())
+
+
+def device_of_weights(model: nn.Module) -> torch.device:
+    """Where the first of its weights lies; the CPU where it has none."""
+    return next((weight.device for weight in model.parameters()), torch.device("cpu"))
 
 
 def is_compiled(model: Any) -> bool:

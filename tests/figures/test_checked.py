@@ -2,12 +2,15 @@
 
 import json
 import math
+from typing import Literal
 
 import pytest
 
 pytest.importorskip("pandas")
 
-from figures.checked import Cell, Missing, choice, field, read_object, read_table
+from pydantic import Field
+
+from figures.checked import Cell, Missing, Number, Record, checked, read_object, read_table
 
 COLUMNS = {"name": Cell.TEXT, "count": Cell.WHOLE, "value": Cell.NUMBER, "low": Cell.OPTIONAL, "loss": Cell.ANY_NUMBER}
 
@@ -41,11 +44,11 @@ def test_a_good_table(tmp_path):
         (["name,count,value,low,loss", "a,1,2,3,4,5"], "line 2: 6 cells under 5 columns"),
         (
             ["name,count,value,low,loss", "a,1,2,3,4", "a,1.5,2,3,4"],
-            "line 3, column count: '1.5' must be a whole number",
+            "line 3, column count: '1.5' must be a valid integer",
         ),
-        (["name,count,value,low,loss", "a,1,x,3,4"], "line 2, column value: 'x' must be a finite number"),
+        (["name,count,value,low,loss", "a,1,x,3,4"], "line 2, column value: 'x' must be a valid number"),
         (["name,count,value,low,loss", "a,1,nan,3,4"], "column value: 'nan' must be a finite number"),
-        (["name,count,value,low,loss", "a,1,,3,4"], "column value: the cell is empty"),
+        (["name,count,value,low,loss", "a,1,,3,4"], "column value: the cell is empty but must be a valid number"),
         (["name,count,value,low,loss", "a,1,1,inf,4"], "column low: 'inf'"),
         (["name,count,value,low,loss", ",1,1,,4"], "column name: the cell is empty"),
         (['name,count,value,low,loss"', 'a,1,1,,"4'], "table.csv"),
@@ -83,16 +86,39 @@ def test_objects(tmp_path, text, message):
     assert read_object(path) == {"a": 1}
 
 
-def test_fields(tmp_path):
+class Inner(Record):
+    kind: Literal["a", "b"]
+    cost: Number | None
+
+
+class Outer(Record):
+    seed: int
+    parts: list[Inner] = Field(default_factory=list)
+
+
+def test_records(tmp_path):
     path = tmp_path / "header.json"
-    content = {"config": {"seed": 3, "on": True}, "costs": None}
-    assert field(content, "config.seed", int, path) == 3
-    assert field(content, "costs", (dict, type(None)), path) is None
-    with pytest.raises(ValueError, match=r"header\.json has no field 'config\.label'"):
-        field(content, "config.label", str, path)
-    with pytest.raises(ValueError, match=r"field 'config\.seed': 3 must be str or null"):
-        field(content, "config.seed", (str, type(None)), path)
-    with pytest.raises(ValueError, match="True must be int"):
-        field(content, "config.on", int, path)
-    with pytest.raises(ValueError, match="here: 'x' must be one of: a, b"):
-        choice("x", ("a", "b"), "here")
+    found = checked(
+        {"seed": 3, "parts": [{"kind": "a", "cost": "inf"}, {"kind": "b", "cost": None}], "more": 1}, Outer, path
+    )
+    assert found.seed == 3
+    assert [part.cost for part in found.parts] == [math.inf, None]
+    assert isinstance(checked({"kind": "a", "cost": 1}, Inner, path).cost, float)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "header.json has no field 'seed'"),
+        ({"seed": 1, "parts": [{"kind": "a"}]}, "header.json has no field 'parts[0].cost'"),
+        ({"seed": "3"}, "header.json, field 'seed': '3' must be a valid integer"),
+        ({"seed": True}, "header.json, field 'seed': True must be a valid integer"),
+        ({"seed": 1, "parts": [{"kind": "c", "cost": 1}]}, "field 'parts[0].kind': 'c' must be 'a' or 'b'"),
+        ({"seed": 1, "parts": [{"kind": "a", "cost": "dear"}]}, "field 'parts[0].cost': 'dear' must be a valid number"),
+        ({"seed": 1, "parts": [{"kind": "a", "cost": True}]}, "field 'parts[0].cost': True must be a valid number"),
+    ],
+)
+def test_what_is_no_record_is_refused_by_its_field(tmp_path, content, message):
+    with pytest.raises(ValueError, match=r"header\.json") as error:
+        checked(content, Outer, tmp_path / "header.json")
+    assert message in str(error.value)

@@ -67,7 +67,7 @@ def test_malformed_results_stop_it_before_anything_is_written(recorded, tmp_path
     path = tmp_path / "theory" / "top_k.csv"
     path.write_text(path.read_text().replace("1.6", "many"))
     assert main(["figures", "--results", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
-    assert "top_k.csv, line 5, column value: 'many' must be a finite number" in capsys.readouterr().err
+    assert "top_k.csv, line 5, column value: 'many' must be a valid number" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     # What does not need the malformed table is still drawn when asked for.
     assert (

@@ -230,9 +230,9 @@ def test_ends_that_are_infinite_or_unknown_leave_the_axes_where_values_are(recor
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cost": "dear"}, "field 'cost': 'dear' must be a number"),
-        ({"gain": None}, "field 'gain': None must be"),
-        ({"means": {}}, "has no field 'means.overlap'"),
+        ({"cost": "dear"}, "field 'points[0].exits[0].cost': 'dear' must be a valid number"),
+        ({"gain": None}, "field 'points[0].exits[0].gain': None must be"),
+        ({"means": {}}, "has no field 'points[0].exits[0].means.overlap'"),
     ],
 )
 def test_a_malformed_diagnosis_is_named(recorded, tmp_path, changes, message):
@@ -247,5 +247,5 @@ def test_a_malformed_diagnosis_is_named(recorded, tmp_path, changes, message):
 
 def test_an_unknown_verdict_is_named(recorded, tmp_path):
     recorded.write_diagnosis(tmp_path / "d", (0, "perhaps", None, [recorded.exit_of(1, 0.2, 1.0)]))
-    with pytest.raises(ValueError, match="'perhaps' must be one of: pays, does not pay, undecided"):
+    with pytest.raises(ValueError, match="'perhaps' must be 'pays', 'does not pay' or 'undecided'"):
         Results(tmp_path).table("diagnosis")

@@ -106,17 +106,18 @@ def test_what_was_made_here_hides_what_the_project_recorded_of_the_same_name(rec
     recorded.write_comparison(Path("recorded/a"), {"baseline": [[0.5]], "loss@1": [[0.5]]})
     recorded.write_comparison(Path("recorded/b"), {"baseline": [[0.5]]})
     results = Results.of(None)  # of which there are none yet
-    assert set(results.origins().values()) == {"recorded by the project"}
+    assert set(results.origins.values()) == {"recorded by the project"}
     assert len(results.table("theory/noise")) > 2
 
     recorded.write_comparison(Path("results/a"), {"baseline": [[0.6], [0.7]]})
     spoil(Path("results/a/compare.json"), date="2026-01-02T03:04:05+00:00")
     recorded.write_run(Path("results/one"), [0.4])
     results = Results.of(None)
-    assert results.by_origin() == {
-        "made here": ["one"],
-        "made here on 2026-01-02": ["a"],
-        "recorded by the project": ["theory", "b"],
+    assert results.origins == {
+        "theory": "recorded by the project",
+        "one": "made here",
+        "a": "made here on 2026-01-02",
+        "b": "recorded by the project",
     }
     runs = results.table("runs")
     assert sorted(zip(runs["group"], runs["method"], runs["seed"], strict=True)) == [
@@ -128,6 +129,27 @@ def test_what_was_made_here_hides_what_the_project_recorded_of_the_same_name(rec
     assert sorted(results.table("summaries")["group"]) == ["a", "b"]
     # A folder that is named is read alone.
     assert set(Results.of(Path("recorded")).table("runs")["method"]) == {"baseline", "loss@1"}
+
+
+def test_a_run_made_here_in_a_folder_of_a_recorded_comparison_is_a_single_run(recorded, tmp_path, monkeypatch):
+    """It neither takes the place of the comparison's run of that name nor is mistaken for it."""
+    monkeypatch.chdir(tmp_path)
+    recorded.write_comparison(Path("recorded/x"), {"baseline": [[0.5]], "loss@1": [[0.6]]})
+    recorded.write_run(Path("results/x/loss@1-seed0"), [0.1], "loss@1")
+    recorded.write_run(Path("results/x/other"), [0.2], "loss@1", seed=1)
+    results = Results.of(None)
+    assert results.origins == {
+        "x/loss@1-seed0 (made here)": "made here",
+        "x/other": "made here",
+        "x": "recorded by the project",
+    }
+    runs = results.table("runs")
+    assert runs[["group", "place", "val_accuracy"]].to_numpy().tolist() == [
+        ["x", "x/baseline-seed0", 0.5],
+        ["x", "x/loss@1-seed0", 0.6],
+        ["tiny", "x/loss@1-seed0 (made here)", 0.1],
+        ["tiny", "x/other", 0.2],
+    ]
 
 
 def test_the_theory_is_taken_from_one_place(recorded, tmp_path):
@@ -151,10 +173,10 @@ def spoil(path, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"status": "gone"}, r"header\.json, field 'status': 'gone' must be one of: finished"),
+        ({"status": "gone"}, r"header\.json, field 'status': 'gone' must be 'finished'"),
         ({"status": None}, r"header\.json has no field 'status'"),
         ({"config": {}}, r"header\.json has no field 'config\.method'"),
-        ({"name": 3}, r"header\.json, field 'name': 3 must be str"),
+        ({"name": 3}, r"header\.json, field 'name': 3 must be a valid string"),
         ({"test_accuracy": "high"}, r"header\.json, field 'test_accuracy'"),
     ],
 )

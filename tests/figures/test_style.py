@@ -1,5 +1,7 @@
 """Sizes, wrapped titles and legends."""
 
+import struct
+
 import matplotlib
 import pytest
 
@@ -8,20 +10,30 @@ pytest.importorskip("pandas")
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from figures import style
+from figures import style, write
 
 
 def test_a_screen_figure_is_a_printed_one_enlarged():
-    shapes = {}
-    for size in ("print", "screen"):
-        with style.sheet(size):
-            figure, axes = style.new(width=style.SINGLE_IN, height=2.0)
-            shapes[size] = (*figure.get_size_inches(), matplotlib.rcParams["font.size"], axes.shape)
-    assert shapes["print"] == (3.4, 2.0, 8.0, (1, 1))
-    assert shapes["screen"][:3] == pytest.approx([3.4 * 1.45, 2.0 * 1.45, 8.0 * 1.45])
+    with style.sheet():
+        assert matplotlib.rcParams["font.size"] == style.POINTS == 8
+        figure, axes = style.new(width=style.SINGLE_IN, height=2.0)
+        axes[0, 0].plot([0, 1], label="a")
+        svg = {size: write.encode(figure, "svg", size).decode() for size in ("print", "screen")}
+        png = {size: write.encode(figure, "png", size) for size in ("print", "screen")}
+        with pytest.raises(ValueError, match="size = 'wall' must be one of: print, screen"):
+            write.encode(figure, "png", "wall")
     assert matplotlib.rcParams["svg.hashsalt"] is None  # the style is put down again
-    with pytest.raises(ValueError, match="size = 'wall' must be one of: print, screen"), style.sheet("wall"):
-        pass
+    assert 'width="244.8pt" height="144pt" viewBox="0 0 244.8 144"' in svg["print"]
+    assert 'width="354.96pt" height="208.8pt" viewBox="0 0 244.8 144"' in svg["screen"]
+    # All else is the same; a picture has 1.45 times as many points either way.
+    assert svg["print"].split("viewBox")[1] == svg["screen"].split("viewBox")[1]
+    width, height = (dict(zip(png, each, strict=True)) for each in zip(*map(_pixels, png.values()), strict=True))
+    assert (width["print"], height["print"]) == (748, 440)
+    assert (width["screen"], height["screen"]) == (1084, 638)
+
+
+def _pixels(png):
+    return struct.unpack(">II", png[16:24])
 
 
 def test_titles_break_between_words_but_not_within_a_formula_or_an_equation():

@@ -1,5 +1,6 @@
 """Cached folders appear whole, once, and are found again by what they were made from."""
 
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -77,3 +78,39 @@ def test_default_cache_follows_xdg(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_cache() == tmp_path / ".cache" / "gsgd"
+
+
+def test_what_is_damaged_is_named_and_what_is_gone_is_made_anew(tmp_path):
+    """Of files that are read whole; of larger ones the size tells."""
+
+    def ask():
+        return cached_folder(tmp_path, "thing", {"x": 1}, write_two)
+
+    path = ask() / "a"
+    path.write_text("fIrst")
+    with pytest.raises(ValueError, match=r"a cannot be read \(it is not what was written\): remove its folder"):
+        ask()
+    path.unlink()
+    with pytest.raises(ValueError, match=r"a cannot be read \(it is gone\): remove its folder"):
+        ask()
+    shutil.rmtree(path.parent)
+    assert (ask() / "a").read_text() == "first"
+
+
+def test_of_a_large_file_the_size_is_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "READ_WHOLE", 3)
+    path = cached_folder(tmp_path, "thing", {"x": 1}, write_two) / "a"
+    path.write_text("fIrst")
+    assert cached_folder(tmp_path, "thing", {"x": 1}, write_two) == path.parent
+    path.write_text("firs")
+    with pytest.raises(ValueError, match="a cannot be read"):
+        cached_folder(tmp_path, "thing", {"x": 1}, write_two)
+
+
+def test_a_folder_of_an_older_version_has_no_checksums(tmp_path):
+    folder = cached_folder(tmp_path, "thing", {"x": 1}, write_two)
+    (folder / cache.CHECKSUMS).unlink()
+    assert cached_folder(tmp_path, "thing", {"x": 1}, write_two) == folder
+    (folder / "bad.npy").write_bytes(b"\x80\x04")
+    with pytest.raises(ValueError, match=r"bad\.npy cannot be read \(.*\): remove its folder"):
+        cache.read_array(folder / "bad.npy")

@@ -67,6 +67,20 @@ def test_names_and_folders(train, tmp_path):
     assert (tmp_path / "elsewhere" / "mine" / "header.json").exists()
 
 
+def test_a_loss_that_never_was_finite_is_not_laid_to_the_learning_rate(train, tiny_module, monkeypatch):
+    inner = tiny_module.TinyTask.training_batch
+
+    def without_numbers(self, rows, epoch):
+        batch = inner(self, rows, epoch)
+        return {**batch, "x": batch["x"] * float("nan")}
+
+    monkeypatch.setattr(tiny_module.TinyTask, "training_batch", without_numbers)
+    code, _, err = train("tiny.toml")
+    assert code == 1
+    assert "the loss was not finite from the first step on" in err
+    assert "max_lr" not in err
+
+
 def test_divergence_is_1(train):
     code, out, err = train("tiny.toml", "--max_lr", "1e30", "--batch_normalised", "false", "--budget", "40steps")
     assert code == 1

@@ -84,6 +84,12 @@ def test_errors_name_the_file_or_the_key(tmp_path, text, message):
         load(write(tmp_path / "mine.toml", text))
 
 
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    text = 'task = "resnet"\nseed = 3\n'
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8-sig")
+    assert load(str(tmp_path / "mine.toml")) == load(write(tmp_path / "mine.toml", text))
+
+
 def test_a_file_that_is_not_text(tmp_path):
     (tmp_path / "mine.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"mine\.toml cannot be read"):

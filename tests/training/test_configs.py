@@ -6,7 +6,7 @@ from transformers import BertConfig, BertForPreTraining, ResNetConfig, ResNetFor
 
 from training.config import load, presets
 from training.images.task import build_resnet
-from training.text.model import build_bert
+from training.text.task import build_bert
 
 NAMES = sorted(presets())
 BERT_BASE = [name for name in NAMES if name.startswith("bert-base/")]

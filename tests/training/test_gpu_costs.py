@@ -1,4 +1,4 @@
-"""`python -m training.bench.gpu`: its cases and goals, what it writes, and that no failure loses any."""
+"""`gsgd bench gpu`: its cases and goals, what it writes, and that no failure loses any."""
 
 import argparse
 import dataclasses
@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from gsgd.cli import main  # noqa: E402
 from training.bench import gpu as gpu_costs  # noqa: E402
 from training.bench.steps import Cost  # noqa: E402
 
@@ -27,7 +28,7 @@ def lines(path):
 
 
 def toy(path, *arguments):
-    return gpu_costs.main(["--toy", "--device", "cpu", "--rounds", "1", "--out", str(path), *arguments])
+    return main(["bench", "gpu", "--toy", "--device", "cpu", "--rounds", "1", "--out", str(path), *arguments])
 
 
 def case_named(name):
@@ -40,7 +41,6 @@ def test_a_case_is_written_below_where_it_comes_from(tmp_path, capsys):
     assert toy(path, "--only", "resnet50, 32", "--eager") == 0
     first, case = lines(path)
     assert first["header"]["versions"]["torch"]
-    assert first["header"]["command"].startswith("python -m training.bench.gpu --toy --device cpu")
     assert first["header"]["toy"] is True
     assert case["case"] == "resnet50, 32"
     assert [(step["exit_layer"], step["way"]) for step in case["steps"]][:2] == [(1, "two passes"), (1, "shared")]
@@ -96,12 +96,12 @@ def test_bad_usage_exits_with_2(arguments, said, tmp_path, capsys):
 
 
 def test_cases_are_listed_the_most_important_first(capsys):
-    assert gpu_costs.main(["--list"]) == 0
+    assert main(["bench", "gpu", "--list"]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert listed[0] == "bert, dropout .1: 64 rows, exits 1, 6, 12"
     assert listed[2] == "bert, dropout .1, compiled, exit 1: 64 rows, exits 1"
     assert len(set(listed)) == len(listed) == len(gpu_costs.CASES)
-    assert gpu_costs.main(["--list", "--eager"]) == 0
+    assert main(["bench", "gpu", "--list", "--eager"]) == 0
     assert "compiled" not in capsys.readouterr().out
 
 

@@ -20,7 +20,7 @@ from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetB
 from training.config import TASKS, build
 from training.images.resnet import EarlyExitResNet
 from training.images.task import build_resnet
-from training.text.model import build_bert
+from training.text.task import build_bert
 
 CHANNELS, CLASSES = 3, 5
 SMALL = {

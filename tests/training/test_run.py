@@ -350,7 +350,7 @@ def test_an_interrupted_run_goes_on_bitwise(go, tmp_path, at, number):
     assert not (tmp_path / "cut" / "checkpoint.pt").exists()
     # Time goes on from where it stood.
     assert outcome.evaluations[-1].wall_clock_s > stopped.header["wall_clock_s"]
-    seconds = [row.meter_s for row in read_meters(tmp_path / "cut")]
+    seconds = [row["meter_s"] for row in read_meters(tmp_path / "cut")]
     assert seconds == sorted(seconds)
 
 

@@ -141,8 +141,8 @@ def test_two_ranks_interrupted_equal_one_process(tiny_module, tmp_path):
     found = read_evaluations(folder)
     assert found[: len(seen)] == seen
     assert [row.step for row in found] == [5, 10, 15, 20, 25, 30, 35, 40, 45]
-    readings = [row.reading for row in read_meters(folder)]
-    assert [(reading.step, reading.rows) for reading in readings] == [(step, 16) for step in range(0, 45, 7)]
+    readings = read_meters(folder)
+    assert [(row["step"], row["rows"]) for row in readings] == [(step, 16) for step in range(0, 45, 7)]
     assert (found[-1].backprop_samples, found[-1].gross_samples) == (STEPS * 16, STEPS * 32)
 
     model, losses, accuracies, val_loss = reference(tiny_module)

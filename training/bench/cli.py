@@ -24,7 +24,7 @@ examples:
   gsgd bench step --model bert-small --rounds 21 --json step.json
   gsgd bench step --device cuda --precision bf16 --gross 64 --seq 512
   gsgd bench step --model gpt2-tiny --rounds 3                  a few seconds, to see that it runs
-  python -m training.bench.gpu                                  the cases that matter on a GPU, in one go
+  gsgd bench gpu                                                the cases that matter on a GPU, in one go
 
 What is timed is scoring, selecting, forward and backward pass, without the optimizer; the plain step is forward and
 backward pass of as many rows as selection keeps, with the vocabulary head on masked positions, as in all the others.
@@ -44,7 +44,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=MODELS, default="bert-base", help="default: bert-base")
     parser.add_argument("--exits", type=wholes(1), help="exit layers, such as 1,6,12 (default: first, middle, last)")
     parser.add_argument("--gross", type=whole(1), help="rows of the gross batch (default 16; resnet50: 250)")
-    parser.add_argument("--keep", type=float, default=0.5, help="share of them to train on (default 0.5)")
+    share = number("in (0, 1]", lambda value: 0 < value <= 1)
+    parser.add_argument("--keep", type=share, default=0.5, help="share of them to train on (default 0.5)")
     parser.add_argument("--seq", type=whole(1), default=128, help="tokens of a row (default 128)")
     parser.add_argument("--size", type=whole(1), help="height and width of an image (default 32; vit: 224)")
     rate = number("in [0, 1)", lambda value: 0 <= value < 1)
@@ -97,13 +98,13 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def header(device: str, command: str | None = None) -> dict[str, Any]:
+def header(device: str) -> dict[str, Any]:
     """Where figures come from: date, commit, versions, command, and the device by its name."""
     import torch
 
     return {
         **provenance(),
-        "command": command or command_line(),
+        "command": command_line(),
         "threads": torch.get_num_threads(),
         "device": describe_device(device_of(device)),
         "cuda": torch.version.cuda,

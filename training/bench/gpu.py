@@ -1,4 +1,4 @@
-"""`python -m training.bench.gpu`: what selection costs on a GPU, the cases that matter in one go, beside the goals."""
+"""`gsgd bench gpu`: what selection costs on a GPU, the cases that matter in one go, beside the goals."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 import dataclasses
 import gc
 import json
+import math
 import os
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -17,7 +17,8 @@ from typing import Any
 
 from rich.console import Console
 
-from gsgd.arguments import in_words, whole
+from gsgd.arguments import number, whole
+from gsgd.cli import main
 from gsgd.console import print_table
 from training.bench.cli import counts, header, quiet_profiler
 from training.bench.models import MODELS, Shape, describe_rows
@@ -25,10 +26,10 @@ from training.bench.steps import Cost, device_of, measure
 
 EXAMPLES = """\
 examples:
-  python -m training.bench.gpu                                   all cases on the first CUDA device, 8 minutes
-  python -m training.bench.gpu --only bert --out bert.jsonl      those whose name has "bert"
-  python -m training.bench.gpu --toy --device cpu                the same cases, tiny, on a CPU: whether it all runs
-  python -m training.bench.gpu --list                            the cases, in their order
+  gsgd bench gpu                                   all cases on the first CUDA device, 8 minutes
+  gsgd bench gpu --only bert --out bert.jsonl      those whose name has "bert"
+  gsgd bench gpu --toy --device cpu                the same cases, tiny, on a CPU: whether it all runs
+  gsgd bench gpu --list                            the cases, in their order
 
 Cases come in the order of their importance. Each is appended to --out as soon as it is measured, as a line of JSON,
 after a line that says where the figures come from; so nothing is lost when time runs out. No case begins after --limit
@@ -66,82 +67,61 @@ class Case:
     compile: bool = False
 
 
-def _cases() -> list[Case]:
-    dropped_shape = Shape(gross=64, seq=512, dropout=0.1)
-    dropped = Case("bert, dropout .1", "bert-base", dropped_shape, (1, 6, 12), "bert-tiny", (1, 2, 3))
-    undropped_shape = dataclasses.replace(dropped_shape, dropout=0.0)
-    undropped = dataclasses.replace(dropped, name="bert, dropout 0", shape=undropped_shape)
-    large = Case("resnet50, 224", "resnet50", Shape(gross=128, size=224), (1, 2), "resnet-tiny", (1, 2))
-    small = dataclasses.replace(large, name="resnet50, 32", shape=Shape(gross=512, size=32))
-    llama = Case("llama", "llama", Shape(gross=16, seq=1024), (1, 8, 16), "llama-tiny", (1, 2, 3))
-    return [
-        *(dropped, undropped, *_compiled(dropped), large, *_compiled(large)),
-        *(llama, *_compiled(llama), small, *_compiled(small), *_compiled(undropped)),
-    ]
-
-
 def _compiled(case: Case) -> list[Case]:
     """The case compiled, one for each exit, because compiling takes most of their time."""
     return [
-        dataclasses.replace(
-            case,
-            name=f"{case.name}, compiled, exit {exit_layer}",
-            exits=(exit_layer,),
-            toy_exits=(toy_exit,),
-            compile=True,
-        )
-        for exit_layer, toy_exit in zip(case.exits, case.toy_exits, strict=True)
+        dataclasses.replace(case, name=f"{case.name}, compiled, exit {at}", exits=(at,), toy_exits=(toy,), compile=True)
+        for at, toy in zip(case.exits, case.toy_exits, strict=True)
     ]
 
 
-CASES = _cases()
+_DROPPED, _UNDROPPED = (
+    Case(name, "bert-base", Shape(gross=64, seq=512, dropout=rate), (1, 6, 12), "bert-tiny", (1, 2, 3))
+    for name, rate in (("bert, dropout .1", 0.1), ("bert, dropout 0", 0.0))
+)
+_LARGE = Case("resnet50, 224", "resnet50", Shape(gross=128, size=224), (1, 2), "resnet-tiny", (1, 2))
+_SMALL = Case("resnet50, 32", "resnet50", Shape(gross=512, size=32), (1, 2), "resnet-tiny", (1, 2))
+_LLAMA = Case("llama", "llama", Shape(gross=16, seq=1024), (1, 8, 16), "llama-tiny", (1, 2, 3))
+CASES = [
+    *(_DROPPED, _UNDROPPED, *_compiled(_DROPPED), _LARGE, *_compiled(_LARGE)),
+    *(_LLAMA, *_compiled(_LLAMA), _SMALL, *_compiled(_SMALL), *_compiled(_UNDROPPED)),
+]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure the cases. Returns 0, 1 if one failed, 2 for bad usage."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
-        prog="python -m training.bench.gpu",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `gsgd bench gpu`."""
+    parser.description, parser.epilog = __doc__, EXAMPLES
     parser.add_argument("--device", default="cuda", help="cuda (default), cuda:1, mps, or cpu, which only --toy suits")
-    parser.add_argument("--limit", type=float, default=480.0, metavar="SECONDS", help="default: 480")
+    seconds = number("of seconds, 0 or more", lambda value: 0 <= value < math.inf)
+    parser.add_argument("--limit", type=seconds, default=480.0, metavar="SECONDS", help="default: 480")
     parser.add_argument("--rounds", type=whole(1), default=9, help="timed steps of each way (default 9)")
-    parser.add_argument("--only", metavar="TEXT", help="cases with this in their name, such as bert")
+    parser.add_argument("--only", metavar="TEXT", default="", help="cases with this in their name, such as bert")
     parser.add_argument("--eager", action="store_true", help="leave out what is compiled")
     parser.add_argument("--toy", action="store_true", help="tiny models and batches: to see that it runs")
     parser.add_argument("--out", type=Path, default=Path("gpu_costs.jsonl"), help="default: gpu_costs.jsonl")
     parser.add_argument("--list", action="store_true", help="list the cases")
-    options = parser.parse_args(arguments)
-    cases = [
-        case
-        for case in CASES
-        if (options.only is None or options.only in case.name) and not (options.eager and case.compile)
-    ]
+
+
+def run(options: argparse.Namespace) -> int:
+    """`gsgd bench gpu`: returns 0, or 1 if a case failed."""
+    cases = [case for case in CASES if options.only in case.name and not (options.eager and case.compile)]
     if options.list:
         for case in cases:
             print(f"{case.name}: {case.shape.gross} rows, exits {', '.join(map(str, case.exits))}")
         return 0
+    if not cases:
+        raise ValueError(f"--only {options.only!r}: no case has this in its name; --list shows them")
     quiet_profiler()
-    try:
-        if not cases:
-            raise ValueError(f"--only {options.only!r}: no case has this in its name; --list shows them")
-        device_of(options.device)
-    except (ValueError, ModuleNotFoundError) as error:
-        print(f"training.bench.gpu: {in_words(error)}", file=sys.stderr)
-        return 2
-    return _measure_all(cases, options, shlex.join(["python", "-m", "training.bench.gpu", *arguments]))
+    device_of(options.device)
+    return _measure_all(cases, options)
 
 
-def _measure_all(cases: Sequence[Case], options: argparse.Namespace, command: str) -> int:
+def _measure_all(cases: Sequence[Case], options: argparse.Namespace) -> int:
     until = time.monotonic() + options.limit
-    about = {**header(options.device, command), "precision": "bf16", "toy": options.toy}
+    about = {**header(options.device), "precision": "bf16", "toy": options.toy}
     append_line(options.out, {"header": about})
     versions = ", ".join(f"{name} {about['versions'].get(name, '?')}" for name in ("gsgd", "torch", "transformers"))
-    print(f"{about['device']}; {versions}; commit {about['commit']}\n{command}", flush=True)
+    print(f"{about['device']}; {versions}; commit {about['commit']}\n{about['command']}", flush=True)
     results, left = [], []
     for case in cases:
         if time.monotonic() > until:
@@ -163,14 +143,14 @@ def _measure_all(cases: Sequence[Case], options: argparse.Namespace, command: st
 def _measure_one(case: Case, options: argparse.Namespace, until: float) -> dict[str, Any]:
     """The figures of a case, or under "error" why there are none: the other cases shall not suffer."""
     begin = time.monotonic()
-    about = {"case": case.name, "compiled": case.compile}
+    about: dict[str, Any] = {"case": case.name, "compiled": case.compile}
     try:
-        figures = _figures(case, options, until)
+        about |= _figures(case, options, until)
     except Exception as error:
         return {**about, "error": f"{type(error).__name__}: {str(error)[:500]}"}
     finally:
         _free(case.compile)
-    return {**about, **figures, "case_s": round(time.monotonic() - begin, 1)}
+    return {**about, "case_s": round(time.monotonic() - begin, 1)}
 
 
 def _in_short(result: dict[str, Any]) -> str:
@@ -242,13 +222,10 @@ def show(console: Console, results: Sequence[dict[str, Any]]) -> None:
 def append_line(path: Path, content: dict[str, Any]) -> None:
     """Append a line of JSON by one write that is on the disk when this returns, so a crash leaves whole lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(file, (json.dumps(content) + "\n").encode())
+    with open(path, "ab", buffering=0) as file:
+        file.write((json.dumps(content) + "\n").encode())
         os.fsync(file)
-    finally:
-        os.close(file)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["bench", "gpu", *sys.argv[1:]]))

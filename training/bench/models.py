@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 
@@ -36,152 +37,99 @@ def describe_rows(batch: dict[str, Any]) -> str:
     return f"{batch['input_ids'].shape[1]} tokens"
 
 
-def _bert(layers: int, hidden: int, vocabulary: int = 30522) -> Callable[[Shape], Built]:
-    def build(shape: Shape) -> Built:
-        import torch
-        from transformers import BertConfig, BertForPreTraining
+def _transformer(kind: str, layers: int, hidden: int, sizes: dict[str, Any], shape: Shape) -> Built:
+    """A model of transformers; `sizes` are further entries of its configuration."""
+    import torch
+    import transformers
 
+    head, rates = HEADS_AND_RATES[kind]
+    sizes = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": max(2, hidden // 64), **sizes}
+    if kind == "vit":
+        sizes["image_size"] = side = shape.size or sizes["image_size"]
+        if side % sizes["patch_size"]:
+            raise ValueError(f"--size {side} must be a multiple of {sizes['patch_size']}, the side of a patch")
+    else:
+        sizes["max_position_embeddings"] = max(sizes["max_position_embeddings"], shape.seq)
+    if shape.dropout is not None:
+        sizes |= dict.fromkeys(rates, shape.dropout)
+    config: Any = transformers.AutoConfig.for_model(kind, **sizes)
+    torch.manual_seed(0)
+    model = getattr(transformers, head).from_config(config)
+    rows = shape.gross or 16
+    batch = _images(config.num_labels, rows, side) if kind == "vit" else _text(config.vocab_size, rows, shape.seq)
+    if kind == "bert":
         from gsgd.sift.scoring_pass.row_losses import IGNORED
 
-        sizes: dict[str, Any] = {
-            "vocab_size": vocabulary,
-            "num_hidden_layers": layers,
-            "hidden_size": hidden,
-            "num_attention_heads": max(2, hidden // 64),
-            **_rates(shape, "hidden_dropout_prob", "attention_probs_dropout_prob"),
-        }
-        config = BertConfig(**sizes, intermediate_size=4 * hidden, max_position_embeddings=max(512, shape.seq))
-        torch.manual_seed(0)
-        model = BertForPreTraining(config)
-        rows = shape.gross or 16
-        ids = torch.randint(config.vocab_size, (rows, shape.seq))
         # The same number of masked positions in each row, as the paper's rate gives on average.
         masked = torch.rand(rows, shape.seq).argsort(dim=1) < max(1, round(0.15 * shape.seq))
-        labels = torch.where(masked, ids, IGNORED)
-        batch = {"input_ids": ids, "labels": labels, "next_sentence_label": torch.randint(2, (rows,))}
-        return model, batch, _first_middle_last(layers)
-
-    return build
+        batch["labels"] = torch.where(masked, batch["labels"], IGNORED)
+        batch["next_sentence_label"] = torch.randint(2, (rows,))
+    return model, batch, sorted({1, max(1, layers // 2), layers})
 
 
-def _gpt2(layers: int, hidden: int, vocabulary: int = 50257) -> Callable[[Shape], Built]:
-    def build(shape: Shape) -> Built:
-        import torch
-        from transformers import GPT2Config, GPT2LMHeadModel
+def _resnet(sizes: dict[str, Any], gross: int, shape: Shape) -> Built:
+    import torch
+    from transformers import ResNetConfig
 
-        sizes: dict[str, Any] = {
-            "vocab_size": vocabulary,
-            "n_layer": layers,
-            "n_embd": hidden,
-            "n_head": max(2, hidden // 64),
-            **({} if vocabulary == 50257 else {"bos_token_id": 0, "eos_token_id": 0}),
-            **_rates(shape, "resid_pdrop", "embd_pdrop", "attn_pdrop"),
-        }
-        torch.manual_seed(0)
-        model = GPT2LMHeadModel(GPT2Config(**sizes, n_positions=max(1024, shape.seq), use_cache=False))
-        return model, _text(vocabulary, shape), _first_middle_last(layers)
+    from training.images.resnet import EarlyExitResNet
 
-    return build
+    if shape.dropout is not None:
+        raise ValueError(f"--dropout {shape.dropout:g}: a ResNet has none")
+    torch.manual_seed(0)
+    batch = _images(100, shape.gross or gross, shape.size or 32)
+    # As the presets train it: convolutions and BatchNorm are faster so on a CPU, too.
+    last = torch.channels_last
+    batch["pixel_values"] = batch["pixel_values"].to(memory_format=last)
+    config: Any = ResNetConfig
+    model: Any = EarlyExitResNet(config(num_labels=100, **sizes))
+    return model.to(memory_format=last), batch, [1, 2]
 
 
-def _llama(layers: int, hidden: int, intermediate: int, heads: int, vocabulary: int) -> Callable[[Shape], Built]:
-    def build(shape: Shape) -> Built:
-        import torch
-        from transformers import LlamaConfig, LlamaForCausalLM
-
-        sizes: dict[str, Any] = {
-            "vocab_size": vocabulary,
-            "num_hidden_layers": layers,
-            "hidden_size": hidden,
-            "intermediate_size": intermediate,
-            "num_attention_heads": heads,
-            **_rates(shape, "attention_dropout"),
-        }
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(LlamaConfig(**sizes, max_position_embeddings=max(2048, shape.seq), use_cache=False))
-        return model, _text(vocabulary, shape), _first_middle_last(layers)
-
-    return build
-
-
-def _vit(layers: int, hidden: int, size: int, patch: int) -> Callable[[Shape], Built]:
-    def build(shape: Shape) -> Built:
-        import torch
-        from transformers import ViTConfig, ViTForImageClassification
-
-        rows, side, classes = shape.gross or 16, shape.size or size, 1000
-        if side % patch:
-            raise ValueError(f"--size {side} must be a multiple of {patch}, the side of a patch")
-        sizes: dict[str, Any] = {
-            "num_labels": classes,
-            "num_hidden_layers": layers,
-            "hidden_size": hidden,
-            "intermediate_size": 4 * hidden,
-            "num_attention_heads": max(2, hidden // 64),
-            **_rates(shape, "hidden_dropout_prob", "attention_probs_dropout_prob"),
-        }
-        torch.manual_seed(0)
-        model = ViTForImageClassification(ViTConfig(**sizes, image_size=side, patch_size=patch))
-        batch = {"pixel_values": torch.randn(rows, 3, side, side), "labels": torch.randint(classes, (rows,))}
-        return model, batch, _first_middle_last(layers)
-
-    return build
-
-
-def _resnet(sizes: dict[str, Any], gross: int) -> Callable[[Shape], Built]:
-    def build(shape: Shape) -> Built:
-        import torch
-        from transformers import ResNetConfig
-
-        from training.images.resnet import EarlyExitResNet
-
-        if shape.dropout is not None:
-            raise ValueError(f"--dropout {shape.dropout:g}: a ResNet has none")
-        torch.manual_seed(0)
-        rows, side = shape.gross or gross, shape.size or 32
-        batch = {"pixel_values": torch.randn(rows, 3, side, side), "labels": torch.randint(100, (rows,))}
-        config: Any = ResNetConfig
-        # As the presets train it: convolutions and BatchNorm are faster so on a CPU, too.
-        last = torch.channels_last
-        model: Any = EarlyExitResNet(config(num_labels=100, **sizes))
-        batch["pixel_values"] = batch["pixel_values"].to(memory_format=last)
-        return model.to(memory_format=last), batch, [1, 2]
-
-    return build
-
-
-def _rates(shape: Shape, *names: str) -> dict[str, float]:
-    return {} if shape.dropout is None else dict.fromkeys(names, shape.dropout)
-
-
-def _text(vocabulary: int, shape: Shape) -> dict[str, Any]:
+def _text(vocabulary: int, rows: int, tokens: int) -> dict[str, Any]:
     import torch
 
-    ids = torch.randint(vocabulary, (shape.gross or 16, shape.seq))
+    ids = torch.randint(vocabulary, (rows, tokens))
     return {"input_ids": ids, "labels": ids.clone()}
 
 
-def _first_middle_last(layers: int) -> list[int]:
-    return sorted({1, max(1, layers // 2), layers})
+def _images(classes: int, rows: int, side: int) -> dict[str, Any]:
+    import torch
+
+    return {"pixel_values": torch.randn(rows, 3, side, side), "labels": torch.randint(classes, (rows,))}
 
 
-_TINY_RESNET = {
-    "embedding_size": 8,
-    "hidden_sizes": [8, 16, 16, 16],
-    "depths": [1, 1, 1, 1],
-    "layer_type": "basic",
+HEADS_AND_RATES = {
+    "bert": ("AutoModelForPreTraining", ("hidden_dropout_prob", "attention_probs_dropout_prob")),
+    "gpt2": ("AutoModelForCausalLM", ("resid_pdrop", "embd_pdrop", "attn_pdrop")),
+    "llama": ("AutoModelForCausalLM", ("attention_dropout",)),
+    "vit": ("AutoModelForImageClassification", ("hidden_dropout_prob", "attention_probs_dropout_prob")),
 }
+"""Kind of a model -> (its class in transformers, the entries of its configuration that are rates of dropout)."""
+_BERT: dict[str, Any] = {"vocab_size": 30522, "max_position_embeddings": 512}
+_GPT2: dict[str, Any] = {"vocab_size": 50257, "max_position_embeddings": 1024, "use_cache": False}
+_LLAMA: dict[str, Any] = {"max_position_embeddings": 2048, "use_cache": False}
+_VIT: dict[str, Any] = {"num_labels": 1000}
 MODELS: dict[str, Callable[[Shape], Built]] = {
-    "bert-base": _bert(12, 768),
-    "bert-small": _bert(4, 512),
-    "bert-tiny": _bert(3, 64, vocabulary=500),
-    "gpt2": _gpt2(12, 768),
-    "gpt2-tiny": _gpt2(3, 64, vocabulary=500),
-    "llama": _llama(16, 1024, 2816, 16, 32000),
-    "llama-tiny": _llama(3, 64, 128, 2, 500),
-    "vit": _vit(12, 768, size=224, patch=16),
-    "vit-tiny": _vit(3, 64, size=32, patch=8),
-    "resnet50": _resnet({}, gross=250),
-    "resnet-tiny": _resnet(_TINY_RESNET, gross=8),
+    "bert-base": partial(_transformer, "bert", 12, 768, {**_BERT, "intermediate_size": 3072}),
+    "bert-small": partial(_transformer, "bert", 4, 512, {**_BERT, "intermediate_size": 2048}),
+    "bert-tiny": partial(_transformer, "bert", 3, 64, {**_BERT, "intermediate_size": 256, "vocab_size": 500}),
+    "gpt2": partial(_transformer, "gpt2", 12, 768, _GPT2),
+    "gpt2-tiny": partial(
+        _transformer, "gpt2", 3, 64, {**_GPT2, "vocab_size": 500, "bos_token_id": 0, "eos_token_id": 0}
+    ),
+    "llama": partial(_transformer, "llama", 16, 1024, {**_LLAMA, "intermediate_size": 2816, "vocab_size": 32000}),
+    "llama-tiny": partial(_transformer, "llama", 3, 64, {**_LLAMA, "intermediate_size": 128, "vocab_size": 500}),
+    "vit": partial(
+        _transformer, "vit", 12, 768, {**_VIT, "intermediate_size": 3072, "image_size": 224, "patch_size": 16}
+    ),
+    "vit-tiny": partial(
+        _transformer, "vit", 3, 64, {**_VIT, "intermediate_size": 256, "image_size": 32, "patch_size": 8}
+    ),
+    "resnet50": partial(_resnet, {}, 250),
+    "resnet-tiny": partial(
+        _resnet,
+        {"embedding_size": 8, "hidden_sizes": [8, 16, 16, 16], "depths": [1, 1, 1, 1], "layer_type": "basic"},
+        8,
+    ),
 }
 """Name -> what builds the model, a gross batch and its exits; the tiny ones are for a quick look at whether it runs."""

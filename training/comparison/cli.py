@@ -67,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
     """`gsgd compare`: returns 0 when finished, 130 if interrupted."""
     from training import config as configs
     from training.comparison.compare import compare, parse_contender, parse_sweep
+    from training.precision import affordable
     from training.run import running
 
     values = options.key_values
@@ -74,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"--method {values['method']}: methods are compared, so name them in --methods")
     if options.budget:
         values["budget"] = options.budget
-    config = configs.load(options.config, values)
+    config = affordable(configs.load(options.config, values))
     contenders = [parse_contender(text.strip()) for text in options.methods.split(",") if text.strip()]
     if not contenders:
         raise ValueError("--methods names no method")

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from gsgd.arguments import add_keys, wholes
+from gsgd.arguments import add_keys, number, wholes
 from gsgd.console import bar
 from gsgd.results import write_json
 from training.diagnose.tables import LEGEND, show_point
@@ -49,7 +49,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--after", type=wholes(0), metavar="STEPS", help=after)
     parser.add_argument("--batches", type=int, metavar="N", help="gross batches to measure on (default 32)")
     parser.add_argument("--exits", type=wholes(1), metavar="J,J", help="exit layers (default: all)")
-    parser.add_argument("--level", type=float, help="share of the exact choice that an exit should keep (default 0.75)")
+    share = number("in [0, 1]", lambda value: 0 <= value <= 1)
+    parser.add_argument("--level", type=share, help="share of the exact choice that an exit should keep (default 0.75)")
     parser.add_argument("--model", type=Path, metavar="DIR", help="diagnose the trained model in this folder")
     parser.add_argument("--name", help="folder under the results (default: diagnose-CONFIG)")
     parser.add_argument("--results", type=Path, metavar="DIR", help="default: results")
@@ -91,9 +92,10 @@ def _of_config(options: argparse.Namespace, values: dict[str, str]) -> int:
     from training import config as configs
     from training.diagnose.diagnosis_file import DIAGNOSIS, point_entry
     from training.diagnose.measure import diagnose_config
+    from training.precision import affordable
     from training.run import running
 
-    config = configs.load(options.target, values)
+    config = affordable(configs.load(options.target, values))
     names = ("after", "batches", "exits", "model", "level")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     with running(config) as (accelerator, _), _progress(Console(stderr=True)) as progress:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +12,6 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
-from gsgd.sift import Sift
 from gsgd.sift.diagnosis import Diagnosis
 from gsgd.sift.exits import check_exit_layer, count_exits
 from gsgd.sift.wrappers import innermost, unwrap
@@ -111,16 +109,22 @@ def diagnose_config(
             f"batches = {batches} of {gross} rows are more than the {task.train_size} of the training set: at most "
             f"{task.train_size // gross} are disjoint"
         )
-    plain = dataclasses.replace(config, training=dataclasses.replace(config.training, method="baseline"))
-    total = _total_steps(plain, task, accelerator, progress)
-    stops = sorted(set(_default_stops(total, model) if after is None else after))
+    plain = config.with_values({"method": "baseline"})
+    costs = None
+    if parse_budget(config.training.budget).is_time:
+        told = functools.partial(progress, "measuring the cost of a step")
+        costs = measure_costs([plain], [task], accelerator, progress=told)[0]
+    total = plain.training.steps_within_budget(task.train_size, 1, costs)
+    if after is None:
+        after = (0,) if model is not None else [min(step, total) for step in AFTER]
+    stops = sorted(set(after))
     if stops[-1] > total:
         raise ValueError(
             f"after = {stops[-1]} steps: by its budget = {config.training.budget} the run has {total}, so raise the "
             "budget or stop earlier"
         )
     training = Training(plain, task, accelerator, total)
-    check = [check_exit_layer(layer, count_exits(unwrap(training.model))) for layer in exits or ()]
+    checked = [check_exit_layer(layer, count_exits(unwrap(training.model))) for layer in exits or ()]
     if model is not None:
         load_weights(training.model, model)
     sift = build_sift(training.model, selecting.training, total)
@@ -138,7 +142,14 @@ def diagnose_config(
             training.train_step()
             progress(f"training to step {step}", training.step, step)
         trained = training.mean_loss() if step else None
-        points.append(_diagnose(training, sift, trained, batches, gross, check or None, level, progress))
+        order = Order(task.train_size, config.training.seed + 1)
+        taken = [training.placed(task.training_batch(*order.take(gross))) for _ in range(batches)]
+        told = functools.partial(progress, f"measuring after {step} steps")
+        told(0, batches // 2)
+        begin = time.perf_counter()
+        with accelerator.autocast():
+            found = sift.diagnose(taken, exits=checked or None, level=level, seed=config.training.seed, progress=told)
+        points.append(Point(step, trained, found, time.perf_counter() - begin))
     accelerator.free_memory()
     return Diagnosed(header, points)
 
@@ -159,52 +170,8 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         raise ValueError(f"{folder} holds no model of this configuration: {str(error).splitlines()[0]}") from error
 
 
-def _diagnose(
-    training: Training,
-    sift: Sift,
-    trained: float | None,
-    batches: int,
-    gross: int,
-    exits: Sequence[int] | None,
-    level: float,
-    progress: Callable[[str, int, int], object],
-) -> Point:
-    order = Order(training.task.train_size, training.settings.seed + 1)
-    taken = [training.placed(training.task.training_batch(*order.take(gross))) for _ in range(batches)]
-    what = f"measuring after {training.step} steps"
-    progress(what, 0, batches // 2)
-    begin = time.perf_counter()
-    with training.accelerator.autocast():
-        found = sift.diagnose(
-            taken,
-            exits=exits,
-            level=level,
-            seed=training.settings.seed,
-            progress=functools.partial(progress, what),
-        )
-    return Point(training.step, trained, found, time.perf_counter() - begin)
-
-
 def _selecting(config: Config) -> Config:
     """The configuration with selection at every step, by the score of its method or by the loss."""
-    settings = config.training
-    score = parse_method(settings.method).score if settings.scores_rows else DEFAULT_SCORE
-    always = dataclasses.replace(
-        settings, method=f"{score}@1", start_step=0, start_share=0.0, end_step=0, end_share=1.0, scope="rank"
-    )
-    return dataclasses.replace(config, training=always)
-
-
-def _total_steps(
-    plain: Config, task: Task, accelerator: Accelerator, progress: Callable[[str, int, int], object]
-) -> int:
-    """Of the run without selection, which its budget pays for."""
-    costs = None
-    if parse_budget(plain.training.budget).is_time:
-        told = functools.partial(progress, "measuring the cost of a step")
-        costs = measure_costs([plain], [task], accelerator, progress=told)[0]
-    return plain.training.steps_within_budget(task.train_size, 1, costs)
-
-
-def _default_stops(total: int, model: Path | None) -> tuple[int, ...]:
-    return (0,) if model is not None else tuple(min(step, total) for step in AFTER)
+    score = parse_method(config.training.method).score if config.training.scores_rows else DEFAULT_SCORE
+    always = {"start_step": 0, "start_share": 0.0, "end_step": 0, "end_share": 1.0, "scope": "rank"}
+    return config.with_values({"method": f"{score}@1", **always})

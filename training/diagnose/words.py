@@ -19,7 +19,7 @@ def paragraphs(point: Mapping[str, Any], score: str) -> list[str]:
     """The recommendation and its reasons, for one point of a diagnosis.
 
     Args:
-        point: as of `record.point_entry`.
+        point: as of `diagnosis_file.point_entry`.
         score: of the engine, such as "loss".
     """
     best = _best(point)
@@ -29,9 +29,7 @@ def paragraphs(point: Mapping[str, Any], score: str) -> list[str]:
             f"The first exit that keeps at least {point['level']:.0%} of the exact choice is {point['cheapest']}, "
             f"with {_of(point, point['cheapest'])['means']['overlap']:.0%}."
         )
-    found.append(promised(best))
-    found.append(where_promised(point))
-    return [each for each in found if each]
+    return [*found, promised(best)]
 
 
 def recommendation(point: Mapping[str, Any], score: str) -> str:
@@ -77,21 +75,6 @@ def promised(each: Mapping[str, Any]) -> str:
     )
 
 
-def where_promised(point: Mapping[str, Any]) -> str:
-    """At which exits Corollary 5.16 promises anything; nothing to say of a single exit."""
-    known = [each for each in point["exits"] if each["promise"] is not None]
-    if len(known) < 2:
-        return ""
-    exits = {words: [each["exit_layer"] for each in known if each["promise"][name]] for name, words in PROMISES}
-    exact = [each["exit_layer"] for each in known if each["means"]["sigma"] == 0]
-    without = f" (exit {exact[0]} has exact losses, and no noise)" if exact else ""
-    first, *others = exits.values()
-    if all(layers == first for layers in others):
-        return f"It promises so {_at(first, len(known))}, in all three readings{without}."
-    parts = ", ".join(f"{words} {_at(layers, len(known))}" for words, layers in exits.items())
-    return f"It promises so {parts}{without}."
-
-
 def _best(point: Mapping[str, Any]) -> Mapping[str, Any]:
     """The recommended exit, or the one of the largest worth."""
     if point["recommended"] is not None:
@@ -101,11 +84,3 @@ def _best(point: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _of(point: Mapping[str, Any], layer: int) -> Mapping[str, Any]:
     return next(each for each in point["exits"] if each["exit_layer"] == layer)
-
-
-def _at(layers: list[int], every: int) -> str:
-    if not layers:
-        return "at no exit"
-    if len(layers) == every:
-        return "at every exit"
-    return f"at exit {layers[0]} alone" if len(layers) == 1 else f"at exits {', '.join(map(str, layers))}"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,14 +19,15 @@ from rich.console import Console
 
 from gsgd.console import Bar, bar
 from gsgd.results import write_json
-from training.cache import cached_folder, default_cache
-from training.images.sources import ImageSource
+from training.cache import cached_folder, default_cache, read_array
+from training.images.labelled import LabelledImages
+from training.records import read_json
 
 VERSION = 1
 """Of the cache's layout and of how images are decoded: changing either makes old folders be passed over."""
 CHUNK = 512
 GREY_MODES = ("1", "L", "LA")
-# Others have more than 8 bits a channel, which Pillow clips rather than scales.
+# Others have more than 8 bits a channel, which Pillow clips rather than scales, or it cannot turn them into RGB (LAB).
 COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
 
 
@@ -56,7 +57,7 @@ class ImageArrays:
 
 
 def cached_arrays(
-    source: ImageSource, size: int, cache_dir: str | Path = ""
+    source: LabelledImages, size: int, cache_dir: str | Path = ""
 ) -> tuple[dict[str, ImageArrays], tuple[str, ...]]:
     """(split -> its arrays, names of the classes) of a source, decoded and resized unless the cache has them.
 
@@ -76,12 +77,12 @@ def cached_arrays(
     made_from = {"version": VERSION, "size": size, **source.identity()}
     root = Path(cache_dir).expanduser() if cache_dir else default_cache()
     folder = cached_folder(root / "images", "images", made_from, lambda folder: _build(source, size, folder))
-    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    about = read_json(folder / "about.json")
     arrays = {
         split: ImageArrays(
-            np.load(folder / f"{split}-images.npy", mmap_mode="r"),
-            np.load(folder / f"{split}-labels.npy"),
-            np.load(folder / f"{split}-moments.npy", mmap_mode="r"),
+            read_array(folder / f"{split}-images.npy"),
+            read_array(folder / f"{split}-labels.npy", mapped=False),
+            read_array(folder / f"{split}-moments.npy"),
             content,
         )
         for split, content in about["content"].items()
@@ -95,19 +96,24 @@ def decode(encoded: bytes, where: str, size: int, channels: int) -> np.ndarray:
     Raises:
         ValueError: if it cannot be read, naming `where` it stands.
     """
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            if image.mode not in GREY_MODES + COLOUR_MODES:
-                raise ValueError(f"its mode {image.mode} has not 8 bits a channel")
-            upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+    with _opened(encoded, where) as image:
+        upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
         square = ImageOps.fit(upright, (size, size), method=Image.Resampling.BICUBIC)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        # Pillow's decoders raise all of these on broken files.
-        raise ValueError(f"{where}: the image cannot be read: {error}") from error
     return np.asarray(square).reshape(size, size, channels)
 
 
-def _build(source: ImageSource, size: int, folder: Path) -> None:
+@contextlib.contextmanager
+def _opened(encoded: bytes, where: str) -> Iterator[Image.Image]:
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            if image.mode not in GREY_MODES + COLOUR_MODES:
+                raise ValueError(f"its mode {image.mode} is none of {', '.join(GREY_MODES + COLOUR_MODES)}")
+            yield image
+    except Exception as error:  # Pillow's decoders raise kinds of many sorts on broken files
+        raise ValueError(f"{where}: the image cannot be read: {error}") from error
+
+
+def _build(source: LabelledImages, size: int, folder: Path) -> None:
     labels = {split: source.labels(split) for split in source.splits()}
     if empty := [split for split, of_split in labels.items() if not len(of_split)]:
         raise ValueError(f"the split {empty[0]} has no images")
@@ -164,14 +170,11 @@ def _write_split(
     return digest.hexdigest()
 
 
-def _all_grey(source: ImageSource) -> bool:
+def _all_grey(source: LabelledImages) -> bool:
     """Whether all images of all splits are; ends at the first that is not, and reads headers only."""
     for split in source.splits():
         for where, encoded in source.images(split):
-            try:
-                with Image.open(io.BytesIO(encoded)) as image:
-                    if image.mode not in GREY_MODES:
-                        return False
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                raise ValueError(f"{where}: the image cannot be read: {error}") from error
+            with _opened(encoded, where) as image:
+                if image.mode not in GREY_MODES:
+                    return False
     return True

@@ -6,12 +6,11 @@ import glob
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-
-from training.images.hub import HubImages
-from training.images.parquet import ParquetImages, stamp
+from training.files import checked, files_below, stamp
+from training.images.labelled import LabelledImages, Labels
+from training.images.tables import TableImages, hub_tables, parquet_tables
 
 EMBEDDED = Path(__file__).parent / "embedded"
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -29,31 +28,7 @@ ALL = "all"
 """The split of data whose names tell none."""
 
 
-class ImageSource(Protocol):
-    """Encoded images with classes, in splits. Making one reads no image."""
-
-    def identity(self) -> dict[str, Any]:
-        """What tells whether the data are still the same ones, as JSON: paths, sizes, times of change, or the name."""
-        ...
-
-    def splits(self) -> tuple[str, ...]:
-        """Some of "train", "validation" and "test", or "all" alone, if nothing tells which."""
-        ...
-
-    def class_names(self) -> tuple[str, ...]:
-        """Name of each class."""
-        ...
-
-    def labels(self, split: str) -> np.ndarray:
-        """Classes (N,) int64 of the split's images, each in 0..len(class_names()) - 1."""
-        ...
-
-    def images(self, split: str) -> Iterator[tuple[str, bytes]]:
-        """(where it stands, for messages; the encoded image) of each, in the order of `labels`."""
-        ...
-
-
-def find_source(data: str, *, label_column: str = "", image_column: str = "") -> ImageSource:
+def find_source(data: str, *, label_column: str = "", image_column: str = "") -> LabelledImages:
     """The images that `data` names.
 
     Args:
@@ -73,109 +48,95 @@ def find_source(data: str, *, label_column: str = "", image_column: str = "") ->
         data = str(EMBEDDED)
     path = Path(data).expanduser()
     columns = {"label_column": label_column, "image_column": image_column}
-    if path.is_file():
-        if path.suffix != ".parquet":
+    if path.exists() and not path.is_dir():
+        if not checked(path).name.lower().endswith(".parquet"):
             raise ValueError(f"data = {data!r} is no parquet file: give one, a folder or a name on the hub")
-        return ParquetImages(_files_of_splits([path], path.parent), **columns)
+        return _of_files([path], path.parent, columns)
     if path.is_dir():
-        tables = sorted(path.rglob("*.parquet"))
-        if tables:
-            return ParquetImages(_files_of_splits(tables, path), **columns)
-        if label_column or image_column:
-            given = "label_column" if label_column else "image_column"
+        if tables := files_below(path, (".parquet",)):
+            return _of_files(tables, path, columns)
+        if given := next((key for key, value in columns.items() if value), None):
             raise ValueError(
                 f"{given} = {columns[given]!r} is of tables, but {data!r} is a folder without parquet files"
             )
         return FolderImages(path)
     if any(sign in data for sign in "*?["):
-        tables = sorted(Path(found) for found in glob.glob(str(path)) if found.endswith(".parquet"))
+        tables = sorted(Path(found) for found in glob.glob(str(path)) if found.lower().endswith(".parquet"))
         if not tables:
             raise ValueError(f"data = {data!r} matches no parquet file")
-        return ParquetImages(_files_of_splits(tables, path.parent), **columns)
-    if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?", data) and path.suffix != ".parquet":
+        return _of_files(tables, path.parent, columns)
+    if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?", data) and path.suffix.lower() != ".parquet":
         name, _, config = data.partition(":")
-        return HubImages(name, config, **columns)
+        # Nothing is asked of the network for the identity, so a cache serves offline.
+        return TableImages({"hub": name, "config": config}, lambda: hub_tables(name, config), **columns)
     raise ValueError(f"data = {data!r}: there is no such file or folder, and it cannot be a name on the hub")
 
 
-class FolderImages:
+class FolderImages(LabelledImages):
     """Images in folders split/class/image, or class/image, whose split nothing tells.
 
     Args:
         root: the folder. Hidden files and files that are no images by their suffix are passed over.
 
     Raises:
-        ValueError: if some folders name splits and others do not, or there are no images.
+        ValueError: if some folders name splits and others do not, there are no images, or some lie elsewhere.
     """
 
     def __init__(self, root: Path):
         self.root = root
-        folders = _folders(root)
-        named = {folder: WORDS.get(folder.name.lower()) for folder in folders}
-        strangers = [folder.name for folder, split in named.items() if split is None]
-        if strangers and len(strangers) < len(folders):
-            others = sorted(set(WORDS.values()) & {split for split in named.values() if split})
-            raise ValueError(f"{root} holds {', '.join(others)} beside {strangers[0]!r}, which names no split: move it")
-        roots: dict[str, list[Path]] = {}
-        for folder, split in named.items():
-            roots.setdefault(split or ALL, []).extend(_folders(folder) if split else [folder])
-        self._files: dict[str, list[tuple[str, Path]]] = {
-            split: [
-                (folder.name, path)
-                for folder in kinds
-                for path in sorted(folder.iterdir())
-                if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-            ]
-            for split, kinds in sorted(roots.items())
-        }
-        empty = [split for split, found in self._files.items() if not found] or ([] if self._files else [ALL])
-        if empty:
+        self._files: dict[str, list[Path]] = {}
+        astray = []
+        for path in files_below(root, SUFFIXES):
+            folders = path.relative_to(root).parts[:-1]
+            split = WORDS.get(folders[0].lower()) if folders else None
+            if len(folders) == (2 if split else 1):
+                self._files.setdefault(split or ALL, []).append(path)
+            else:
+                astray.append(path)
+        if astray:
             raise ValueError(
-                f"{root} holds no images{'' if empty == [ALL] else f' in {empty[0]}'}: there must be folders "
+                f"{root}: {len(astray)} images, such as {astray[0]}, are not in folders class/image or "
+                "split/class/image: move them"
+            )
+        named = {WORDS[path.name.lower()] for path in root.iterdir() if path.is_dir() and path.name.lower() in WORDS}
+        empty = sorted(named - set(self._files))
+        if empty or not self._files:
+            raise ValueError(
+                f"{root} holds no images{f' in {empty[0]}' if empty else ''}: there must be folders "
                 f"class/image or split/class/image with files {', '.join(SUFFIXES)}, or parquet files"
             )
-        first = "train" if "train" in self._files else next(iter(self._files))
-        self._names = tuple(sorted({name for name, _ in self._files[first]}))
-        for split, found in self._files.items():
-            unknown = sorted({name for name, _ in found} - set(self._names))
-            if unknown:
-                raise ValueError(f"{root}: {split} has the class {unknown[0]!r}, which {first} has not")
+        if ALL in self._files and len(self._files) > 1:
+            others, stranger = sorted(set(self._files) - {ALL}), self._files[ALL][0].parent.name
+            raise ValueError(f"{root} holds {', '.join(others)} beside {stranger!r}, which names no split: move it")
 
     def identity(self) -> dict[str, Any]:
-        """See `ImageSource`."""
+        files = {
+            split: [[str(path.relative_to(self.root)), *stamp(path)] for path in found]
+            for split, found in self._files.items()
+        }
+        return {"folder": str(self.root.resolve()), "files": files}
+
+    def read_labels(self) -> dict[str, list[Labels]]:
+        first = self._files.get("train") or next(iter(self._files.values()))
+        names = sorted({path.parent.name for path in first})
         return {
-            "folder": str(self.root.resolve()),
-            "files": {
-                split: [[str(path.relative_to(self.root)), *stamp(path)] for _, path in found]
-                for split, found in self._files.items()
-            },
+            split: [Labels(f"{self.root}, {split}", [path.parent.name for path in found], names)]
+            for split, found in sorted(self._files.items())
         }
 
-    def splits(self) -> tuple[str, ...]:
-        """See `ImageSource`."""
-        return tuple(self._files)
-
-    def class_names(self) -> tuple[str, ...]:
-        """See `ImageSource`: the folders' names, sorted."""
-        return self._names
-
-    def labels(self, split: str) -> np.ndarray:
-        """See `ImageSource`."""
-        place = {name: number for number, name in enumerate(self._names)}
-        return np.array([place[name] for name, _ in self._files[split]], dtype=np.int64)
-
     def images(self, split: str) -> Iterator[tuple[str, bytes]]:
-        """See `ImageSource`."""
-        for _, path in self._files[split]:
+        for path in self._files[split]:
             try:
-                encoded = path.read_bytes()
+                encoded = checked(path).read_bytes()
             except OSError as error:
                 raise ValueError(f"{path} cannot be read: {error}") from error
             yield str(path), encoded
 
 
-def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+def _of_files(paths: list[Path], root: Path, columns: dict[str, str]) -> TableImages:
+    files = _files_of_splits(paths, root)
+    stamped = {split: [[str(path.resolve()), *stamp(path)] for path in found] for split, found in files.items()}
+    return TableImages({"parquet": stamped}, lambda: parquet_tables(files), **columns)
 
 
 def _files_of_splits(paths: list[Path], root: Path) -> dict[str, list[Path]]:

@@ -13,46 +13,27 @@ A source is written as one string:
 from __future__ import annotations
 
 import gzip
-import hashlib
 import itertools
 import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from training.files import checked, files_below, stamp
+from training.hub import loading
+from training.parquet import column_size, column_values, schema_of
 from training.text.layouts import PEEK, Layout, prose, runs, settle, table_documents
 
 EMBEDDED = Path(__file__).parent / "embedded" / "documents.parquet"
+"""The chapters of Moby Dick, and State of the Union addresses since 1980."""
 SUFFIXES = (".parquet", ".txt", ".txt.gz")
 _HUB_NAME = re.compile(r"(?P<dataset>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
 # Its own revision is a script, which `datasets` no longer runs; the hub's converted copy has the same rows.
 _HUB_ALIASES = dict.fromkeys(("bookcorpus", "bookcorpus/bookcorpus"), ("bookcorpus/bookcorpus", "refs/convert/parquet"))
-
-
-class Source(Protocol):
-    """Documents of one origin, in a fixed order."""
-
-    @property
-    def name(self) -> str:
-        """As the user wrote it."""
-        ...
-
-    def identity(self) -> dict[str, Any]:
-        """JSON that differs whenever the documents may."""
-        ...
-
-    def size(self) -> int | None:
-        """About how many characters there are, for a progress bar; None if unknown."""
-        ...
-
-    def documents(self) -> Iterator[list[str]]:
-        """Each document as its sentences, at least one."""
-        ...
 
 
 def parse_source(name: str) -> Source:
@@ -66,7 +47,7 @@ def parse_source(name: str) -> Source:
         if name.endswith(f":{explicit.value}"):
             stem, layout = name.removesuffix(f":{explicit.value}"), explicit
     if stem == "embedded":
-        return Embedded(name)
+        return LocalFiles(name, (EMBEDDED,), Layout.DOCUMENTS)
     path = Path(stem).expanduser()
     if stem and path.exists():
         return LocalFiles(name, _text_files(path), layout)
@@ -81,44 +62,32 @@ def parse_source(name: str) -> Source:
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """The text shipped with the package: the chapters of Moby Dick, and State of the Union addresses since 1980."""
-
-    name: str = "embedded"
-
-    def identity(self) -> dict[str, Any]:
-        return {"embedded": hashlib.sha256(EMBEDDED.read_bytes()).hexdigest()}
-
-    def size(self) -> int | None:
-        return _parquet_size(EMBEDDED)
-
-    def documents(self) -> Iterator[list[str]]:
-        return _parquet_documents(EMBEDDED, Layout.DOCUMENTS)
-
-
-@dataclass(frozen=True)
 class LocalFiles:
-    """Files in the order of their paths; a file's end ends a document."""
+    """Files in the order of their paths; a file's end ends a document.
+
+    Attributes:
+        name: as the user wrote it.
+    """
 
     name: str
     files: tuple[Path, ...]
     layout: Layout = Layout.GUESS
 
     def identity(self) -> dict[str, Any]:
-        stats = [(path.resolve(), path.stat()) for path in self.files]
-        return {
-            "files": [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats],
-            "layout": self.layout.value,
-        }
+        """JSON that differs whenever the documents may."""
+        files = [[str(path.resolve()), *stamp(path)] for path in self.files]
+        return {"files": files, "layout": self.layout.value}
 
     def size(self) -> int | None:
-        if any(path.suffix == ".gz" for path in self.files):
+        """About how many characters there are, for a progress bar; None if unknown."""
+        if any(_ends(path, ".gz") for path in self.files):
             return None
-        return sum(_parquet_size(p) if p.suffix == ".parquet" else p.stat().st_size for p in self.files)
+        return sum(column_size(p, "text") if _ends(p, ".parquet") else p.stat().st_size for p in self.files)
 
     def documents(self) -> Iterator[list[str]]:
+        """Each document as its sentences, at least one."""
         for path in self.files:
-            if path.suffix == ".parquet":
+            if _ends(path, ".parquet"):
                 yield from _parquet_documents(path, self.layout)
             elif self.layout is Layout.SENTENCES:
                 yield from runs(_lines(path))
@@ -128,7 +97,7 @@ class LocalFiles:
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A dataset of the hub, streamed by `datasets`: split "train", column `text`.
+    """A dataset of the hub, streamed by `datasets`: split "train", column `text`. Methods as of `LocalFiles`.
 
     Its identity is the revision as given, by default "main", so that what is cached serves without a connection:
     name a commit to be sure of the rows.
@@ -141,12 +110,7 @@ class HubDataset:
     layout: Layout = Layout.GUESS
 
     def identity(self) -> dict[str, Any]:
-        return {
-            "hub": self.dataset,
-            "config": self.config,
-            "revision": self.revision,
-            "layout": self.layout.value,
-        }
+        return {"hub": self.dataset, "config": self.config, "revision": self.revision, "layout": self.layout.value}
 
     def size(self) -> int | None:
         return None
@@ -155,78 +119,58 @@ class HubDataset:
         """Each document as its sentences.
 
         Raises:
-            ValueError: if `datasets` is missing, the hub cannot be reached or has no such dataset, or it has no column
-                `text`.
+            ValueError: if the hub does not give the dataset, or it has no column `text`.
         """
-        try:
-            import datasets
-        except ModuleNotFoundError as error:
-            raise ValueError(
-                f"data source {self.name!r} is on the hub, which needs the package `datasets`: install it, or give "
-                "parquet files of the same layout by their path"
-            ) from error
-        try:
+        with loading(self.name) as datasets:
             rows = datasets.load_dataset(
                 self.dataset, self.config, revision=self.revision, split="train", streaming=True
             )
             first = list(itertools.islice(rows, PEEK))
-        except Exception as error:  # whatever went wrong on the way to the hub, the remedy is the same
-            raise ValueError(
-                f"data source {self.name!r} is no path, and as a dataset of the hub ({self.dataset}, configuration "
-                f"{self.config}, revision {self.revision}) it could not be opened: {type(error).__name__}: {error}. "
-                "Check the name and the connection (HF_HUB_OFFLINE is to be unset), or give parquet files by their path"
-            ) from error
         columns = list(first[0]) if first else []
         if first and "text" not in columns:
             raise ValueError(f"data source {self.name!r} has no column `text`, but: {', '.join(columns)}")
         # Peeked rows are read again rather than kept, so that nothing but the stream's own order counts.
         layout = settle(self.layout, columns, [row["text"] for row in first], self.name)
-        return table_documents((row["text"] for row in rows), layout)
+        return table_documents(self._texts(rows), layout)
+
+    def _texts(self, rows: Any) -> Iterator[str | None]:
+        with loading(self.name):
+            yield from (row["text"] for row in rows)
+
+
+Source = LocalFiles | HubDataset
 
 
 def _text_files(path: Path) -> tuple[Path, ...]:
-    if path.is_file():
-        if not path.name.endswith(SUFFIXES):
+    if not path.is_dir():
+        if not _ends(path, *SUFFIXES):
             raise ValueError(f"data source {str(path)!r} must end in one of {', '.join(SUFFIXES)}")
-        return (path,)
-    files = tuple(sorted(p for p in path.rglob("*") if p.name.endswith(SUFFIXES) and p.is_file()))
+        return (checked(path),)
+    files = tuple(files_below(path, SUFFIXES))
     if not files:
         raise ValueError(f"data source {str(path)!r} is a folder without any {', '.join(SUFFIXES)} file")
     return files
 
 
-def _parquet(path: Path) -> pq.ParquetFile:
-    try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is no parquet file: {error}") from error
-    schema = file.schema_arrow
-    if "text" not in schema.names:
-        raise ValueError(f"{path} must have a column `text`, but it has: {', '.join(schema.names) or 'none'}")
-    kind = schema.field("text").type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise ValueError(f"{path}: the column `text` must hold strings, not {kind}")
-    return file
-
-
-def _parquet_size(path: Path) -> int:
-    with _parquet(path) as file:
-        column, groups = file.schema_arrow.names.index("text"), file.metadata
-        return sum(groups.row_group(g).column(column).total_uncompressed_size for g in range(groups.num_row_groups))
+def _ends(path: Path, *suffixes: str) -> bool:
+    return path.name.lower().endswith(suffixes)
 
 
 def _parquet_documents(path: Path, layout: Layout) -> Iterator[list[str]]:
-    with _parquet(path) as file:
-        first = next(file.iter_batches(PEEK, columns=["text"]), None)
-        texts = [] if first is None else first.column(0).to_pylist()
-        layout = settle(layout, file.schema_arrow.names, texts, str(path))
-        batches = file.iter_batches(PEEK, columns=["text"])
-        yield from table_documents((text for batch in batches for text in batch.column(0).to_pylist()), layout)
+    columns = schema_of(path)
+    if "text" not in columns.names:
+        raise ValueError(f"{path} must have a column `text`, but it has: {', '.join(columns.names) or 'none'}")
+    kind = columns.field("text").type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise ValueError(f"{path}: the column `text` must hold strings, not {kind}")
+    first = next(column_values(path, "text", PEEK), [])
+    layout = settle(layout, columns.names, first, str(path))
+    yield from table_documents(itertools.chain.from_iterable(column_values(path, "text", PEEK)), layout)
 
 
 def _lines(path: Path) -> Iterator[str]:
     def opened() -> TextIO:
-        if path.suffix == ".gz":
+        if _ends(path, ".gz"):
             return gzip.open(path, "rt", encoding="utf-8-sig")
         return open(path, encoding="utf-8-sig")
 

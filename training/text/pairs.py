@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from gsgd.console import bar
-from training.cache import cached_folder
+from training.cache import cached_folder, read_array
 from training.text.tokens import Tokens
 
 VERSION = 1
@@ -43,7 +43,7 @@ def sentence_pairs(
         rows = build_pairs(tokens, documents, sequence_length=sequence_length, short_share=short_share, seed=seed)
         np.save(folder / "rows.npy", rows)
 
-    return np.load(cached_folder(cache, "pairs", inputs, build) / "rows.npy", mmap_mode="r")
+    return read_array(cached_folder(cache, "pairs", inputs, build) / "rows.npy")
 
 
 def build_pairs(
@@ -79,8 +79,8 @@ def build_pairs(
     if len(documents) < 2:
         raise ValueError(
             f"sentence pairs need at least 2 documents, so that a random segment can come from another one, but there "
-            f"are {len(documents)}: give more data, or, if they went to other splits, change validation_share or "
-            "test_share"
+            f"are {len(documents)}: give more data (in a text file two blank lines end a document), or, if they went "
+            "to other splits, as equal ones go together, change validation_share or test_share"
         )
     longest = sequence_length - SPECIAL
     rng = np.random.default_rng([seed, 0x9A125])

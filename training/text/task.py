@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import BertConfig, BertForPreTraining
 
 from gsgd.ranges import whole
 from gsgd.sift.huggingface.collator import MaskingCollator
@@ -17,17 +18,38 @@ from gsgd.sift.scoring_pass.row_losses import IGNORED
 from training.cache import default_cache
 from training.task import SPLITS
 from training.text.documents import parse_source
-from training.text.model import build_bert
 from training.text.pairs import sentence_pairs
 from training.text.settings import TextSettings
 from training.text.splits import split_documents, token_counts, without
 from training.text.tokens import Tokens, tokenize
-from training.text.wordpieces import SPECIAL, most_frequent, renumbering, tokenizer
+from training.text.wordpieces import SPECIAL, most_frequent, renumbering, tokenizer, vocabulary_size
 
 HELD_OUT_SEED = 0
 """Of the pairs and masks of held-out rows, whatever the run's seed."""
 _JUDGED_AT_ONCE = 1024
 """Positions whose logits are copied in float32 together: 125 MB with BERT's vocabulary."""
+
+
+def build_bert(settings: TextSettings) -> BertForPreTraining:
+    """A new `BertForPreTraining` with GELU; with the default settings, the paper's 110M parameters (Section 7.1).
+
+    Its loss is the mean over masked tokens plus the mean next-sentence loss (Appendix F). It needs no data, is
+    initialised from torch's global generator, and is made on torch's default device.
+    """
+    vocabulary = vocabulary_size(settings.vocabulary or None)
+    return BertForPreTraining(
+        BertConfig(
+            vocab_size=min(vocabulary, settings.vocab_limit or vocabulary),
+            hidden_size=settings.hidden_size,
+            num_hidden_layers=settings.layers,
+            num_attention_heads=settings.heads,
+            intermediate_size=settings.intermediate_size,
+            hidden_act="gelu",
+            hidden_dropout_prob=settings.dropout,
+            attention_probs_dropout_prob=settings.dropout,
+            max_position_embeddings=settings.sequence_length,
+        )
+    )
 
 
 class TextTask:
@@ -79,8 +101,8 @@ class TextTask:
         self.splits = tuple(split for split in SPLITS if len(self._rows[split]))
         self.description = self._describe(documents)
 
-    def build_model(self) -> nn.Module:
-        """See `model.build_bert`."""
+    def build_model(self) -> BertForPreTraining:
+        """See `build_bert`."""
         return build_bert(self.settings)
 
     def training_batch(self, rows: np.ndarray, epoch: int) -> dict[str, Tensor]:

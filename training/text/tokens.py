@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from rich.console import Console
 
 from gsgd.console import bar
 from gsgd.results import write_json
-from training.cache import cached_folder
+from training.cache import cached_folder, read_array
+from training.records import read_json
 from training.text import sentences
 from training.text.documents import Source
 from training.text.wordpieces import tokenizer, vocabulary_digest
@@ -70,10 +70,8 @@ def tokenize(sources: Sequence[Source], *, vocabulary: str | Path | None, cache:
         "version": VERSION,
     }
     folder = cached_folder(cache, "tokens", inputs, lambda folder: _tokenize_into(folder, sources, vocabulary))
-    arrays = {
-        name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ids", "sentences", "documents", "hashes")
-    }
-    return Tokens(name=folder.name, about=json.loads((folder / "about.json").read_text()), **arrays)
+    arrays = {name: read_array(folder / f"{name}.npy") for name in ("ids", "sentences", "documents", "hashes")}
+    return Tokens(name=folder.name, about=read_json(folder / "about.json"), **arrays)
 
 
 def _tokenize_into(folder: Path, sources: Sequence[Source], vocabulary: str | Path | None) -> None:

@@ -42,11 +42,7 @@ def positions_only(
     def cut(module: nn.Module, arguments: Any, output: Any) -> Any:
         called.append(True)
         hidden = output[0]
-        chosen = then(hidden[rows.to(hidden.device), columns.to(hidden.device)].unsqueeze(0))
-        if isinstance(output, tuple):
-            return (chosen, *output[1:])
-        output["last_hidden_state"] = chosen
-        return output
+        return _with_hidden(output, then(hidden[rows.to(hidden.device), columns.to(hidden.device)].unsqueeze(0)))
 
     called: list[bool] = []
     owner = innermost(model)  # PEFT has a `base_model` of its own
@@ -88,6 +84,11 @@ class GivenOutput(nn.Module):
         self.hidden = hidden
 
     def forward(self, *arguments: Any, **more: Any) -> Any:
-        if isinstance(self.output, tuple):
-            return (self.hidden, *self.output[1:])
-        return type(self.output)(**{**self.output, "last_hidden_state": self.hidden})
+        return _with_hidden(self.output, self.hidden)
+
+
+def _with_hidden(output: Any, hidden: Tensor) -> Any:
+    """The output of a model below a head, with other last hidden states."""
+    if isinstance(output, tuple):
+        return (hidden, *output[1:])
+    return type(output)(**{**output, "last_hidden_state": hidden})

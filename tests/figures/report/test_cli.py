@@ -56,12 +56,12 @@ def test_without_results(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"status": "prooved"}, "verify.json, field 'checks[1].status': 'prooved' must be one of: proved"),
-        ({"claim": None}, "verify.json, field 'checks[1].claim': None must be str"),
-        ({"slack": "much"}, "verify.json, field 'checks[1].slack': 'much' must be a number"),
+        ({"status": "prooved"}, "verify.json, field 'checks[1].status': 'prooved' must be 'proved', 'consistent'"),
+        ({"claim": None}, "verify.json, field 'checks[1].claim': None must be a valid string"),
+        ({"slack": "much"}, "verify.json, field 'checks[1].slack': 'much' must be a valid number"),
         ({"value": True}, "verify.json, field 'checks[1].value': True must be"),
-        ({"seconds": None}, "verify.json, field 'checks[1].seconds': None must be a finite number"),
-        ({"name": "subject.check_0"}, "field 'checks[1].name': checks[0] is called 'subject.check_0', too"),
+        ({"seconds": None}, "verify.json, field 'checks[1].seconds': None must be a valid number"),
+        ({"name": "subject.check_0"}, "field 'checks': checks[1] is called 'subject.check_0', and so is checks[0]"),
     ],
 )
 def test_malformed_checks_name_file_and_field(tools, tmp_path, capsys, change, message):
@@ -78,7 +78,7 @@ def test_malformed_checks_name_file_and_field(tools, tmp_path, capsys, change, m
         ("{", "verify.json cannot be read"),
         ("[]", "verify.json holds a list"),
         ('{"checks": []}', "verify.json has no field 'header'"),
-        ('{"header": {"date": 1}}', "verify.json, field 'header.date': 1 must be str"),
+        ('{"header": {"date": 1}}', "verify.json, field 'header.date': 1 must be a valid string"),
     ],
 )
 def test_malformed_file(tmp_path, capsys, text, message):
@@ -97,7 +97,7 @@ def test_no_checks_in_the_file(tools, tmp_path, capsys):
 def test_malformed_headers_of_runs(recorded, tmp_path, capsys):
     recorded.write_run(tmp_path / "run", [0.1], header={"command": ["a", "list"]})
     assert main(["report", "--results", str(tmp_path)]) == 2
-    assert "header.json, field 'command': ['a', 'list'] must be str" in capsys.readouterr().err
+    assert "header.json, field 'command': ['a', 'list'] must be a valid string" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written(tools, tmp_path, capsys):

@@ -655,10 +655,13 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("returned", "message"),
         [
-            ([0, 1, 2, 3], r"select returned list, but must return a tensor of k indices, torch\.int64 \(4,\)"),
-            (torch.tensor([0, 1]), r"select returned torch\.int64 \(2,\)"),
-            (torch.tensor([0.0, 1.0, 2.0, 3.0]), r"select returned torch\.float32 \(4,\)"),
-            (torch.tensor([True] * 4), r"select returned torch\.bool \(4,\)"),
+            ([0, 1, 2, 3], r"<lambda> returned list, but must return a tensor of k indices, torch\.int64 \(4,\)"),
+            (torch.tensor([0, 1]), r"<lambda> returned torch\.int64 \(2,\)"),
+            (torch.tensor([0.0, 1.0, 2.0, 3.0]), r"<lambda> returned torch\.float32 \(4,\)"),
+            (torch.tensor([True] * 4), r"<lambda> returned torch\.bool \(4,\)"),
+            (torch.tensor([0, 1, 1, 2]), r"<lambda> returned the row 1 more than once, but must return 4 rows"),
+            (torch.tensor([0, 1, 2, 8]), r"<lambda> returned the row 8, but rows must lie in 0\.\.7"),
+            (torch.tensor([0, 1, -1, 2]), r"<lambda> returned the row -1, but rows must lie in 0\.\.7"),
         ],
     )
     def test_a_rule_that_returns_something_else(self, returned, message):

@@ -81,13 +81,6 @@ def test_corollary_516_in_three_readings():
     text = said(point_of(exit_of(1, promise=some, means={**READING, "sigma": 0.5}), exit_of(2, worth=0.1)))
     assert "where sigma is 0.50 and rho_2 is 1.40? As printed no (noise up to 0.35), corrected no (noise up to" in text
     assert "corrected no (noise up to 0.36), sharp yes (noise up to 0.60)." in text
-    assert "It promises so as printed at exit 2 alone, corrected at exit 2 alone, sharp at every exit." in text
-    assert "in all three readings" in said(point_of(exit_of(1), exit_of(2)))
-    assert "It promises so at no exit, in all" in said(
-        point_of(*(exit_of(layer, promise=dict.fromkeys(some, False)) for layer in (1, 2)))
-    )
-    exact = said(point_of(exit_of(1), exit_of(2, means={**READING, "sigma": 0.0})))
-    assert "in all three readings (exit 2 has exact losses, and no noise)." in exact
     assert "convex" in words.WHAT_516_IS
     assert "same step size" in words.WHAT_516_IS
 

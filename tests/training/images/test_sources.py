@@ -9,8 +9,7 @@ import pytest
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
-from training.images import sources  # noqa: E402
-from training.images.hub import HubImages  # noqa: E402
+from training.images import sources, tables  # noqa: E402
 from training.images.sources import find_source  # noqa: E402
 
 
@@ -110,17 +109,10 @@ def test_images_may_be_a_column_of_bytes(tmp_path, make):
 
 
 def test_parquet_is_read_a_batch_at_a_time(tmp_path, make, monkeypatch):
-    from training.images import parquet
-
     path = make.parquet(tmp_path / "train.parquet", make.images(10, (4, 4, 3)), row_group_size=10, label=[0] * 10)
-    monkeypatch.setattr(parquet, "BATCH", 3)
-    sizes = []
-    encoded = parquet.encoded_images
-    monkeypatch.setattr(
-        parquet, "encoded_images", lambda column, *at: sizes.append(len(column)) or encoded(column, *at)
-    )
-    assert len(list(find_source(str(path)).images("train"))) == 10
-    assert sizes == [3, 3, 3, 1]
+    monkeypatch.setattr(tables, "BATCH", 3)
+    (table,) = tables.parquet_tables({"train": [path]})["train"]
+    assert [len(values) for values in table.values("img")] == [3, 3, 3, 1]
 
 
 def table_with(tmp_path, make, **columns):
@@ -243,13 +235,14 @@ def test_the_identity_follows_the_files(tmp_path, make):
 def test_image_folder_that_is_not_clear(tmp_path, make):
     root = image_folder(tmp_path, make)
     (root / "extra").mkdir()
+    (root / "extra" / "1.png").write_bytes(b"")
     with pytest.raises(ValueError, match="holds test, train beside 'extra', which names no split"):
         find_source(str(root))
-    (root / "extra").rmdir()
+    (root / "extra" / "1.png").unlink()
     (root / "test" / "cow").mkdir()
     (root / "test" / "cow" / "1.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="test has the class 'cow', which train has not"):
-        find_source(str(root))
+    with pytest.raises(ValueError, match="test: label 'cow' is not among the 2 names of classes"):
+        find_source(str(root)).labels("test")
 
 
 def test_folder_without_images(tmp_path, make):
@@ -318,7 +311,6 @@ def test_a_name_on_the_hub(on_hub, datasets, monkeypatch, make):
     hub = Hub(on_hub)
     monkeypatch.setattr(datasets, "load_dataset", hub)
     source = find_source("uoft-cs/cifar100:plain")
-    assert isinstance(source, HubImages)
     assert source.identity()["hub"] == "uoft-cs/cifar100"
     assert hub.asked == []  # a cached data set needs no network
     assert set(source.splits()) == {"train", "test"}
@@ -357,3 +349,67 @@ def test_unknown_split_on_the_hub(on_hub, datasets, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", Hub(on_hub))
     with pytest.raises(ValueError, match="has the split 'extra'"):
         find_source("some/name").splits()
+
+
+# ---- Names of classes, table by table ----
+
+
+def test_numbers_mean_the_names_of_their_own_table(tmp_path, make):
+    images = make.images(3, (4, 4))
+    make.parquet(tmp_path / "test.parquet", images, {"label": ["dog", "cat"]}, label=[0, 1, 1])
+    make.parquet(tmp_path / "train.parquet", images, {"label": ["cat", "dog"]}, label=[0, 1, 1])
+    source = find_source(str(tmp_path))
+    assert source.class_names() == ("cat", "dog")
+    assert (list(source.labels("train")), list(source.labels("test"))) == ([0, 1, 1], [1, 0, 0])
+
+
+def test_numbers_without_names_are_those_of_the_other_tables_if_these_agree(tmp_path, make):
+    images = make.images(2, (4, 4))
+    make.parquet(tmp_path / "train.parquet", images, {"label": ["cat", "dog"]}, label=[1, 0])
+    make.parquet(tmp_path / "test.parquet", images, label=[1, 0])
+    source = find_source(str(tmp_path))
+    assert (source.class_names(), list(source.labels("test"))) == (("cat", "dog"), [1, 0])
+    make.parquet(tmp_path / "validation.parquet", images, {"label": ["dog", "cat"]}, label=[1, 0])
+    with pytest.raises(ValueError, match=r"test\.parquet, column label: labels are numbers without names"):
+        find_source(str(tmp_path)).labels("test")
+
+
+@pytest.mark.parametrize("largest", [1000, 10**6, 2**40])
+def test_a_column_of_ids_is_no_column_of_classes(tmp_path, make, largest):
+    path = make.parquet(tmp_path / "train.parquet", make.images(3, (4, 4)), label=[0, largest, 1])
+    message = rf"3 distinct labels of 3 images are numbered up to {largest}, but there may be 1000 classes at most"
+    with pytest.raises(ValueError, match=message):
+        find_source(str(path)).labels("train")
+    make.parquet(path, make.images(3, (4, 4)), label=[0, 999, 1])
+    assert len(find_source(str(path)).class_names()) == 1000
+
+
+# ---- Files ----
+
+
+def test_capitals_in_extensions_and_links_are_followed(tmp_path, make):
+    root, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    (root / "cat").mkdir(parents=True)
+    elsewhere.mkdir()
+    encoded = make.png(make.images(1, (4, 4))[0])
+    (root / "cat" / "1.PNG").write_bytes(encoded)
+    (elsewhere / "2.JPeG").write_bytes(encoded)
+    (root / "cat" / "3.png").symlink_to(elsewhere / "2.JPeG")
+    (root / "dog").symlink_to(elsewhere, target_is_directory=True)
+    source = find_source(str(root))
+    assert source.class_names() == ("cat", "dog")
+    assert [where for where, _ in source.images("all")] == [
+        str(root / name) for name in ("cat/1.PNG", "cat/3.png", "dog/2.JPeG")
+    ]
+    table = make.parquet(tmp_path / "train.PARQUET", make.images(2, (4, 4)), label=[0, 1])
+    assert list(find_source(str(table)).labels("train")) == [0, 1]
+
+
+def test_images_below_or_beside_the_folders_of_classes_are_counted_and_named(tmp_path, make):
+    root = image_folder(tmp_path, make)
+    (root / "train" / "cat" / "more").mkdir()
+    (root / "train" / "0.png").write_bytes(b"")
+    for number in range(2):
+        (root / "train" / "cat" / "more" / f"{number}.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"3 images, such as .*train/0\.png, are not in folders class/image"):
+        find_source(str(root))

@@ -11,7 +11,7 @@ from scipy.stats import binom
 
 from training.config import build
 from training.text import TextSettings, TextTask
-from training.text.model import build_bert
+from training.text.task import build_bert
 
 LENGTH = 48
 OWN = 200
