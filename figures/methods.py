@@ -105,6 +105,8 @@ def _plain(name: str) -> Look:
         return Look("baseline (all rows)", "#000000", "P", "-", True, (0, 0.0, 0, name))
     if name == "random":
         return Look("random rows", "#808080", "s", (0, (4, 2)), True, (1, 0.0, 0, name))
+    if name == "last-seen":
+        return Look("loss last seen", "#009e73", "h", "-", True, (1, 1.0, 0, name))
     score, _, layer = name.partition("@")
     if score not in _SCORES or not (layer in ("last", "auto") or layer.isdigit()):
         colour = _OTHER_CHANGES[_hash(name) % len(_OTHER_CHANGES)]

@@ -34,7 +34,7 @@ FREE = BESIDE_THE_RUN | frozenset(
     (
         *("start_step", "end_step", "start_share", "end_share", "auto_level", "auto_every", "meter_every", "budget"),
         *("max_lr", "weight_decay", "decay_all", "beta1", "beta2", "eps", "schedule", "warmup_share", "cycle_momentum"),
-        *("seed", "evaluations", "evaluation_batch_size", "quality_batches", "test"),
+        *("random_share", "max_age", "seed", "evaluations", "evaluation_batch_size", "quality_batches", "test"),
     )
 )
 """Settings that change no step's price. A setting that is named nowhere here counts: at worst it is measured twice."""

@@ -17,6 +17,7 @@ from gsgd.selectors import (
     select_top_k,
     trim,
 )
+from gsgd.sift.choice import LAST_SEEN_RANDOM_SHARE
 from gsgd.sift.options import AutoExit, Reuse, SiftOptions
 from training.budget import UNITS, StepCosts, parse_budget, steps_within
 from training.keys import (
@@ -39,13 +40,16 @@ SELECTORS: dict[str, Selector] = {
     "online-batch": select_online_batch,
     "selective-backprop": select_selective_backprop,
 }
-NO_SETTING = ("interrupt", "rows", "label_names", "label_smoothing")
+NO_SETTING = ("interrupt", "rows", "label_names", "label_smoothing", "id_key", "row_losses")
 """Options that our tasks have no use for: their rows and labels have the usual names, their losses are plain."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """What decides which rows are trained on: "baseline", "random", "loss@1", "entropy@6", "loss@last", "loss@auto"."""
+    """What decides which rows are trained on.
+
+    "baseline", "random", "last-seen", or an early prediction: "loss@1", "entropy@6", "loss@last", "loss@auto".
+    """
 
     score: str | None
     exit_layer: int | None
@@ -62,15 +66,15 @@ def parse_method(text: str) -> Method:
     """
     if text == "baseline":
         return Method(None, None)
-    if text == "random":
-        return Method("random", None)
+    if text in ("random", "last-seen"):
+        return Method(text, None)
     score, _, layer = text.partition("@")
     if score in SCORES and layer in ("last", "auto"):
         return Method(score, None, auto=layer == "auto")
     if score in SCORES and layer.isascii() and layer.isdigit() and int(layer) >= 1:
         return Method(score, int(layer))
     raise ValueError(
-        f"method = {text!r} must be baseline, random, or SCORE@LAYER with a score of {', '.join(SCORES)} "
+        f"method = {text!r} must be baseline, random, last-seen, or SCORE@LAYER with a score of {', '.join(SCORES)} "
         'and an exit layer of 1, 2, ..., "last" or "auto", such as loss@1'
     )
 
@@ -83,12 +87,20 @@ class TrainingSettings:
         ValueError: for a value out of range or a combination that cannot be, naming the keys.
     """
 
-    method: str = key("baseline", "baseline, random, or SCORE@LAYER such as loss@1, entropy@last or loss@auto")
+    method: str = key(
+        "baseline",
+        "baseline, random, last-seen (the loss that a row had when it was trained on last), or SCORE@LAYER such as "
+        "loss@1, entropy@last or loss@auto",
+    )
     keep: Number = engines("keep")
     select: Literal["top-k", "online-batch", "selective-backprop"] = key(
         "top-k", "the rule that turns scores into rows: top-k (SIFT), online-batch or selective-backprop (peers')"
     )
     trim: ShareBelowOne = key(0.0, "share of the largest scores to leave out first, in [0, 1)")
+    random_share: Share = key(
+        LAST_SEEN_RANDOM_SHARE, "of the kept rows, drawn among those that last-seen leaves, in [0, 1]"
+    )
+    max_age: Natural = key(0, "steps after which a last-seen loss counts as never seen; 0 for no bound")
     start_step: Natural = engines("start_step")
     end_step: Natural = key(0, "steps from it on train on the whole batch again; 0 for never")
     start_share: Share = key(0.0, "start_step as a share of the run, in [0, 1]")
@@ -162,7 +174,7 @@ class TrainingSettings:
         parse_method(self.method)
         parse_budget(self.budget)
         # What the engine will be told, so that it refuses nothing later that can be refused now.
-        self.sift_options(total_steps=1, exits=1)
+        self.sift_options(total_steps=1, exits=1, train_size=1)
         self._check_combinations()
 
     def _check_combinations(self) -> None:
@@ -194,8 +206,8 @@ class TrainingSettings:
 
     @property
     def scores_rows(self) -> bool:
-        """Whether there are scores."""
-        return self.method not in ("baseline", "random")
+        """Whether an early prediction scores."""
+        return self.method not in ("baseline", "random", "last-seen")
 
     @property
     def gross_size(self) -> int:
@@ -225,8 +237,8 @@ class TrainingSettings:
             selecting_steps=self.selecting_steps,
         )
 
-    def sift_options(self, total_steps: int, exits: int) -> SiftOptions:
-        """The engine's options for a run of so many steps, of a model with so many exits.
+    def sift_options(self, total_steps: int, exits: int, train_size: int) -> SiftOptions:
+        """The engine's options for a run of so many steps, of a model with so many exits, on so many rows.
 
         Each is the setting of its name, or made here from others, or one of `NO_SETTING`.
 
@@ -245,6 +257,9 @@ class TrainingSettings:
             # Nothing scores for the baseline, and nothing selects: it is the same whatever this is.
             "batchnorm": "kept" if self.batchnorm == "gross" and not self.selects else self.batchnorm,
             "score_batch_size": self.score_batch_size or None,
+            "random_share": self.random_share if method.score == "last-seen" else None,
+            "max_age": self.max_age or None if method.score == "last-seen" else None,
+            "data_rows": train_size,
             "meter_every": self.meter_every if self.scores_rows else 0,
             # Scores that are not finite are a run that diverges, which shows in its loss.
             "on_bad_scores": "last",

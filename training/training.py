@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from gsgd import host
-from gsgd.sift import Selection, Sift
+from gsgd.sift import Selection, Sift, SiftOptions
 from gsgd.sift.exits import count_exits
 from gsgd.sift.scoring_pass.head_positions import positions_only
 from gsgd.sift.scoring_pass.row_losses import IGNORED
@@ -80,7 +80,7 @@ class Training:
         # On the optimizer itself: a prepared scheduler would step once per rank.
         self.scheduler = build_scheduler(getattr(self.optimizer, "optimizer", self.optimizer), settings, total_steps)
         self.model: nn.Module = model.train()
-        self.sift = build_sift(model, settings, total_steps)
+        self.sift = build_sift(model, settings, total_steps, task.train_size)
         self.order = Order(task.train_size, settings.seed)
         # While a GPU works, the processor prepares the next batch; where both are one, that would only take turns.
         self.reader = ThreadPoolExecutor(1) if accelerator.device.type == "cuda" else None
@@ -150,7 +150,7 @@ class Training:
         return functools.partial(self._read, taken[rank * rows : (rank + 1) * rows], epoch)
 
     def _read(self, rows: np.ndarray, epoch: int) -> dict[str, Tensor]:
-        batch = self.task.training_batch(rows, epoch)
+        batch = {**self.task.training_batch(rows, epoch), SiftOptions.id_key: torch.from_numpy(rows.astype(np.int64))}
         if self.accelerator.device.type != "cuda":
             return batch
         # Here, by the thread that reads ahead: what is not pinned is not copied beside the program.
@@ -325,9 +325,9 @@ def _labelled_only(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Any, dic
         return model(**batch), batch
 
 
-def build_sift(model: nn.Module, settings: TrainingSettings, total_steps: int) -> Sift:
+def build_sift(model: nn.Module, settings: TrainingSettings, total_steps: int, train_size: int) -> Sift:
     """The engine of a run; for the baseline one that never selects."""
-    return Sift(model, settings.sift_options(total_steps, count_exits(unwrap(model))))
+    return Sift(model, settings.sift_options(total_steps, count_exits(unwrap(model)), train_size))
 
 
 def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:

@@ -371,9 +371,8 @@ def score_function(options: SiftOptions) -> Callable[..., Tensor] | None:
         return options.score
     if options.score == "loss" and options.label_smoothing:
         return functools.partial(row_scores.cross_entropy, label_smoothing=options.label_smoothing)
-    return {"random": None, "last-seen": None, "loss": row_scores.cross_entropy, "entropy": row_scores.entropy}[
-        options.score
-    ]
+    by_forward: dict[str, Callable[..., Tensor]] = {"loss": row_scores.cross_entropy, "entropy": row_scores.entropy}
+    return by_forward.get(options.score)
 
 
 def _is_built_in(function: Any) -> bool:

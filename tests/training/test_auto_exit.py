@@ -37,10 +37,10 @@ def same(one, other):
 
 def test_the_engine_has_the_runs_settings(tiny, tiny_module):
     model = tiny_module.TinyModel(tiny_module.TinySettings())
-    sift = build_sift(model, tiny(method="entropy@auto", auto_level=0.6, auto_every=50).training, 24)
+    sift = build_sift(model, tiny(method="entropy@auto", auto_level=0.6, auto_every=50).training, 24, 100)
     assert sift.auto.rule == AutoExit(level=0.6, every=50)
     assert sift.exit_layer == 2
-    assert build_sift(model, tiny(method="entropy@1", auto_level=0.6).training, 24).auto is None
+    assert build_sift(model, tiny(method="entropy@1", auto_level=0.6).training, 24, 100).auto is None
 
 
 @pytest.mark.parametrize("score", ["loss", "entropy", "margin"])

@@ -104,6 +104,7 @@ def test_the_table_of_a_finished_run(go, tmp_path):
     [
         ("baseline", (None, None)),
         ("random", ("random", None)),
+        ("last-seen", ("last-seen", None)),
         ("entropy@last", ("entropy", 2)),
         ("margin@1", ("margin", 1)),
     ],
@@ -213,7 +214,7 @@ def test_the_time_of_a_run_is_its_reference_time(go, tmp_path):
     assert header(tmp_path / "run")["step_costs"] == {"plain_s": 0.5, "selecting_s": 0.6}
 
 
-@pytest.mark.parametrize("method", ["baseline", "random", "loss@1"])
+@pytest.mark.parametrize("method", ["baseline", "random", "last-seen", "loss@1"])
 def test_measured_prices_are_recorded_and_kept_to(go, method):
     outcome = go(method=method, budget="0.2s", evaluations=2)
     last, costs = outcome.evaluations[-1], outcome.header["step_costs"]

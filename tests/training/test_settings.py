@@ -21,6 +21,7 @@ from training.settings import NO_SETTING, Method, TrainingSettings, parse_method
     [
         ("baseline", Method(None, None)),
         ("random", Method("random", None)),
+        ("last-seen", Method("last-seen", None)),
         ("loss@1", Method("loss", 1)),
         ("entropy@12", Method("entropy", 12)),
         ("margin@last", Method("margin", None)),
@@ -35,7 +36,7 @@ def test_methods(text, method):
     "text", ["", "loss", "loss@", "loss@0", "loss@-1", "loss@one", "loss@²", "gradient@1", "random@1", "random@auto"]
 )
 def test_what_is_no_method(text):
-    with pytest.raises(ValueError, match=r"method = .* must be baseline, random, or SCORE@LAYER.*such as loss@1"):
+    with pytest.raises(ValueError, match=r"method = .* must be baseline, random, last-seen, or SCORE@LAYER.*such as loss@1"):
         TrainingSettings(method=text)
 
 
@@ -71,6 +72,8 @@ OUT_OF_RANGE = {
     "start_share": [-0.1, 1.1],
     "end_share": [-0.1, 1.1, float("nan")],
     "warmup_share": [1.1, -0.1],
+    "random_share": [1.1, -0.1],
+    "max_age": [-1],
 }
 
 
@@ -196,6 +199,7 @@ OTHERWISE = {
 }
 """Options that are settings by the same name, each with another value than its default."""
 MADE = {"exit_layer", "auto", "score", "select", "start_step", "end_step", "on_bad_scores"}
+MADE |= {"data_rows", "random_share", "max_age"}
 """Options that are made of other settings."""
 
 
@@ -209,8 +213,8 @@ def test_every_option_is_a_setting_or_made_of_some_or_left_out():
 @pytest.mark.parametrize(("name", "value"), OTHERWISE.items())
 def test_an_option_reaches_the_engine(name, value):
     settings = TrainingSettings(method="loss@1", **{name: value})
-    assert getattr(settings.sift_options(100, 2), name) == value
-    default = getattr(TrainingSettings(method="loss@1").sift_options(100, 2), name)
+    assert getattr(settings.sift_options(100, 2, 50), name) == value
+    default = getattr(TrainingSettings(method="loss@1").sift_options(100, 2, 50), name)
     assert default == getattr(SiftOptions(), name) != value
 
 
@@ -228,6 +232,9 @@ def test_defaults_are_the_engines():
         ({"method": "entropy@last"}, {"exit_layer": 4, "score": "entropy"}),
         ({"method": "margin@2"}, {"exit_layer": 2, "score": scores.margin}),
         ({"method": "loss@auto", "auto_level": 0.9, "auto_every": 9}, {"exit_layer": "auto", "auto": AutoExit(0.9, 9)}),
+        ({"method": "last-seen"}, {"score": "last-seen", "random_share": 0.25, "max_age": None, "data_rows": 77}),
+        ({"method": "last-seen", "random_share": 0.5, "max_age": 40}, {"random_share": 0.5, "max_age": 40}),
+        ({"method": "loss@1", "random_share": 0.5, "max_age": 40}, {"random_share": None, "max_age": None}),
         ({"method": "random", "meter_every": 5}, {"score": "random", "meter_every": 0}),
         ({"method": "baseline", "batchnorm": "gross"}, {"score": "random", "start_step": 100, "batchnorm": "kept"}),
         ({"method": "loss@1", "start_share": 0.25, "end_step": 60}, {"start_step": 25, "end_step": 60}),
@@ -235,7 +242,7 @@ def test_defaults_are_the_engines():
     ],
 )
 def test_options_that_are_made(values, expected):
-    found = TrainingSettings(**values).sift_options(total_steps=100, exits=4)
+    found = TrainingSettings(**values).sift_options(total_steps=100, exits=4, train_size=77)
     assert {name: getattr(found, name) for name in expected} == expected
 
 

@@ -246,7 +246,7 @@ def test_the_engine_has_the_runs_settings(tiny, tiny_module):
         score_batch_size=5,
         keep=0.25,
     )
-    sift = build_sift(tiny_module.TinyModel(config.data), config.training, 100)
+    sift = build_sift(tiny_module.TinyModel(config.data), config.training, 100, 100)
     assert (sift.exit_layer, sift.keep, sift.scoring_mode) == (2, 0.25, "eval")
     assert (sift.schedule.start_step, sift.schedule.end_step) == (25, 50)
     assert (sift.accumulation_steps, sift.score_batch_size) == (3, 5)

@@ -127,7 +127,7 @@ def diagnose_config(
     checked = [check_exit_layer(layer, count_exits(unwrap(training.model))) for layer in exits or ()]
     if model is not None:
         load_weights(training.model, model)
-    sift = build_sift(training.model, selecting.training, total)
+    sift = build_sift(training.model, selecting.training, total, training.task.train_size)
     header = {
         **run_header(config, training, None),
         "score": parse_method(selecting.training.method).score,
