@@ -249,10 +249,13 @@ class Sift:
         self.note(output, rows)
         return output
 
-    def note(self, output: Any, rows: Mapping[str, Any]) -> None:
+    def note(self, output: Any, rows: Mapping[str, Any], *, items: Tensor | int | None = None) -> None:
         """Where losses last seen score, note those of rows that `choose` returned, from the model's output on them.
 
         `forward_kept` does so; a loop that calls the model by itself calls this.
+
+        Args:
+            items: what the model's loss is divided by, if not the number of labels.
 
         Raises:
             ValueError: if the losses of the rows are not the model's: see `row_losses`.
@@ -262,7 +265,7 @@ class Sift:
         labelled, positions, batch = self._training_pass.labelled, None, rows
         if labelled is not None:
             batch, positions = {**rows, "labels": labelled[1]}, (labelled[0], len(rows["labels"]))
-        noted = self.named_rows.note(output, rows, batch, step=self._present_step, positions=positions)
+        noted = self.named_rows.note(output, rows, batch, step=self._present_step, positions=positions, items=items)
         if noted is not None:
             self.last = dataclasses.replace(self.last, ids=noted[0], losses=noted[1])
 

@@ -39,7 +39,14 @@ class TrainedLosses:
         self.shift: int | None = None
         self.steps = 0
 
-    def of(self, output: Any, batch: Mapping[str, Any], *, positions: tuple[Tensor, int] | None = None) -> Tensor:
+    def of(
+        self,
+        output: Any,
+        batch: Mapping[str, Any],
+        *,
+        positions: tuple[Tensor, int] | None = None,
+        items: Tensor | int | None = None,
+    ) -> Tensor:
         """(k,), float32: the losses of a batch's rows. Where there are labels of positions, the mean over a row's own.
 
         Args:
@@ -47,6 +54,8 @@ class TrainedLosses:
             batch: with its labels.
             positions: where the head ran on labelled positions only, the row of each (N,) and the number of rows; the
                 batch's labels are then (1, N).
+            items: what the model's loss is divided by, if not the number of the batch's labels, as where a Trainer
+                accumulates gradients.
 
         Raises:
             ValueError: if their mean is not the loss that the model returned, or `function` does not return (k,).
@@ -67,7 +76,7 @@ class TrainedLosses:
             if positions is not None:
                 return self._at_positions(logits, labels, *positions)
             if self.shift is None or number == AGAIN:
-                self.shift = self._found_shift(logits, labels, loss_of(output))
+                self.shift = self._found_shift(logits, labels, loss_of(output), items)
             return _row_means(logits, _shifted(labels, self.shift), self.smoothing)[0]
 
     def _at_positions(self, logits: Tensor, labels: Tensor, rows: Tensor, number: int) -> Tensor:
@@ -78,7 +87,7 @@ class TrainedLosses:
         count = each.new_zeros(number).index_add_(0, rows, there)
         return each.new_zeros(number).index_add_(0, rows, each) / count.clamp(min=1)
 
-    def _found_shift(self, logits: Tensor, labels: Tensor, loss: Tensor | None) -> int:
+    def _found_shift(self, logits: Tensor, labels: Tensor, loss: Tensor | None, items: Tensor | int | None) -> int:
         """1 where position t predicts label t + 1, else 0: whichever has the mean that the model returned."""
         loss = None if loss is None else loss.detach()
         if loss is None:
@@ -87,7 +96,7 @@ class TrainedLosses:
         means = []
         for shift in (0, 1) if fits and labels.dim() > 1 else (0,) if fits else ():
             sums, counts = _row_means(logits, _shifted(labels, shift), self.smoothing)
-            mean = float((sums * counts).sum() / counts.sum().clamp(min=1))
+            mean = float((sums * counts).sum() / (counts.sum().clamp(min=1) if items is None else items))
             means.append(mean)
             if abs(mean - float(loss)) <= 1e-3 * max(1.0, abs(float(loss))) or not torch.isfinite(loss):
                 return shift

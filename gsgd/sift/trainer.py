@@ -110,6 +110,11 @@ class SiftMixin(_Base):
         self.sift_arguments = SiftArguments() if sift is None else sift
         if self.sift_arguments.labelled_head and (self.compute_loss_func is not None or self.label_smoother):
             raise ValueError("labelled_head=True needs the model's own loss: no compute_loss_func, no label smoothing")
+        if self.sift_arguments.score == "last-seen" and self.args.remove_unused_columns:
+            raise ValueError(
+                'score = "last-seen" needs the ids of rows, which remove_unused_columns=True takes out of the batch: '
+                "pass False, train_dataset=gsgd.sift.WithIds(data) and data_rows=len(data)"
+            )
         self.sift = self._build_sift()
         self._window: list[Any] = []
         self._kept: deque[tuple[Any, dict[str, Any], Selection]] = deque()
@@ -248,6 +253,13 @@ class SiftMixin(_Base):
                 # The Trainer does nothing with the model here but call it.
                 call: Any = lambda **rows: self.sift.forward_kept(rows)  # noqa: E731
                 return super().compute_loss(call, inputs, *args, **kwargs)
+            if self.sift.named_rows is not None:
+                wants_output = kwargs.pop("return_outputs", False)
+                # A copy, since the Trainer takes labels out where it computes the loss itself.
+                loss, output = super().compute_loss(model, dict(inputs), *args, return_outputs=True, **kwargs)
+                items = kwargs.get("num_items_in_batch") if self.model_accepts_loss_kwargs else None
+                self.sift.note(output, inputs, items=items)
+                return (loss, output) if wants_output else loss
             with self.sift.sharing(inputs):
                 return super().compute_loss(model, inputs, *args, **kwargs)
 

@@ -36,7 +36,9 @@ def test_methods(text, method):
     "text", ["", "loss", "loss@", "loss@0", "loss@-1", "loss@one", "loss@²", "gradient@1", "random@1", "random@auto"]
 )
 def test_what_is_no_method(text):
-    with pytest.raises(ValueError, match=r"method = .* must be baseline, random, last-seen, or SCORE@LAYER.*such as loss@1"):
+    with pytest.raises(
+        ValueError, match=r"method = .* must be baseline, random, last-seen, or SCORE@LAYER.*such as loss@1"
+    ):
         TrainingSettings(method=text)
 
 

@@ -371,7 +371,14 @@ def test_no_scores_no_quality(tiny, tiny_module, accelerator, method):
 
 
 @pytest.mark.parametrize(
-    "values", [{"method": "loss@1"}, {"method": "random"}, {"method": "loss@1", "accumulation_steps": 2}]
+    "values",
+    [
+        {"method": "loss@1"},
+        {"method": "random"},
+        {"method": "last-seen", "start_step": 3},
+        {"method": "loss@1", "accumulation_steps": 2},
+        {"method": "last-seen", "accumulation_steps": 2},
+    ],
 )
 def test_a_state_goes_on_bitwise(tiny, tiny_module, accelerator, values):
     """Dropout, a rule that draws, running statistics, momenta, schedule, and the order in mid-epoch."""
@@ -389,6 +396,8 @@ def test_a_state_goes_on_bitwise(tiny, tiny_module, accelerator, values):
     go(resumed, 2)
     resumed.load_state_dict(state)
     go(resumed, 8)
+    if values["method"] == "last-seen":
+        assert torch.equal(whole.sift.named_rows.seen.seen_at, resumed.sift.named_rows.seen.seen_at)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
     assert whole.sift.totals == resumed.sift.totals

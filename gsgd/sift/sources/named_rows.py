@@ -81,12 +81,13 @@ class NamedRows:
         *,
         step: int,
         positions: tuple[Tensor, int] | None = None,
+        items: Tensor | int | None = None,
     ) -> tuple[Tensor, Tensor] | None:
         """(ids (k,), losses (k,)) of rows that were chosen, from the model's output on them; None for other rows.
 
         Args:
             output: the model's, on `batch`: the rows, with labels as the model saw them.
-            positions: as of `TrainedLosses.of`.
+            positions, items: as of `TrainedLosses.of`.
 
         Raises:
             ValueError: as `TrainedLosses.of`.
@@ -97,7 +98,7 @@ class NamedRows:
                 break
         else:
             return None
-        losses = self.trained.of(output, batch, positions=positions)
+        losses = self.trained.of(output, batch, positions=positions, items=items)
         ids = host.sent(entry[1], losses.device)
         if self.seen is None:
             self.seen = LastSeen(self._rows, losses.device)

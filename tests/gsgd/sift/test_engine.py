@@ -631,7 +631,7 @@ class TestBadInput:
             ({"keep": float("nan")}, r"keep = nan must"),
             ({"keep": True}, r"keep = True must"),
             ({"keep": "half"}, r"keep = 'half' must"),
-            ({"score": "los"}, r'score = \'los\' must be "loss", "entropy", "random" or a callable'),
+            ({"score": "los"}, r'score = \'los\' must be "loss", "entropy", "last-seen", "random" or a callable'),
             ({"scoring_mode": "test"}, "scoring_mode = 'test' must be one of: train, eval, frozen-batchnorm"),
             ({"scope": "world"}, "scope = 'world' must be one of: rank, global"),
             ({"on_bad_scores": "ignore"}, "on_bad_scores = 'ignore' must be one of: raise, drop, keep-all, last"),

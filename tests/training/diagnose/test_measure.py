@@ -44,7 +44,7 @@ def test_the_weights_are_those_of_a_baseline(diagnose, tiny, accelerator, monkey
     plain = Training(config.with_values({"method": "baseline"}), config.build_task(), accelerator, 24)
     for _ in range(5):
         plain.train_step()
-    sift = build_sift(plain.model, config.training, 24)
+    sift = build_sift(plain.model, config.training, 24, 100)
     order = Order(128, config.training.seed + 1)
     batches = [plain.placed(plain.task.training_batch(*order.take(16))) for _ in range(4)]
     rows = [row for batch in batches for row in batch["x"].tolist()]
