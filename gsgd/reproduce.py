@@ -109,7 +109,7 @@ def laptop(budget: str | None) -> list[Stage]:
     Raises:
         ValueError: if `budget` is not a number of seconds, such as "40s".
     """
-    if budget is not None and (not re.fullmatch(r"(\d+\.?\d*|\.\d+)s", budget) or float(budget[:-1]) == 0):
+    if budget is not None and (not re.fullmatch(r"(\d+\.?\d*|\.\d+)s", budget) or not 0 < float(budget[:-1]) < 1e9):
         raise ValueError(f"--budget {budget!r} must be a number of seconds above 0, such as 40s")
     stages = [VERIFY]
     for preset, methods, default in COMPARISONS:

@@ -16,7 +16,9 @@ def files_below(root: Path, suffixes: Sequence[str]) -> list[Path]:
         ValueError: for a link to nothing or to a folder that it lies in, something that is no file, such as a named
             pipe, or a folder that cannot be read.
     """
-    return sorted(checked(path) for path in _below(root, ()) if path.name.lower().endswith(tuple(suffixes)))
+    found = [entry for entry in _below(root, ()) if entry.name.lower().endswith(tuple(suffixes))]
+    # Of a regular file the folder's own entry tells; millions of them are not asked once more.
+    return sorted(Path(entry.path) if entry.is_file() else checked(Path(entry.path)) for entry in found)
 
 
 def checked(path: Path) -> Path:
@@ -34,11 +36,15 @@ def checked(path: Path) -> Path:
 
 def stamp(path: Path) -> tuple[int, int]:
     """(size in bytes, time of the last change in ns) of a file."""
-    status = checked(path).stat()
+    try:
+        status = path.stat()
+    except OSError:
+        checked(path)
+        raise
     return status.st_size, status.st_mtime_ns
 
 
-def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[os.DirEntry[str]]:
     """Every file below, whatever it is; folders that links lead to are taken for what they are."""
     resolved = folder.resolve()
     if resolved in above:
@@ -53,4 +59,4 @@ def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
         if entry.is_dir():
             yield from _below(Path(entry.path), (*above, resolved))
         else:
-            yield Path(entry.path)
+            yield entry

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,3 +50,19 @@ class Task(Protocol):
         The model is in eval mode, and `output` is what it returned on `batch`.
         """
         ...
+
+
+def held_out_rows(sizes: Mapping[str, int], split: str, batch_size: int) -> Iterator[np.ndarray]:
+    """The rows 0..sizes[split] - 1 of a held-out split, a batch at a time; the last one may be smaller.
+
+    Raises:
+        ValueError: if there is no such split, it is empty, or `batch_size` is not at least 1.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split = {split!r} must be one of: {', '.join(SPLITS)}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size = {batch_size!r} must be at least 1")
+    size = sizes[split]
+    if not size:
+        raise ValueError(f"the {split} split is empty: set {split}_share above 0")
+    return (np.arange(start, min(start + batch_size, size)) for start in range(0, size, batch_size))

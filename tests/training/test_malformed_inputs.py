@@ -280,6 +280,9 @@ def arguments(rng, place):
             *[["diagnose", "bert-tiny", "--exits", bad] for bad in ("0", ",", "a", "-1")],
             *[["train", "bert-tiny", flag] for flag in ("--seed", "--data", "--name", "--results")],
             *[["train", *more] for more in (["--keys", "vit"], ["bert-tny"], ["a", "b"], ["bert-tiny", "--", "--x"])],
+            *[["compare", "bert-tiny", "--sweep", bad] for bad in ("max_lr=nan", "max_lr=inf,1", "max_lr", "x=1", "=")],
+            *[["compare", "bert-tiny", "--target", bad] for bad in ("nan", "inf", "x")],
+            *[["compare", "bert-tiny", "--budget", bad] for bad in ("nan", "inf s", "1e999s", "s", "-1s")],
             *[["compare", "bert-tiny", "--seeds", bad] for bad in ("0", "-1", "x", "nan")],
             *[
                 ["compare", "bert-tiny", "--methods", bad]
@@ -496,6 +499,24 @@ def files_of_text(rng, place):
     else:
         path.write_text("One. Two.\n\n\nThree. Four.\n\n\nFive. Six.")
     return bert(path)
+
+
+@malformed(12)
+def vocabulary(rng, place):
+    path, entries = place / "vocab.txt", ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "one"]
+    text(place / "book.parquet")
+    spoilt = rng.choice(
+        [
+            lambda: entries[: rng.randrange(5)],
+            lambda: [*entries, rng.choice(entries)],
+            lambda: entries[1:] + entries[:1],
+            lambda: [*entries, *map(str, range(70_000))],
+            lambda: [f"{entry} " for entry in entries],
+        ]
+    )
+    content = "\n".join(spoilt()).encode()
+    path.write_bytes(rng.choice([content, content, content + b"\n\xff", b"\x80\x81", b""]))
+    return [*bert(place / "book.parquet"), "--vocabulary", str(rng.choice([path, place, path, "/dev/null", "nowhere"]))]
 
 
 # ---- What was prepared ----

@@ -23,8 +23,8 @@ from training.cache import cached_folder, default_cache, read_array
 from training.images.labelled import LabelledImages
 from training.records import read_json
 
-VERSION = 1
-"""Of the cache's layout and of how images are decoded: changing either makes old folders be passed over."""
+VERSION = 2
+"""Of the cache's layout, of how images are decoded and classes numbered: a change makes old folders be passed over."""
 CHUNK = 512
 GREY_MODES = ("1", "L", "LA")
 # Others have more than 8 bits a channel, which Pillow clips rather than scales, or it cannot turn them into RGB (LAB).

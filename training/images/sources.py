@@ -127,7 +127,7 @@ class FolderImages(LabelledImages):
     def images(self, split: str) -> Iterator[tuple[str, bytes]]:
         for path in self._files[split]:
             try:
-                encoded = checked(path).read_bytes()
+                encoded = path.read_bytes()
             except OSError as error:
                 raise ValueError(f"{path} cannot be read: {error}") from error
             yield str(path), encoded

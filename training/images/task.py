@@ -19,7 +19,7 @@ from training.images.resnet import EarlyExitResNet
 from training.images.settings import ImageSettings, ResNetSettings
 from training.images.sources import ALL, find_source
 from training.images.splits import balanced, hold_out
-from training.task import SPLITS
+from training.task import SPLITS, held_out_rows
 
 
 def build_resnet(settings: ResNetSettings, *, channels: int, num_labels: int) -> EarlyExitResNet:
@@ -128,16 +128,11 @@ class ImageTask:
 
     def held_out(self, split: str, batch_size: int) -> Iterator[dict[str, Tensor]]:
         """See `training.task.Task`: not augmented, the middle of the image."""
-        if split not in self._held_out:
-            raise ValueError(f"split = {split!r} must be one of: {', '.join(SPLITS)}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size = {batch_size!r} must be at least 1")
+        batches = held_out_rows({name: len(rows) for name, (_, rows) in self._held_out.items()}, split, batch_size)
         arrays, rows = self._held_out[split]
-        if not len(rows):
-            raise ValueError(f"the {split} split is empty: give test_data, or a test_share above 0")
         return (
-            self._batch(centre_crop(arrays.images[part], self.settings.image_size), arrays.labels[part])
-            for part in (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+            self._batch(centre_crop(arrays.images[rows[part]], self.settings.image_size), arrays.labels[rows[part]])
+            for part in batches
         )
 
     def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,7 +16,7 @@ from gsgd.ranges import whole
 from gsgd.sift.huggingface.collator import MaskingCollator
 from gsgd.sift.scoring_pass.row_losses import IGNORED
 from training.cache import default_cache
-from training.task import SPLITS
+from training.task import SPLITS, held_out_rows
 from training.text.documents import parse_source
 from training.text.pairs import sentence_pairs
 from training.text.settings import TextSettings
@@ -118,21 +118,10 @@ class TextTask:
         return self._collate.at_epoch(int(epoch))(self._features("train", rows))
 
     def held_out(self, split: str, batch_size: int) -> Iterator[dict[str, Tensor]]:
-        """The batches of "validation" or "test", as `training_batch` gives them; the last one may be smaller.
-
-        Raises:
-            ValueError: if there is no such split, it is empty, or `batch_size` is not at least 1.
-        """
-        if split not in SPLITS:
-            raise ValueError(f"split = {split!r} must be one of {', '.join(SPLITS)}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size = {batch_size!r} must be at least 1")
-        size = len(self._rows[split])
-        if not size:
-            raise ValueError(f"the {split} split is empty: set {split}_share above 0")
+        """See `training.task.Task`: the batches are as `training_batch` gives them."""
+        batches = held_out_rows({name: len(rows) for name, rows in self._rows.items()}, split, batch_size)
         collate = self._collate_held_out.at_epoch(0)
-        starts = range(0, size, batch_size)
-        return (collate(self._features(split, np.arange(s, min(s + batch_size, size)))) for s in starts)
+        return (collate(self._features(split, rows)) for rows in batches)
 
     def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """(correctly predicted masked tokens, their cross-entropy summed, masked tokens), scalar tensors.

@@ -62,7 +62,10 @@ def vocabulary_size(vocabulary: str | Path | None = None) -> int:
 
 def _entries(vocabulary: str | Path | None) -> dict[str, int]:
     path = vocabulary_file(vocabulary)
-    entries = path.read_text(encoding="utf-8").split("\n")
+    try:
+        entries = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8 text, one WordPiece a line: {error}") from error
     if entries[-1] == "":
         entries.pop()
     ids = {entry: number for number, entry in enumerate(entries)}

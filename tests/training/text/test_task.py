@@ -317,7 +317,7 @@ def test_settings_can_be_written_as_lists():
 def test_bad_calls(make_task, task):
     with pytest.raises(ValueError, match="seed = -1 must be"):
         make_task(seed=-1)
-    with pytest.raises(ValueError, match="split = 'train' must be one of validation, test"):
+    with pytest.raises(ValueError, match="split = 'train' must be one of: validation, test"):
         task.held_out("train", 8)
     with pytest.raises(ValueError, match="batch_size = 0"):
         task.held_out("test", 0)
