@@ -39,7 +39,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_keys(parser, "another value of any key of the configuration")
     parser.add_argument("--name", help="folder under the results (default: CONFIG-METHOD-seedN)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    parser.add_argument("--overwrite", action="store_true", help="begin anew, whatever is there")
+    parser.add_argument("--overwrite", action="store_true", help="begin anew: replace the run that is there")
+    parser.add_argument("--wait", action="store_true", help="if another command writes there: wait for its end")
     parser.add_argument("--list", action="store_true", help="list the presets")
     parser.add_argument("--keys", metavar="TASK", help="list the keys of a task: bert or resnet")
 
@@ -56,13 +57,22 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError("which CONFIG? A TOML file or a preset's name; --list shows the presets")
     config = configs.load(options.config, options.key_values)
 
-    from training.run import DIVERGED, FINISHED, running, train
+    from training.folders import named
+    from training.run import running, train
+    from training.schema import DIVERGED, FINISHED
 
     settings = config.training
     name = options.name or f"{config.name.replace('/', '-')}-{settings.method}-seed{settings.seed}"
-    folder = options.results / name
+    folder = named(options.results, name)
     with running(config) as (accelerator, display):
-        outcome = train(config, folder, accelerator=accelerator, overwrite=options.overwrite, display=display)
+        outcome = train(
+            config,
+            folder,
+            accelerator=accelerator,
+            overwrite=options.overwrite,
+            wait=options.wait,
+            display=display,
+        )
     if accelerator.is_main_process:
         last = outcome.evaluations[-1] if outcome.evaluations else None
         if last is not None:
