@@ -40,10 +40,13 @@ def one_writer(folder: Path, wait: Callable[[str], object] | None = None) -> Ite
         ValueError: if another one runs, naming its host and process and since when.
         OSError: if the folder cannot be written to.
     """
-    check_writable(folder / LOCK)
     made = [each for each in (folder, *folder.parents) if not each.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    file = _locked(folder, wait)
+    try:
+        check_writable(folder / LOCK)
+        file = _locked(folder, wait)
+    except OSError as error:
+        error.filename = str(folder)
+        raise
     try:
         sweep(folder)
         yield

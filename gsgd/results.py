@@ -146,9 +146,10 @@ def in_bytes(count: float) -> str:
 def disk_trouble(error: OSError) -> str:
     """An error of the file system in words: the path, what is wrong, and how much is free there."""
     folder = Path(error.filename).absolute()
-    while not folder.exists() and folder != folder.parent:
+    while not os.path.exists(folder):
         folder = folder.parent
-    return f"{error.filename}: {error.strerror} ({in_bytes(shutil.disk_usage(folder).free)} free there)"
+    what = "" if isinstance(error, (FileNotFoundError, PermissionError)) else "cannot write to "
+    return f"{what}{error.filename}: {error.strerror} ({in_bytes(shutil.disk_usage(folder).free)} free there)"
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> Path:

@@ -403,10 +403,9 @@ def _what_is_there(config: Config, folder: Path, costs: StepCosts | None, overwr
         return _There(None, own_files(folder, _listed(folder)))
     header = read_header(folder)
     if header is None:
-        if there := [
-            name for name in (EVALUATIONS, checkpoint.NAME, "model", OF_COMPARISON) if (folder / name).exists()
-        ]:
-            raise ValueError(f"{folder} has a {there[0]}, but no {HEADER}: no run of this name began it")
+        for name in (EVALUATIONS, checkpoint.NAME, "model", OF_COMPARISON):
+            if (folder / name).exists():
+                raise ValueError(f"{folder} has a {name}, but no {HEADER}: no run of this name began it")
         return _There(None, [])
     if changed := differences(header["config"], config.values()):
         named = ", ".join(
