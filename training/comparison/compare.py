@@ -203,7 +203,7 @@ def _compare(
         elif accelerator.is_main_process:
             check_room(folder / EVALUATIONS, tasks.values())
     costs = _prices(recorded, header, {**planned, **swept}, tasks, accelerator, display)
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and recorded is None:
         write_json(folder / OF_COMPARISON, header)
     budget = parse_budget(config.training.budget)
     if budget.unit == "baseline-epochs":
