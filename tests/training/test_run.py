@@ -198,6 +198,39 @@ def test_events_for_tensorboard(go, tmp_path):
     assert accuracies == [(row.step, pytest.approx(row.val_accuracy)) for row in outcome.evaluations]
 
 
+def scalars(folder):
+    """All points that TensorBoard shows, tag -> [(step, value)]."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_tensorboard_agrees_with_the_tables_after_interruptions_and_failures(go, tmp_path, monkeypatch):
+    """Stopped at an evaluation, between two, after steps that the checkpoint does not have, and once before any."""
+    pytest.importorskip("tensorboard")
+    values = {"tensorboard": True, "method": "loss@1", "meter_every": 2}
+    go("whole", **values)
+
+    def fail():
+        raise KeyboardInterrupt
+
+    for at in (4, 6, 11, 15, 16, 20):
+        with pytest.raises(KeyboardInterrupt):
+            go("cut", within={at: fail}, **values)
+        if at == 11:
+            assert go("cut", within={9: interrupt}, **values).status == INTERRUPTED
+    outcome = go("cut", **values)
+    found = scalars(tmp_path / "cut")
+    for name in ("val_accuracy", "val_loss"):
+        expected = [(row.step, pytest.approx(getattr(row, name))) for row in outcome.evaluations]
+        assert found[f"validation/{name}"] == expected
+    read = [(row.reading.step, pytest.approx(row.reading.rho)) for row in read_meters(tmp_path / "cut")]
+    assert found["meters/rho"] == read
+    assert found == scalars(tmp_path / "whole")
+
+
 # ---- Budgets of time ----
 
 
