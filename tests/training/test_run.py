@@ -705,3 +705,52 @@ def test_a_killed_run_loses_no_evaluation_and_ends_as_if_nothing_had_been(killed
     assert same(weights(folder / point), weights(folder / "whole"))
     left = {path.name for path in (folder / point).iterdir() if not path.name.startswith(".")}
     assert left == {"header.json", "evaluations.csv", "meters.csv", "model"}
+
+
+def without_times(content):
+    """A record without what differs from one time to the next."""
+    if isinstance(content, list):
+        return [without_times(entry) for entry in content]
+    if not isinstance(content, dict):
+        return content
+    varies = ("date", "command", "files", "step_costs", "scoring_share", "seconds_to_target", "commit")
+    return {
+        name: without_times(value) for name, value in content.items() if not (name.endswith("_s") or name in varies)
+    }
+
+
+@pytest.mark.slow
+def test_runs_and_comparisons_killed_at_random_end_as_if_nothing_had_been(tmp_path):
+    """20 times each: every table, header, weight and point of TensorBoard is that of one that was left alone."""
+    if not hasattr(os, "fork"):
+        pytest.skip("the worker forks")
+    done = subprocess.run(
+        [sys.executable, str(WORKER), str(tmp_path), "random"],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    pairs = [
+        (tmp_path / f"{name} {number}", tmp_path / f"{name}, whole")
+        for name, folders in json.loads(done.stdout.splitlines()[-1]).items()
+        for number in range(1, folders + 1)
+    ]
+    for killed, whole in pairs:
+        tables = sorted(path.relative_to(whole) for path in whole.rglob("*.csv") if path.name != "summary.csv")
+        assert tables
+        for table in tables:
+            found, expected = (
+                [{key: cell for key, cell in row.items() if key != "reference_s"} for row in rows(folder, table)]
+                for folder in (killed, whole)
+            )
+            assert found == expected != [], table
+        for path in sorted(whole.rglob("*.json")):
+            one, two = (json.loads((folder / path.relative_to(whole)).read_text()) for folder in (killed, whole))
+            assert without_times(one) == without_times(two), path
+        assert [path for path in killed.rglob(".*") if path.name != ".writer.lock"] == []
+        assert not list(killed.rglob("checkpoint.pt"))
+        if (whole / "model").exists():
+            assert same(weights(killed), weights(whole))
+            assert scalars(killed) == scalars(whole)
