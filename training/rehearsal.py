@@ -132,11 +132,11 @@ def rehearse(config: Config, accelerator: Accelerator) -> Rehearsal:
         raise ValueError(f"a gross batch has {settings.gross_size} rows, but the training set {task.train_size}")
     # Where rounding would select nothing of two rows, there are a few more.
     rows = next(n for n in itertools.count(2) if not settings.selects or round(n / settings.keep) > n)
-    small = dataclasses.replace(
-        settings,
+    changes: dict[str, Any] = {
         **{"batch_size": rows, "accumulation_steps": 1, "meter_every": 0, "trim": 0.0},
         **{"start_step": 1, "start_share": 0.0, "end_step": 0, "end_share": 1.0},
-    )
+    }
+    small = dataclasses.replace(settings, **changes)
     training = Training(dataclasses.replace(config, training=small), task, accelerator, total_steps=2)
     flops, kept = _flops_and_activations(training, task, rows)
     seconds = []
