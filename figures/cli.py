@@ -42,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
     from figures.checked import Missing
     from figures.registry import ENTRIES, named
     from figures.results import Results
+    from gsgd.results import check_writable
 
     entries = [ENTRIES[name] for name in dict.fromkeys(map(named, options.names))] or list(ENTRIES.values())
     if options.list:
@@ -60,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
         except Missing as missing:
             left_out.append((entry.name, str(missing.args[0])))
     folder = options.out or results.folder / "figures"
+    check_writable(folder / "any")
     written: list[Path] = []
     for number, (entry, tables) in enumerate(ready, start=1):
         begin = time.perf_counter()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 
+from gsgd.results import disk_trouble
+
 EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "accelerate", "pyarrow", "PIL", "tensorboard"), "train"),
     **dict.fromkeys(("datasets", "pydantic"), "train"),
@@ -76,6 +78,8 @@ def install(extra: str) -> str:
 
 
 def in_words(error: Exception) -> str:
-    """What an error says, and the line that helps where a package is missing."""
+    """What an error says, in one sentence, and what helps: the line that installs a package, the room on a disk."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return disk_trouble(error)
     missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     return f"{error} ({install(EXTRAS[missing])})" if missing in EXTRAS else str(error)

@@ -19,6 +19,7 @@ from typing import Any
 
 from gsgd import __version__
 from gsgd.arguments import in_words, name_keys, take_keys
+from gsgd.results import check_writable
 
 BENCH: dict[str, tuple[Any, str]] = {
     "step": ("training.bench.cli", "what selection adds to a training step, beside its arithmetic"),
@@ -128,6 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parser.parse_args(words)
         prog, module = vars(options).pop("command")
+        if (path := getattr(options, "json", None)) is not None:
+            check_writable(path)
         code: int = module.run(options)
         sys.stdout.flush()
         return code

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import ctypes
 import fnmatch
 import importlib.util
 import json
@@ -18,10 +19,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gsgd.locks import one_writer
 from gsgd.results import provenance
 
 EXAMPLES = """\
@@ -53,6 +55,7 @@ COMPARISONS = (("bert-tiny", "baseline,random,loss@1", 9.0), ("resnet-tiny", "ba
 SEEDS = 3
 BERT_ROWS, BERT_ROWS_PER_GPU, PAPER_GPUS = 256, 32, 8
 """Of a step of the paper, at most at a time on a GPU, and its number of GPUs."""
+_ON_PARENTS_DEATH = 1  # PR_SET_PDEATHSIG of Linux' prctl.h
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", default="laptop", choices=("laptop", "paper"), help="default: laptop")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     parser.add_argument("--fresh", action="store_true", help="begin anew")
+    parser.add_argument("--wait", action="store_true", help="if another one runs there: wait for its end")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, and run none")
     parser.add_argument("--budget", metavar="SECONDS", help="laptop: of every training run, such as 40s")
     parser.add_argument("--only", metavar="PATTERN", help="paper: these runs, such as 'cifar100/*/early-*' or food101")
@@ -203,10 +207,12 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if lacking:
         raise ValueError("; ".join(lacking))
-    if options.fresh:
-        for stage in stages:
-            stage.forget(options.results)
-    return carry_out(stages, options.results)
+    wait = (lambda text: print(text, file=sys.stderr, flush=True)) if options.wait else None
+    with one_writer(options.results, wait):
+        if options.fresh:
+            for stage in stages:
+                stage.forget(options.results)
+        return carry_out(stages, options.results)
 
 
 def carry_out(stages: Sequence[Stage], results: Path) -> int:
@@ -238,12 +244,14 @@ def run_command(words: Sequence[str]) -> int:
     The terminal tells Ctrl-C to the child, too, which writes its checkpoint: here it is only waited for.
     """
     module = {"gsgd": "gsgd", "torchrun": "torch.distributed.run"}[words[0]]
+    prepare = _ends_with_parent() if sys.platform == "linux" else None
     # The child is to import the very gsgd that we are, not one in the folder where we were called.
     environment = {**os.environ} if Path.cwd() == PACKAGES else {**os.environ, "PYTHONSAFEPATH": "1"}
     told: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: told.append(number))
     try:
-        with subprocess.Popen([sys.executable, "-m", module, *words[1:]], env=environment) as child:
+        line = [sys.executable, "-m", module, *words[1:]]
+        with subprocess.Popen(line, env=environment, preexec_fn=prepare) as child:
             signal.signal(signal.SIGTERM, lambda number, frame: child.terminate())
             code = child.wait()
     finally:
@@ -252,6 +260,18 @@ def run_command(words: Sequence[str]) -> int:
     if told or code in (-signal.SIGINT, -signal.SIGTERM):
         return 130
     return code if code >= 0 else 128 - code
+
+
+def _ends_with_parent() -> Callable[[], None]:
+    """What a child does first on Linux: asks for SIGTERM when we end, however we end. It writes its checkpoint then."""
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def ask() -> None:
+        prctl(_ON_PARENTS_DEATH, signal.SIGTERM)
+        if os.getppid() != parent:  # which has ended since
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return ask
 
 
 def missing(extras: dict[str, tuple[str, ...]]) -> list[str]:

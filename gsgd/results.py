@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import math
 import os
 import platform
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -53,18 +57,99 @@ def _commit() -> str | None:
 
 @contextlib.contextmanager
 def atomically(path: str | Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when the block is done: whole, or not at all. Creates the folder."""
+    """A file that takes the place of `path` when the block is done: whole, or not at all. Creates the folder.
+
+    What killed processes of this host left of such files in the folder is removed.
+
+    Raises:
+        OSError: if it cannot be written; its `filename` is `path`.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent)
+        try:
+            with open(temporary, "w+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def temporary_beside(path: Path) -> Path:
+    """Where a file is written that is to take the place of `path`: its name holds host and process."""
+    return path.with_name(f".{path.name[:60]}.{platform.node()[:40]}.{os.getpid()}.tmp")
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files in `folder` of processes of this host that are not there any more."""
+    ours = re.compile(rf"\..+\.{re.escape(platform.node()[:40])}\.(\d+)\.tmp")
+    for path in folder.iterdir():
+        if (name := ours.fullmatch(path.name)) and not _lives(int(name[1])):
+            path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    if os.name != "posix":
+        return True  # to ask would be to end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def check_writable(path: Path, room: int = 0) -> None:
+    """Find out, before there is work to lose, whether a file `path` could be written. Leaves nothing behind.
+
+    Args:
+        room: bytes that must be free on its disk.
+
+    Raises:
+        OSError: if not; its `filename` is `path`.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        folder = path.absolute().parent
+        missing = [temporary_beside(path).name]
+        while not os.path.lexists(folder):
+            missing.append(folder.name)
+            folder = folder.parent
+        for name in missing:
+            with contextlib.suppress(FileNotFoundError):
+                os.lstat(folder / name)  # a name that is too long is refused
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+        if shutil.disk_usage(folder).free < room:
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, {in_bytes(room)} are needed")
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def in_bytes(count: float) -> str:
+    """A number of bytes in words, such as "1.3 GB"."""
+    power = min(int(math.log10(max(count, 1)) / 3), 4)
+    return f"{count / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def disk_trouble(error: OSError) -> str:
+    """An error of the file system in words: the path, what is wrong, and how much is free there."""
+    folder = Path(error.filename).absolute()
+    while not os.path.exists(folder):
+        folder = folder.parent
+    what = "" if isinstance(error, (FileNotFoundError, PermissionError)) else "cannot write to "
+    return f"{what}{error.filename}: {error.strerror} ({in_bytes(shutil.disk_usage(folder).free)} free there)"
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> Path:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from gsgd.arguments import install, number, whole
 from gsgd.console import bar
-from gsgd.results import command_line, provenance, write_json
+from gsgd.results import check_writable, command_line, provenance, write_json
 from theory import curves, table
 from theory.checks import missing
 from theory.statements import STATEMENTS
@@ -68,9 +68,8 @@ def run(options: argparse.Namespace) -> int:
     if options.list:
         table.show_list(console, checks)
         return 0
-    for folder in filter(None, [options.json and options.json.parent, None if options.no_results else options.results]):
-        if not _writable(folder):
-            raise ValueError(f"cannot write to {folder}: choose another folder, or --no-results")
+    if not options.no_results:
+        check_writable(options.results / "theory" / "verify.json")
     start = time.perf_counter()
     outcomes = _run_with_progress(checks, options)
     content = {"header": _header(options), "checks": [outcome.record() for outcome in outcomes]}
@@ -134,10 +133,3 @@ def _choose(checks: list[Check], wanted: list[str]) -> list[Check]:
             raise ValueError(f"no statement {name!r}{known}{hint} `gsgd verify --list` names them all")
         chosen.add(present[name.lower()])
     return [check for check in checks if check.statement in chosen]
-
-
-def _writable(folder: Path) -> bool:
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return folder.is_dir() and os.access(folder, os.W_OK)

@@ -6,15 +6,19 @@ import argparse
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gsgd.arguments import add_keys
+
+if TYPE_CHECKING:
+    from training.config import Config
 
 EXAMPLES = """\
 examples:
   gsgd train bert-tiny                                a small BERT on a book that comes with the package, two minutes
   gsgd train resnet-tiny --method loss@1 --seed 3     a preset with other values
   gsgd train my.toml --data train.parquet --budget 600s
+  gsgd train bert-base/loss-1 --dry-run               two small steps of it, and what all will take
   gsgd train --list                                   the presets: the small ones, and every run of the paper
   gsgd train --keys resnet                            every key, its type and default
 
@@ -41,7 +45,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_keys(parser, "another value of any key of the configuration")
     parser.add_argument("--name", help="folder under the results (default: CONFIG-METHOD-seedN)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    parser.add_argument("--overwrite", action="store_true", help="begin anew, whatever is there")
+    parser.add_argument("--overwrite", action="store_true", help="begin anew: replace the run that is there")
+    parser.add_argument("--wait", action="store_true", help="if another command writes there: wait for its end")
+    parser.add_argument("--dry-run", action="store_true", help="do two small steps, and say what the run will take")
     parser.add_argument("--list", action="store_true", help="list the presets")
     parser.add_argument("--keys", metavar="TASK", help="list the keys of a task: bert or resnet")
 
@@ -56,17 +62,27 @@ def run(options: argparse.Namespace) -> int:
         return _list_keys(options.keys)
     if options.config is None:
         raise ValueError("which CONFIG? A TOML file or a preset's name; --list shows the presets")
+    config = configs.load(options.config, options.key_values)
+    if options.dry_run:
+        return _rehearse(config)
+    from training.folders import named
     from training.precision import affordable
+    from training.run import running, train
+    from training.schema import DIVERGED, FINISHED
 
-    config = affordable(configs.load(options.config, options.key_values))
-
-    from training.run import DIVERGED, FINISHED, running, train
-
+    config = affordable(config)
     settings = config.training
     name = options.name or f"{config.name.replace('/', '-')}-{settings.method}-seed{settings.seed}"
-    folder = options.results / name
+    folder = named(options.results, name)
     with running(config) as (accelerator, display):
-        outcome = train(config, folder, accelerator=accelerator, overwrite=options.overwrite, display=display)
+        outcome = train(
+            config,
+            folder,
+            accelerator=accelerator,
+            overwrite=options.overwrite,
+            wait=options.wait,
+            display=display,
+        )
     if accelerator.is_main_process:
         last = outcome.evaluations[-1] if outcome.evaluations else None
         if last is not None:
@@ -91,6 +107,21 @@ def _why_not_finite(header: dict[str, Any]) -> str:
     if first is not None and not math.isfinite(float(first)):
         return "the loss was not finite from the first step on, before anything was learnt: look at the data"
     return "the loss is not finite any more: try a lower max_lr, or clip_norm = 1"
+
+
+def _rehearse(config: Config) -> int:
+    import torch
+
+    from training.rehearsal import rehearse
+    from training.run import running
+
+    if not torch.accelerator.is_available():
+        config = config.with_values({"precision": "no"})  # a processor may take a hundred times as long for others
+    with running(config) as (accelerator, _):
+        lines = list(rehearse(config, accelerator).lines())
+    if accelerator.is_main_process:
+        print("\n".join(lines))
+    return 0
 
 
 def _list_presets(presets: dict[str, Path]) -> int:

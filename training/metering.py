@@ -14,7 +14,8 @@ from typing import Any
 
 from gsgd.results import write_table
 from gsgd.sift import Sift
-from training.records import METER_COLUMNS, METERS, read_table
+from training.events import Events
+from training.records import METER_COLUMNS, METERS, check_steps, read_table
 from training.settings import TrainingSettings
 
 
@@ -33,7 +34,7 @@ class MeterLog:
         self._run = {"method": settings.label or settings.method, "seed": settings.seed}
         self.rows = [row for row in read_meters(folder) if row["step"] < done] if done else []
 
-    def take(self, sift: Sift, events: Any = None) -> None:
+    def take(self, sift: Sift, events: Events | None = None) -> None:
         """Note the engine's readings; `events` is a writer for TensorBoard, or None."""
         for reading in sift.readings:
             self.rows.append({**self._run, **asdict(reading), "meter_s": sift.meter_s})
@@ -41,7 +42,7 @@ class MeterLog:
                 continue
             for name, value in asdict(reading).items():
                 if isinstance(value, float) and math.isfinite(value):
-                    events.add_scalar(f"meters/{name}", value, reading.step)
+                    events.add(f"meters/{name}", value, reading.step)
 
     def write(self) -> None:
         """Write the table, if there are readings. Not at each of them: a step should not wait for a disk."""
@@ -53,6 +54,18 @@ class MeterLog:
         seconds = self.rows[-1]["meter_s"] if self.rows else 0.0
         share = f", {100 * seconds / wall_clock_s:.1f}% of training" if wall_clock_s > 0 else ""
         return f"  {len(self.rows)} readings of the scores took {seconds:.1f} s{share}"
+
+
+def check_readings(folder: Path, rows: Iterable[dict[str, Any]], metered: Iterable[int], done: int) -> None:
+    """Whether these are the readings of a run's first `done` steps, each once and in order.
+
+    Args:
+        metered: the steps at which it reads its meters.
+
+    Raises:
+        ValueError: if not, naming the file and the line.
+    """
+    check_steps(folder / METERS, [row["step"] for row in rows], [step for step in metered if step < done])
 
 
 def write_meters(folder: Path, rows: Iterable[dict[str, Any]]) -> None:

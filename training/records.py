@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import NoneType
@@ -12,7 +14,10 @@ from typing import Any, get_args, get_type_hints
 
 from gsgd.results import write_json, write_table
 from theory.readings import MEASURED
+from training.schema import DIVERGED, RunHeader, check
+from training.settings import TrainingSettings
 
+OF_COMPARISON = "compare.json"
 HEADER = "header.json"
 EVALUATIONS = "evaluations.csv"
 METERS = "meters.csv"
@@ -93,7 +98,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__} but must hold an object")
@@ -104,15 +109,15 @@ def read_header(folder: Path) -> dict[str, Any] | None:
     """The header of the run recorded in `folder`; None if there is none.
 
     Raises:
-        ValueError: if it cannot be read, naming the file.
+        ValueError: if it cannot be read, or has an entry that cannot be, naming the file and the entry.
     """
     path = folder / HEADER
-    if not path.exists():
-        return None
-    content = read_json(path)
-    if missing := {"config", "status", "total_steps", "step_costs"} - set(content):
-        raise ValueError(f"{path} is not the header of a run: it lacks {', '.join(sorted(missing))}")
-    return content
+    return check(RunHeader, read_json(path), path) if path.exists() else None
+
+
+def fingerprint(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells data from others in a task's description: its entries on the content, else all of it."""
+    return {name: value for name, value in data.items() if name.endswith("content")} or dict(data)
 
 
 def read_evaluations(folder: Path) -> list[Evaluation]:
@@ -122,6 +127,46 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
         ValueError: if the table cannot be read, naming the file and the row.
     """
     return [Evaluation(**cells) for cells in read_table(folder / EVALUATIONS, COLUMNS, "an evaluation")]
+
+
+def recorded_evaluations(
+    folder: Path, header: Mapping[str, Any], settings: TrainingSettings, done: int | None = None
+) -> list[Evaluation]:
+    """The evaluations of a run, as its header says that they must be: each once, in order, with finite numbers.
+
+    Args:
+        done: of a run that goes on, its steps; later evaluations are made again. None for one that has ended.
+
+    Raises:
+        ValueError: if they are not, naming the file and the line.
+    """
+    path, total = folder / EVALUATIONS, header["total_steps"]
+    steps = settings.evaluated_after(total)
+    if done is None and header["status"] == DIVERGED:
+        steps = [step for step in steps if step < header["steps_done"]]  # that one was not finite
+    elif done is not None:
+        steps = [step for step in steps if step <= done]
+    rows = read_evaluations(folder)
+    rows = rows if done is None else [*rows[: len(steps)], *(row for row in rows[len(steps) :] if row.step <= done)]
+    check_steps(path, [row.step for row in rows], steps)
+    for line, row in enumerate(rows, start=2):
+        for name, value in vars(row).items():
+            if isinstance(value, float) and not math.isfinite(value) and header["status"] != DIVERGED:
+                raise ValueError(f"{path}, line {line}: {name} = {value} must be finite")
+    return rows
+
+
+def check_steps(path: Path, found: Sequence[int], wanted: Sequence[int]) -> None:
+    """Whether a table has a row for each of the steps, and no other.
+
+    Raises:
+        ValueError: if not, naming the file and the line.
+    """
+    for line, (step, expected) in enumerate(itertools.zip_longest(found, wanted), start=2):
+        if step != expected:
+            there = "the table ends" if step is None else f"there is step {step}"
+            missing = "no row" if expected is None else f"step {expected}"
+            raise ValueError(f"{path}, line {line}: {there} where the header tells of {missing}")
 
 
 def read_table(path: Path, columns: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
@@ -136,27 +181,30 @@ def read_table(path: Path, columns: Mapping[str, Any], kind: str) -> list[dict[s
     """
     if not path.exists():
         return []
-    found = []
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), start=2):
-            cells = {}
-            for name, kind_of_cell in columns.items():
-                try:
-                    cells[name] = _cell(row.get(name), kind_of_cell)
-                except ValueError as error:
-                    raise ValueError(f"{path}, line {number}: not {kind} ({name}: {error})") from error
-            found.append(cells)
+    found: list[dict[str, Any]] = []
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            for row in reader:
+                if None in row:
+                    raise ValueError(f"{len(row[None])} more cells than columns")
+                found.append({name: _cell(name, row.get(name), kind_of_cell) for name, kind_of_cell in columns.items()})
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path}, line {len(found) + 2}: not {kind} ({error})") from error
     return found
 
 
-def _cell(text: str | None, kind: Any) -> Any:
+def _cell(name: str, text: str | None, kind: Any) -> Any:
     """A cell as a value of its column's type, such as int or `str | None`."""
     kinds = get_args(kind) or (kind,)
-    if text:
+    if not text:
+        if NoneType in kinds:
+            return None
+        raise ValueError(f"{name}: nothing is there")
+    try:
         return kinds[0](text)
-    if NoneType in kinds:
-        return None
-    raise ValueError("nothing is there")
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def differences(one: dict[str, Any], two: dict[str, Any]) -> list[str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import math
 import os
-import shutil
 import signal
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +22,35 @@ from rich.console import Console
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from gsgd.host import processor
+from gsgd.locks import one_writer
 from gsgd.memory import keep_freed_memory
-from gsgd.results import command_line, provenance
+from gsgd.results import check_writable, command_line, provenance
 from training import checkpoint
 from training.budget import StepCosts, parse_budget, seconds_of
 from training.config import Config
 from training.costs import measure_costs
 from training.display import Display
-from training.metering import MeterLog
-from training.records import HEADER, Evaluation, Records, differences, read_evaluations, read_header
+from training.events import Events
+from training.folders import is_empty, own_files, remove, written_names
+from training.metering import MeterLog, check_readings
+from training.ranks import built, failing_together, told_by_others
+from training.records import (
+    EVALUATIONS,
+    HEADER,
+    OF_COMPARISON,
+    Evaluation,
+    Records,
+    differences,
+    fingerprint,
+    read_header,
+    recorded_evaluations,
+)
+from training.schema import DIVERGED, FINISHED, INTERRUPTED, RUNNING, CheckpointState, check
 from training.settings import parse_method
 from training.task import Task
 from training.training import Training, saved_model
 
-FINISHED, RUNNING, INTERRUPTED, DIVERGED = "finished", "running", "interrupted", "diverged"
+logger = logging.getLogger(__name__)
 LOGS = 200
 AT_LEAST_EVERY = 100
 """The loss is looked at so many times in a run, and at least once in so many steps."""
@@ -43,12 +60,17 @@ AGREE_EVERY = 10
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended."""
+    """How a run ended.
+
+    Attributes:
+        interrupted: whether someone asked to stop, if only when all was done.
+    """
 
     status: str
     folder: Path
     header: dict[str, Any]
     evaluations: list[Evaluation]
+    interrupted: bool = False
 
 
 def train(
@@ -59,6 +81,7 @@ def train(
     task: Task | None = None,
     costs: StepCosts | None = None,
     overwrite: bool = False,
+    wait: bool = False,
     display: Display | None = None,
 ) -> Outcome:
     """Train `config`, or go on where it stopped, with its results in `folder`.
@@ -70,53 +93,93 @@ def train(
     Args:
         accelerator, task: to share among runs; made from the configuration if not given.
         costs: measured prices of a step; measured here if the budget is a time and they are not given.
-        overwrite: begin anew, and remove what is in `folder`.
+        overwrite: begin anew; what the run there has written is removed once this one can start.
+        wait: for another command that writes to the folder, instead of an error.
         display: what the user sees; None shows nothing.
 
     Raises:
-        ValueError: if `folder` has the results of another configuration, or is to be overwritten and is no run's, or
-            if the configuration does not fit the data.
+        ValueError: if `folder` has the results of another configuration, of other data or at other prices, if they
+            are damaged, if it is to be overwritten and holds anything else, if another command writes there, or if
+            the configuration does not fit the data.
+        OSError: if the folder cannot be written to, or its disk is too small for a checkpoint.
     """
     accelerator = accelerator or make_accelerator(config)
     display = display or Display.silent()
-    header = _what_is_there(config, folder, overwrite)
-    if header is not None and header["status"] in (FINISHED, DIVERGED):
-        if accelerator.is_main_process:
-            checkpoint.remove(folder)  # a process killed at its very end leaves it
-        return Outcome(header["status"], folder, header, read_evaluations(folder))
-    accelerator.wait_for_everyone()  # until all have looked
-    if overwrite and accelerator.is_main_process and folder.exists():
-        shutil.rmtree(folder)
-    accelerator.wait_for_everyone()
+    with contextlib.ExitStack() as lock:
+        # What has ended needs no lock; and while the lock was waited for, the run may have ended.
+        for locked in (False, True):
+            with failing_together(accelerator):
+                if locked and accelerator.is_main_process:
+                    lock.enter_context(one_writer(folder, display.say if wait else None))
+                found = _what_is_there(config, folder, costs, overwrite)
+            if isinstance(found, Outcome):
+                if accelerator.is_main_process:
+                    checkpoint.remove(folder)  # a process killed at its very end leaves it
+                return found
+        assert isinstance(found, _There)
+        return _train(config, folder, found, accelerator, task, costs, display)
+
+
+@dataclass(frozen=True)
+class _There:
+    """What is in a folder: the header of a run that goes on, or the files of one that is replaced."""
+
+    header: dict[str, Any] | None
+    replaced: list[Path]
+
+
+def _train(
+    config: Config,
+    folder: Path,
+    there: _There,
+    accelerator: Accelerator,
+    task: Task | None,
+    costs: StepCosts | None,
+    display: Display,
+) -> Outcome:
+    """Train in a folder that is this process's own now."""
+    settings, header, state = config.training, there.header, None
     if task is None:
-        # The first to come prepares the data for all.
-        with accelerator.local_main_process_first():
-            task = config.build_task()
-    settings = config.training
-    state = checkpoint.load(folder)
-    if state is not None and header is not None:
-        costs = StepCosts(**header["step_costs"]) if header["step_costs"] else None
-        total_steps = header["total_steps"]
-    else:
-        state = None
-        if costs is None and parse_budget(settings.budget).is_time:
-            with display.measuring() as progress:
-                costs = measure_costs([config], [task], accelerator, progress=progress)[0]
-        total_steps = settings.steps_within_budget(task.train_size, accelerator.num_processes, costs)
-    training = Training(config, task, accelerator, total_steps)
-    records = Records(folder) if accelerator.is_main_process else None
-    if state is not None:
-        training.load_state_dict(state)
-    if records is not None:
-        records.evaluations = [row for row in read_evaluations(folder) if row.step <= training.step] if state else []
-        records.header = run_header(config, training, costs) if header is None or state is None else header
-        records.update(status=RUNNING)
-    run = _Run(config, training, records, costs, display, folder)
-    status = run.to_the_end()
-    # It holds on to every model it prepared.
-    accelerator.free_memory()
-    final = broadcast_object_list([records.header if records else None, records.evaluations if records else None])
-    return Outcome(status, folder, final[0], final[1])
+        task = built(accelerator, config.build_task)
+    with failing_together(accelerator):
+        if header is not None:
+            check_data(folder, header["data"], task.description)
+            state = checkpoint.load(folder)
+        if state is not None:
+            check(CheckpointState, state, folder / checkpoint.NAME)
+        if accelerator.is_main_process and state is None:
+            check_room(folder / checkpoint.NAME, [task])
+    with told_by_others(accelerator):
+        if state is not None and header is not None:
+            costs = StepCosts(**header["step_costs"]) if header["step_costs"] else None
+            total_steps = header["total_steps"]
+        else:
+            if costs is None and parse_budget(settings.budget).is_time:
+                with display.measuring() as progress:
+                    costs = measure_costs([config], [task], accelerator, progress=progress)[0]
+            total_steps = settings.steps_within_budget(task.train_size, accelerator.num_processes, costs)
+        training = Training(config, task, accelerator, total_steps)
+        if state is not None:
+            try:
+                training.load_state_dict(state)
+            except (RuntimeError, KeyError, IndexError, TypeError, AttributeError) as error:
+                raise ValueError(
+                    f"{folder / checkpoint.NAME} is not of this run ({type(error).__name__}): remove it to begin anew"
+                ) from error
+        records = Records(folder) if accelerator.is_main_process else None
+        if records is not None:
+            remove(there.replaced)
+            if state is not None and header is not None:
+                records.evaluations = recorded_evaluations(folder, header, config.training, training.step)
+            records.header = run_header(config, training, costs) if header is None or state is None else header
+            records.update(status=RUNNING)
+        run = _Run(config, training, records, costs, display, folder, {} if state is None else state.get("logged", {}))
+        status = run.to_the_end()
+        # It holds on to every model it prepared.
+        accelerator.free_memory()
+        ours = (records.header, records.evaluations, run.asked_to_stop) if records else (None, None, None)
+        final = broadcast_object_list(list(ours))
+    return Outcome(status, folder, *final)
 
 
 def make_accelerator(config: Config) -> Accelerator:
@@ -137,7 +200,13 @@ def running(config: Config) -> Iterator[tuple[Accelerator, Display]]:
     accelerator = make_accelerator(config)
     try:
         yield accelerator, Display(Console(stderr=True) if accelerator.is_main_process else None)
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # they hold the model
+        raise
     finally:
+        # The model goes before the process group: with gloo a group that is destroyed while a distributed model lives
+        # can hang at the end of the process.
+        accelerator.free_memory()
         accelerator.end_training()
 
 
@@ -152,19 +221,21 @@ class _Run:
         costs: StepCosts | None,
         display: Display,
         folder: Path,
+        logged: dict[str, float],
     ):
         self.config, self.training, self.records = config, training, records
-        self.costs, self.display, self.folder = costs, display, folder
+        self.costs, self.display, self.folder, self.logged = costs, display, folder, logged
         total, settings = training.total_steps, config.training
         metered = records is not None and training.sift.meter_every > 0
         self.meters = MeterLog(folder, settings, training.step) if metered else None
-        self.evaluate_after = {
-            max(1, round(total * number / settings.evaluations)) for number in range(1, settings.evaluations + 1)
-        }
+        if self.meters is not None:
+            check_readings(folder, self.meters.rows, settings.metered_at(total), training.step)
+        self.evaluate_after = set(settings.evaluated_after(total))
         self.log_every = min(max(1, total // LOGS), AT_LEAST_EVERY)
         self.saved_at = time.monotonic()
         self.last_loss = 0.0
-        self.events: Any = None
+        self.events: Events | None = None
+        self.asked_to_stop = False
 
     def to_the_end(self) -> str:
         """Train until the budget is spent, the loss is not finite, or someone interrupts. Returns the status."""
@@ -184,7 +255,7 @@ class _Run:
                     if not math.isfinite(self.last_loss):
                         status = DIVERGED
                 if training.step in self.evaluate_after and status == RUNNING:
-                    self._evaluate()
+                    status = RUNNING if self._evaluate() else DIVERGED
                     due = training.step < total
                 if stop and status == RUNNING and training.step < total:
                     status, due = INTERRUPTED, True
@@ -194,6 +265,7 @@ class _Run:
             if status == RUNNING:
                 status = FINISHED
             self._end(status)
+            self.asked_to_stop = bool(asked_to_stop)
         return status
 
     def _agree(self, asked: bool) -> tuple[bool, bool]:
@@ -213,13 +285,16 @@ class _Run:
         self.last_loss = training.mean_loss()
         self.display.log(self.last_loss)
         if self.events is not None:
-            self.events.add_scalar("train/loss", self.last_loss, training.step)
-            self.events.add_scalar("train/lr", training.scheduler.get_last_lr()[0], training.step)
+            self.events.add("train/loss", self.last_loss, training.step)
+            self.events.add("train/lr", training.scheduler.get_last_lr()[0], training.step)
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> bool:
+        """Evaluate and record it; False if the loss is not finite, which is no evaluation."""
         training, settings = self.training, self.config.training
         training.stop_clock()
         accuracy, loss = training.evaluate("validation")
+        if not math.isfinite(loss):
+            return False
         overlap, correlation = training.quality()
         method, totals = parse_method(settings.method), training.sift.totals
         ranks = training.accelerator.num_processes
@@ -251,15 +326,18 @@ class _Run:
         if self.events is not None:
             for name in ("val_accuracy", "val_loss", "overlap", "rank_correlation"):
                 if (value := getattr(evaluation, name)) is not None:
-                    self.events.add_scalar(f"validation/{name}", value, training.step)
+                    self.events.add(f"validation/{name}", value, training.step)
             self.events.flush()
         training.start_clock()
+        return True
 
     def _save(self) -> None:
         self.training.stop_clock()
         state = self.training.state_dict()
         if self.meters is not None:
             self.meters.write()  # first: what a resumed run does not measure again must be there
+        if self.events is not None:
+            state["logged"] = self.events.latest(self.training.step)
         if self.training.accelerator.is_main_process:
             checkpoint.save(self.folder, state)
         self.training.accelerator.wait_for_everyone()
@@ -271,12 +349,20 @@ class _Run:
         test = training.evaluate("test") if settings.test and status == FINISHED else None
         if self.records is None:
             return
+        files = {HEADER, *self.records.header.get("files", [])}
         if settings.save_model and status == FINISHED:
-            model: Any = saved_model(training)
-            with _no_bars():
-                model.save_pretrained(self.folder / "model")
-        entries: dict[str, Any] = {"status": status, "steps_done": training.step, **training.seconds}
-        entries |= {"wall_clock_s": training.wall_clock_s, "first_loss": training.first_loss}
+            files |= self._save_model()
+        if self.events is not None:
+            self.events.flush()
+        files |= set(written_names(self.folder))
+        entries: dict[str, Any] = {
+            "status": status,
+            "steps_done": training.step,
+            "files": sorted(files - {checkpoint.NAME}),
+        }
+        entries |= training.seconds
+        entries["wall_clock_s"] = training.wall_clock_s
+        entries["first_loss"] = training.first_loss
         if self.meters is not None:
             self.meters.write()
             entries["meter_s"] = training.sift.meter_s
@@ -288,26 +374,40 @@ class _Run:
             # Only now: killed with neither, the run would begin anew and lose its table.
             checkpoint.remove(self.folder)
 
+    def _save_model(self) -> set[str]:
+        """Write the trained model; returns the names of its files."""
+        folder = self.folder / "model"
+        model: Any = saved_model(self.training)
+        check_writable(folder / "config.json", room=weights_on_disk(model))  # its libraries have errors of their own
+        begun = time.time_ns()
+        with _no_bars():
+            model.save_pretrained(folder)
+        return {f"model/{path.name}" for path in folder.iterdir() if path.stat().st_mtime_ns >= begun}
+
     @contextlib.contextmanager
     def _events(self) -> Iterator[None]:
         if self.records is None or not self.config.training.tensorboard:
             yield
             return
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.events = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.training.step)
+        self.events = Events(self.folder, self.training.step, self.logged)
         try:
             yield
         finally:
             self.events.close()
 
 
-def _what_is_there(config: Config, folder: Path, overwrite: bool) -> dict[str, Any] | None:
-    if overwrite and folder.is_dir() and any(folder.iterdir()) and not (folder / HEADER).exists():
-        raise ValueError(f"{folder} is not the folder of a run, which has a {HEADER}: it is not overwritten")
-    header = None if overwrite else read_header(folder)
+def _what_is_there(config: Config, folder: Path, costs: StepCosts | None, overwrite: bool) -> Outcome | _There:
+    """How the run in the folder ended; or what is to be known of it to go on, or to begin."""
+    if overwrite:
+        if not is_empty(folder) and not (folder / HEADER).exists():
+            raise ValueError(f"{folder} is not the folder of a run, which has a {HEADER}: it is not overwritten")
+        return _There(None, own_files(folder, _listed(folder)))
+    header = read_header(folder)
     if header is None:
-        return None
+        for name in (EVALUATIONS, checkpoint.NAME, "model", OF_COMPARISON):
+            if (folder / name).exists():
+                raise ValueError(f"{folder} has a {name}, but no {HEADER}: no run of this name began it")
+        return _There(None, [])
     if changed := differences(header["config"], config.values()):
         named = ", ".join(
             f"{key} ({header['config'].get(key)!r} there, {config.values().get(key)!r} here)" for key in changed[:3]
@@ -316,7 +416,59 @@ def _what_is_there(config: Config, folder: Path, overwrite: bool) -> dict[str, A
             f"{folder} has the results of another configuration: {named}. "
             "Choose another --name, or --overwrite to begin anew"
         )
-    return header
+    if costs is not None and header["step_costs"] != asdict(costs):
+        raise ValueError(
+            f"{folder} was trained at prices of {header['step_costs']}, but they are {asdict(costs)}: "
+            "it is of another comparison"
+        )
+    if header["status"] in (FINISHED, DIVERGED):
+        return Outcome(header["status"], folder, header, recorded_evaluations(folder, header, config.training))
+    return _There(header, [])
+
+
+def _listed(folder: Path) -> list[str]:
+    """The files that the header lists; none if it is damaged, which is a reason to overwrite it."""
+    try:
+        return (read_header(folder) or {}).get("files", [])
+    except ValueError:
+        return []
+
+
+def check_data(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    """Whether a run or a comparison goes on with the data it began with; warns if other code has prepared them.
+
+    Args:
+        there, here: descriptions of tasks, as recorded and as they are.
+
+    Raises:
+        ValueError: if not, naming both fingerprints.
+    """
+    here = json.loads(json.dumps(here))
+    if fingerprint(there) != fingerprint(here):
+        raise ValueError(
+            f"the data are not those that {folder} began with: {fingerprint(there)} there, "
+            f"{fingerprint(here)} here. Choose another --name, or --overwrite to begin anew"
+        )
+    if changed := [name for name in {**there, **here} if there.get(name) != here.get(name)]:
+        logger.warning(
+            "%s goes on with the same data, but other code has prepared them: %s differs", folder, ", ".join(changed)
+        )
+
+
+def check_room(path: Path, tasks: Iterable[Task]) -> None:
+    """Whether the disk of a run's file has room for a checkpoint: weights, and AdamW's two moments of each.
+
+    Raises:
+        OSError: if not, or if the file cannot be written.
+    """
+    with torch.device("meta"):
+        weights = max(weights_on_disk(task.build_model()) for task in tasks)
+    check_writable(path, room=3 * weights)
+
+
+def weights_on_disk(model: torch.nn.Module) -> int:
+    """Bytes of the model's parameters."""
+    return sum(weight.numel() * weight.element_size() for weight in model.parameters())
 
 
 def run_header(config: Config, training: Training, costs: StepCosts | None) -> dict[str, Any]:
@@ -327,6 +479,7 @@ def run_header(config: Config, training: Training, costs: StepCosts | None) -> d
         **provenance(),
         "command": command_line(),
         "name": config.name,
+        "files": [HEADER],
         "config": config.values(),
         "data": training.task.description,
         "parameters": training.parameters,

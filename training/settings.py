@@ -227,6 +227,15 @@ class TrainingSettings:
         first, last = self.first_and_last(total_steps)
         return last - first
 
+    def evaluated_after(self, total_steps: int) -> list[int]:
+        """The steps after which a run of so many is evaluated, ascending."""
+        return sorted({max(1, round(total_steps * part / self.evaluations)) for part in range(1, self.evaluations + 1)})
+
+    def metered_at(self, total_steps: int) -> range:
+        """The steps at which a run of so many reads its meters."""
+        metered = self.meter_every and self.scores_rows
+        return range(*self.first_and_last(total_steps), self.meter_every) if metered else range(0)
+
     def steps_within_budget(self, train_size: int, ranks: int, costs: StepCosts | None) -> int:
         """Optimizer steps that the budget pays for, see `training.budget.steps_within`."""
         return steps_within(

@@ -17,7 +17,8 @@ class Task(Protocol):
     Attributes:
         train_size: rows of the training set.
         splits: which of SPLITS there are to judge on; "validation" always is.
-        description: what was read, for the header of the results: sources, fingerprint, sizes of the splits.
+        description: what was read, for the header of the results: sources, fingerprints (names that end in "content"),
+            versions of the code that prepared it, sizes of the splits.
     """
 
     train_size: int

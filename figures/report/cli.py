@@ -34,11 +34,13 @@ def run(options: argparse.Namespace) -> int:
     """`gsgd report`: returns 0 when the page was written."""
     from figures.report import page
     from figures.results import Results
-    from gsgd.results import write_atomic
+    from gsgd.results import check_writable, write_atomic
 
     results = Results.of(options.results)
+    path = (options.out or results.folder) / FILE
+    check_writable(path)
     text = page.make(results, progress)
-    path = write_atomic((options.out or results.folder) / FILE, text.encode("utf-8", "backslashreplace"))
+    write_atomic(path, text.encode("utf-8", "backslashreplace"))
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     print(path.resolve().as_uri())
     return 0

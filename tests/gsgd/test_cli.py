@@ -116,3 +116,13 @@ def test_of_several_processes_one_speaks(monkeypatch, capsys, tmp_path):
         err = capsys.readouterr().err
         assert err.startswith(said)
         assert bool(err) == bool(said)
+
+
+@pytest.mark.parametrize("command", [["verify", "--only", "Fact A.1"], ["bench", "simulate"]])
+def test_a_folder_is_no_place_for_json_and_that_is_found_before_the_work(command, tmp_path, capsys):
+    (tmp_path / "there").mkdir()
+    assert cli.main([*command, "--json", str(tmp_path / "there")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"cannot write to {tmp_path / 'there'}: Is a directory (" in err
+    assert "B free there)" in err

@@ -19,6 +19,7 @@ import pytest
 import figures.paper
 from gsgd import __version__, reproduce
 from gsgd.cli import main
+from gsgd.locks import one_writer
 from gsgd.results import provenance
 from training.config import load, presets
 
@@ -387,6 +388,45 @@ def test_a_signal_waits_for_the_child(tmp_path, monkeypatch, number):
     assert reproduce.run_command(["torchrun", str(ready)]) == 130
     thread.join()
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the lock on the stage's folder keeps a second one out")
+def test_a_stage_ends_with_its_parent_however_that_ends(tmp_path):
+    (tmp_path / "torch" / "distributed").mkdir(parents=True)
+    (tmp_path / "torch" / "__init__.py").touch()
+    (tmp_path / "torch" / "distributed" / "__init__.py").touch()
+    (tmp_path / "torch" / "distributed" / "run.py").write_text(
+        "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)\n"
+    )
+    ready = tmp_path / "ready"
+    code = f"from gsgd import reproduce; reproduce.run_command(['torchrun', {str(ready)!r}])"
+    path = os.pathsep.join([str(tmp_path), str(reproduce.PACKAGES)])
+    parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path})
+    while not (ready.exists() and ready.read_text()):
+        time.sleep(0.01)
+    child = Path("/proc", ready.read_text())
+    assert child.exists()
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while _runs(child) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not _runs(child)
+
+
+def _runs(process):
+    """Whether it is there, and not only waits to be asked how it ended."""
+    try:
+        return "\nState:\tZ" not in (process / "status").read_text()
+    except OSError:
+        return False
+
+
+def test_a_second_one_is_refused_in_the_same_folder(run, runner):
+    with one_writer(Path("results")):
+        code, out, err = run()
+    assert (code, runner.lines, out) == (2, [], "")
+    assert f"results is being written to by process {os.getpid()} on " in err
 
 
 COMMAND = [sys.executable, "-m", "gsgd", "reproduce", "--budget", "1s"]

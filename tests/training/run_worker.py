@@ -1,5 +1,7 @@
 """Runs that are killed, for test_run.py: python run_worker.py FOLDER prints what became of each as JSON.
 
+With "random" behind it a run and a comparison are killed at random moments, 20 times each, and then left to their end.
+
 Torch is imported once; each run is a fork of this process, which itself never computes anything.
 """
 
@@ -9,8 +11,10 @@ import gc
 import json
 import os
 import pathlib
+import random
 import signal
 import sys
+import time
 import traceback
 
 import tiny
@@ -19,6 +23,7 @@ from accelerate import Accelerator
 
 from training import checkpoint, config, records
 from training import run as runs
+from training.comparison import compare as comparison
 
 VALUES = {
     "task": "tiny",
@@ -112,6 +117,57 @@ def train(folder, prepare=None):
     runs.train(settings, folder, accelerator=Accelerator(cpu=True))
 
 
+def compare_methods(folder):
+    """A comparison."""
+    tiny.register()
+    settings = config.build("tiny", {**VALUES, "method": "baseline", "test": False, "budget": "60steps"})
+    contenders = [comparison.parse_contender(method) for method in ("baseline", "random", "loss@1")]
+    comparison.compare(settings, contenders, folder, seeds=3, accelerator=Accelerator(cpu=True))
+
+
+def long_run(folder):
+    """A run with everything that it may write, and many checkpoints."""
+    tiny.register()
+    values = {**VALUES, "budget": "300steps", "evaluations": 12, "tensorboard": True, "checkpoint_every_s": 0.05}
+    runs.train(config.build("tiny", values), folder, accelerator=Accelerator(cpu=True))
+
+
+def killed_at_random(action, folder, mean_s, count=20):
+    """Kill the action so often, and let it come to its end; where it does so before, it begins in another folder.
+
+    Returns:
+        The number of folders: `folder` with 1, 2 and so on behind it.
+    """
+    draw, kills, folders = random.Random(1), 0, 1
+    while kills < count:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                action(folder.with_name(f"{folder.name} {folders}"))
+                status = 0
+            finally:
+                os._exit(status)
+        time.sleep(draw.expovariate(1 / mean_s))
+        os.kill(child, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (0, -signal.SIGKILL), code
+        kills += code != 0
+        folders += code == 0
+    assert forked(lambda: action(folder.with_name(f"{folder.name} {folders}")))
+    return folders
+
+
+def at_random(folder):
+    """Both actions, whole and killed."""
+    found = {}
+    for name, action in (("run", long_run), ("comparison", compare_methods)):
+        begin = time.monotonic()
+        assert forked(functools.partial(action, folder / f"{name}, whole"))
+        found[name] = killed_at_random(action, folder / name, 0.3 * (time.monotonic() - begin))
+    print(json.dumps(found))
+
+
 def steps_in(path, column=None):
     if not path.exists():
         return set()
@@ -127,8 +183,6 @@ def check(folder):
 
 
 def main(folder):
-    gc.freeze()  # every run ends with a collection of garbage
-    torch.set_num_threads(1)
     found = {}
     assert forked(lambda: train(folder / "whole"))
     for point, preparations in POINTS.items():
@@ -146,4 +200,6 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    gc.freeze()  # every run ends with a collection of garbage
+    torch.set_num_threads(1)
+    (at_random if sys.argv[2:] == ["random"] else main)(pathlib.Path(sys.argv[1]))

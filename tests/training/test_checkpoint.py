@@ -1,5 +1,10 @@
 """Checkpoints are whole or not there."""
 
+import builtins
+import errno
+import io
+import os
+
 import pytest
 import torch
 
@@ -34,6 +39,43 @@ def test_a_corrupt_one_says_what_to_do(tmp_path, damage):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read .*remove it to start the run anew"):
         checkpoint.load(tmp_path)
+
+
+def test_a_flipped_byte_is_found_wherever_it_is(tmp_path):
+    checkpoint.save(tmp_path, STATE)
+    path = tmp_path / "checkpoint.pt"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 97):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read"):
+            checkpoint.load(tmp_path)
+    path.write_bytes(whole)
+    assert checkpoint.load(tmp_path)["step"] == 3
+
+
+def test_one_of_a_version_without_a_checksum_is_held_against_the_sums_of_its_parts(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    torch.save(STATE, path)
+    assert checkpoint.load(tmp_path)["step"] == 3
+    whole = path.read_bytes()
+    place = whole.index(torch.arange(4.0).numpy().tobytes()) + 5
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read"):
+        checkpoint.load(tmp_path)
+
+
+def test_a_disk_that_fills_up_is_the_systems_error_not_torchs(tmp_path, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, data):
+            if self.tell() > 100:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data)
+
+    monkeypatch.setattr(builtins, "open", lambda *_: Full())
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        checkpoint.save(tmp_path, {**STATE, "large": torch.zeros(10_000)})
+    assert caught.value.filename == str(tmp_path / "checkpoint.pt")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_removed_with_what_killed_processes_left(tmp_path):

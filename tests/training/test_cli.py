@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 import training.run as runs
 from gsgd.arguments import add_keys, name_keys, take_keys
 from gsgd.cli import main
+from gsgd.locks import one_writer
 from gsgd.sift.options import SiftOptions
 from training.config import load, presets
 from training.records import read_evaluations
@@ -118,6 +120,36 @@ def test_bad_usage_is_2_and_named(train, arguments, message, tmp_path):
     assert "Traceback" not in err
     assert out == ""
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("name", [".", "..", "a/../..", "/tmp/elsewhere", "./"])
+@pytest.mark.parametrize("command", [["train"], ["train", "--overwrite"], ["compare", "--methods", "baseline"]])
+def test_a_name_is_of_a_folder_under_the_results(train, tmp_path, name, command):
+    before = sorted(tmp_path.rglob("*"))
+    code, _, err = train("tiny.toml", "--name", name, *command[1:], command=command[0])
+    assert code == 2
+    assert f"--name {name!r} must be a folder under the results" in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_wait_is_for_the_command_that_writes_there(train, tmp_path):
+    held = threading.Event()
+
+    def hold():
+        with one_writer(tmp_path / "results" / "run"):
+            held.set()
+            time.sleep(0.5)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    code, _, err = train("tiny.toml", "--name", "run")
+    assert code == 2
+    assert f"run is being written to by process {os.getpid()} on " in err
+    code, _, err = train("tiny.toml", "--name", "run", "--wait")
+    thread.join()
+    assert code == 0
+    assert "waiting for its end" in err
 
 
 def test_another_configuration_in_the_folder_is_2(train):

@@ -329,6 +329,65 @@ def test_an_interrupted_comparison_goes_on(go, trained, tmp_path, monkeypatch):
     assert again.summaries == found.summaries
 
 
+def test_ctrl_c_in_the_last_step_of_a_run_ends_the_comparison(go, trained, monkeypatch):
+    """That run is finished; the next one does not begin."""
+    step = runs.Training.train_step
+
+    def interrupting(self):
+        step(self)
+        if len(trained) == 2 and self.step == 8:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Training, "train_step", interrupting)
+        assert go(seeds=1).status == "interrupted"
+    assert [label for label, _, _ in trained] == ["baseline", "random"]
+    trained.clear()
+    assert go(seeds=1).status == "finished"
+    assert [label for label, _, _ in trained] == ["loss@1"]
+
+
+def test_a_second_comparison_in_the_folder_is_refused_while_the_first_runs(go, monkeypatch):
+    refused = []
+    measure = module.measure_costs
+
+    def second(*arguments, **options):
+        monkeypatch.setattr(module, "measure_costs", measure)
+        with pytest.raises(ValueError, match=rf"c is being written to by process {os.getpid()} on"):
+            go(seeds=1)
+        refused.append(True)
+        return measure(*arguments, **options)
+
+    monkeypatch.setattr(module, "measure_costs", second)
+    assert go(seeds=1).status == "finished"
+    assert refused == [True]
+
+
+def test_a_run_at_the_prices_of_another_comparison_is_refused(go, tmp_path):
+    go(seeds=1)
+    path = tmp_path / "c" / "compare.json"
+    content = recorded(tmp_path / "c")
+    content["step_costs"]["random"]["plain_s"] *= 2
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="random-seed0 was trained at prices of"):
+        go(seeds=1)
+
+
+def test_a_comparison_goes_on_with_the_data_it_began_with(go, tmp_path):
+    go(seeds=1)
+    path = tmp_path / "c" / "compare.json"
+    path.write_text(json.dumps({**recorded(tmp_path / "c"), "data": {"content": "abc"}}))
+    with pytest.raises(ValueError, match=r"data are not those that .*c began with: .*'abc'.* there, .*'tiny'.* here"):
+        go(seeds=2)
+
+
+def test_a_comparison_replaces_no_run(go, tmp_path):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "header.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"c is the folder of a run, which has a header\.json"):
+        go(seeds=1)
+
+
 def test_an_interrupted_tuning_goes_on(go, trained, monkeypatch):
     step = runs.Training.train_step
 

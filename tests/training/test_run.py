@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,6 +199,39 @@ def test_events_for_tensorboard(go, tmp_path):
     assert accuracies == [(row.step, pytest.approx(row.val_accuracy)) for row in outcome.evaluations]
 
 
+def scalars(folder):
+    """All points that TensorBoard shows, tag -> [(step, value)]."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_tensorboard_agrees_with_the_tables_after_interruptions_and_failures(go, tmp_path, monkeypatch):
+    """Stopped at an evaluation, between two, after steps that the checkpoint does not have, and once before any."""
+    pytest.importorskip("tensorboard")
+    values = {"tensorboard": True, "method": "loss@1", "meter_every": 2}
+    go("whole", **values)
+
+    def fail():
+        raise KeyboardInterrupt
+
+    for at in (4, 6, 11, 15, 16, 20):
+        with pytest.raises(KeyboardInterrupt):
+            go("cut", within={at: fail}, **values)
+        if at == 11:
+            assert go("cut", within={9: interrupt}, **values).status == INTERRUPTED
+    outcome = go("cut", **values)
+    found = scalars(tmp_path / "cut")
+    for name in ("val_accuracy", "val_loss"):
+        expected = [(row.step, pytest.approx(getattr(row, name))) for row in outcome.evaluations]
+        assert found[f"validation/{name}"] == expected
+    read = [(row["step"], pytest.approx(row["rho"])) for row in read_meters(tmp_path / "cut")]
+    assert found["meters/rho"] == read
+    assert found == scalars(tmp_path / "whole")
+
+
 # ---- Budgets of time ----
 
 
@@ -277,23 +311,239 @@ def test_another_configuration_in_the_folder_is_an_error_that_names_the_key(go, 
     assert rows(tmp_path / "run") == before
 
 
-def test_overwrite_begins_anew(go, tmp_path):
-    go(seed=1)
-    (tmp_path / "run" / "left.txt").write_text("from before")
-    outcome = go(seed=2, overwrite=True)
-    assert outcome.header["config"]["seed"] == 2
-    assert not (tmp_path / "run" / "left.txt").exists()
+def test_overwrite_begins_anew_and_removes_what_the_run_wrote(go, tmp_path):
+    first = go(seed=1, method="loss@1", meter_every=2).header
+    assert first["files"] == ["evaluations.csv", "header.json", "meters.csv", "model/weights.pt"]
+    go(seed=2, overwrite=True, save_model=False)
+    assert header(tmp_path / "run")["config"]["seed"] == 2
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["evaluations.csv", "header.json"]
     assert go(seed=2, overwrite=True, within={1: lambda: None}).status == FINISHED
 
 
+def test_overwrite_knows_what_older_versions_wrote(go, tmp_path):
+    go(seed=1)
+    folder = tmp_path / "run"
+    old = {name: value for name, value in header(folder).items() if name != "files"}
+    (folder / "header.json").write_text(json.dumps(old))
+    (folder / "model" / "weights.pt").rename(folder / "model" / "model.safetensors")
+    (folder / "tensorboard").mkdir()
+    (folder / "tensorboard" / "events.out.tfevents.1.host.2.0").touch()
+    go(seed=2, overwrite=True, save_model=False)
+    assert sorted(path.name for path in folder.iterdir()) == ["evaluations.csv", "header.json"]
+
+
+def strange(folder):
+    (folder / "left.txt").write_text("years of work")
+
+
+def strange_within(folder):
+    (folder / "model" / "left.txt").write_text("years of work")
+
+
+def another_run(folder):
+    (folder / "inner").mkdir()
+    (folder / "inner" / "header.json").write_text("{}")
+
+
+def link_to_a_file(folder):
+    (folder / "meters.csv").symlink_to("/etc/hostname")
+
+
+def link_to_a_folder(folder):
+    (folder / "tensorboard").symlink_to(folder.parent)
+
+
+@pytest.mark.parametrize("add", [strange, strange_within, another_run, link_to_a_file, link_to_a_folder])
+def test_overwrite_refuses_what_the_run_did_not_write(go, tmp_path, add):
+    go(seed=1)
+    add(tmp_path / "run")
+    before = {path: path.is_file() and path.read_bytes() for path in (tmp_path / "run").rglob("*")}
+    with pytest.raises(ValueError, match=r"holds what its run has not written .*: it is not overwritten"):
+        go(seed=2, overwrite=True)
+    assert before == {path: path.is_file() and path.read_bytes() for path in (tmp_path / "run").rglob("*")}
+
+
+def test_overwrite_refuses_a_link(go, tmp_path):
+    go("other")
+    (tmp_path / "run").symlink_to(tmp_path / "other")
+    with pytest.raises(ValueError, match="run is a link: it is not overwritten"):
+        go(overwrite=True)
+    assert header(tmp_path / "other")["status"] == FINISHED
+
+
+def test_overwrite_removes_nothing_of_a_run_if_the_new_one_cannot_start(go, tmp_path, monkeypatch):
+    go(seed=1)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    with pytest.raises(ValueError, match="exit_layer = 7"):
+        go(method="loss@7", overwrite=True)
+    monkeypatch.setattr(module.checkpoint, "load", pytest.fail)  # nor is what is replaced read
+    monkeypatch.setattr(module.Training, "__init__", lambda *_: (_ for _ in ()).throw(ValueError("no such model")))
+    with pytest.raises(ValueError, match="no such model"):
+        go(seed=2, overwrite=True)
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+
+
 def test_overwrite_removes_no_folder_that_is_not_a_runs(go, tmp_path):
-    """--name .. --overwrite, say."""
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("important")
     with pytest.raises(ValueError, match=r"thesis is not the folder of a run.*header\.json"):
         go("thesis", overwrite=True)
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "important"
     assert go("nothing-there", overwrite=True).status == FINISHED
+
+
+@pytest.mark.parametrize("name", ["evaluations.csv", "checkpoint.pt", "model", "compare.json"])
+def test_a_run_replaces_nothing_that_no_run_of_its_name_wrote(go, tmp_path, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text("important")
+    with pytest.raises(ValueError, match=rf"run has a {name}, but no header\.json"):
+        go()
+    assert [path.read_text() for path in (tmp_path / "run").iterdir()] == ["important"]
+
+
+# ---- One writer ----
+
+
+def test_a_second_run_in_a_folder_is_refused_while_the_first_trains(go, tmp_path):
+    seen = []
+
+    def second():
+        with pytest.raises(ValueError, match=rf"run is being written to by process {os.getpid()} on .* since 20"):
+            train(first.config, tmp_path / "run", accelerator=first.accelerator)
+        seen.append(True)
+
+    class first:
+        config, accelerator = None, None
+
+    init = module.Training.__init__
+
+    def noted(self, config, task, accelerator, total_steps):
+        first.config, first.accelerator = config, accelerator
+        init(self, config, task, accelerator, total_steps)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.Training, "__init__", noted)
+        assert go(within={5: second}).status == FINISHED
+    assert seen == [True]
+    assert not (tmp_path / "run" / ".writer.lock").exists()
+
+
+def test_a_run_at_other_prices_is_refused(go):
+    go(budget="1s", costs=StepCosts(0.1, 0.2))
+    assert go(budget="1s", costs=StepCosts(0.1, 0.2)).status == FINISHED
+    with pytest.raises(ValueError, match=r"prices of .*0\.1.*, but they are .*0\.3"):
+        go(budget="1s", costs=StepCosts(0.3, 0.4))
+
+
+# ---- Data, tables and disks ----
+
+
+def test_other_data_are_refused_and_both_fingerprints_named(go, tmp_path, tiny_module, monkeypatch):
+    def described(**description):
+        init = tiny_module.TinyTask.__init__
+
+        def with_description(self, settings, seed):
+            init(self, settings, seed)
+            self.description = description
+
+        return with_description
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_module.TinyTask, "__init__", described(content="abc", code=1))
+        go(within={9: interrupt})
+    before = (tmp_path / "run" / "header.json").read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_module.TinyTask, "__init__", described(content="xyz", code=1))
+        with pytest.raises(ValueError, match=r"data are not those .*'abc'.* there, .*'xyz'.* here"):
+            go()
+    assert (tmp_path / "run" / "header.json").read_text() == before
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_module.TinyTask, "__init__", described(content="abc", code=2))
+        assert go().status == FINISHED
+
+
+def test_data_that_other_code_prepared_are_warned_of(go, tmp_path, caplog):
+    go(within={9: interrupt})
+    path = tmp_path / "run" / "header.json"
+    path.write_text(json.dumps({**header(tmp_path / "run"), "data": {"source": "tiny", "content": "a", "code": 1}}))
+    with pytest.raises(ValueError, match="data are not those"):
+        go()
+    module.check_data(tmp_path, {"content": "a", "code": 1}, {"content": "a", "code": 2})
+    assert "other code has prepared them: code differs" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (lambda lines: lines[:-1], "line 5: the table ends where the header tells of step 24"),
+        (lambda lines: lines[:1], "line 2: the table ends where"),
+        (lambda lines: [*lines[:3], *lines[4:]], "line 4: there is step 24 where the header tells of step 18"),
+        (lambda lines: [*lines[:3], lines[2], *lines[3:]], "line 4: there is step 12 where"),
+        (lambda lines: [lines[0], *reversed(lines[1:])], "line 2: there is step 24 where"),
+        (lambda lines: [*lines, lines[-1]], "line 6: there is step 24 where the header tells of no row"),
+        (lambda lines: [*lines[:-1], lines[-1].replace(",0.", ",inf,0.", 1)], "line 5: not an evaluation"),
+    ],
+)
+def test_a_finished_run_whose_table_was_damaged_is_not_finished(go, tmp_path, damage, line):
+    go()
+    path = tmp_path / "run" / "evaluations.csv"
+    path.write_text("\n".join(damage(path.read_text().splitlines())) + "\n")
+    with pytest.raises(ValueError, match=rf"evaluations\.csv, {line}"):
+        go()
+
+
+@pytest.mark.parametrize("name", ["val_accuracy", "val_loss", "wall_clock_s"])
+def test_a_number_that_is_not_finite_names_the_line(go, tmp_path, name):
+    go()
+    path = tmp_path / "run" / "evaluations.csv"
+    found = list(csv.DictReader(path.read_text().splitlines()))
+    found[2][name] = "nan"
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(COLUMNS))
+        writer.writeheader()
+        writer.writerows(found)
+    with pytest.raises(ValueError, match=rf"evaluations\.csv, line 4: {name} = nan must be finite"):
+        go()
+
+
+def test_a_table_of_readings_that_lost_one_is_named_when_the_run_goes_on(go, tmp_path):
+    values = {"method": "loss@1", "meter_every": 3}
+    go(within={14: interrupt}, **values)
+    path = tmp_path / "run" / "meters.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:3], *lines[4:]]) + "\n")
+    with pytest.raises(ValueError, match=r"meters\.csv, line 4: there is step 9 where the header tells of step 6"):
+        go(**values)
+
+
+def test_a_checkpoint_of_another_run_is_named(go, tmp_path):
+    go("other", within={9: interrupt}, widths=(3,), batch_normalised=False)
+    go(within={9: interrupt})
+    (tmp_path / "run" / "checkpoint.pt").write_bytes((tmp_path / "other" / "checkpoint.pt").read_bytes())
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is not of this run"):
+        go()
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_told_before_anything_is_measured(go, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2000))
+    monkeypatch.setattr(module, "measure_costs", pytest.fail)
+    with pytest.raises(OSError, match=r"No space left on device, .* are needed"):
+        go(budget="1s")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_not_finite_where_it_is_validated_is_divergence(go, monkeypatch):
+    evaluate = module.Training.evaluate
+    monkeypatch.setattr(
+        module.Training,
+        "evaluate",
+        lambda self, split: evaluate(self, split) if self.step < 18 else (0.5, float("inf")),
+    )
+    outcome = go()
+    assert (outcome.status, outcome.header["steps_done"]) == (DIVERGED, 18)
+    assert [row.step for row in outcome.evaluations] == [6, 12]
+    assert go().evaluations == outcome.evaluations
 
 
 # ---- Divergence ----
@@ -456,3 +706,52 @@ def test_a_killed_run_loses_no_evaluation_and_ends_as_if_nothing_had_been(killed
     assert same(weights(folder / point), weights(folder / "whole"))
     left = {path.name for path in (folder / point).iterdir() if not path.name.startswith(".")}
     assert left == {"header.json", "evaluations.csv", "meters.csv", "model"}
+
+
+def without_times(content):
+    """A record without what differs from one time to the next."""
+    if isinstance(content, list):
+        return [without_times(entry) for entry in content]
+    if not isinstance(content, dict):
+        return content
+    varies = ("date", "command", "files", "step_costs", "scoring_share", "seconds_to_target", "commit")
+    return {
+        name: without_times(value) for name, value in content.items() if not (name.endswith("_s") or name in varies)
+    }
+
+
+@pytest.mark.slow
+def test_runs_and_comparisons_killed_at_random_end_as_if_nothing_had_been(tmp_path):
+    """20 times each: every table, header, weight and point of TensorBoard is that of one that was left alone."""
+    if not hasattr(os, "fork"):
+        pytest.skip("the worker forks")
+    done = subprocess.run(
+        [sys.executable, str(WORKER), str(tmp_path), "random"],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    pairs = [
+        (tmp_path / f"{name} {number}", tmp_path / f"{name}, whole")
+        for name, folders in json.loads(done.stdout.splitlines()[-1]).items()
+        for number in range(1, folders + 1)
+    ]
+    for killed, whole in pairs:
+        tables = sorted(path.relative_to(whole) for path in whole.rglob("*.csv") if path.name != "summary.csv")
+        assert tables
+        for table in tables:
+            found, expected = (
+                [{key: cell for key, cell in row.items() if key != "reference_s"} for row in rows(folder, table)]
+                for folder in (killed, whole)
+            )
+            assert found == expected != [], table
+        for path in sorted(whole.rglob("*.json")):
+            one, two = (json.loads((folder / path.relative_to(whole)).read_text()) for folder in (killed, whole))
+            assert without_times(one) == without_times(two), path
+        assert [path for path in killed.rglob(".*") if path.name != ".writer.lock"] == []
+        assert not list(killed.rglob("checkpoint.pt"))
+        if (whole / "model").exists():
+            assert same(weights(killed), weights(whole))
+            assert scalars(killed) == scalars(whole)

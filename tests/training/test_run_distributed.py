@@ -48,14 +48,14 @@ test = true
 class Launched:
     """torchrun with two workers; its output goes to a file, so that nobody waits for a pipe."""
 
-    def __init__(self, folder, seconds_a_step):
+    def __init__(self, folder, *arguments, worker=WORKER):
         interface = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
         # Without ACCELERATE_USE_CPU, as a user starts it: on a machine without a GPU the processes must still find
         # each other.
         environment = {**os.environ, **interface, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         environment.pop("ACCELERATE_USE_CPU", None)
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(WORKER)]
-        command += [str(seconds_a_step), "tiny.toml", "--results", "results", "--name", "run"]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(worker)]
+        command += [*map(str, arguments), "tiny.toml", "--results", "results", "--name", "run"]
         self.output = folder / "output.txt"
         with open(self.output, "w") as output:
             self.process = subprocess.Popen(
@@ -118,7 +118,7 @@ def reference(tiny_module):
 def test_two_ranks_interrupted_equal_one_process(tiny_module, tmp_path):
     (tmp_path / "tiny.toml").write_text(CONFIG)
     folder = tmp_path / "results" / "run"
-    with Launched(tmp_path, seconds_a_step=0.1) as launched:
+    with Launched(tmp_path, 0.1) as launched:
         deadline = time.monotonic() + 120
         while not (folder / "evaluations.csv").exists() and time.monotonic() < deadline:
             assert launched.process.poll() is None, launched.text()
@@ -133,7 +133,7 @@ def test_two_ranks_interrupted_equal_one_process(tiny_module, tmp_path):
     assert text.count("interrupted; results in") == 1
     seen = read_evaluations(folder)
 
-    with Launched(tmp_path, seconds_a_step=0.0) as launched:
+    with Launched(tmp_path, 0.0) as launched:
         assert launched.process.wait(timeout=120) == 0, launched.text()
         text = launched.text()
     assert f"going on from step {header['steps_done']} of {STEPS}" in text
@@ -156,3 +156,32 @@ def test_two_ranks_interrupted_equal_one_process(tiny_module, tmp_path):
     # Ten losses, of two ranks and five steps, since the evaluation before.
     for row in found:
         assert row.train_loss == pytest.approx(math.fsum(losses[2 * (row.step - 5) : 2 * row.step]) / 10, rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("disagreement", "code", "words"),
+    [
+        ("data", 2, "gsgd train: process 1 of 2: the file is damaged"),
+        ("model", 2, "gsgd train: process 1 of 2: no such model"),
+        ("rows", 2, "gsgd train: process 1 of 2: a row is damaged"),
+        ("labels", 2, "gsgd train: process 1 of 2: "),
+        ("nan", 1, "the loss is not finite any more"),
+        ("too few rows", 2, "a gross batch has 128 rows, but the training set 64"),
+    ],
+)
+def test_processes_that_disagree_end_alike(tmp_path, disagreement, code, words):
+    config = CONFIG.replace("batch_size = 8", "batch_size = 32") if disagreement == "too few rows" else CONFIG
+    (tmp_path / "tiny.toml").write_text(config)
+    with Launched(tmp_path, disagreement, worker=WORKER.with_name("disagreeing_worker.py")) as launched:
+        begin = time.monotonic()
+        launched.process.wait(timeout=120)
+        seconds = time.monotonic() - begin
+        text = launched.text()
+    assert words in text, text
+    assert [line for line in text.splitlines() if line.startswith("gsgd train:")][1:] == []
+    ends = [f"process {rank} ends with {code}" for rank in (0, 1)]
+    assert any(end in text for end in ends), text
+    assert text.count("Traceback (most recent call last)") == 1, text  # torchrun's own
+    assert seconds < 100
+    assert not (tmp_path / "results" / "run" / ".writer.lock").exists()

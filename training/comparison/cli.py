@@ -60,6 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", help="folder under the results (default: compare-CONFIG-BUDGET)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    parser.add_argument("--wait", action="store_true", help="if another command writes there: wait for its end")
     add_keys(parser, "another value of any key of the configuration, for all methods")
 
 
@@ -67,6 +68,7 @@ def run(options: argparse.Namespace) -> int:
     """`gsgd compare`: returns 0 when finished, 130 if interrupted."""
     from training import config as configs
     from training.comparison.compare import compare, parse_contender, parse_sweep
+    from training.folders import named
     from training.precision import affordable
     from training.run import running
 
@@ -84,11 +86,12 @@ def run(options: argparse.Namespace) -> int:
         found = compare(
             config,
             contenders,
-            options.results / name,
+            named(options.results, name),
             seeds=options.seeds,
             accelerator=accelerator,
             sweep=parse_sweep(options.sweep) if options.sweep else None,
             target=options.target,
+            wait=options.wait,
             display=display,
         )
     if accelerator.is_main_process:

@@ -6,6 +6,7 @@ time is up, scoring that nobody charges for, and one lucky seed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import re
@@ -16,6 +17,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from gsgd.locks import one_writer
 from gsgd.results import command_line, provenance, write_json, write_table
 from training.budget import StepCosts, parse_budget, seconds_of
 from training.comparison.summary import INTERVALS, MethodSummary, RunResult, default_target, summarise
@@ -23,12 +25,22 @@ from training.config import Config
 from training.costs import measure_costs
 from training.display import Display
 from training.metering import read_meters, write_meters
-from training.records import COLUMNS, EVALUATIONS, Evaluation, differences, read_json
-from training.run import DIVERGED, FINISHED, Outcome, train
+from training.ranks import built, failing_together, told_by_others
+from training.records import (
+    COLUMNS,
+    EVALUATIONS,
+    HEADER,
+    OF_COMPARISON,
+    Evaluation,
+    differences,
+    fingerprint,
+    read_json,
+)
+from training.run import Outcome, check_data, check_room, train
+from training.schema import DIVERGED, FINISHED, ComparisonHeader, check
 from training.settings import parse_method
 from training.task import Task
 
-COMPARE = "compare.json"
 TUNING_SEED = 1_000_000
 """Of the runs that tune: none of them is reported, so what is reported was not chosen for its luck."""
 
@@ -107,6 +119,7 @@ def compare(
     accelerator: Accelerator,
     sweep: Sweep | None = None,
     target: float | None = None,
+    wait: bool = False,
     display: Display | None = None,
 ) -> Comparison:
     """Train every contender on every seed within the configuration's budget, and summarise.
@@ -121,11 +134,28 @@ def compare(
             wins, and only the winner is trained on the reported seeds. Paper: the best test accuracy is picked; here:
             the test split is judged once, after the choice, because a maximum over test results flatters.
         target: accuracy whose cost is reported; None takes the baseline's mean final one.
+        wait: for another command that writes to the folder, instead of an error.
 
     Raises:
-        ValueError: for contenders that do not fit the configuration, or a folder of another comparison.
+        ValueError: for contenders that do not fit the configuration, a folder of another comparison or of other data,
+            or one that another command writes to.
+        OSError: if the folder cannot be written to.
     """
     display = display or Display.silent()
+    planned, swept = _planned(config, contenders, sweep)
+    with contextlib.ExitStack() as lock:
+        with failing_together(accelerator):
+            if accelerator.is_main_process:
+                lock.enter_context(one_writer(folder, display.say if wait else None))
+            header = _header(config, contenders, seeds, sweep)
+            recorded = _recorded(folder, header)
+        return _compare(config, planned, swept, folder, header, recorded, seeds, accelerator, sweep, target, display)
+
+
+def _planned(
+    config: Config, contenders: Sequence[Contender], sweep: Sweep | None
+) -> tuple[dict[str, Config], dict[str, Config]]:
+    """(label -> configuration of each method, those that it is tuned over)."""
     if len({contender.label for contender in contenders}) < len(contenders):
         raise ValueError("a method is named twice")
     for contender in contenders:
@@ -137,23 +167,44 @@ def compare(
         contender.label: config.with_values({**quiet, **contender.values, "label": contender.label})
         for contender in contenders
     }
-    swept: dict[str, Config] = {}
-    if sweep is not None:
-        swept = {
-            _swept(label, sweep, value): method.with_values({sweep.key: value})
-            for label, method in planned.items()
-            for value in sweep.values
-        }
+    if sweep is None:
+        return planned, {}
+    swept = {
+        _swept(label, sweep, value): method.with_values({sweep.key: value})
+        for label, method in planned.items()
+        for value in sweep.values
+    }
+    return planned, swept
+
+
+def _compare(
+    config: Config,
+    planned: dict[str, Config],
+    swept: dict[str, Config],
+    folder: Path,
+    header: dict[str, Any],
+    recorded: dict[str, Any] | None,
+    seeds: int,
+    accelerator: Accelerator,
+    sweep: Sweep | None,
+    target: float | None,
+    display: Display,
+) -> Comparison:
+    """Compare in a folder that is this process's own now."""
     # What a method changes may be of the task (the exit's stage, say), and change its price.
     tasks: dict[Any, Task] = {}
     for each in (*planned.values(), *swept.values()):
         if each.data not in tasks:
-            with accelerator.local_main_process_first():
-                tasks[each.data] = each.build_task()
-    header = _header(config, contenders, seeds, sweep)
-    costs = _prices(folder, header, {**planned, **swept}, tasks, accelerator, display)
-    if accelerator.is_main_process:
-        write_json(folder / COMPARE, header)
+            tasks[each.data] = built(accelerator, each.build_task)
+    with failing_together(accelerator):
+        header["data"] = fingerprint(tasks[next(iter(planned.values())).data].description)
+        if recorded is not None:
+            check_data(folder, recorded.get("data") or header["data"], header["data"])
+        elif accelerator.is_main_process:
+            check_room(folder / EVALUATIONS, tasks.values())
+    costs = _prices(recorded, header, {**planned, **swept}, tasks, accelerator, display)
+    if accelerator.is_main_process and recorded is None:
+        write_json(folder / OF_COMPARISON, header)
     budget = parse_budget(config.training.budget)
     if budget.unit == "baseline-epochs":
         # The time of one baseline for all, whatever batch or model a method brings along.
@@ -179,7 +230,7 @@ def compare(
         for label in planned:
             values = {"seed": seed, "test": "test" in tasks[planned[label].data].splits}
             outcome = plan.run(label, values, _run_name(label, seed), costs[label])
-            if outcome.status not in (FINISHED, DIVERGED):
+            if outcome.interrupted or outcome.status not in (FINISHED, DIVERGED):
                 return Comparison("interrupted", folder, float("nan"), [], results, costs, tuned)
             results.append(
                 RunResult(label, seed, outcome.status, outcome.evaluations, outcome.header.get("test_accuracy"))
@@ -246,7 +297,7 @@ class _Plan:
             name = f"tuning/{_folder_name(f'{label}-{sweep.key}{value}')}"
             values = {sweep.key: value, "seed": TUNING_SEED, "test": False}
             outcome = self.run(label, values, name, self.costs[_swept(label, sweep, value)])
-            if outcome.status not in (FINISHED, DIVERGED):
+            if outcome.interrupted or outcome.status not in (FINISHED, DIVERGED):
                 return None
             finished = outcome.status == FINISHED
             found[value] = outcome.evaluations[-1].val_accuracy if finished else float("-inf")
@@ -264,8 +315,25 @@ def _swept(label: str, sweep: Sweep, value: str) -> str:
     return f"{label} {sweep.key}={value}"
 
 
+def _recorded(folder: Path, header: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of the comparison in the folder, which must be of this one; None if there is none."""
+    path = folder / OF_COMPARISON
+    if not path.exists():
+        if (folder / HEADER).exists():
+            raise ValueError(f"{folder} is the folder of a run, which has a {HEADER}: choose another --name")
+        return None
+    recorded = check(ComparisonHeader, read_json(path), path)
+    # Seeds may be added to a comparison, and what is beside its runs may change.
+    changed = [name for name in ("methods", "sweep") if recorded.get(name) != header[name]]
+    if changed := differences(recorded["config"], header["config"]) + changed:
+        raise ValueError(
+            f"{folder} has another comparison: its {', '.join(changed)} differ. Choose another --name, or remove it"
+        )
+    return recorded
+
+
 def _prices(
-    folder: Path,
+    recorded: dict[str, Any] | None,
     header: dict[str, Any],
     priced: dict[str, Config],
     tasks: dict[Any, Task],
@@ -273,18 +341,11 @@ def _prices(
     display: Display,
 ) -> dict[str, StepCosts]:
     """Measured before the first run; later those that the first runs were planned with. Sets header["step_costs"]."""
-    recorded = read_json(folder / COMPARE) if (folder / COMPARE).exists() else None
     if recorded is not None:
-        # Seeds may be added to a comparison, and what is beside its runs may change.
-        changed = [name for name in ("methods", "sweep") if recorded.get(name) != header[name]]
-        if changed := differences(recorded.get("config", {}), header["config"]) + changed:
-            raise ValueError(
-                f"{folder} has another comparison: its {', '.join(changed)} differ. Choose another --name, or remove it"
-            )
         begun = ("date", "commit", "python", "machine", "versions", "step_costs")
         header.update((name, recorded[name]) for name in begun if name in recorded)
     else:
-        with display.measuring() as progress:
+        with display.measuring() as progress, told_by_others(accelerator):
             configs = list(priced.values())
             found = measure_costs(configs, [tasks[each.data] for each in configs], accelerator, progress=progress)
         header["step_costs"] = {label: asdict(costs) for label, costs in zip(priced, found, strict=True)}
@@ -321,7 +382,7 @@ def _write(
     cells = [[cell for name in names for cell in _cells(name, getattr(summary, name))] for summary in summaries]
     write_table(folder / "summary.csv", columns, cells)
     header |= {"target": target, "tuned": tuned, "summary": [asdict(summary) for summary in summaries]}
-    write_json(folder / COMPARE, header)
+    write_json(folder / OF_COMPARISON, header)
 
 
 def _cells(name: str, value: Any) -> list[Any]:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from gsgd.arguments import add_keys, number, wholes
 from gsgd.console import bar
-from gsgd.results import write_json
+from gsgd.results import check_writable, write_json
 from training.diagnose.tables import LEGEND, show_point
 from training.diagnose.words import WHAT_516_IS
 
@@ -92,18 +92,21 @@ def _of_config(options: argparse.Namespace, values: dict[str, str]) -> int:
     from training import config as configs
     from training.diagnose.diagnosis_file import DIAGNOSIS, point_entry
     from training.diagnose.measure import diagnose_config
+    from training.folders import named
     from training.precision import affordable
     from training.run import running
 
     config = affordable(configs.load(options.target, values))
     names = ("after", "batches", "exits", "model", "level")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    name = options.name or f"diagnose-{config.name.replace('/', '-')}"
+    path = named(options.results or Path("results"), name) / DIAGNOSIS
+    check_writable(path)
     with running(config) as (accelerator, _), _progress(Console(stderr=True)) as progress:
         found = diagnose_config(config, accelerator, progress=progress, **given)
         progress("comparing with the formulas", 0, 1)
         points = [point_entry(point) for point in found.points]
-    name = options.name or f"diagnose-{config.name.replace('/', '-')}"
-    path = write_json((options.results or Path("results")) / name / DIAGNOSIS, {**found.header, "points": points})
+    write_json(path, {**found.header, "points": points})
     console = Console()
     for point in points:
         show_point(console, point, found.header["score"])

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import ResNetConfig
 
-from training.images.arrays import ImageArrays, cached_arrays
+from training.images.arrays import VERSION, ImageArrays, cached_arrays
 from training.images.augment import centre_crop, crop_flip, normalise, resized_crop_flip
 from training.images.resnet import EarlyExitResNet
 from training.images.settings import ImageSettings, ResNetSettings
@@ -100,6 +100,7 @@ class ImageTask:
             "data": _short(settings.data),
             "test_data": _short(settings.test_data),
             "content": {"train": train.content, **{split: a.content for split, (a, _) in self._held_out.items()}},
+            "code": {"arrays": VERSION},
             "sizes": {"train": self.train_size, **{split: len(held) for split, (_, held) in self._held_out.items()}},
             "validation": validated,
             "test": tested,

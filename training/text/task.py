@@ -18,9 +18,12 @@ from gsgd.sift.scoring_pass.row_losses import IGNORED
 from training.cache import default_cache
 from training.task import SPLITS, held_out_rows
 from training.text.documents import parse_source
+from training.text.pairs import VERSION as PAIRS
 from training.text.pairs import sentence_pairs
+from training.text.sentences import VERSION as SENTENCES
 from training.text.settings import TextSettings
 from training.text.splits import split_documents, token_counts, without
+from training.text.tokens import VERSION as TOKENS
 from training.text.tokens import Tokens, tokenize
 from training.text.wordpieces import SPECIAL, most_frequent, renumbering, tokenizer, vocabulary_size
 
@@ -200,6 +203,7 @@ class TextTask:
         described = {
             "sources": _without_folders(self._tokens["train"].about["sources"]),
             "content": self._tokens["train"].about["content"],
+            "code": {"tokens": TOKENS, "pairs": PAIRS, "sentences": SENTENCES},
             "documents": {split: len(chosen) for split, chosen in documents.items()},
             "rows": {split: len(rows) for split, rows in self._rows.items()},
             "vocab_size": self.vocab_size,

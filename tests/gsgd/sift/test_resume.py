@@ -8,10 +8,12 @@ import gc
 import json
 import logging
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -170,9 +172,33 @@ def fork(*args, **kwargs):
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
+def at_random(base, count=20):
+    """Kill runs at random moments so many times, each resumed from what is complete, and let them come to their end."""
+    begin = time.monotonic()
+    assert fork(base / "whole", False) == 0
+    mean_s = 0.3 * (time.monotonic() - begin)
+    draw, kills, folders = random.Random(3), 0, 1
+    while kills < count:
+        folder = base / f"killed {folders}"
+        process = os.fork()
+        if process == 0:
+            status = 1
+            try:
+                run(folder, last_complete_checkpoint(str(folder)) is not None)
+                status = 0
+            finally:
+                os._exit(status)
+        time.sleep(draw.expovariate(1 / mean_s))
+        os.kill(process, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        assert code in (0, -signal.SIGKILL), code
+        kills += code != 0
+        folders += code == 0
+    folder = base / f"killed {folders}"
+    assert fork(folder, last_complete_checkpoint(str(folder)) is not None) == 0
+
+
 def main(base):
-    # Each run begins with a collection of garbage, which takes longer than its steps where all modules are searched.
-    gc.freeze()
     codes = {"whole": fork(base / "whole", False)}
     for name, kill in KILLED.items():
         folder = base / name
@@ -221,6 +247,21 @@ def test_the_uninterrupted_run_is_worth_comparing_with(runs):
     sizes = [len(kept) for _, _, kept, _ in whole["notes"]]
     assert set(sizes) > {4, 8}
     assert len({tuple(kept) for _, _, kept, _ in whole["notes"]}) > STEPS
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_ends_as_if_nothing_had_been(tmp_path):
+    if not hasattr(os, "fork"):
+        pytest.skip("needs os.fork and SIGKILL")
+    command = [sys.executable, __file__, str(tmp_path), "random"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    whole, folders = result(tmp_path, "whole"), sorted(tmp_path.glob("killed *"))
+    assert folders
+    for folder in folders:
+        killed = result(tmp_path, folder.name)
+        for name in ("weights", "totals", "logged"):
+            assert killed[name] == whole[name], (folder, name)
 
 
 @pytest.mark.parametrize("name", KILLED)
@@ -351,4 +392,6 @@ def test_the_limit_on_checkpoints_and_the_best_one(tmp_path):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    # Each run begins with a collection of garbage, which takes longer than its steps where all modules are searched.
+    gc.freeze()
+    (at_random if sys.argv[2:] == ["random"] else main)(Path(sys.argv[1]))

@@ -1,0 +1,72 @@
+"""`gsgd train --dry-run`: the run's own shapes, two steps, and figures that can be worked out by hand."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from gsgd.cli import main
+from training.config import load, presets
+from training.rehearsal import MadeUpRows, rehearse
+
+PAPER = [name for name in presets() if name.startswith(("bert-base/", "cifar100/", "food101/"))]
+
+
+def test_figures_by_hand(tiny, accelerator):
+    config = tiny(method="loss@1", batch_size=8, budget="100steps", start_share=0.25, accumulation_steps=2)
+    found = rehearse(config, accelerator)
+    assert (found.steps, found.selecting, found.rows, found.made_up) == (100, 75, 2, False)
+    weights = 48 + 16 + 2 * 27 + 72
+    assert found.parameters == weights
+    assert found.disk == 2 * 3 * 4 * weights
+    # Two FLOPs a multiplication with an addition, three forward passes, 16 rows in a step.
+    assert found.step_flops == 2 * 3 * 16 * (6 * 8 + 8 * 3 + 8 * 8 + 8 * 3)
+    assert found.memory > 4 * 4 * weights
+
+
+def test_a_budget_of_time_is_of_the_scaled_step(tiny, accelerator):
+    found = rehearse(tiny(batch_size=8, budget="3baseline-epochs"), accelerator)
+    assert found.steps == 3 * 8  # 64 rows in steps of 8
+
+
+def test_the_command_prints_and_writes_nothing(tiny, accelerator, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_text('task = "tiny"\nbatch_size = 8\nbudget = "12steps"\nmethod = "loss@1"\n')
+    assert main(["train", "tiny.toml", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    for word in ("12 steps, 12 of which select", "hours on this machine", "scaled by FLOPs", "memory: ", "disk: "):
+        assert word in out
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
+    assert main(["train", "tiny.toml", "--dry-run", "--method", "loss@7"]) == 2
+    assert "exit_layer = 7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["bert-base/loss-1", "cifar100/common"])
+def test_made_up_rows_have_the_shapes_of_the_true_ones(name):
+    config = load(name)
+    batch = MadeUpRows(config).training_batch(range(3), 0)
+    shapes = {key: tuple(value.shape) for key, value in batch.items()}
+    if config.task == "resnet":
+        assert shapes == {"pixel_values": (3, 3, 32, 32), "labels": (3,)}
+        assert MadeUpRows(config).train_size == 45_000
+    else:
+        rows = dict.fromkeys(("input_ids", "token_type_ids", "attention_mask", "labels"), (3, 512))
+        assert shapes == {**rows, "next_sentence_label": (3,)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAPER)
+def test_every_preset_of_the_paper(name, accelerator):
+    config = load(name, {"precision": "no"})
+    found = rehearse(config, accelerator)
+    assert found.made_up
+    sizes = {"bert": 110_106_428, "resnet": 23_000_000}
+    assert found.parameters == pytest.approx(sizes[config.task], rel=0.1)
+    if config.training.budget == "100epochs":
+        rows = {"uoft-cs/cifar100": 45_000, "ethz/food101": 68_175}[config.data.data]
+        assert found.steps == round(100 * rows / 125)
+    elif config.training.budget == "800000steps":
+        assert (found.steps, found.selecting) == (800_000, 0 if name.endswith("baseline") else 780_000)
+    assert found.costs.plain_s > 0
+    assert dataclasses.asdict(found)["disk"] == 24 * found.parameters
+    assert torch.is_grad_enabled()

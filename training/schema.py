@@ -1,0 +1,134 @@
+"""What header, comparison and checkpoint must hold: types and ranges, looked at whenever one is read."""
+
+from __future__ import annotations
+
+import reprlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+FINISHED, RUNNING, INTERRUPTED, DIVERGED = "finished", "running", "interrupted", "diverged"
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Record(BaseModel):
+    """A record: entries that are not named here may be there, too."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Prices(Record):
+    """Seconds of a step, see `training.budget.StepCosts`."""
+
+    plain_s: Annotated[float, Field(gt=0)]
+    selecting_s: Annotated[float, Field(gt=0)]
+
+
+class RunHeader(Record):
+    """`header.json` of a run."""
+
+    config: dict[str, Any]
+    status: Literal["finished", "running", "interrupted", "diverged"]
+    total_steps: Annotated[int, Field(ge=1)]
+    step_costs: Prices | None
+    steps_done: Count = 0
+    data: dict[str, Any] = {}
+    files: list[str] = []
+    processes: Annotated[int, Field(ge=1)] = 1
+    wall_clock_s: Seconds = 0.0
+    test_accuracy: Share | None = None
+
+    @model_validator(mode="after")
+    def _at_its_end(self) -> RunHeader:
+        short = self.status == FINISHED and self.steps_done < self.total_steps
+        if self.steps_done > self.total_steps or (short and "steps_done" in self.model_fields_set):
+            raise ValueError(f"status = {self.status!r} after {self.steps_done} of {self.total_steps} steps cannot be")
+        return self
+
+
+class Summary(Record):
+    """What a comparison says of a method."""
+
+    method: str
+    runs: Annotated[int, Field(ge=1)]
+
+
+class SweepRecord(Record):
+    """The key that was tuned."""
+
+    key: str
+    values: list[str]
+
+
+class ComparisonHeader(Record):
+    """`compare.json` of a comparison."""
+
+    config: dict[str, Any]
+    methods: list[str]
+    seeds: Annotated[int, Field(ge=1)] = 1
+    sweep: SweepRecord | None = None
+    step_costs: dict[str, Prices]
+    data: dict[str, Any] = {}
+    target: Share | None = None
+    tuned: dict[str, str] = {}
+    summary: list[Summary] = []
+
+
+class Place(Record):
+    """Where the order of the data stands."""
+
+    epoch: Count
+    offset: Count
+
+
+class Rank(Record):
+    """A process's own part of a checkpoint."""
+
+    sift: dict[str, Any]
+    torch: Any
+    losses: list[Annotated[float, Field(allow_inf_nan=True)]]
+
+
+class CheckpointState(Record):
+    """What `checkpoint.pt` holds, see `training.training.Training.state_dict`."""
+
+    step: Count
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    scaler: dict[str, Any] | None
+    order: Place
+    wall_clock_s: Seconds
+    seconds: dict[str, Seconds]
+    loss_since_evaluation: list[float]
+    ranks: Annotated[list[Rank], Field(min_length=1)]
+    logged: dict[str, float] = {}
+
+
+def check(kind: type[Record], content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """`content`, if it is a record of this kind.
+
+    Raises:
+        ValueError: if not, naming the file, the entry and the rule.
+    """
+    try:
+        kind.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(_in_words(error.errors(), kind, path)) from None
+    return content
+
+
+def _in_words(errors: list[Any], kind: type[Record], path: Path) -> str:
+    """The first of the errors that pydantic lists, or all entries that are missing, in a sentence."""
+    missing = sorted(str(each["loc"][0]) for each in errors if each["type"] == "missing" and len(each["loc"]) == 1)
+    if missing:
+        what = {RunHeader: "the header of a run", ComparisonHeader: "the record of a comparison"}
+        return f"{path} is not {what.get(kind, 'a checkpoint of this version')}: it lacks {', '.join(missing)}"
+    first = errors[0]
+    if not first["loc"]:
+        return f"{path}: {first['ctx']['error']}"
+    place, rule = ".".join(map(str, first["loc"])), first["msg"].replace("Input should", "must", 1)
+    return f"{path}: {place} = {reprlib.repr(first['input'])} {rule}"
