@@ -9,7 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from gsgd.memory import keep_freed_memory
 from gsgd.results import command_line, provenance
 from training import checkpoint
 from training.budget import StepCosts, parse_budget, seconds_of
+from training.calibration import Calibration
 from training.config import Config
 from training.costs import measure_costs
 from training.display import Display
@@ -69,7 +70,7 @@ def train(
 
     Args:
         accelerator, task: to share among runs; made from the configuration if not given.
-        costs: measured prices of a step; measured here if the budget is a time and they are not given.
+        costs: measured prices of a step; measured here if the budget is a time or work and they are not given.
         overwrite: begin anew, and remove what is in `folder`.
         display: what the user sees; None shows nothing.
 
@@ -99,7 +100,7 @@ def train(
         total_steps = header["total_steps"]
     else:
         state = None
-        if costs is None and parse_budget(settings.budget).is_time:
+        if costs is None and parse_budget(settings.budget).is_priced:
             with display.measuring() as progress:
                 costs = measure_costs([config], [task], accelerator, progress=progress)[0]
         total_steps = settings.steps_within_budget(task.train_size, accelerator.num_processes, costs)
@@ -268,7 +269,8 @@ class _Run:
 
     def _end(self, status: str) -> None:
         training, settings = self.training, self.config.training
-        test = training.evaluate("test") if settings.test and status == FINISHED else None
+        calibration = Calibration(training.accelerator.device)
+        test = training.evaluate("test", calibration) if settings.test and status == FINISHED else None
         if self.records is None:
             return
         if settings.save_model and status == FINISHED:
@@ -282,7 +284,7 @@ class _Run:
             entries["meter_s"] = training.sift.meter_s
             self.display.say(self.meters.cost(training.wall_clock_s))
         if test is not None:
-            entries |= {"test_accuracy": test[0], "test_loss": test[1]}
+            entries |= {"test_accuracy": test[0], "test_loss": test[1], "test_calibration_error": calibration.error()}
         self.records.update(**entries)
         if status in (FINISHED, DIVERGED):
             # Only now: killed with neither, the run would begin anew and lose its table.
@@ -334,7 +336,7 @@ def run_header(config: Config, training: Training, costs: StepCosts | None) -> d
         "threads": torch.get_num_threads(),
         "processes": training.accelerator.num_processes,
         "total_steps": training.total_steps,
-        "step_costs": None if costs is None else {"plain_s": costs.plain_s, "selecting_s": costs.selecting_s},
+        "step_costs": None if costs is None else asdict(costs),
         "seed": config.training.seed,
     }
 
