@@ -121,10 +121,11 @@ def scoring_work(config: Config, task: Task, accelerator: Accelerator) -> float:
     bare: dict[str, Any] = {"compile": False, "check": False, "reuse": False, "score_batch_size": 0}
     counted = dataclasses.replace(config, training=dataclasses.replace(config.training, **bare))
     training = Training(counted, task, accelerator, 2)
-    first, batch = (training.next_batch(config.training.gross_size) for _ in range(2))
+    rows = np.arange(config.training.gross_size) % task.train_size
+    batch = training.placed(task.training_batch(rows, 0))
     with torch.no_grad(), accelerator.autocast():
         # What a first step finds out of the model, on rows of its own, is no step's price.
-        training.sift.forward_kept(training.sift.choose(first))
+        training.sift.forward_kept(training.sift.choose(batch))
         with FlopCounterMode(display=False) as scoring:
             training.sift.choose(batch)
         with FlopCounterMode(display=False) as forward:

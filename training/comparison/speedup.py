@@ -98,7 +98,7 @@ class PlainCurve:
 
     def mean(self, logs: ArrayLike) -> np.ndarray:
         """P at log budgets on the ladder, higher being better; not decreasing, NaN beyond the ladder."""
-        return np.asarray(self._curve(logs))
+        return np.asarray(self._curve(np.asarray(logs, dtype=float)))
 
     def of_seeds(self, logs: ArrayLike) -> np.ndarray:
         """P_s at log budgets (...) on the ladder: (..., seeds), higher being better."""
@@ -153,7 +153,7 @@ def speed_up(plain: PlainCurve, budget: float, values: ArrayLike, *, error: floa
     at, place = plain.reached(float(own.mean()))
     low, high = _not_rejected(lambda logs: own - plain.of_seeds(logs), at, (plain.logs[0], plain.logs[-1]), error=error)
     factor = math.exp(at - math.log(budget)) if place == ON else math.nan
-    return SpeedUp(factor, *(_factor(end - math.log(budget)) for end in (low, high)), place)
+    return SpeedUp(factor, _factor(low - math.log(budget)), _factor(high - math.log(budget)), place)
 
 
 def claim(plain: PlainCurve, budgets: ArrayLike, values: ArrayLike, *, error: float = 0.05) -> SpeedUp:
