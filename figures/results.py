@@ -1,6 +1,6 @@
 """The one reader of results/, which makes tables of what `gsgd verify`, `gsgd train` and `gsgd compare` wrote.
 
-Tables of the theory are named "theory/noise" and so on. Of the training there are six, each over all that is recorded:
+Tables of the theory are named "theory/noise" and so on. Of the training there are eight, over all that is recorded:
 
     evaluations  one row an evaluation of a run; `diverged` says whether any run of its method did
     runs         one row a run, with its configuration and where it ended
@@ -8,6 +8,8 @@ Tables of the theory are named "theory/noise" and so on. Of the training there a
     costs        one row a method of a comparison: the measured prices of its steps
     readings     one row a reading of a run's scores, beside what the formulas say
     diagnosis    one row an exit at a point of a diagnosis
+    ladders      one row a method at a rung of a finished ladder of budgets
+    claims       one row a method of such a ladder and a measure of its speed-up
 
 Two folders are read together: what was made here, and what the project recorded. A result is a folder (the theory, a
 comparison, a run, a diagnosis), and one that was made here hides the project's of the same name.
@@ -24,6 +26,7 @@ from typing import Any
 import pandas as pd
 
 from figures.checked import Cell, Missing, choice, field, read_object, read_table
+from figures.ladders import LADDER, read_claims, read_rows
 from figures.measured import DIAGNOSIS, READINGS, read_diagnoses, read_readings
 
 OWN, RECORDED = Path("results"), Path("recorded")
@@ -118,7 +121,11 @@ class Results:
         for folder in self.folders:
             for path in sorted(folder.rglob(name)):
                 place = path.parent.relative_to(folder)
-                hidden = any((self.folder / outer / COMPARE).exists() for outer in (place, *place.parents))
+                hidden = any(
+                    (self.folder / outer / whole).exists()
+                    for outer in (place, *place.parents)
+                    for whole in (COMPARE, LADDER)
+                )
                 if folder == self.folder or not hidden:
                     found.setdefault(place.as_posix(), path)
         return found
@@ -126,14 +133,14 @@ class Results:
     def origins(self) -> dict[str, str]:
         """Folder in the results -> "recorded by the project" or "made here on" a date: the theory, each header."""
         files = {"theory": self.theory / "verify.json"}
-        for name in (DIAGNOSIS, HEADER, COMPARE):
+        for name in (DIAGNOSIS, HEADER, COMPARE, LADDER):
             files |= self.found(name)
         return {place: _origin(path) for place, path in files.items() if path.parent.is_dir()}
 
     def by_origin(self) -> dict[str, list[str]]:
         """Who made what is there -> the names of what they made: the theory, comparisons and single runs."""
         names: dict[str, list[str]] = {}
-        comparisons = self.found(COMPARE)
+        comparisons = {**self.found(COMPARE), **self.found(LADDER)}
         for place, origin in self.origins().items():
             if not any(outer.as_posix() in comparisons for outer in Path(place).parents):
                 names.setdefault(origin, []).append(place)
@@ -176,6 +183,14 @@ class Results:
                 lambda: read_diagnoses(self.found(DIAGNOSIS)),
                 "no diagnosis (gsgd diagnose CONFIG writes it)",
             ),
+            "ladders": (
+                lambda: read_rows(self.found(LADDER)),
+                "no finished ladder (gsgd compare --ladder writes them)",
+            ),
+            "claims": (
+                lambda: read_claims(self.found(LADDER)),
+                "no claim of a ladder (gsgd compare --ladder writes them)",
+            ),
         }
 
     def _theory(self, name: str) -> pd.DataFrame:
@@ -212,7 +227,8 @@ class Results:
                 run = _read_run(path, f"{name}/{path.parent.name}")
                 run[1].update(group=name, budget=content["config"]["budget"])
                 found.append(run)
-        beneath = [folder for _, folder, _ in self.comparisons]
+        # A ladder's runs are in its own tables.
+        beneath = [folder for _, folder, _ in self.comparisons] + [path.parent for path in self.found(LADDER).values()]
         single = [
             _read_run(path, place)
             for place, path in self.found(HEADER).items()
