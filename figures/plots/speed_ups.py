@@ -112,8 +112,8 @@ def _factors(ax: Axes, rows: pd.DataFrame) -> None:
                 ax.plot([at], [edge], marker, color=looks.colour, markersize=4 * style.scale(), clip_on=False)
             if low <= entry["by_accuracy_factor"] <= high:
                 filled = looks.colour if looks.filled else "white"
-                mark = {"color": looks.colour, "marker": looks.marker, "markerfacecolor": filled}
-                ax.plot([at], [entry["by_accuracy_factor"]], linestyle="none", zorder=3, **mark)
+                (mark,) = ax.plot([at], [entry["by_accuracy_factor"]], looks.marker, color=looks.colour, zorder=3)
+                mark.set_markerfacecolor(filled)
     _budgets(ax, rows)
     ax.set_ylim(low, high)
     ax.yaxis.set_major_locator(FixedLocator([0.25, 0.5, 0.7, 1, 1.4, 2, 2.8, 4]))

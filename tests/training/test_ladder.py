@@ -270,7 +270,7 @@ def test_bad_usage_is_2(compare, arguments, message, tmp_path):
 def test_several_processes_find_what_one_finds(tmp_path, monkeypatch, capsys):
     """A preset on what comes with the package: the processes know no other task."""
     monkeypatch.chdir(tmp_path)
-    small = ["--hidden_sizes", "4,4,4,4", "--embedding_size", "4", "--train_limit", "100", "--budget", "1600work"]
+    small = ["--hidden_sizes", "4,4,4,4", "--embedding_size", "4", "--batch_size", "16", "--budget", "1600work"]
     arguments = ["compare", "resnet-tiny", "--methods", "baseline,random", "--ladder", "3", "--seeds", "1", *small]
     tables = []
     for jobs in ("1", "2"):
