@@ -1,6 +1,6 @@
 """The one reader of results/, which makes tables of what `gsgd verify`, `gsgd train` and `gsgd compare` wrote.
 
-Tables of the theory are named "theory/noise" and so on. Of the training there are six, each over all that is recorded:
+Tables of the theory are named "theory/noise" and so on. Of the training there are eight, over all that is recorded:
 
     evaluations  one row an evaluation of a run; `diverged` says whether any run of its method did
     runs         one row a run, with its configuration and where it ended
@@ -8,6 +8,8 @@ Tables of the theory are named "theory/noise" and so on. Of the training there a
     costs        one row a method of a comparison: the measured prices of its steps
     readings     one row a reading of a run's scores, beside what the formulas say
     diagnosis    one row an exit at a point of a diagnosis
+    ladders      one row a method at a rung of a finished ladder of budgets
+    claims       one row a method of such a ladder and a measure of its speed-up
 
 Two folders are read together: what was made here, and what the project recorded. A result is a folder (the theory, a
 comparison, a run, a diagnosis), and one that was made here hides the project's of the same name.
@@ -24,6 +26,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from figures.checked import Cell, Missing, fields, read_object, read_table
+from figures.ladders import LADDER, read_claims, read_rows
 from figures.measured import DIAGNOSIS, READINGS, read_diagnoses, read_readings
 
 OWN, RECORDED = Path("results"), Path("recorded")
@@ -129,7 +132,11 @@ class Results:
         for folder in self.folders:
             for path in sorted(folder.rglob(name)):
                 place = path.parent.relative_to(folder)
-                hidden = any((self.folder / outer / COMPARE).exists() for outer in (place, *place.parents))
+                hidden = any(
+                    (self.folder / outer / whole).exists()
+                    for outer in (place, *place.parents)
+                    for whole in (COMPARE, LADDER)
+                )
                 if folder == self.folder or not hidden:
                     found.setdefault(place.as_posix(), path)
         return found
@@ -138,7 +145,7 @@ class Results:
     def origins(self) -> dict[str, str]:
         """Theory, diagnoses, single runs, comparisons -> "recorded by the project" or "made here on" a date."""
         theory = {"theory": self.theory / "verify.json"} if self.theory.is_dir() else {}
-        found = {**theory, **self.found(DIAGNOSIS), **self.single, **self.found(COMPARE)}
+        found = {**theory, **self.found(DIAGNOSIS), **self.single, **self.found(COMPARE), **self.found(LADDER)}
         return {name: _origin(path) for name, path in found.items()}
 
     def table(self, name: str) -> pd.DataFrame:
@@ -178,6 +185,14 @@ class Results:
                 lambda: read_diagnoses(self.found(DIAGNOSIS)),
                 "no diagnosis (gsgd diagnose CONFIG writes it)",
             ),
+            "ladders": (
+                lambda: read_rows(self.found(LADDER)),
+                "no finished ladder (gsgd compare --ladder writes them)",
+            ),
+            "claims": (
+                lambda: read_claims(self.found(LADDER)),
+                "no claim of a ladder (gsgd compare --ladder writes them)",
+            ),
         }
 
     def _theory(self, name: str) -> pd.DataFrame:
@@ -205,11 +220,12 @@ class Results:
 
     @functools.cached_property
     def single(self) -> dict[str, Path]:
-        """Place -> header of each run that is of no comparison."""
+        """Place -> header of each run that is of no comparison, nor of a ladder, which has tables of its own."""
         found = {}
+        ladders = [path.parent for path in self.found(LADDER).values()]
         taken = {f"{name}/{path.parent.name}" for name, folder, _ in self.comparisons for path in _runs(folder)}
         for place, path in self.found(HEADER).items():
-            if not any(folder in path.parents for _, folder, _ in self.comparisons):
+            if not any(folder in path.parents for folder in [*ladders, *(folder for _, folder, _ in self.comparisons)]):
                 # A comparison that the project recorded keeps its runs, whatever was made here in their place.
                 found[f"{place} (made here)" if place in taken else place] = path
         return found

@@ -1,4 +1,4 @@
-"""How long a run is: in steps, samples, epochs, or seconds that every method is charged at its own measured price."""
+"""How long a run is: in steps, samples, epochs, or in work or seconds that every method is charged at its own price."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ UNITS = {
     "steps": "optimizer steps",
     "samples": "backpropagated samples",
     "epochs": "passes over the training set, counted in backpropagated samples",
+    "work": "forward passes of a row: a trained row costs 3, a scored one what its scoring computes, as a share of 1",
     "s": "seconds of reference time",
     "baseline-epochs": "the reference time in which the baseline trains so many epochs",
 }
@@ -20,10 +21,12 @@ MOST_STEPS = 10**12
 
 @dataclass(frozen=True)
 class Budget:
-    """So much of a unit: "800000steps", "20000samples", "100epochs", "600s" or "100baseline-epochs".
+    """So much of a unit: "800000steps", "20000samples", "100epochs", "800000work", "600s" or "100baseline-epochs".
 
     Reference time: each kind of step costs its median, measured in interleaved steps before the run, whatever the
     clock shows later. Scoring is charged.
+    Work: the same on any machine. A row's forward pass is 1, so that a step that trains on k rows costs 3 k; exact
+    losses of a gross batch of B rows cost B more, those of an early exit its share of that, losses that are known 0.
     """
 
     amount: float
@@ -33,16 +36,28 @@ class Budget:
     def is_time(self) -> bool:
         return self.unit in ("s", "baseline-epochs")
 
+    @property
+    def is_priced(self) -> bool:
+        """Whether it needs to be known what a step of the method costs."""
+        return self.is_time or self.unit == "work"
+
     def __str__(self) -> str:
         return f"{self.amount:.15g}{self.unit}"
 
 
 @dataclass(frozen=True)
 class StepCosts:
-    """Median seconds of an optimizer step without selection, and with it."""
+    """What an optimizer step costs.
+
+    Attributes:
+        plain_s, selecting_s: median seconds without selection, and with it.
+        scoring_work: floating point operations of scoring a row, as a share of those of its forward pass; None where
+            they were not counted.
+    """
 
     plain_s: float
     selecting_s: float
+    scoring_work: float | None = None
 
 
 def parse_budget(text: str) -> Budget:
@@ -65,40 +80,55 @@ def steps_within(
     train_size: int,
     costs: StepCosts | None,
     selecting_steps: Callable[[int], int],
+    drawn_per_step: int = 0,
 ) -> int:
     """The number of optimizer steps that the budget pays for.
 
     Args:
         samples_per_step: backpropagated samples of all ranks in a step.
         train_size: samples of an epoch.
-        costs: needed for a budget of time only.
+        costs: needed for a budget of time or work only.
         selecting_steps: total steps -> how many of them select. If it now and then decreases, as the rounding of two
             shares makes it, up to 2 (selecting_s / plain_s - 1) steps of what time pays for may be missed.
+        drawn_per_step: rows of all ranks' gross batches in a selecting step; needed for a budget of work only.
 
     Returns:
-        At least 1. Samples are rounded to the nearest step; of time, no more is spent than there is.
+        At least 1. Samples are rounded to the nearest step; of time and work, no more is spent than there is.
 
     Raises:
-        ValueError: if a budget of time comes without costs, or pays for no step.
+        ValueError: if a budget of time or work comes without costs, or pays for no step.
     """
-    if not budget.is_time:
+    if budget.unit in ("steps", "samples", "epochs"):
         samples_of = {"steps": samples_per_step, "samples": 1, "epochs": train_size}
         return _whole(budget, budget.amount * samples_of[budget.unit] / samples_per_step)
+    if budget.unit == "work":
+        if costs is None or costs.scoring_work is None:
+            raise ValueError(f"budget = {budget} is work: it needs the counted work of scoring")
+        plain = 3.0 * samples_per_step
+        return _affordable(budget, budget.amount, plain, plain + costs.scoring_work * drawn_per_step, selecting_steps)
     if costs is None:
         raise ValueError(f"budget = {budget} is a time: it needs the measured costs of a step")
     seconds = budget.amount
     if budget.unit == "baseline-epochs":
         seconds = _whole(budget, budget.amount * train_size / samples_per_step) * costs.plain_s
-    most = seconds / min(costs.plain_s, costs.selecting_s)
-    low, high = 0, _whole(budget, most) + 1
+    return _affordable(budget, seconds, costs.plain_s, costs.selecting_s, selecting_steps)
+
+
+def _affordable(
+    budget: Budget, amount: float, plain: float, selecting: float, selecting_steps: Callable[[int], int]
+) -> int:
+    """The number of steps that `amount` pays for, at these prices of a step without selection and with it."""
+    low, high = 0, _whole(budget, amount / min(plain, selecting)) + 1
     while low < high:
         middle = (low + high + 1) // 2
-        if seconds_of(middle, costs, selecting_steps(middle)) <= seconds * (1 + 1e-9):
+        chosen = selecting_steps(middle)
+        if (middle - chosen) * plain + chosen * selecting <= amount * (1 + 1e-9):
             low = middle
         else:
             high = middle - 1
     if low == 0:
-        raise ValueError(f"budget = {budget} is {seconds:.3g} s, but a single step takes {costs.selecting_s:.3g} s")
+        unit = "work" if budget.unit == "work" else "s"
+        raise ValueError(f"budget = {budget} is {amount:.3g} {unit}, but a single step takes {selecting:.3g} {unit}")
     return low
 
 

@@ -6,6 +6,7 @@ at its method's median price (the idea of NoTrainNoGain, Kaddour et al. 2023). T
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch.utils.flop_counter import FlopCounterMode
 
 from gsgd.host import finished
 from training.budget import StepCosts
@@ -68,6 +70,7 @@ def measure_costs(
 
     An exit that moves has the price of the last one, an upper bound of its steps but for those that re-measure.
     The first two rounds warm up. With several ranks all of them step together, and the slowest counts.
+    What scoring computes is counted beside, see `scoring_work`.
 
     Args:
         configs: each is measured with selection and without.
@@ -101,5 +104,30 @@ def measure_costs(
     if accelerator.num_processes > 1:
         medians = accelerator.gather(medians.to(accelerator.device)[None]).amax(dim=0).cpu()
     found = dict(zip(seconds, medians.tolist(), strict=True))
+    work = {kind: scoring_work(config, task, accelerator) for kind, (config, task) in kinds.items()}
     accelerator.free_memory()
-    return [StepCosts(found[plain], found[selecting]) for plain, selecting in pairs]
+    return [StepCosts(found[plain], found[selecting], work[selecting]) for plain, selecting in pairs]
+
+
+def scoring_work(config: Config, task: Task, accelerator: Accelerator) -> float:
+    """Floating point operations of scoring a row, as a share of those of the model's forward pass on it.
+
+    Counted on one gross batch: the same on any machine, and of any method. Exact losses are 1, an early exit less, what
+    needs no pass 0. A scoring pass that training takes over in part (`reuse`) counts in full.
+    """
+    if not config.training.scores_rows:
+        return 0.0
+    # Eagerly, and nothing but the scoring.
+    bare: dict[str, Any] = {"compile": False, "check": False, "reuse": False, "score_batch_size": 0}
+    counted = dataclasses.replace(config, training=dataclasses.replace(config.training, **bare))
+    training = Training(counted, task, accelerator, 2)
+    rows = np.arange(config.training.gross_size) % task.train_size
+    batch = training.placed(task.training_batch(rows, 0))
+    with torch.no_grad(), accelerator.autocast():
+        # What a first step finds out of the model, on rows of its own, is no step's price.
+        training.sift.forward_kept(training.sift.choose(batch))
+        with FlopCounterMode(display=False) as scoring:
+            training.sift.choose(batch)
+        with FlopCounterMode(display=False) as forward:
+            training.model(**batch)
+    return scoring.get_total_flops() / forward.get_total_flops()

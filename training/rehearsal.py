@@ -19,6 +19,7 @@ from gsgd.results import in_bytes
 from gsgd.sift.scoring_pass.row_losses import IGNORED
 from training.budget import StepCosts, parse_budget, seconds_of
 from training.config import Config
+from training.costs import scoring_work
 from training.images.task import build_resnet
 from training.run import weights_on_disk
 from training.task import Task
@@ -148,9 +149,10 @@ def rehearse(config: Config, accelerator: Accelerator) -> Rehearsal:
         training.mean_loss()  # waits for the device
         seconds.append(time.perf_counter() - begin)
     scale = settings.batch_size / rows * settings.accumulation_steps
-    costs = StepCosts(seconds[0] * scale, seconds[1] * scale)
+    work = scoring_work(config, task, accelerator) if parse_budget(settings.budget).unit == "work" else None
+    costs = StepCosts(seconds[0] * scale, seconds[1] * scale, work)
     steps = settings.steps_within_budget(
-        task.train_size, accelerator.num_processes, costs if parse_budget(settings.budget).is_time else None
+        task.train_size, accelerator.num_processes, costs if parse_budget(settings.budget).is_priced else None
     )
     weights = weights_on_disk(training.model)
     return Rehearsal(

@@ -27,6 +27,7 @@ from gsgd.memory import keep_freed_memory
 from gsgd.results import check_writable, command_line, provenance
 from training import checkpoint
 from training.budget import StepCosts, parse_budget, seconds_of
+from training.calibration import Calibration
 from training.config import Config
 from training.costs import measure_costs
 from training.display import Display
@@ -92,7 +93,7 @@ def train(
 
     Args:
         accelerator, task: to share among runs; made from the configuration if not given.
-        costs: measured prices of a step; measured here if the budget is a time and they are not given.
+        costs: measured prices of a step; measured here if the budget is a time or work and they are not given.
         overwrite: begin anew; what the run there has written is removed once this one can start.
         wait: for another command that writes to the folder, instead of an error.
         display: what the user sees; None shows nothing.
@@ -151,10 +152,10 @@ def _train(
             check_room(folder / checkpoint.NAME, [task])
     with told_by_others(accelerator):
         if state is not None and header is not None:
-            costs = StepCosts(**header["step_costs"]) if header["step_costs"] else None
+            costs = _prices(header)
             total_steps = header["total_steps"]
         else:
-            if costs is None and parse_budget(settings.budget).is_time:
+            if costs is None and parse_budget(settings.budget).is_priced:
                 with display.measuring() as progress:
                     costs = measure_costs([config], [task], accelerator, progress=progress)[0]
             total_steps = settings.steps_within_budget(task.train_size, accelerator.num_processes, costs)
@@ -346,7 +347,8 @@ class _Run:
 
     def _end(self, status: str) -> None:
         training, settings = self.training, self.config.training
-        test = training.evaluate("test") if settings.test and status == FINISHED else None
+        calibration = Calibration(training.accelerator.device)
+        test = training.evaluate("test", calibration) if settings.test and status == FINISHED else None
         if self.records is None:
             return
         files = {HEADER, *self.records.header.get("files", [])}
@@ -368,7 +370,7 @@ class _Run:
             entries["meter_s"] = training.sift.meter_s
             self.display.say(self.meters.cost(training.wall_clock_s))
         if test is not None:
-            entries |= {"test_accuracy": test[0], "test_loss": test[1]}
+            entries |= {"test_accuracy": test[0], "test_loss": test[1], "test_calibration_error": calibration.error()}
         self.records.update(**entries)
         if status in (FINISHED, DIVERGED):
             # Only now: killed with neither, the run would begin anew and lose its table.
@@ -416,7 +418,7 @@ def _what_is_there(config: Config, folder: Path, costs: StepCosts | None, overwr
             f"{folder} has the results of another configuration: {named}. "
             "Choose another --name, or --overwrite to begin anew"
         )
-    if costs is not None and header["step_costs"] != asdict(costs):
+    if costs is not None and _prices(header) != costs:
         raise ValueError(
             f"{folder} was trained at prices of {header['step_costs']}, but they are {asdict(costs)}: "
             "it is of another comparison"
@@ -471,6 +473,10 @@ def weights_on_disk(model: torch.nn.Module) -> int:
     return sum(weight.numel() * weight.element_size() for weight in model.parameters())
 
 
+def _prices(header: dict[str, Any]) -> StepCosts | None:
+    return StepCosts(**header["step_costs"]) if header["step_costs"] else None
+
+
 def run_header(config: Config, training: Training, costs: StepCosts | None) -> dict[str, Any]:
     """What is recorded of a run: provenance, command, configuration, data, device and length."""
     device = training.accelerator.device
@@ -487,7 +493,7 @@ def run_header(config: Config, training: Training, costs: StepCosts | None) -> d
         "threads": torch.get_num_threads(),
         "processes": training.accelerator.num_processes,
         "total_steps": training.total_steps,
-        "step_costs": None if costs is None else {"plain_s": costs.plain_s, "selecting_s": costs.selecting_s},
+        "step_costs": None if costs is None else asdict(costs),
         "seed": config.training.seed,
     }
 

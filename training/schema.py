@@ -25,6 +25,7 @@ class Prices(Record):
 
     plain_s: Annotated[float, Field(gt=0)]
     selecting_s: Annotated[float, Field(gt=0)]
+    scoring_work: Annotated[float, Field(ge=0)] | None = None
 
 
 class RunHeader(Record):

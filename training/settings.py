@@ -244,6 +244,7 @@ class TrainingSettings:
             train_size=train_size,
             costs=costs,
             selecting_steps=self.selecting_steps,
+            drawn_per_step=self.gross_size * self.accumulation_steps * ranks,
         )
 
     def sift_options(self, total_steps: int, exits: int, train_size: int) -> SiftOptions:

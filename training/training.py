@@ -23,6 +23,7 @@ from gsgd.sift.scoring_pass.head_positions import positions_only
 from gsgd.sift.scoring_pass.row_losses import IGNORED
 from gsgd.sift.timing import Elapsed
 from gsgd.sift.wrappers import innermost, unwrap
+from training.calibration import Calibration
 from training.config import Config
 from training.order import Order
 from training.settings import TrainingSettings
@@ -207,8 +208,12 @@ class Training:
     # ---- Evaluation ----
 
     @torch.no_grad()
-    def evaluate(self, split: str) -> tuple[float, float]:
-        """(accuracy, mean loss) on "validation" or "test"; every rank judges its share of the batches."""
+    def evaluate(self, split: str, calibration: Calibration | None = None) -> tuple[float, float]:
+        """(accuracy, mean loss) on "validation" or "test"; every rank judges its share of the batches.
+
+        Args:
+            calibration: takes the confidence of the predictions, where rows are classified.
+        """
         self.sift.finish_checks()
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -222,8 +227,13 @@ class Training:
                 with self.accelerator.autocast():
                     output, batch = _labelled_only(model, batch)
                 sums += torch.stack([value.double() for value in self.task.judge(output, batch)])
+                # Of a language model labelled positions are predicted, not rows.
+                if calibration is not None and batch["labels"].dim() == 1:
+                    calibration.add(output.logits, batch["labels"])
         finally:
             self.model.train()
+        if calibration is not None:
+            calibration.sums = self.accelerator.reduce(calibration.sums, "sum")
         correct, loss, predictions = self.accelerator.reduce(sums, "sum").tolist()
         return correct / predictions, loss / predictions
 

@@ -278,3 +278,31 @@ def write_diagnosis(folder, *points):
     ]
     (folder / "diagnosis.json").write_text(json.dumps({"score": "loss", "points": entries}))
     return folder / "diagnosis.json"
+
+
+def write_ladder(folder, claimed, *, runs=3, split="test", **cells):
+    """A finished ladder of the budgets 100, 200 and 400 work: plain training, and methods with what is claimed of them.
+
+    Args:
+        claimed: method -> (factor, low, high), which is also its speed-up at every rung.
+        cells: of every method's row at a rung.
+    """
+    rungs = [100, 200, 400]
+    columns = ["method", "budget", "runs", "diverged", "tried"]
+    columns += [f"{measure}{half}" for measure in ("accuracy", "loss") for half in ("", "_half_width")]
+    columns += [f"by_{measure}_{end}" for measure in ("accuracy", "loss") for end in ("factor", "low", "high")]
+    rows = []
+    for number, (method, speed_up) in enumerate({"baseline": (None,) * 3, **claimed}.items()):
+        for rung, budget in enumerate(rungs):
+            values = [0.5 + 0.1 * rung + 0.01 * number, 0.02, 1.5 - 0.1 * rung, 0.03]
+            row = dict(zip(columns, [method, budget, runs, 0, 4, *values, *speed_up, *speed_up], strict=True))
+            rows.append([{**row, **({} if method == "baseline" else cells)}[name] for name in columns])
+    write_csv(folder / "ladder.csv", columns, rows)
+    claims = [
+        [method, measure, 1, *speed_up, "on the ladder"]
+        for method, speed_up in claimed.items()
+        for measure in ("accuracy", "loss")
+    ]
+    write_csv(folder / "claims.csv", ["method", "measure", "rungs", "factor", "low", "high", "place"], claims)
+    content = {"date": "2025-03-04T05:06:07+00:00", "rungs": [f"{budget}work" for budget in rungs], "split": split}
+    (folder / "ladder.json").write_text(json.dumps(content))

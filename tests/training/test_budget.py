@@ -125,6 +125,42 @@ def test_the_time_of_the_baselines_epochs():
     assert steps_within(budget, **arguments, selecting_steps=lambda total: total) == 160
 
 
+@given(
+    amount=st.floats(30, 3000),
+    scoring=st.floats(0, 1),
+    drawn=st.integers(8, 32),
+    start=SHARES,
+    end=SHARES,
+)
+def test_work_pays_for_as_many_steps_as_counting_finds(amount, scoring, drawn, start, end):
+    """A step that trains on 8 rows costs 24, and what is drawn costs its scoring where the step selects."""
+    settings = TrainingSettings(method="loss@1", start_share=min(start, end), end_share=max(start, end))
+    budget, arguments = Budget(amount, "work"), {"samples_per_step": 8, "train_size": 64}
+    costs = StepCosts(1.0, 1.0, scoring)
+
+    def work(steps):
+        return 24 * steps + scoring * drawn * settings.selecting_steps(steps)
+
+    paid = [steps for steps in range(1, 200) if work(steps) <= amount * (1 + 1e-9)]
+    of_method = {**arguments, "costs": costs, "selecting_steps": settings.selecting_steps, "drawn_per_step": drawn}
+    if not paid:
+        with pytest.raises(ValueError, match=r"budget = .*work is .* work, but a single step takes .* work"):
+            steps_within(budget, **of_method)
+        return
+    missed = 2 * scoring * drawn / 24
+    found = steps_within(budget, **of_method) if max(paid) > missed else max(paid)
+    assert found in paid
+    assert found >= max(paid) - missed
+
+
+@pytest.mark.parametrize("costs", [None, StepCosts(1.0, 2.0)])
+def test_work_needs_to_be_counted(costs):
+    with pytest.raises(ValueError, match="budget = 9work is work: it needs the counted work of scoring"):
+        steps_within(
+            parse_budget("9work"), samples_per_step=1, train_size=9, costs=costs, selecting_steps=lambda total: 0
+        )
+
+
 def test_time_needs_prices():
     with pytest.raises(ValueError, match="budget = 9s is a time: it needs the measured costs"):
         steps_within(

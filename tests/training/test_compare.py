@@ -235,10 +235,10 @@ def test_each_method_is_tuned_by_validation_on_a_seed_apart(go, trained, tmp_pat
     judged = []
     evaluate = runs.Training.evaluate
 
-    def scripted(self, split):
+    def scripted(self, split, *more):
         settings = self.settings
         judged.append((settings.label, settings.seed, settings.max_lr, split))
-        loss = evaluate(self, split)[1]
+        loss = evaluate(self, split, *more)[1]
         if split == "test":
             return 0.9, loss
         # The baseline does best at .1, loss@1 at .01; on the test split it would be the other way around.

@@ -154,12 +154,15 @@ def test_the_test_split_is_judged_once_at_the_end(go, monkeypatch):
     judged = []
     evaluate = module.Training.evaluate
     monkeypatch.setattr(
-        module.Training, "evaluate", lambda self, split: judged.append((self.step, split)) or evaluate(self, split)
+        module.Training,
+        "evaluate",
+        lambda self, split, *more: judged.append((self.step, split)) or evaluate(self, split, *more),
     )
     outcome = go(test=True, evaluations=2)
     assert judged == [(12, "validation"), (24, "validation"), (24, "test")]
     assert 0 <= outcome.header["test_accuracy"] <= 1
     assert outcome.header["test_loss"] > 0
+    assert 0 < outcome.header["test_calibration_error"] < 1
     assert "test_accuracy" not in go("other", test=False).header
 
 
@@ -245,14 +248,14 @@ def test_the_time_of_a_run_is_its_reference_time(go, tmp_path):
         first, end = round(0.25 * last.step), round(0.75 * last.step)
         by_hand = sum(0.6 if first <= step < end else 0.5 for step in range(row.step))
         assert row.reference_s == pytest.approx(by_hand)
-    assert header(tmp_path / "run")["step_costs"] == {"plain_s": 0.5, "selecting_s": 0.6}
+    assert header(tmp_path / "run")["step_costs"] == {"plain_s": 0.5, "selecting_s": 0.6, "scoring_work": None}
 
 
 @pytest.mark.parametrize("method", ["baseline", "random", "last-seen", "loss@1"])
 def test_measured_prices_are_recorded_and_kept_to(go, method):
     outcome = go(method=method, budget="0.2s", evaluations=2)
     last, costs = outcome.evaluations[-1], outcome.header["step_costs"]
-    dearest = max(costs.values())
+    dearest = max(costs["plain_s"], costs["selecting_s"])
     assert 0.2 - dearest < last.reference_s <= 0.2 * (1 + 1e-6)
     assert last.reference_s == pytest.approx(last.step * costs["plain_s" if method == "baseline" else "selecting_s"])
 
@@ -272,6 +275,28 @@ def test_prices_are_kept_when_a_run_goes_on(go, tmp_path, monkeypatch):
     assert (after["status"], after["steps_done"]) == (FINISHED, before["total_steps"])
     last = read_evaluations(tmp_path / "run")[-1]
     assert last.reference_s == pytest.approx(last.step * before["step_costs"]["selecting_s"])
+
+
+# ---- Budgets of work ----
+
+
+@pytest.mark.parametrize(
+    ("method", "of_a_step"),
+    # 8 rows trained on; 16 drawn, of which exact losses take a forward pass each.
+    [("baseline", 24), ("random", 24), ("loss@last", 24 + 16)],
+)
+def test_work_pays_for_trained_and_scored_rows(go, method, of_a_step):
+    outcome = go(method=method, budget="1000work", evaluations=1)
+    assert outcome.header["total_steps"] == 1000 // of_a_step
+    assert outcome.header["step_costs"]["scoring_work"] == (1.0 if method == "loss@last" else 0.0)
+
+
+def test_an_early_exit_pays_for_what_it_computes(go):
+    """Exit 1 has the first layer and its head: 6 x 8 + 8 x 3 of 6 x 8 + 8 x 3 + 8 x 8 + 8 x 3 products a row."""
+    outcome = go(method="loss@1", budget="1000work", evaluations=1)
+    share = 72 / 160
+    assert outcome.header["step_costs"]["scoring_work"] == pytest.approx(share)
+    assert outcome.header["total_steps"] == int(1000 / (24 + 16 * share))
 
 
 def test_measuring_first_changes_nothing_that_is_trained(go, tmp_path):

@@ -13,8 +13,9 @@ from gsgd.arguments import add_keys, number, whole
 from gsgd.console import print_table
 
 if TYPE_CHECKING:
-    from training.comparison.compare import Comparison
+    from training.comparison.compare import Comparison, Contender
     from training.comparison.summary import Interval, MethodSummary
+    from training.config import Config
 
 EXAMPLES = """\
 examples:
@@ -22,13 +23,22 @@ examples:
   gsgd compare bert-tiny --methods baseline,random,loss@1,entropy@1 --budget 20000samples
   gsgd compare my.toml --methods baseline,loss@1,loss@1:start_share=0.5,loss@1:keep=0.7 --budget 600s
   gsgd compare my.toml --methods baseline,loss@last --sweep max_lr=5e-2,1e-2,5e-3,1e-3
+  gsgd compare resnet-tiny --methods baseline,random,loss@last --budget 800000work --ladder 5 --seeds 8 \\
+      --tune max_lr=2e-3,5e-3,1e-2 --tune batch_size=32,64 --tune keep=0.5,0.25 --tuning-seeds 2 --jobs 2
 
   torchrun --nproc-per-node 8 -m gsgd compare bert-base/baseline --methods baseline,random,entropy@6
 
 budgets:
   600s               reference time: every method pays its own median cost of a step, measured in turn before the runs
   20000samples       backpropagated samples; also 10epochs, 5000steps
+  800000work         forward passes of a row: a trained row costs 3, a row that exact losses are computed of 1 more
   100baseline-epochs the reference time in which the baseline trains 100 epochs
+
+ladders:
+  --ladder 5 trains at 5 budgets, each twice the one before, up to --budget, and says at how many times the budget plain
+  training comes as far. First it chooses the values of --tune for each method at each rung, plain training as well: on
+  the validation split, with the same number of trials and on seeds of their own. Then all train on fresh seeds, and the
+  test split is judged once a run. What is claimed is the geometric mean over the inner rungs.
 
 Every run's learning rate is decayed to its own end. A random-half control belongs into every comparison. Results go to
 results/NAME/; a comparison that was interrupted goes on when the same command is given again.
@@ -58,6 +68,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=number("in (0, 1]", lambda value: 0 < value <= 1),
         help="accuracy to time (default: the baseline's mean final accuracy)",
     )
+    parser.add_argument("--ladder", type=whole(3), metavar="N", help="measure speed-ups over N budgets up to --budget")
+    parser.add_argument(
+        "--tune", action="append", default=[], metavar="KEY=V,V,...", help="with --ladder: tune a key first; repeatable"
+    )
+    parser.add_argument(
+        "--trials",
+        type=whole(1),
+        metavar="N",
+        help="of each method at each rung of a ladder (default: all of plain's)",
+    )
+    parser.add_argument("--tuning-seeds", type=whole(1), default=1, metavar="N", help="runs of each trial (default 1)")
+    parser.add_argument(
+        "--jobs",
+        type=whole(1),
+        default=1,
+        metavar="N",
+        help="runs of a ladder at a time, threads divided (default 1)",
+    )
     parser.add_argument("--name", help="folder under the results (default: compare-CONFIG-BUDGET)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     parser.add_argument("--wait", action="store_true", help="if another command writes there: wait for its end")
@@ -81,6 +109,10 @@ def run(options: argparse.Namespace) -> int:
     contenders = [parse_contender(text.strip()) for text in options.methods.split(",") if text.strip()]
     if not contenders:
         raise ValueError("--methods names no method")
+    if options.ladder:
+        return _climb(options, config, contenders)
+    if options.tune or options.trials or options.jobs > 1:
+        raise ValueError("--tune, --trials and --jobs are of a ladder: give --ladder N, too (or --sweep KEY=V,V)")
     name = options.name or f"compare-{config.name.replace('/', '-')}-{config.training.budget}"
     with running(config) as (accelerator, display):
         found = compare(
@@ -96,6 +128,24 @@ def run(options: argparse.Namespace) -> int:
         )
     if accelerator.is_main_process:
         show(Console(), found)
+    return 0 if found.status == "finished" else 130
+
+
+def _climb(options: argparse.Namespace, config: Config, contenders: list[Contender]) -> int:
+    from training.comparison import ladder_tables
+    from training.comparison.ladder import Plan, climb
+    from training.comparison.tuning import parse_grid
+    from training.run import running
+
+    if options.sweep or options.target:
+        raise ValueError("--sweep and --target are of a comparison at one budget: a ladder has --tune")
+    name = options.name or f"ladder-{config.name.replace('/', '-')}-{config.training.budget}"
+    grid = parse_grid(options.tune)
+    plan = Plan(contenders, options.ladder, options.seeds, grid, options.trials, options.tuning_seeds)
+    with running(config) as (accelerator, display):
+        found = climb(config, plan, options.results / name, accelerator=accelerator, jobs=options.jobs, display=display)
+    if accelerator.is_main_process:
+        ladder_tables.show(Console(), found)
     return 0 if found.status == "finished" else 130
 
 

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -159,9 +159,9 @@ def _planned(
     if len({contender.label for contender in contenders}) < len(contenders):
         raise ValueError("a method is named twice")
     for contender in contenders:
-        _check_shared(f"the method {contender.label!r}", contender.values)
+        check_shared(f"the method {contender.label!r}", contender.values)
     if sweep is not None:
-        _check_shared("--sweep", {sweep.key: ""})
+        check_shared("--sweep", {sweep.key: ""})
     quiet = {"save_model": False, "tensorboard": False}
     planned = {
         contender.label: config.with_values({**quiet, **contender.values, "label": contender.label})
@@ -294,7 +294,7 @@ class _Plan:
         """The value of the best final validation accuracy; None if interrupted."""
         found: dict[str, float] = {}
         for value in sweep.values:
-            name = f"tuning/{_folder_name(f'{label}-{sweep.key}{value}')}"
+            name = f"tuning/{folder_name(f'{label}-{sweep.key}{value}')}"
             values = {sweep.key: value, "seed": TUNING_SEED, "test": False}
             outcome = self.run(label, values, name, self.costs[_swept(label, sweep, value)])
             if outcome.interrupted or outcome.status not in (FINISHED, DIVERGED):
@@ -304,7 +304,12 @@ class _Plan:
         return max(found, key=lambda value: found[value])
 
 
-def _check_shared(where: str, values: dict[str, str]) -> None:
+def check_shared(where: str, values: Mapping[str, Any]) -> None:
+    """Refuse keys that all methods of a comparison share, among those that `where` names.
+
+    Raises:
+        ValueError: naming the key.
+    """
     for key in ("task", "budget", "seed", "test", "label"):
         if key in values:
             raise ValueError(f"{where} sets {key}, but that is the comparison's: all methods share it")
@@ -395,9 +400,9 @@ def _cells(name: str, value: Any) -> list[Any]:
 
 
 def _run_name(label: str, seed: int) -> str:
-    return _folder_name(f"{label}-seed{seed}")
+    return folder_name(f"{label}-seed{seed}")
 
 
-def _folder_name(text: str) -> str:
+def folder_name(text: str) -> str:
     """Safe as a folder's name, and still readable."""
     return re.sub(r"[^A-Za-z0-9@._=+-]", "-", text)

@@ -1,0 +1,306 @@
+"""`gsgd compare --ladder`: tuned alike by validation, frozen, trained on fresh seeds, tested once, measured."""
+
+import csv
+import io
+import json
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import training.comparison.ladder as module
+import training.run as runs
+from gsgd.cli import main
+from training.comparison.compare import TUNING_SEED, parse_contender
+from training.comparison.ladder import Claim, Plan, climb, rungs_of
+from training.comparison.ladder_tables import show, verdict
+from training.comparison.speedup import ABOVE, ON, PlainCurve, SpeedUp, claim, speed_up
+from training.comparison.tuning import Trial, at_an_edge, best, combinations, draw_trials, parse_grid
+
+METHODS = ("baseline", "random")
+GRID = {"max_lr": ("1e-2", "1e-3"), "keep": ("0.5", "0.25")}
+
+
+@pytest.fixture
+def go(tiny, accelerator, tmp_path):
+    """`go(methods, **values)`: a ladder of three rungs in the folder "l"."""
+
+    def run(methods=METHODS, seeds=2, grid=GRID, trials=None, tuning_seeds=1, jobs=1, **values):
+        plan = Plan([parse_contender(method) for method in methods], 3, seeds, grid, trials, tuning_seeds)
+        config = tiny(**{"budget": "256samples", **values})
+        return climb(config, plan, tmp_path / "l", accelerator=accelerator, jobs=jobs)
+
+    return run
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """[(label, seed, budget, max_lr, keep), ...], one entry a run that trained."""
+    found = []
+    to_the_end = runs._Run.to_the_end
+
+    def noted(self):
+        settings = self.config.training
+        found.append((settings.label, settings.seed, settings.budget, settings.max_lr, settings.keep))
+        return to_the_end(self)
+
+    monkeypatch.setattr(runs._Run, "to_the_end", noted)
+    return found
+
+
+def table(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+# ---- What is tuned ----
+
+
+def test_grids():
+    assert parse_grid(["max-lr=1e-3, 2e-3", "keep=.5"]) == {"max_lr": ("1e-3", "2e-3"), "keep": (".5",)}
+    with pytest.raises(ValueError, match=r"--tune 'keep' must be key=value"):
+        parse_grid(["keep"])
+    with pytest.raises(ValueError, match="--tune names keep twice"):
+        parse_grid(["keep=.5", "keep=.25"])
+
+
+def test_what_changes_nothing_for_plain_training_is_not_tried_for_it():
+    assert combinations(GRID, parse_contender("baseline")) == [(("max_lr", "1e-2"),), (("max_lr", "1e-3"),)]
+    assert len(combinations(GRID, parse_contender("loss@1"))) == 4
+    assert combinations(GRID, parse_contender("loss@1:max_lr=1")) == [(("keep", "0.5"),), (("keep", "0.25"),)]
+
+
+def test_every_method_has_as_many_trials_as_plain_training():
+    contenders = [parse_contender(text) for text in ("baseline", "random", "loss@1", "loss@last:max_lr=1")]
+    drawn = draw_trials(GRID, contenders, None)
+    assert [len(found) for found in drawn.values()] == [2, 2, 2, 2]
+    assert drawn == draw_trials(GRID, contenders, None)
+    assert [len(found) for found in draw_trials(GRID, contenders, 1).values()] == [1, 1, 1, 1]
+    with pytest.raises(ValueError, match="--trials 3: plain training has 2 combinations"):
+        draw_trials(GRID, contenders, 3)
+    assert draw_trials({}, contenders, None) == {contender.label: [()] for contender in contenders}
+
+
+def test_the_best_trial():
+    one, other = Trial((("a", "1"),), [0.5, 0.7], [2.0, 1.0]), Trial((("a", "2"),), [0.6, 0.6], [1.0, 1.0])
+    assert best([one, other]) == other
+    diverged = Trial((), (), (), diverged=True)
+    assert best([diverged, one]) == one
+    with pytest.raises(ValueError, match="every configuration that was tried diverged"):
+        best([diverged])
+
+
+def test_edges():
+    grid = {"max_lr": ("1e-3", "2e-3", "4e-3"), "keep": (".5", ".25"), "select": ("top-k", "b", "c")}
+    assert at_an_edge((("max_lr", "4e-3"), ("keep", ".5"), ("select", "top-k")), grid) == ["max_lr"]
+    assert at_an_edge((("max_lr", "2e-3"),), grid) == []
+
+
+def test_rungs():
+    assert [str(rung) for rung in rungs_of("800work", 4)] == ["100work", "200work", "400work", "800work"]
+    with pytest.raises(ValueError, match="--ladder 2 must be at least 3"):
+        rungs_of("800work", 2)
+    with pytest.raises(ValueError, match="budget = 3baseline-epochs: a ladder's is in work"):
+        rungs_of("3baseline-epochs", 3)
+
+
+# ---- The protocol ----
+
+
+def test_tuned_by_validation_frozen_and_tested_once(go, trained, tmp_path, monkeypatch):
+    judged = []
+    evaluate = runs.Training.evaluate
+
+    def scripted(self, split, *more):
+        settings = self.settings
+        judged.append((settings.seed, split))
+        loss = evaluate(self, split, *more)[1]
+        # On validation the larger rate is better, on the test split the smaller one would be.
+        return (0.8 if (settings.max_lr == 1e-2) == (split == "validation") else 0.3), loss
+
+    monkeypatch.setattr(runs.Training, "evaluate", scripted)
+    found = go(tuning_seeds=2, grid={"max_lr": ("1e-2", "1e-3")})
+    rungs = ["64samples", "128samples", "256samples"]
+    tuning = [run for run in trained if run[1] >= TUNING_SEED]
+    assert len(tuning) == 3 * 2 * 2 * 2
+    assert {run[1] for run in tuning} == {TUNING_SEED, TUNING_SEED + 1}
+    final = [run[:4] for run in trained if run[1] < TUNING_SEED]
+    assert final == [(label, seed, rung, 1e-2) for seed in (0, 1) for rung in rungs for label in METHODS]
+    assert trained[: len(tuning)] == tuning
+    assert [seed for seed, split in judged if split == "test"] == [run[1] for run in final]
+    header = json.loads((tmp_path / "l" / "ladder.json").read_text())
+    assert header["frozen"] == {label: dict.fromkeys(rungs, "max_lr=1e-2") for label in METHODS}
+    assert {row.accuracy.mean for row in found.rows} == {0.3}
+    assert {(row.tried, row.values) for row in found.rows} == {(2, "max_lr=1e-2")}
+    assert [row["chosen"] for row in table(tmp_path / "l" / "tuning.csv")] == ["1", "0"] * 6
+
+
+def test_the_tables_hold_what_the_measure_makes_of_the_runs(go, tmp_path):
+    """From `runs.csv` again, by the measure itself, whose own tests are elsewhere."""
+    found = go(seeds=3, grid={})
+    of_runs = table(tmp_path / "l" / "runs.csv")
+
+    def values(method, measure):
+        chosen = [float(row[measure]) for row in of_runs if row["method"] == method]
+        return np.reshape(chosen, (3, 3))
+
+    budgets = [64.0, 128.0, 256.0]
+    rows = {(row["method"], float(row["budget"])): row for row in table(tmp_path / "l" / "ladder.csv")}
+    for measure, higher in (("accuracy", True), ("loss", False)):
+        curve = PlainCurve(budgets, values("baseline", measure), higher_is_better=higher)
+        for rung, budget in enumerate(budgets):
+            own = values("random", measure)[rung]
+            by = speed_up(curve, budget, own)
+            row = rows["random", budget]
+            assert float(row[measure]) == pytest.approx(own.mean())
+            assert [float(row[f"by_{measure}_{end}"]) for end in ("low", "high")] == [by.low, by.high]
+            assert row[f"by_{measure}_place"] == by.place
+        whole = claim(curve, [128.0], values("random", measure)[1:2])
+        (of_claim,) = [row for row in table(tmp_path / "l" / "claims.csv") if row["measure"] == measure]
+        assert [float(of_claim[end]) for end in ("low", "high")] == [whole.low, whole.high]
+    assert rows["baseline", 64.0]["by_accuracy_factor"] == ""
+    assert [each.method for each in found.claims] == ["random", "random"]
+    assert 0 < float(rows["baseline", 64.0]["calibration_error"]) < 1
+
+
+def test_an_interrupted_ladder_goes_on_and_seeds_may_be_added(go, trained, tmp_path, monkeypatch):
+    step = runs.Training.train_step
+
+    def interrupting(self):
+        step(self)
+        if len(trained) == 14 and self.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Training, "train_step", interrupting)
+        assert go().status == "interrupted"
+    assert len(trained) == 14
+    trained.clear()
+    monkeypatch.setattr(module, "measure_costs", lambda *_, **__: pytest.fail("measured again"))
+    assert go().status == "finished"
+    # Twelve that tuned and one that counted were finished.
+    assert len(trained) == 12 - 1
+    trained.clear()
+    found = go(seeds=3)
+    assert {seed for _, seed, *_ in trained} == {2}
+    assert {row.runs for row in found.rows} == {3}
+    with pytest.raises(ValueError, match="has another ladder: its tune, trials differ"):
+        go(grid={"max_lr": ("1e-2", "1e-4")})
+
+
+def test_a_method_that_diverges_has_no_factor(go):
+    found = go(("baseline", "random:max_lr=1e30:batch_normalised=false"), grid={}, budget="400samples", seeds=1)
+    rows = {row.method: row for row in found.rows if row.budget == 400}
+    assert rows["baseline"].accuracy is not None
+    assert [row.diverged for row in found.rows if row.method != "baseline"][-1] == 1
+    assert rows["random:max_lr=1e30:batch_normalised=false"].by_accuracy is None
+    text = shown(found)
+    assert "1 of 1 diverged" in text
+
+
+def test_work_is_the_same_for_all(go):
+    found = go(("baseline", "random", "loss@last"), grid={}, seeds=1, budget="4000work")
+    steps = {row.method: row.steps for row in found.rows if row.budget == 4000}
+    assert steps == {"baseline": 4000 // 24, "random": 4000 // 24, "loss@last": 4000 // 40}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"methods": ("random", "loss@1")}, "--methods must name baseline"),
+        ({"methods": ("baseline", "baseline")}, "a method is named twice"),
+        ({"grid": {"seed": ("1", "2")}}, "--tune sets seed, but that is the comparison's"),
+        ({"grid": {"method": ("random",)}}, "--tune sets method"),
+        ({"grid": {"batch_size": ("8", "128")}}, "a gross batch has 128 rows, the training set 64"),
+    ],
+)
+def test_plans_that_cannot_be(go, trained, values, message):
+    with pytest.raises(ValueError, match=message):
+        go(**values)
+    assert trained == []
+
+
+# ---- The command ----
+
+
+@pytest.fixture
+def compare(tiny, accelerator, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_text('task = "tiny"\nbatch_size = 8\nbudget = "2000work"\n')
+
+    def run(*arguments):
+        code = main(["compare", "tiny.toml", *arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def test_the_command(compare, tmp_path):
+    arguments = ["--methods", "baseline,loss@last", "--ladder", "3", "--seeds", "2"]
+    code, out, err = compare(*arguments, "--tune", "max_lr=1e-2,1e-3", "--tune", "keep=0.5,0.25", "--trials", "2")
+    assert code == 0, err
+    assert "ladder of 3 rungs, 2 methods:" in err
+    assert "24 runs, about" in err
+    assert err.index("24 runs, about") < err.index("tuning [1/12]") < err.index("measuring [1/12]")
+    for said in ("500 work, test split", "2,000 work", "budget that plain training needs", "inner rungs", "ECE"):
+        assert said in out
+    assert "results in results/ladder-tiny-2000work" in out
+    assert (tmp_path / "results" / "ladder-tiny-2000work" / "ladder.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tune", "max_lr=1,2"], "--tune, --trials and --jobs are of a ladder"),
+        (["--ladder", "3", "--sweep", "max_lr=1,2"], "--sweep and --target are of a comparison at one budget"),
+        (["--ladder", "3", "--tune", "max_lr"], "--tune 'max_lr' must be"),
+        (["--ladder", "3", "--tune", "lr=1,2"], "no key 'lr'"),
+    ],
+)
+def test_bad_usage_is_2(compare, arguments, message, tmp_path):
+    code, _, err = compare("--methods", "baseline,random", *arguments)
+    assert (code, message in err) == (2, True), err
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.slow
+def test_several_processes_find_what_one_finds(tmp_path, monkeypatch, capsys):
+    """A preset on what comes with the package: the processes know no other task."""
+    monkeypatch.chdir(tmp_path)
+    small = ["--hidden_sizes", "4,4,4,4", "--embedding_size", "4", "--batch_size", "16", "--budget", "1600work"]
+    arguments = ["compare", "resnet-tiny", "--methods", "baseline,random", "--ladder", "3", "--seeds", "1", *small]
+    tables = []
+    for jobs in ("1", "2"):
+        assert main([*arguments, "--jobs", jobs, "--name", jobs]) == 0
+        tables.append(table(tmp_path / "results" / jobs / "runs.csv"))
+    for one, other in zip(*tables, strict=True):
+        assert (one["method"], one["budget"], one["seed"]) == (other["method"], other["budget"], other["seed"])
+        # Threads are divided, so that sums differ in their last digits.
+        assert float(one["loss"]) == pytest.approx(float(other["loss"]), rel=0.02)
+
+
+# ---- In words ----
+
+
+def shown(found, width=100):
+    file = io.StringIO()
+    show(Console(width=width, file=file), found)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (SpeedUp(1.43, 1.2, 1.7, ON), r"faster than plain training, 1.43 \[1.20, 1.70]"),
+        (SpeedUp(0.5, 0.4, 0.7, ON), r"slower than plain training, 0.50 \[0.40, 0.70]"),
+        (SpeedUp(1.43, 0.9, math.inf, ON), r"no speed-up shown, 1.43 \[0.90, -]"),
+        (SpeedUp(2.0, 1.5, math.inf, ABOVE), r"faster than plain training, at least 2.00 \[1.50, -]"),
+        (SpeedUp(math.nan, 0.0, math.inf, "x"), "no factor, it is x"),
+    ],
+)
+def test_claims_in_words(found, words):
+    end = " (geometric mean over the inner rungs, 3 of them; 95%)"
+    assert verdict(Claim("m", "accuracy", 3, found)) == f"m, by accuracy: {words}{end}"

@@ -1,0 +1,552 @@
+"""The speed-up measured: every method against tuned plain training, on a ladder of budgets.
+
+First each method is tuned at each rung, plain training as well, with the same number of trials, on the validation split
+and on seeds of their own. What was chosen is frozen. Then all are trained on fresh seeds, and the test split is judged
+once a run. `training.comparison.speedup` says what the values come to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+
+from gsgd.results import command_line, provenance, write_json, write_table
+from training.budget import Budget, StepCosts, parse_budget, seconds_of
+from training.comparison.compare import TUNING_SEED, Contender, check_shared, folder_name
+from training.comparison.jobs import Job, run_jobs
+from training.comparison.speedup import PlainCurve, SpeedUp, claim, speed_up
+from training.comparison.summary import Interval, interval
+from training.comparison.tuning import Trial, Values, at_an_edge, best, draw_trials, in_words
+from training.config import Config
+from training.costs import measure_costs
+from training.display import Display
+from training.records import differences, read_json
+from training.run import DIVERGED, FINISHED, Outcome
+from training.task import Task
+
+LADDER, PLAIN = "ladder.json", "baseline"
+MEASURES = {"accuracy": True, "loss": False}
+"""What speed-ups are measured by -> whether more of it is better."""
+SHARED = ("methods", "rungs", "tune", "trials", "tuning_seeds")
+"""Entries of the header in which a ladder that goes on must agree with what is there, beside the configuration."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a ladder is to be.
+
+    Attributes:
+        rungs: how many budgets, each twice the one before, up to the configuration's.
+        seeds: runs of each method at each rung, with the configuration's seed and those after it.
+        grid: key -> values to tune it over; empty for no tuning.
+        trials: of each method at each rung; None for all combinations of plain training.
+        tuning_seeds: runs of each trial.
+    """
+
+    contenders: Sequence[Contender]
+    rungs: int
+    seeds: int
+    grid: Mapping[str, Sequence[str]]
+    trials: int | None = None
+    tuning_seeds: int = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method at a rung.
+
+    Attributes:
+        budget: of a run, in the ladder's unit.
+        runs, diverged: numbers of runs; if any diverged there are no means and no speed-ups.
+        tried: configurations that were tried at this rung.
+        values: what was chosen, as behind the colons of a method; at_edge: keys whose choice ends its range.
+        steps: of a run. priced_s: what they cost at the measured prices.
+        accuracy, loss, calibration_error: at the end of the runs, on the ladder's split.
+        over_baseline: difference in accuracy, paired by seed.
+        by_accuracy, by_loss: speed-ups; None for plain training, and where a run diverged.
+    """
+
+    method: str
+    budget: float
+    runs: int
+    diverged: int
+    tried: int
+    values: str
+    at_edge: str
+    steps: float
+    priced_s: float
+    accuracy: Interval | None
+    loss: Interval | None
+    calibration_error: Interval | None
+    over_baseline: Interval | None
+    by_accuracy: SpeedUp | None
+    by_loss: SpeedUp | None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The geometric mean of a method's speed-ups over the inner rungs."""
+
+    method: str
+    measure: str
+    rungs: int
+    speed_up: SpeedUp
+
+
+@dataclass(frozen=True)
+class LadderResult:
+    """What a ladder found; without rows and claims if it was interrupted.
+
+    Attributes:
+        unit: of the budgets.
+        split: that the values are of, "test" where there is one.
+        tuned: whether anything was tuned.
+    """
+
+    status: str
+    folder: Path
+    unit: str
+    split: str
+    tuned: bool
+    rows: list[Row]
+    claims: list[Claim]
+
+
+def rungs_of(budget: str, count: int) -> list[Budget]:
+    """`count` budgets, ascending, each twice the one before, of which the last is `budget`.
+
+    Raises:
+        ValueError: if there is no inner rung, or the unit is not everyone's.
+    """
+    last = parse_budget(budget)
+    if count < 3:
+        raise ValueError(f"--ladder {count} must be at least 3: what is claimed is of the inner rungs")
+    if last.unit == "baseline-epochs":
+        raise ValueError(f"budget = {budget}: a ladder's is in work, s, samples, epochs or steps")
+    return [Budget(last.amount / 2**halved, last.unit) for halved in reversed(range(count))]
+
+
+def climb(
+    config: Config,
+    plan: Plan,
+    folder: Path,
+    *,
+    accelerator: Accelerator,
+    jobs: int = 1,
+    display: Display | None = None,
+) -> LadderResult:
+    """Tune, freeze, train on fresh seeds, and measure the speed-ups; goes on where it was interrupted.
+
+    Writes `ladder.json` (what it was, prices, what was frozen, claims), `tuning.csv` (a row a trial), `runs.csv` (a row
+    a run), `ladder.csv` (a row a method and rung) and `claims.csv` to `folder`, and the runs beneath it.
+
+    Args:
+        jobs: how many runs are trained at a time, see `run_jobs`.
+
+    Raises:
+        ValueError: for a plan that does not fit the configuration, or a folder of another ladder.
+    """
+    ladder = _Ladder(config, plan, folder, accelerator, jobs, display or Display.silent())
+    ladder.price()
+    if not ladder.tune():
+        return ladder.result("interrupted", [], [])
+    outcomes = ladder.train()
+    if outcomes is None:
+        return ladder.result("interrupted", [], [])
+    rows, claims = ladder.measure(outcomes)
+    ladder.write(rows, claims, outcomes)
+    return ladder.result(FINISHED, rows, claims)
+
+
+Place = tuple[str, Budget]
+"""A method's label and a rung."""
+
+
+class _Ladder:
+    """One ladder in progress."""
+
+    def __init__(self, config: Config, plan: Plan, folder: Path, accelerator: Accelerator, jobs: int, display: Display):
+        self.config, self.plan, self.folder = config, plan, folder
+        self.accelerator, self.jobs, self.display = accelerator, jobs, display
+        self.rungs = rungs_of(config.training.budget, plan.rungs)
+        self.labels = [contender.label for contender in plan.contenders]
+        self._check()
+        self.trials = draw_trials(plan.grid, plan.contenders, plan.trials)
+        # Only the end of a run counts.
+        quiet = {"save_model": False, "tensorboard": False, "evaluations": 1}
+        self.configs: dict[tuple[str, Values], Config] = {
+            (contender.label, values): config.with_values(
+                {**quiet, **contender.values, **dict(values), "label": contender.label}
+            )
+            for contender in plan.contenders
+            for values in self.trials[contender.label]
+        }
+        self.tasks: dict[Any, Task] = {}
+        for each in self.configs.values():
+            if each.data not in self.tasks:
+                with accelerator.local_main_process_first():
+                    self.tasks[each.data] = each.build_task()
+        self._check_tasks()
+        self.split = "test" if all("test" in task.splits for task in self.tasks.values()) else "validation"
+        self.header: dict[str, Any] = {}
+        self.costs: dict[tuple[str, Values], StepCosts] = {}
+        self.frozen: dict[Place, Values] = {}
+
+    def _check(self) -> None:
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError("a method is named twice")
+        if PLAIN not in self.labels:
+            raise ValueError(f"--ladder measures against plain training: --methods must name {PLAIN}")
+        for contender in self.plan.contenders:
+            check_shared(f"the method {contender.label!r}", contender.values)
+        check_shared("--tune", {**self.plan.grid})
+        if "method" in self.plan.grid:
+            raise ValueError("--tune sets method, but methods are compared: name them in --methods")
+        data = self.config.data
+        own = getattr(data, "validation_data", None)
+        if self.plan.grid and not own and getattr(data, "validation_share", None) == 0:
+            raise ValueError("validation_share = 0 validates on the test split, which nothing may be tuned on")
+
+    def _check_tasks(self) -> None:
+        for (label, values), config in self.configs.items():
+            gross = config.training.gross_size * self.accelerator.num_processes
+            size = self.tasks[config.data].train_size
+            if gross > size:
+                raise ValueError(f"{label} {in_words(values)}: a gross batch has {gross} rows, the training set {size}")
+
+    # ---- Prices and the plan ----
+
+    def price(self) -> None:
+        """Measure what steps cost, or take it from the folder, and say what there is to do."""
+        plan = self.plan
+        self.header = {
+            **provenance(),
+            "command": command_line(),
+            "name": self.config.name,
+            "config": {key: list(v) if isinstance(v, tuple) else v for key, v in self.config.values().items()},
+            "methods": self.labels,
+            "seeds": plan.seeds,
+            "rungs": [str(rung) for rung in self.rungs],
+            "tune": {key: list(values) for key, values in plan.grid.items()},
+            "trials": {label: [in_words(values) for values in found] for label, found in self.trials.items()},
+            "tuning_seeds": plan.tuning_seeds,
+            "split": self.split,
+            "frozen": None,
+        }
+        path = self.folder / LADDER
+        if path.exists():
+            self._go_on(read_json(path), path)
+        else:
+            with self.display.measuring() as progress:
+                priced = list(self.configs.values())
+                tasks = [self.tasks[each.data] for each in priced]
+                found = measure_costs(priced, tasks, self.accelerator, progress=progress)
+            prices = {_key(*key): asdict(costs) for key, costs in zip(self.configs, found, strict=True)}
+            self.header["step_costs"] = prices
+        self.costs = {key: StepCosts(**self.header["step_costs"][_key(*key)]) for key in self.configs}
+        self._write_header()
+        self.display.say(self.forecast())
+
+    def _go_on(self, recorded: dict[str, Any], path: Path) -> None:
+        # Seeds may be added to a ladder.
+        changed = [name for name in SHARED if recorded.get(name) != self.header[name]]
+        if changed := differences(recorded.get("config", {}), self.header["config"]) + changed:
+            raise ValueError(
+                f"{path.parent} has another ladder: its {', '.join(changed)} differ. "
+                "Choose another --name, or remove it"
+            )
+        kept = ("date", "commit", "python", "machine", "versions", "step_costs", "frozen")
+        self.header.update((name, recorded[name]) for name in kept if name in recorded)
+
+    def forecast(self) -> str:
+        """How many runs at each rung, and how long they take at the measured prices, evaluation aside."""
+        lines, whole, count = [], 0.0, 0
+        for rung in self.rungs:
+            tuning = final = 0.0
+            for label, trials in self.trials.items():
+                seconds = [self._seconds(label, values, rung) for values in trials]
+                tuning += self.plan.tuning_seeds * sum(seconds) if self.tuned else 0.0
+                final += self.plan.seeds * float(np.mean(seconds))
+            tried = sum(map(len, self.trials.values())) * self.plan.tuning_seeds if self.tuned else 0
+            runs = len(self.labels) * self.plan.seeds
+            whole, count = whole + tuning + final, count + tried + runs
+            lines.append(f"  {rung!s:>14}: {tried:4} runs to tune, {runs:4} to measure, {_time(tuning + final)}")
+        several = f"; {self.jobs} at a time, threads divided" if self.jobs > 1 else ""
+        total = f"{count} runs, about {_time(whole)} of training at the measured prices{several}"
+        return "\n".join([f"ladder of {len(self.rungs)} rungs, {len(self.labels)} methods:", *lines, total])
+
+    @property
+    def tuned(self) -> bool:
+        return bool(self.plan.grid)
+
+    def _steps(self, label: str, values: Values, rung: Budget) -> int:
+        config = self._config(label, values, rung)
+        size = self.tasks[config.data].train_size
+        return config.training.steps_within_budget(size, self.accelerator.num_processes, self.costs[label, values])
+
+    def _seconds(self, label: str, values: Values, rung: Budget) -> float:
+        steps = self._steps(label, values, rung)
+        chosen = self.configs[label, values].training.selecting_steps(steps)
+        return seconds_of(steps, self.costs[label, values], chosen)
+
+    def _config(self, label: str, values: Values, rung: Budget, **more: Any) -> Config:
+        return self.configs[label, values].with_values({"budget": str(rung), **more})
+
+    # ---- Tuning ----
+
+    def tune(self) -> bool:
+        """Choose each method's values at each rung by validation, and freeze them; False if interrupted."""
+        recorded = self.header["frozen"]
+        if recorded is not None:
+            known = {(label, in_words(values)): values for label, found in self.trials.items() for values in found}
+            self.frozen = {
+                (label, rung): known[label, recorded[label][str(rung)]] for label in self.labels for rung in self.rungs
+            }
+            return True
+        trials: dict[Place, list[Trial]] = {
+            (label, rung): [Trial(values, (), ()) for values in self.trials[label]]
+            for rung in self.rungs
+            for label in self.labels
+        }
+        if self.tuned:
+            places = [(place, number) for place, found in trials.items() for number in range(len(found))]
+            seeds = range(TUNING_SEED, TUNING_SEED + self.plan.tuning_seeds)
+            jobs = [
+                self._job(label, trials[label, rung][number].values, rung, seed, tuning=True)
+                for (label, rung), number in places
+                for seed in seeds
+            ]
+            outcomes = self._run(jobs, "tuning")
+            if outcomes is None:
+                return False
+            for at, (place, number) in enumerate(places):
+                found = outcomes[at * len(seeds) : (at + 1) * len(seeds)]
+                trials[place][number] = _trial(trials[place][number].values, found)
+            self.frozen = {place: best(found).values for place, found in trials.items()}
+            self._write_trials(trials)
+        else:
+            self.frozen = {place: found[0].values for place, found in trials.items()}
+        self.header["frozen"] = {
+            label: {str(rung): in_words(self.frozen[label, rung]) for rung in self.rungs} for label in self.labels
+        }
+        self._write_header()
+        return True
+
+    def _write_trials(self, trials: Mapping[Place, Sequence[Trial]]) -> None:
+        columns = ("method", "budget", "values", "seeds", "diverged", "val_accuracy", "val_loss", "chosen")
+        rows = [
+            (
+                *(label, rung.amount, in_words(trial.values), self.plan.tuning_seeds, int(trial.diverged)),
+                *((None, None) if trial.diverged else (_mean(trial.accuracies), _mean(trial.losses))),
+                int(trial.values == self.frozen[label, rung]),
+            )
+            for (label, rung), found in trials.items()
+            for trial in found
+        ]
+        if self.accelerator.is_main_process:
+            write_table(self.folder / "tuning.csv", columns, rows)
+
+    # ---- Fresh seeds ----
+
+    def train(self) -> dict[Place, list[Outcome]] | None:
+        """The runs that count, in the order of their seeds; None if interrupted."""
+        first = self.config.training.seed
+        places = [
+            (label, rung, seed)
+            for seed in range(first, first + self.plan.seeds)
+            for rung in self.rungs
+            for label in self.labels
+        ]
+        jobs = [self._job(label, self.frozen[label, rung], rung, seed) for label, rung, seed in places]
+        outcomes = self._run(jobs, "measuring")
+        if outcomes is None:
+            return None
+        found: dict[Place, list[Outcome]] = {}
+        for (label, rung, _), outcome in zip(places, outcomes, strict=True):
+            found.setdefault((label, rung), []).append(outcome)
+        return found
+
+    def _job(self, label: str, values: Values, rung: Budget, seed: int, tuning: bool = False) -> Job:
+        test = not tuning and self.split == "test"
+        config = self._config(label, values, rung, seed=seed, test=test)
+        if tuning:
+            name = f"{label}:{in_words(values)}-seed{seed - TUNING_SEED}"
+            folder = self.folder / "tuning" / str(rung) / folder_name(name)
+        else:
+            name = f"{label}-seed{seed}"
+            folder = self.folder / str(rung) / folder_name(name)
+        return Job(config, folder, self.costs[label, values], f"{rung} {name}")
+
+    def _run(self, jobs: Sequence[Job], stage: str) -> list[Outcome] | None:
+        done = 0
+
+        def tell(job: Job, outcome: Outcome) -> None:
+            nonlocal done
+            done += 1
+            end = f"accuracy {outcome.evaluations[-1].val_accuracy:.4f}" if outcome.evaluations else outcome.status
+            self.display.say(f"{stage} [{done}/{len(jobs)}] {job.title}: {end}")
+
+        # What each run says of itself would bury that.
+        quiet = Display(self.display.console if _moves(self.display) else None)
+        return run_jobs(jobs, processes=self.jobs, accelerator=self.accelerator, display=quiet, tell=tell)
+
+    # ---- What came out ----
+
+    def measure(self, outcomes: Mapping[Place, Sequence[Outcome]]) -> tuple[list[Row], list[Claim]]:
+        """Rows by rung and method, and what is claimed of each method."""
+        values = {
+            place: None if any(each.status == DIVERGED for each in runs) else [_values(each) for each in runs]
+            for place, runs in outcomes.items()
+        }
+        curves: dict[str, PlainCurve] = {}
+        plain = [values[PLAIN, rung] for rung in self.rungs]
+        whole = [runs for runs in plain if runs is not None]
+        if len(whole) == len(plain):
+            for measure, higher in MEASURES.items():
+                of_measure = [[run[measure] for run in runs] for runs in whole]
+                curves[measure] = PlainCurve([r.amount for r in self.rungs], of_measure, higher_is_better=higher)
+        rows = [self._row(label, rung, outcomes, values, curves) for rung in self.rungs for label in self.labels]
+        claims = []
+        inner = self.rungs[1:-1]
+        for label in self.labels:
+            own = [runs for rung in inner if (runs := values[label, rung]) is not None]
+            if label == PLAIN or len(own) < len(inner):
+                continue
+            for measure, curve in curves.items():
+                of_measure = [[run[measure] for run in runs] for runs in own]
+                found = claim(curve, [rung.amount for rung in inner], of_measure)
+                claims.append(Claim(label, measure, len(inner), found))
+        return rows, claims
+
+    def _row(
+        self,
+        label: str,
+        rung: Budget,
+        outcomes: Mapping[Place, Sequence[Outcome]],
+        values: Mapping[Place, list[dict[str, Any]] | None],
+        curves: Mapping[str, PlainCurve],
+    ) -> Row:
+        runs, own, plain = outcomes[label, rung], values[label, rung], values[PLAIN, rung]
+        chosen = self.frozen[label, rung]
+        factors: dict[str, SpeedUp] = {}
+        if own is not None and label != PLAIN:
+            for measure, curve in curves.items():
+                factors[measure] = speed_up(curve, rung.amount, [run[measure] for run in own])
+        over = None
+        if own is not None and plain is not None and label != PLAIN:
+            pairs = zip(own, plain, strict=True)
+            over = interval([run["accuracy"] - other["accuracy"] for run, other in pairs])
+        return Row(
+            method=label,
+            budget=rung.amount,
+            runs=len(runs),
+            diverged=sum(run.status == DIVERGED for run in runs),
+            tried=len(self.trials[label]) if self.tuned else 1,
+            values=in_words(chosen),
+            at_edge=" ".join(at_an_edge(chosen, self.plan.grid)),
+            steps=_mean([run.header["total_steps"] for run in runs]),
+            priced_s=self._seconds(label, chosen, rung),
+            accuracy=_interval(own, "accuracy"),
+            loss=_interval(own, "loss"),
+            calibration_error=_interval(own, "calibration_error"),
+            over_baseline=over,
+            by_accuracy=factors.get("accuracy"),
+            by_loss=factors.get("loss"),
+        )
+
+    def write(self, rows: Sequence[Row], claims: Sequence[Claim], outcomes: Mapping[Place, Sequence[Outcome]]) -> None:
+        """Write the tables and the header, in which the claims make the ladder a finished one."""
+        if not self.accelerator.is_main_process:
+            return
+        write_table(self.folder / "ladder.csv", *_tidy([_cells(row) for row in rows]))
+        of_claims = [{"method": c.method, "measure": c.measure, "rungs": c.rungs, **asdict(c.speed_up)} for c in claims]
+        if of_claims:
+            write_table(self.folder / "claims.csv", *_tidy(of_claims))
+        of_runs = [
+            {"method": label, "budget": rung.amount, "seed": run.header["seed"], "status": run.status, **_values(run)}
+            for (label, rung), runs in outcomes.items()
+            for run in runs
+        ]
+        write_table(self.folder / "runs.csv", *_tidy(of_runs))
+        self.header["claims"] = of_claims
+        self._write_header()
+
+    def _write_header(self) -> None:
+        if self.accelerator.is_main_process:
+            write_json(self.folder / LADDER, self.header)
+
+    def result(self, status: str, rows: list[Row], claims: list[Claim]) -> LadderResult:
+        """The result in a status."""
+        return LadderResult(status, self.folder, self.rungs[-1].unit, self.split, self.tuned, rows, claims)
+
+
+def _key(label: str, values: Values) -> str:
+    """What a method's price is recorded under."""
+    return f"{label} {in_words(values)}"
+
+
+def _moves(display: Display) -> bool:
+    return display.console is not None and display.console.is_terminal
+
+
+def _trial(values: Values, outcomes: Sequence[Outcome]) -> Trial:
+    if any(each.status == DIVERGED for each in outcomes):
+        return Trial(values, (), (), diverged=True)
+    last = [each.evaluations[-1] for each in outcomes]
+    return Trial(values, [end.val_accuracy for end in last], [end.val_loss for end in last])
+
+
+def _values(outcome: Outcome) -> dict[str, Any]:
+    """Measure -> value at the end of a run, on the test split if the run was tested; None of a run that diverged."""
+    header = outcome.header
+    if outcome.status == DIVERGED:
+        return dict.fromkeys((*MEASURES, "calibration_error"))
+    if "test_accuracy" in header:
+        error = header.get("test_calibration_error")
+        return {"accuracy": header["test_accuracy"], "loss": header["test_loss"], "calibration_error": error}
+    last = outcome.evaluations[-1]
+    return {"accuracy": last.val_accuracy, "loss": last.val_loss, "calibration_error": None}
+
+
+def _interval(runs: Sequence[Mapping[str, Any]] | None, name: str) -> Interval | None:
+    known = [value for run in runs or () if (value := run[name]) is not None]
+    return interval(known) if known else None
+
+
+def _cells(row: Row) -> dict[str, Any]:
+    """Column -> cell: an interval takes two columns, a speed-up four."""
+    cells: dict[str, Any] = {}
+    for field in dataclasses.fields(row):
+        value = getattr(row, field.name)
+        if "Interval" in str(field.type):
+            half = None if value is None or math.isnan(value.half_width) else value.half_width
+            cells |= {field.name: None if value is None else value.mean, f"{field.name}_half_width": half}
+        elif "SpeedUp" in str(field.type):
+            empty = dict.fromkeys(("factor", "low", "high", "place"))
+            parts = empty if value is None else asdict(value)
+            cells |= {f"{field.name}_{part}": cell for part, cell in parts.items()}
+        else:
+            cells[field.name] = value
+    return cells
+
+
+def _tidy(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[list[Any]]]:
+    """(columns, cells) of rows that all have the same columns."""
+    return tuple(rows[0]), [list(row.values()) for row in rows]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def _time(seconds: float) -> str:
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} s"
