@@ -150,6 +150,18 @@ def test_definition_5_13_the_limits_of_little_and_much_noise(law):
     assert selection_probabilities(losses, 3, 1e6, law)[3] == pytest.approx(1 / 64)
 
 
+@pytest.mark.parametrize("law", noise_laws.LAWS, ids=lambda law: law.name)
+@pytest.mark.parametrize("sigma", [0.01, 0.35, 3.0])
+def test_definition_5_13_pairs_agree_with_the_general_rule(law, sigma):
+    losses = np.exp(np.random.default_rng(5).standard_normal((30, 5)))
+    losses[::10, 0], losses[::7, 1] = 0.0, losses[::7, 2]
+    if isinstance(law, noise_laws.Continuous):
+        other = noise_laws.chosen_by_quadrature(losses, R=2, sigma=sigma, law=law)
+    else:
+        other = noise_laws.chosen_by_atoms(losses, R=2, sigma=sigma, law=law)
+    assert noise_laws.selection_probabilities(losses, 2, sigma, law) == pytest.approx(other, abs=1e-9)
+
+
 def test_definition_5_13_gaussian_pair_is_the_closed_form():
     first = 0.25 + special.ndtr(np.log(3) / (np.sqrt(2) * 0.7)) / 2
     chosen = selection_probabilities([3.0, 1.0], 2, 0.7, noise_laws.gaussian)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import special
 
 from theory.formulas import rho
 from theory.verdict import AssumptionViolated
@@ -169,6 +170,16 @@ def test_top_k_at_its_ends(losses, B):
     scale = 1 + losses.max()
     assert close(rho.expected_top_k(losses, B, 1), rho.expected_max(losses, B), scale)
     assert close(rho.expected_top_k(losses, B, B), losses.mean(), scale)
+
+
+@pytest.mark.parametrize("B", [5, 64, 1000])
+def test_top_k_is_the_mean_of_the_upper_order_statistics(B):
+    f = np.sort(np.exp(3 * np.random.default_rng(B).standard_normal((8, 200))), axis=1)
+    r = np.arange(1, B + 1)
+    below = special.betainc(r, B - r + 1, (np.arange(201) / 200)[:, None])
+    statistics = f @ np.diff(below, axis=0)
+    for k in (1, B // 2, B):
+        assert rho.expected_top_k(f, B, k) == pytest.approx(statistics[:, -k:].mean(axis=1), rel=1e-9)
 
 
 @given(BATCHED, batches(most=8))

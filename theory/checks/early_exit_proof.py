@@ -6,6 +6,7 @@ alpha_1 = |A_j' theta|, alpha_2 = |A_j' B_j' theta| and beta < 1.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -261,69 +262,26 @@ def step_69(context: Context, *, step=equation_69) -> Verdict:
     return _same(step, lambda alpha_1, alpha_2, beta: early_exit.agreement(beta))
 
 
-@check("Equation 70", "equals (69) at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE)
-def step_70(context: Context, *, step=equation_70) -> Verdict:
-    return _same(step, equation_69)
+def _equals_the_one_before(number: int, step: Step, before: Step) -> None:
+    def equals(context: Context, *, step: Step = step) -> Verdict:
+        return _same(step, before)
+
+    equals.__name__ = f"step_{number}"
+    by = ", by Fact A.5," if number == 82 else ""
+    claim = f"equals ({number - 1}){by} at 5 choices of (alpha_1, alpha_2, beta), beta <= .95"
+    check(f"Equation {number}", claim, Route.QUADRATURE)(equals)
 
 
-@check("Equation 71", "equals (70) at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE)
-def step_71(context: Context, *, step=equation_71) -> Verdict:
-    return _same(step, equation_70)
-
-
-@check("Equation 72", "equals (71) at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE)
-def step_72(context: Context, *, step=equation_72) -> Verdict:
-    return _same(step, equation_71)
-
-
-@check("Equation 73", "equals (72) at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE)
-def step_73(context: Context, *, step=equation_73) -> Verdict:
-    return _same(step, equation_72)
-
-
-@check("Equation 74", "equals (73) at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE)
-def step_74(context: Context, *, step=equation_74) -> Verdict:
-    return _same(step, equation_73)
-
-
-@check("Equation 75", "equals (74) at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE)
-def step_75(context: Context, *, step=equation_75) -> Verdict:
-    return _same(step, equation_74)
-
-
-@check("Equation 76", "equals (75) at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE)
-def step_76(context: Context, *, step=equation_76) -> Verdict:
-    return _same(step, equation_75)
-
-
-@check("Equation 77", "equals (76) at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE)
-def step_77(context: Context, *, step=equation_77) -> Verdict:
-    return _same(step, equation_76)
-
-
-@check("Equation 78", "equals (77) at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE)
-def step_78(context: Context, *, step=equation_78) -> Verdict:
-    return _same(step, equation_77)
-
-
-@check("Equation 79", "equals (78) at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE)
-def step_79(context: Context, *, step=equation_79) -> Verdict:
-    return _same(step, equation_78)
+STEPS: list[Step] = [
+    *(equation_69, equation_70, equation_71, equation_72, equation_73, equation_74, equation_75),
+    *(equation_76, equation_77, equation_78, equation_79, equation_80, equation_81, equation_82),
+]
+for _number, (_before, _step) in enumerate(itertools.pairwise(STEPS), start=70):
+    if _number != 80:
+        _equals_the_one_before(_number, _step, _before)
 
 
 @check("Equation 80", "is a lower bound on (79), by Fact A.4, at 100 points of [0, .99]", Route.QUADRATURE)
 def step_80(context: Context, *, step=equation_80) -> Verdict:
     beta = np.linspace(0, 0.99, 100)
     return at_least([equation_79(1.0, 1.0, b) for b in beta], [step(1.0, 1.0, b) for b in beta], where={"beta": beta})
-
-
-@check("Equation 81", "equals (80) at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE)
-def step_81(context: Context, *, step=equation_81) -> Verdict:
-    return _same(step, equation_80)
-
-
-@check(
-    "Equation 82", "equals (81), by Fact A.5, at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE
-)
-def step_82(context: Context, *, step=equation_82) -> Verdict:
-    return _same(step, equation_81)

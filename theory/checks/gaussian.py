@@ -5,7 +5,6 @@ The steps of its proof are in `gaussian_proof`, Corollary 5.19 in `gaussian_grow
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -145,45 +144,6 @@ def two_draws(context: Context, *, gaussian_rho=rho.gaussian_rho) -> Verdict:
 
 @check(
     "Equation 49",
-    "at eps = 0, rho_R is 1, 1 + 2/pi and 1 + 2 sqrt(3)/pi for R = 1, 2, 3: quadrature against closed forms",
-    Route.CLOSED_FORM,
-)
-def few_draws(context: Context, *, gaussian_rho=rho.gaussian_rho) -> Verdict:
-    R = np.array([1, 2, 3])
-    expected = [1.0, 1 + 2 / np.pi, 1 + 2 * np.sqrt(3) / np.pi]
-    return equal(gaussian_rho(0.0, 1.0, R), expected, where={"R": R}, tolerance=1e-12)
-
-
-@check(
-    "Equation 49",
-    "rho_R equals int z^2 R P^(R-1) p(z) dz / F by adaptive quadrature, R = 2..10^6, eps/delta = -300..30",
-    Route.QUADRATURE,
-)
-def by_density(context: Context, *, gaussian_rho=rho.gaussian_rho) -> Verdict:
-    values, places, expected = [], [], []
-    for R in (2, 9, 64, 1024, 10**6):
-        for c in (-300.0, -3.0, 0.0, 0.5, 30.0):
-
-            def density(z: float, R: int = R, c: float = c) -> float:
-                inside = special.ndtr(z - c) - special.ndtr(-z - c)
-                p = (np.exp(-((z - c) ** 2) / 2) + np.exp(-((z + c) ** 2) / 2)) / np.sqrt(2 * np.pi)
-                return z * z * R * inside ** (R - 1) * p
-
-            peak = abs(c) + np.sqrt(2 * np.log(R))
-            pieces = [max(0.0, abs(c) - 9), max(abs(c) - 2, 0.01), max(peak - 1, 0.02), peak + 1, peak + 9]
-            total = sum(
-                integrate.quad(density, low, high, epsabs=0, epsrel=1e-11, limit=200)[0]
-                for low, high in itertools.pairwise(pieces)
-                if high > low
-            )
-            expected.append(total / (c * c + 1))
-            values.append(gaussian_rho(c, 1.0, R))
-            places.append(f"R = {R}, eps / delta = {c:g}")
-    return equal(values, expected, where={"place": places}, tolerance=1e-9)
-
-
-@check(
-    "Equation 49",
     "E max f over 1, 4 and 16 drawn losses of the linear model is rho_R F, eps/delta = 0, 1, -3, sampled",
     Route.MONTE_CARLO,
 )
@@ -205,15 +165,6 @@ def by_sampling(context: Context, *, gaussian_rho=rho.gaussian_rho) -> Verdict:
 
 @check(
     "Theorem 5.18",
-    "the bound is at most exact rho_R on a grid: R = 9..10^6 (82 values), eps/delta = -300..300 (81 values)",
-    Route.QUADRATURE,
-)
-def bound_holds(context: Context, *, bound=rho.gaussian_rho_bound) -> Verdict:
-    return at_least(exact_grid(), bound(RATIOS, 1.0, DRAWS), where=GRID)
-
-
-@check(
-    "Theorem 5.18",
     "E max f over 16, 64 and 256 drawn losses of the linear model is at least the bound times F, sampled",
     Route.MONTE_CARLO,
 )
@@ -226,17 +177,6 @@ def bound_holds_in_the_model(context: Context, *, bound=rho.gaussian_rho_bound) 
         least = bound(float(problem.eps(w)), float(problem.delta(w)), R) * float(problem.objective(w))
         verdicts.append(mean_at_least(np.minimum(losses, cap), least - lost, context.alpha / 4, cap=cap))
     return worst(*verdicts)
-
-
-@check("Theorem 5.18", "nu(R) is real (R >= 4 log R) for no R in 2..8 and every R in 9..10^6", Route.CLOSED_FORM)
-def nu_is_real(context: Context, *, first: int = 9) -> Verdict:
-    R = np.arange(2, 1_000_001)
-    excess = R - 4 * np.log(R)
-    below = np.less(R, first)
-    return worst(
-        at_most(excess[below], 0.0, where={"R": R[below]}),
-        at_least(excess[~below], 0.0, where={"R": R[~below]}),
-    )
 
 
 @check(
@@ -262,13 +202,6 @@ def first_useful_R(context: Context, *, first: int = 25) -> Verdict:
         at_most(bound[below], 1.0, where={"R": R[below]}),
         at_least(bound[~below], 1.0, where={"R": R[~below]}),
     )
-
-
-@check(
-    "Beyond 5.18", "the bound with |eps| for eps is at most exact rho_R on the grid of Theorem 5.18", Route.QUADRATURE
-)
-def sharp_bound_holds(context: Context, *, bound=rho.gaussian_rho_bound_sharp) -> Verdict:
-    return at_least(exact_grid(), bound(RATIOS, 1.0, DRAWS), where=GRID)
 
 
 @check(

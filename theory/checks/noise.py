@@ -251,23 +251,3 @@ def gaussian_choice(
             value = integrate.quad(wins, -10, 10, epsabs=1e-12, epsrel=1e-12)[0]
             verdicts.append(equal(formula(ratio, sigma), value, where=f"f_1/f_2 = {ratio:.4g}, {sigma = :.4g}"))
     return worst(*verdicts)
-
-
-@check(
-    "Beyond 5.15",
-    "that Gaussian value is what two atoms are chosen by: P(first) = 1/4 + Phi(...)/2; 20 ratios, 8 sigma",
-    Route.EXACT,
-)
-def gaussian_choice_of_two(context: Context, *, probabilities=noise_laws.selection_probabilities) -> Verdict:
-    ratio = np.geomspace(1, 100, 20)
-    losses = np.stack([ratio, np.ones(20)], axis=-1)
-    return worst(
-        *(
-            equal(
-                probabilities(losses, 2, sigma, noise_laws.gaussian)[:, 0],
-                0.25 + special.ndtr(np.log(ratio) / (np.sqrt(2) * sigma)) / 2,
-                where={"f_1/f_2": ratio, "sigma": sigma},
-            )
-            for sigma in (0.05, 0.2, noise.SIGMA_LIMIT, 0.7, 1.0, 2.0, 5.0, 20.0)
-        )
-    )

@@ -49,26 +49,6 @@ def moments(context: Context, *, laws: tuple[Law, ...] = LAWS) -> Verdict:
 
 @check(
     "Assumption 5.12",
-    "the distribution function of each law with a density is the integral of that density, at 41 points",
-    Route.QUADRATURE,
-)
-def distribution_functions(context: Context, *, laws: tuple[Law, ...] = LAWS) -> Verdict:
-    verdicts = []
-    for law in laws:
-        if isinstance(law, Continuous):
-            ends = np.linspace(-4, 4, 41)
-            integrals = [_integral(law, end) for end in ends]
-            verdicts.append(equal(integrals, law.cdf(ends), where={"law": law.name, "z": ends}))
-    return worst(*verdicts)
-
-
-def _integral(law: Continuous, end: float) -> float:
-    z, weight = law.nodes(end)
-    return float(np.sum(weight * law.pdf(z) * (z < end)))
-
-
-@check(
-    "Assumption 5.12",
     "what each of 5 laws draws follows its distribution function (or atoms), hence has mean 0 and variance 1",
     Route.MONTE_CARLO,
 )
@@ -109,41 +89,6 @@ def biased_noise(context: Context, *, law=COIN) -> Verdict:
 def negative_sigma(context: Context, *, sigma=-0.1) -> Verdict:
     chosen = noise_laws.selection_probabilities([1.0, 2.0], 2, sigma, noise_laws.gaussian)
     return equal(chosen.sum(), 1.0, where=f"sigma = {sigma}")
-
-
-@check(
-    "Definition 5.13",
-    "the probabilities of the noisy choice add up to 1: 5 laws, 7 sigma in [0, 20], R = 1, 2, 3, 8, 40 loss vectors",
-    Route.EXACT,
-)
-def probabilities_add_up(context: Context, *, probabilities=noise_laws.selection_probabilities) -> Verdict:
-    verdicts = []
-    for law in LAWS:
-        for sigma in SIGMAS:
-            losses = loss_vectors(context.rng, sigma, rows=40, n=5)
-            verdicts += [
-                equal(probabilities(losses, R, sigma, law).sum(axis=-1), 1.0, where=f"{law.name}, {sigma = }, {R = }")
-                for R in (1, 2, 3, 8)
-            ]
-    return worst(*verdicts)
-
-
-@check(
-    "Definition 5.13",
-    "pairs of candidates, enumerated with P(zeta_2 - zeta_1 > s), agree with the general-R sum or quadrature at R = 2",
-    Route.QUADRATURE,
-)
-def routes_agree(context: Context, *, pairs=noise_laws.selection_probabilities) -> Verdict:
-    verdicts = []
-    for law in LAWS:
-        for sigma in SIGMAS[1:]:
-            losses = loss_vectors(context.rng, sigma, rows=30, n=5)
-            if isinstance(law, Continuous):
-                other = noise_laws.chosen_by_quadrature(losses, R=2, sigma=sigma, law=law)
-            else:
-                other = noise_laws.chosen_by_atoms(losses, R=2, sigma=sigma, law=law)
-            verdicts.append(equal(pairs(losses, 2, sigma, law), other, where=f"{law.name}, {sigma = }"))
-    return worst(*verdicts)
 
 
 @check(

@@ -76,7 +76,11 @@ def lower_bound(context: Context, *, factor: Fraction = Fraction(1), precision: 
         return rigorous.all_of([rigorous.verdict(subdivide(ratio, bound, box((0, 1))), bound, names=(ANGLE,))])
 
 
-@check("Beyond 6.2", "p_j >= 1 - sqrt(1 - beta^2)/2 for every beta of [0, 1]", Route.RIGOROUS)
+@check(
+    "Beyond 6.2",
+    "p_j >= 1 - sqrt(1 - beta^2)/2 for every beta of [0, 1]; it turns round at -beta",
+    Route.RIGOROUS,
+)
 def sharp_bound(context: Context, *, half: Fraction = Fraction(1, 2), precision: int = 100) -> Verdict:
     return jordan(half, ANGLE, precision=precision)
 

@@ -51,14 +51,9 @@ shifted_draws = replace(noise_laws.laplace, draw=lambda rng, size: noise_laws.la
 
 MUTANTS = {
     "noise_laws.moments": {"laws": swap(noise_laws.gaussian, wide_gaussian)},
-    "noise_laws.distribution_functions": {"laws": swap(noise_laws.gaussian, wide_gaussian)},
     "noise_laws.draws": {"sampled": swap(noise_laws.laplace, shifted_draws)},
     "noise_laws.biased_noise": {"law": noise_laws.rademacher},
     "noise_laws.negative_sigma": {"sigma": 0.1},
-    "noise_laws.probabilities_add_up": {
-        "probabilities": lambda *a: noise_laws.selection_probabilities(*a) * (1 + 1e-6),
-    },
-    "noise_laws.routes_agree": {"pairs": choice_of_three},
     "noise_laws.choice_by_simulation": {"probabilities": greedy_choice},
     "noise_laws.at_most_exact_choice": {
         "expected_selected": lambda losses, R, sigma, law: noise_laws.expected_selected(losses, R + 1, sigma, law),
@@ -95,7 +90,6 @@ MUTANTS = {
     "noise.sharp_constant": {"constant": 0.5},
     "noise.sharp_constant_small": {"constant": 0.354},
     "noise.gaussian_choice": {"formula": lambda ratio, sigma: noise_laws.gaussian.cdf(np.log(ratio) / sigma)},
-    "noise.gaussian_choice_of_two": {"probabilities": choice_of_three},
     "noise_proof.event": {
         "wins": lambda f1, f2, difference, sigma: -sigma * difference <= np.log(f1 / np.maximum(f2, 1e-9)),
     },

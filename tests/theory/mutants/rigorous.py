@@ -12,7 +12,6 @@ MUTANTS = {
     "rigorous_lemma_c1.widest_range": [{"last": "3.0202"}, {"first": "3.0201"}, {"constant": "0.719"}],
     "rigorous_facts.erf_bound": {"rate": Fraction(399, 100)},
     "rigorous_facts.erfc_bound": [{"factor": Fraction(99, 100)}, {"rate": Fraction(101, 100)}],
-    "rigorous_facts.erfc_bound_any_t": {"t": 1},
     "rigorous_facts.erfc_bound_sharp": [{"factor": Fraction(999, 1000)}, {"rate": Fraction(101, 100)}],
     "rigorous_gaussian.quadrature_is_enclosed": {"gaussian_rho": lambda *at: rho.gaussian_rho(*at) * (1 + 1e-11)},
     "rigorous_gaussian.bound_holds": {"factor": Fraction(4, 3)},
