@@ -16,6 +16,7 @@ from figures.checked import choice, field, number, read_object
 FILE = "verify.json"
 """In the folder of the theory."""
 STATUSES = ("proved", "consistent", "refuted", "assumption-violated", "inconclusive")
+SCOPES = ("everywhere", "instances", "samples")
 _HEADER: dict[str, type | tuple[type, ...]] = {
     "date": str,
     "commit": (str, NoneType),
@@ -31,8 +32,10 @@ class Check:
 
     Attributes:
         route: how it was checked, such as "exact" or "monte-carlo".
+        scope: everywhere (over the whole range of the claim), instances (at the listed points) or samples.
         value, bound, slack: of the tightest place; `slack` >= 0 where the claim held.
-        detectable: the least violation that a Monte Carlo check would have caught.
+        detectable: the least violation that a Monte Carlo check would have caught; of an inequality by other routes,
+            the share by which its bound could be tightened unnoticed.
         seconds: what it took.
     """
 
@@ -40,6 +43,7 @@ class Check:
     statement: str
     claim: str
     route: str
+    scope: str
     expected: str
     status: str
     value: float | None
@@ -80,6 +84,11 @@ class Verified:
     def counts(self) -> Counter[str]:
         """Status -> how many checks have it."""
         return Counter(check.status for check in self.checks)
+
+    @functools.cached_property
+    def holding(self) -> Counter[str]:
+        """Scope -> how many checks of it hold, proved or consistent."""
+        return Counter(check.scope for check in self.checks if check.status in ("proved", "consistent"))
 
     @property
     def surprises(self) -> list[Check]:
@@ -148,10 +157,11 @@ def _check(entry: Any, place: str, path: Path) -> Check:
     content = {place: entry}
     field(content, place, dict, path)
     found: dict[str, Any] = {}
-    for name in ("name", "statement", "claim", "route", "expected", "status"):
+    for name in ("name", "statement", "claim", "route", "scope", "expected", "status"):
         found[name] = field(content, f"{place}.{name}", str, path)
         if name in ("expected", "status"):
             choice(found[name], STATUSES, f"{path}, field '{place}.{name}'")
+    choice(found["scope"], SCOPES, f"{path}, field '{place}.scope'")
     for name in ("value", "bound", "slack", "detectable", "seconds"):
         none = field(content, f"{place}.{name}", (int, float, str, NoneType), path) is None
         found[name] = None if none else number(content, f"{place}.{name}", path)

@@ -46,7 +46,7 @@ STATEMENTS: dict[str, str] = {
     "Beyond 6.2": "closed form, sharper bound, general R, and the overlap of top halves",
     "Corollary 6.3": "p_j near beta = 1",
     "Beyond 6.3": "sharper near beta = 1",
-    "Table 6": "sampling time against training time",
+    "Section 7": "batches and gains of the experiments",
     "Fact A.1": "|grad g|^2 <= 2 L (g - min g)",
     "Fact A.2": "Cantelli's inequality",
     "Fact A.3": "an upper bound of erf",

@@ -35,7 +35,7 @@ def at_most_the_printed(context: Context, *, bound=convergence.gsgd_bound_sharp)
 @check(
     "Beyond 5.7",
     "sharper bound = the best that its proof's inequalities (i) and (ii) give, by linear programs, 60 parameter sets",
-    Route.EXACT,
+    Route.NUMERICAL,
 )
 def best_of_its_inequalities(context: Context, *, bound=convergence.gsgd_bound_sharp) -> Verdict:
     rng, verdicts = context.rng, []

@@ -15,7 +15,7 @@ GRID = np.linspace(0, noise.SIGMA_LIMIT, 1001)[1:]
 @check(
     "Lemma C.1",
     "max_t h(t; sigma) <= 0.72 (1 - e^{-sqrt2 sigma}) by a numerical maximiser; it is the root of (41), 61 sigma",
-    Route.CLOSED_FORM,
+    Route.NUMERICAL,
 )
 def by_maximiser(context: Context, *, ratio=noise.lemma_c1_ratio, constant=noise.LEMMA_C1) -> Verdict:
     sigma = np.append(np.geomspace(1e-3, 30, 60), noise.SIGMA_LIMIT)

@@ -123,7 +123,7 @@ def simulated_choice(
 @check(
     "Definition 5.13",
     "F^_{R,approx} <= F^_R: 5 laws, 7 sigma in [0, 20], R = 2, 3, 8, 40 random loss vectors each",
-    Route.EXACT,
+    Route.QUADRATURE,
 )
 def at_most_exact_choice(context: Context, *, expected_selected=noise_laws.expected_selected) -> Verdict:
     verdicts = []
@@ -160,7 +160,7 @@ def no_noise(context: Context, *, expected_selected=noise_laws.expected_selected
 @check(
     "Beyond 5.13",
     "the noisy choice prefers larger losses: P(j* = j) does not decrease in f_j; 5 laws, 6 sigma, R = 2, 3, 8",
-    Route.EXACT,
+    Route.QUADRATURE,
 )
 def prefers_larger(context: Context, *, probabilities=noise_laws.selection_probabilities) -> Verdict:
     verdicts = []
@@ -176,7 +176,7 @@ def prefers_larger(context: Context, *, probabilities=noise_laws.selection_proba
 @check(
     "Beyond 5.13",
     "noise never makes GSGD worse than random: rho_{R,approx} >= 1 for 5 laws, 6 sigma in (0, 20], R = 2, 3, 8, 16",
-    Route.EXACT,
+    Route.QUADRATURE,
 )
 def at_least_random(context: Context, *, expected_selected=noise_laws.expected_selected) -> Verdict:
     verdicts = []

@@ -232,7 +232,7 @@ def zero_minimum(context: Context, *, minimum_loss: float = 0.0) -> Verdict:
 @check(
     "Equation 5",
     "1 <= rho*_R (not strictly), rho*_R exact on both witnesses and 150 random sets of 1-D quadratics",
-    Route.CLOSED_FORM,
+    Route.NUMERICAL,
 )
 def infimum_at_least_one(context: Context, *, least: float = 1.0) -> Verdict:
     instances = WITNESSES + random_quadratics(context.rng)
@@ -244,7 +244,7 @@ def infimum_at_least_one(context: Context, *, least: float = 1.0) -> Verdict:
 @check(
     "Equation 5",
     "rho*_R <= Delta_R / F*, rho*_R exact on both witnesses and 150 random sets of 1-D quadratics",
-    Route.CLOSED_FORM,
+    Route.NUMERICAL,
 )
 def infimum_at_most_ratio(context: Context, *, bound=rho.rho_star_bound) -> Verdict:
     instances = WITNESSES + random_quadratics(context.rng)

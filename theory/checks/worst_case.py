@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -23,7 +22,19 @@ from theory import exact
 from theory.checks.convergence import RATES
 from theory.formulas import convergence
 from theory.problems import convex
-from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
+from theory.verdict import (
+    Context,
+    Route,
+    Scope,
+    Status,
+    Verdict,
+    at_least,
+    at_most,
+    check,
+    equal,
+    within_tolerance,
+    worst,
+)
 
 DELTAS = (0.25, 1.0)
 TOLERANCE = 1e-5
@@ -38,9 +49,9 @@ def _solver() -> ModuleType:
 
 
 def _check(
-    statement: str, claim: str, *, expected: Status | None = None
+    statement: str, claim: str, *, expected: Status | None = None, scope: Scope = Scope.EVERYWHERE
 ) -> Callable[[Callable[..., Verdict]], Callable[..., Verdict]]:
-    """As `check`; a failure of the solver is `inconclusive`, with the solver's word."""
+    """As `check`, over a class of problems; a failure of the solver is `inconclusive`, with the solver's word."""
 
     def register(function: Callable[..., Verdict]) -> Callable[..., Verdict]:
         @functools.wraps(function)
@@ -50,14 +61,9 @@ def _check(
             except _solver().SolverFailed as failure:
                 return Verdict(status=Status.INCONCLUSIVE, witness=str(failure))
 
-        return check(statement, claim, Route.WORST_CASE, expected=expected)(solved)
+        return check(statement, claim, Route.WORST_CASE, expected=expected, scope=scope)(solved)
 
     return register
-
-
-def _within_tolerance(verdict: Verdict) -> Verdict:
-    """The solver's tolerance decides: what holds is consistent, not proved."""
-    return replace(verdict, status=Status.CONSISTENT) if verdict.status is Status.PROVED else verdict
 
 
 def _at_most(
@@ -144,6 +150,7 @@ def sharper_bound_small_minimum(context: Context, *, bound=convergence.gsgd_boun
     "Beyond 5.7",
     "K = 1: worst case = sharper bound = Delta + L D0^2/2, by solver values to 1e-5 (GSGD, SGD, 2 of 3, n = 2)",
     expected=Status.CONSISTENT,
+    scope=Scope.INSTANCES,
 )
 def sharp_at_the_start(context: Context, *, bound=convergence.gsgd_bound_sharp) -> Verdict:
     solver, verdicts = _solver(), []
@@ -153,13 +160,14 @@ def sharp_at_the_start(context: Context, *, bound=convergence.gsgd_bound_sharp) 
             found = solver.worst_case(method, 1, **q)
             limit = bound(1, rho=1.0, F_star=Delta, **q)
             verdicts += [equal([found.value, found.attained], limit, tolerance=TOLERANCE), equal(limit, Delta + 0.5)]
-    return _within_tolerance(worst(*verdicts))
+    return within_tolerance(worst(*verdicts))
 
 
 @_check(
     "Equation 21",
     "as an inequality: exceeded by < 1e-5 L D0^2 in the worst case, n = 2, 3, R = 2, and 2 of 3, 3 eta, Delta = 1",
     expected=Status.CONSISTENT,
+    scope=Scope.INSTANCES,
 )
 def one_step(context: Context, *, factor: float = 1.0) -> Verdict:
     solver = _solver()
@@ -169,13 +177,14 @@ def one_step(context: Context, *, factor: float = 1.0) -> Verdict:
         for method in methods
         for rate in RATES
     ]
-    return _within_tolerance(at_most(found, TOLERANCE))
+    return within_tolerance(at_most(found, TOLERANCE))
 
 
 @_check(
     "Equation 21",
     "is tight: with 1.001 (1 - eta L) for 1 - eta L it fails by > 1e-5 L D0^2 at the solver's worst problem, 3 eta",
     expected=Status.CONSISTENT,
+    scope=Scope.INSTANCES,
 )
 def one_step_is_tight(context: Context, *, factor: float = 1.001) -> Verdict:
     solver = _solver()
@@ -183,13 +192,14 @@ def one_step_is_tight(context: Context, *, factor: float = 1.001) -> Verdict:
         solver.one_step_excess(solver.greedy(2, 2), L=1.0, eta=rate, D0=1.0, Delta=1.0, factor=factor).attained
         for rate in RATES
     ]
-    return _within_tolerance(at_least(found, TOLERANCE, where={"eta L": RATES}))
+    return within_tolerance(at_least(found, TOLERANCE, where={"eta L": RATES}))
 
 
 @_check(
     "Theorem 5.8",
     "n = 1, eta = 1/L is gradient descent: worst last iterate L D0^2/(4K+2), K = 1, 2, 3, solver values to 1e-5",
     expected=Status.CONSISTENT,
+    scope=Scope.INSTANCES,
 )
 def gradient_descent(context: Context, *, known=lambda K: 1 / (4 * K + 2)) -> Verdict:
     K = np.array([1, 2, 3])
@@ -198,15 +208,23 @@ def gradient_descent(context: Context, *, known=lambda K: 1 / (4 * K + 2)) -> Ve
     ]
     values = [equal([item.value for item in found], known(K), where={"K": K}, tolerance=TOLERANCE)]
     values.append(equal([item.attained for item in found], known(K), where={"K": K}, tolerance=TOLERANCE))
-    return _within_tolerance(worst(*values))
+    return within_tolerance(worst(*values))
 
 
-@_check("Theorem 5.7", "no enumerated problem with n = 2 exceeds its class's worst case: GSGD, K = 1, 2, eta L = .5")
+@_check(
+    "Theorem 5.7",
+    "no enumerated problem with n = 2 exceeds its class's worst case: GSGD, K = 1, 2, eta L = .5",
+    scope=Scope.INSTANCES,
+)
 def gsgd_contains_problems(context: Context, *, worst_case=None) -> Verdict:
     return _contains(exact.greedy(2, 2), _solver().greedy(2, 2), worst_case, mean=False)
 
 
-@_check("Theorem 5.8", "no enumerated problem with n = 2 exceeds its class's worst case: SGD, K = 1, 2, eta L = .5")
+@_check(
+    "Theorem 5.8",
+    "no enumerated problem with n = 2 exceeds its class's worst case: SGD, K = 1, 2, eta L = .5",
+    scope=Scope.INSTANCES,
+)
 def sgd_contains_problems(context: Context, *, worst_case=None) -> Verdict:
     return _contains(exact.uniform(2), _solver().uniform(2), worst_case, mean=True)
 
