@@ -58,6 +58,8 @@ MODULES = {
 _WRAPPERS = ("any_fsdp", "checkpoints_activations", "every_module", "is_compiled", "is_fsdp", "is_itself_compiled")
 NAMES: dict[str, dict[str, str]] = {
     "gsgd.sift.exits": dict.fromkeys((*_WRAPPERS, "is_sharded", "unwrap"), "gsgd.sift.wrappers"),
+    "theory.formulas.noise": dict.fromkeys(("p_sharp", "sigma_max_sharp"), "theory.formulas.chebyshev"),
+    "theory.formulas.convergence": {"gsgd_bound_sharp": "theory.formulas.improved"},
     "training.diagnose": dict.fromkeys(
         ("AFTER", "BATCHES", "DEFAULT_SCORE", "Diagnosed", "Point", "diagnose_config", "load_weights"),
         "training.diagnose.measure",

@@ -12,7 +12,7 @@ METHODS = {"GSGD": (style.BLUE, "o"), "SGD": (style.VERMILLION, "s")}
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """F of the average iterate of GSGD and SGD on least squares, bounds, and their crossing (Corollary 5.10).
+    """F of the average iterate of GSGD and SGD, each at its own best step, bounds, and their crossing (Corollary 5.10).
 
     Args:
         table: columns K, method ("GSGD", "SGD", "both"), quantity ("mean", "bound", "crossing"), value, low, high.
@@ -20,7 +20,6 @@ def draw(table: pd.DataFrame) -> Figure:
     figure, axes = style.new(height=3.4)
     ax = axes[0, 0]
     means = {}
-    theorems = {"GSGD": "Theorem 5.7", "SGD": "Theorem 5.8"}
     for method, (colour, marker) in METHODS.items():
         rows = table[table["method"] == method]
         mean = rows[rows["quantity"] == "mean"].sort_values("K")
@@ -36,11 +35,11 @@ def draw(table: pd.DataFrame) -> Figure:
             markersize=3 * style.scale(),
             label=method,
         )
-        ax.plot(bound["K"], bound["value"], color=colour, linestyle=(0, (5, 2)), label=f"bound, {theorems[method]}")
+        ax.plot(bound["K"], bound["value"], color=colour, linestyle=(0, (5, 2)), label=f"bound of {method}")
     crossing = table[table["quantity"] == "crossing"].iloc[0]
     mark = {"color": "black", "markerfacecolor": "white", "linestyle": "none"}
     size = style.scale()
-    ax.plot(crossing["K"], crossing["value"], marker="*", markersize=8 * size, label="Corollary 5.10", **mark)
+    ax.plot(crossing["K"], crossing["value"], marker="*", markersize=8 * size, label="the bounds cross", **mark)
     simulated = where_they_cross(means["GSGD"], means["SGD"])
     if simulated is not None:
         height = float(np.exp(np.interp(np.log(simulated), np.log(means["SGD"].index), np.log(means["SGD"]))))

@@ -187,13 +187,29 @@ def test_K_and_sigma_out_of_range_are_refused():
 
 def test_the_one_step_inequality_21_needs_no_slack_and_has_none():
     for rate in (0.2, 0.7):
-        q = {"L": 2.0, "eta": rate / 2, "D0": 1.0, "Delta": 0.5}
+        q = {"L": 2.0, "eta": rate / 2, "D0": 1.0, "Delta": 0.5, "alpha": 1 - rate}
         assert worstcase.one_step_excess(worstcase.greedy(2, 3), **q).value == pytest.approx(0, abs=TOLERANCE)
-        assert worstcase.one_step_excess(worstcase.greedy(2, 3), factor=1.01, **q).attained > 1e-4
+        more = {**q, "alpha": 1.01 * (1 - rate)}
+        assert worstcase.one_step_excess(worstcase.greedy(2, 3), **more).attained > 1e-4
 
 
 def read(rows):
-    names = ("theorem", "n", "R", "k", "sigma", "eta", "rho", "Delta", "K", "worst_case", "bound", "looseness", "sharp")
+    names = (
+        "theorem",
+        "n",
+        "R",
+        "k",
+        "sigma",
+        "eta",
+        "rho",
+        "Delta",
+        "K",
+        "worst_case",
+        "bound",
+        "looseness",
+        "sharp",
+        "found",
+    )
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 

@@ -249,6 +249,26 @@ def largest_inside_the_minimisers(context: Context, *, share: float = 1.0) -> Ve
 
 
 @check(
+    "Equation 23",
+    "F(w) <= (|w - w*|^2 - E|w' - w*|^2)/(2 rho eta (1 - eta L)) + Delta/(rho (1 - eta L)) off Phi_F, rho at each w",
+    Route.EXACT,
+)
+def rearranged(context: Context, *, share: float = 1.0) -> Verdict:
+    verdicts = []
+    for s in _steps():
+        off = s.known.minimisers.distance(s.w) > 1e-12
+        if not off.any():
+            continue
+        rate = 1 - s.eta * s.known.L
+        F = s.losses.mean(axis=-1)
+        limit = (s.before - s.after) / (2 * s.eta * rate) + s.known.Delta(R) / rate
+        # Both sides times rho(w), which is F^_R / F: the largest rho for which the step may claim it.
+        where = {name: np.broadcast_to(np.asarray(item, object), off.shape)[off] for name, item in s.where.items()}
+        verdicts.append(at_most(s.F_hat[off] / F[off], share * limit[off] / F[off], where=where))
+    return worst(*verdicts)
+
+
+@check(
     "Equation 24",
     "as printed: dividing the sum over k by 1/K gives the mean (K = 5)",
     Route.CLOSED_FORM,
@@ -273,6 +293,19 @@ def mean_of_objectives(context: Context, *, bound=convergence.gsgd_bound) -> Ver
             limit = bound(k, eta=rate / known.L, L=known.L, D0=known.D0, rho=rho_seen, Delta=Delta)
             verdicts.append(at_most(np.cumsum(tree.objectives) / k, limit, where={"problem": known.name, "K": k}))
     return worst(*verdicts)
+
+
+@check(
+    "Equation 26",
+    "of all w* of (25) the nearest gives the least: D0 in place of |w_0 - w*|, 101 w* of Phi_F = [-1, 1], w_0 = 3",
+    Route.CLOSED_FORM,
+)
+def nearest_minimiser(context: Context, *, share: float = 1.0) -> Verdict:
+    known = convex.smoothed_relu_pair(start=3.0)
+    distances = np.abs(known.start - np.linspace(-1, 1, 101))
+    q = {"eta": 0.5, "L": 1.0, "rho": RHO_STAR, "Delta": known.Delta(R)}
+    each = convergence.gsgd_bound(10, D0=distances, **q)
+    return equal(each.min(), share * convergence.gsgd_bound(10, D0=known.D0, **q))
 
 
 @check("Equation 25", "Jensen: E F(average) <= mean of E F(w_k), K = 1 up to 6..12, 9 instances", Route.EXACT)

@@ -170,6 +170,38 @@ def _same(step: Step, before: Step) -> Verdict:
 
 
 @check(
+    "Equation 59",
+    "y^_j = sig(theta' A_j x) and y^_k = sig(theta' B_j A_j x) for both samples of 500 pairs, every exit of 3 networks",
+    Route.EXACT,
+)
+def both_predictions(context: Context, *, last=lambda network, j: network.B(j) @ network.A(j)) -> Verdict:
+    verdicts = []
+    for network in (ROTATIONS, RESIDUAL, USUAL):
+        x = context.rng.standard_normal((500, 2, network.d))
+        found = network.predictions(x)
+        for j in range(1, network.k + 1):
+            for layer, matrix in ((j - 1, network.A(j)), (-1, last(network, j))):
+                z = x @ matrix.T @ network.theta
+                verdicts.append(equal(found[layer], 1 / (1 + np.exp(network.sign * z)), where=f"j = {j}"))
+    return worst(*verdicts)
+
+
+@check(
+    "Equation 60",
+    "l_j = -y log y^_j - (1 - y) log(1 - y^_j) for both samples of 500 pairs, every exit of 3 networks",
+    Route.EXACT,
+)
+def both_losses(context: Context, *, swap: bool = False) -> Verdict:
+    verdicts = []
+    for network in (ROTATIONS, RESIDUAL, USUAL):
+        x, y = context.rng.standard_normal((500, 2, network.d)), context.rng.integers(2, size=(500, 2))
+        p = network.predictions(x)
+        expected = np.where((y == 1) != swap, -np.log(p), -np.log1p(-p))
+        verdicts.append(equal(network.losses(x, y), expected, tolerance=1e-8))
+    return worst(*verdicts)
+
+
+@check(
     "Equation 61",
     "by symmetry either sample wins half of the pairs on which exit and last layer agree, and half of the others",
     Route.MONTE_CARLO,
@@ -208,6 +240,23 @@ def joint_event(context: Context, *, formula=early_exit.agreement) -> Verdict:
         montecarlo.probability_equals(_count(final), n, 0.5, context.alpha / 2),
         montecarlo.probability_equals(_count(early & final), n, p / 2, context.alpha / 2),
     )
+
+
+@check(
+    "Equation 65",
+    "E[u u'] is 2 <row, row'> of A_j' theta and A_j' B_j' theta: rows by probing the linear map with unit vectors",
+    Route.EXACT,
+)
+def covariance_entries(context: Context, *, factor: float = 2.0) -> Verdict:
+    verdicts = []
+    for network in (ROTATIONS, RESIDUAL, USUAL):
+        for j in range(1, network.k):
+            # u is linear in z ~ N(0, 2 I): its columns are the scores of unit vectors.
+            columns = network.scores(np.eye(network.d))[[j - 1, -1]]
+            early, final = network.A(j).T @ network.theta, network.A(j).T @ network.B(j).T @ network.theta
+            printed = factor * np.array([[early @ early, early @ final], [early @ final, final @ final]])
+            verdicts.append(equal(2 * columns @ columns.T, printed, where=f"j = {j}"))
+    return worst(*verdicts)
 
 
 @check(

@@ -23,6 +23,14 @@ def erf_definition(context: Context, *, erf=special.erf) -> Verdict:
 
 
 @check(
+    "Equation 2", "erf(t) tends to 1: 1 - erf(t) <= e^{-t^2} at 100 t of [0, 26], and erf(inf) = 1", Route.CLOSED_FORM
+)
+def erf_limit(context: Context, *, erfc=special.erfc) -> Verdict:
+    t = np.linspace(0, 26, 100)
+    return worst(at_most(erfc(t) / np.exp(-(t**2)), 1.0, where={"t": t}), equal(erfc(np.inf), 0.0, where="t = inf"))
+
+
+@check(
     "Fact A.2",
     "P(Y - E Y >= t) <= Var Y / (Var Y + t^2) for every t > 0, for 3,000 random laws on 2 to 6 atoms, by enumeration",
     Route.EXACT,

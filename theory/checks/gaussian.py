@@ -5,6 +5,7 @@ The steps of its proof are in `gaussian_proof`, Corollary 5.19 in `gaussian_grow
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -115,6 +116,19 @@ def no_error_at_the_minimum(context: Context, *, away: float = 0.0) -> Verdict:
 
 
 @check(
+    "Equation 6",
+    "the model's losses are (M(w, x) - M(w*, x))^2 with M(w, x) = <w, x>, at 500 samples and 20 w",
+    Route.EXACT,
+)
+def squared_loss(context: Context, *, losses: Callable[..., Any] = LinearGaussian.losses) -> Verdict:
+    problem, _ = linear_model(0.7)
+    x, w = problem.draw(context.rng, (500,)), 3 * context.rng.standard_normal((20, 1, 3))
+    predictions = np.sum(x * w, axis=-1) - x @ problem.w_star
+    found = [losses(problem, row[0], x) for row in w]
+    return equal(found, predictions**2, tolerance=1e-11)
+
+
+@check(
     "Equation 47",
     "F(w) = eps^2 + delta^2 is (w - w*)^T E[x x^T] (w - w*) in the linear model, at 100 random w",
     Route.CLOSED_FORM,
@@ -214,6 +228,41 @@ def sharp_bound_is_sharper(context: Context, *, bound=rho.gaussian_rho_bound_sha
     # Analytically the gain is 4 nu |eps| delta (1 - 1/R) / F; half of it leaves room for rounding.
     least = np.where(RATIOS < 0, -2 * rho.nu(DRAWS) * RATIOS * (1 - 1 / DRAWS) / (RATIOS**2 + 1), 0.0)
     return at_least(gain, least, where=GRID)
+
+
+@check(
+    "Equation 48",
+    "F^_R as the mean of the largest: the integral of its quantile function, R = 2, 9, 64, 1024, at eps/delta = 0, 1",
+    Route.QUADRATURE,
+)
+def by_quantiles(context: Context, *, gaussian_rho=rho.gaussian_rho) -> Verdict:
+    values, expected = [], []
+    for R, c in itertools.product((2, 9, 64, 1024), (0.0, 1.0)):
+
+        def survival(z: float, R: int = R, c: float = c) -> float:
+            # E max Z^2 = int P(max |Z| > z) 2z dz, the largest by R distribution functions.
+            return 2 * z * -np.expm1(R * np.log(special.ndtr(z - c) - special.ndtr(-z - c)))
+
+        total = sum(integrate.quad(survival, low, low + 3, epsabs=1e-13)[0] for low in (1e-12, 3.0, 6.0, 9.0))
+        values.append(gaussian_rho(c, 1.0, R) * (1 + c * c))
+        expected.append(total)
+    return equal(values, expected, tolerance=1e-9)
+
+
+@check(
+    "Equation 58",
+    "its right side is (57) over F, and the bound of Theorem 5.18: at 3 delta, 81 eps/delta, R = 9..10^6",
+    Route.CLOSED_FORM,
+)
+def divided_by_the_mean(context: Context, *, bound=rho.gaussian_rho_bound) -> Verdict:
+    level = np.log(DRAWS / (4 * np.log(DRAWS)))
+    verdicts = []
+    for delta in (1e-3, 1.0, 1e3):
+        eps = RATIOS * delta
+        numerator = eps**2 + np.pi / 2 * level * delta**2 + np.sqrt(2 * np.pi * level) * eps * delta
+        printed = numerator * (1 - 1 / DRAWS) / (eps**2 + delta**2)
+        verdicts.append(equal(bound(eps, delta, DRAWS), printed, where=GRID, tolerance=1e-11))
+    return worst(*verdicts)
 
 
 @check("Theorem D.1", "its expression is that of Theorem 5.18 on the grid of Theorem 5.18", Route.CLOSED_FORM)

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 
 from theory import exact
-from theory.checks.convergence import RATES
-from theory.formulas import convergence
+from theory.formulas import convergence, improved
 from theory.problems import convex
 from theory.verdict import (
     Context,
@@ -36,6 +35,7 @@ from theory.verdict import (
     worst,
 )
 
+RATES = (0.1, 0.5, 0.9)
 DELTAS = (0.25, 1.0)
 TOLERANCE = 1e-5
 """What the solver may leave of a value, with L D0^2 = 1."""
@@ -120,9 +120,9 @@ def top_k(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
 
 @_check(
     "Beyond 5.7",
-    "worst case <= sharper bound, n = 2: GSGD R = 2 (K = 2, 3), SGD (K = 2, 3), 2 of 3 (K = 2), 3 eta, 2 Delta",
+    "worst case <= sharp bound, n = 2: GSGD R = 2 (K = 2, 3), SGD (K = 2, 3), 2 of 3 (K = 2), 3 eta, 2 Delta",
 )
-def sharper_bound(context: Context, *, bound=convergence.gsgd_bound_sharp) -> Verdict:
+def sharper_bound(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdict:
     def limit(K: int, *, Delta: float, **q: float) -> Any:
         # F^(w*) <= Delta is all the class knows of F*.
         return bound(K, Delta=Delta, F_star=Delta, **q)
@@ -135,8 +135,8 @@ def sharper_bound(context: Context, *, bound=convergence.gsgd_bound_sharp) -> Ve
     )
 
 
-@_check("Beyond 5.7", "worst case <= sharper bound where F* = .1 < Delta = .25: GSGD, n = R = 2, K = 2, 3 eta")
-def sharper_bound_small_minimum(context: Context, *, bound=convergence.gsgd_bound_sharp) -> Verdict:
+@_check("Beyond 5.7", "worst case <= sharp bound where F* = .1 < Delta = .25: GSGD, n = R = 2, K = 2, 3 eta")
+def sharper_bound_small_minimum(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdict:
     verdicts = []
     for rho in (1.0, 1.2):
         for rate in RATES:
@@ -148,11 +148,11 @@ def sharper_bound_small_minimum(context: Context, *, bound=convergence.gsgd_boun
 
 @_check(
     "Beyond 5.7",
-    "K = 1: worst case = sharper bound = Delta + L D0^2/2, by solver values to 1e-5 (GSGD, SGD, 2 of 3, n = 2)",
+    "K = 1: worst case = sharp bound = Delta + L D0^2/2, by solver values to 1e-5 (GSGD, SGD, 2 of 3, n = 2)",
     expected=Status.CONSISTENT,
     scope=Scope.INSTANCES,
 )
-def sharp_at_the_start(context: Context, *, bound=convergence.gsgd_bound_sharp) -> Verdict:
+def sharp_at_the_start(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdict:
     solver, verdicts = _solver(), []
     for method in (solver.greedy(2, 2), solver.uniform(2), solver.top_k(2, 3, 2)):
         for Delta in DELTAS:
@@ -169,11 +169,11 @@ def sharp_at_the_start(context: Context, *, bound=convergence.gsgd_bound_sharp) 
     expected=Status.CONSISTENT,
     scope=Scope.INSTANCES,
 )
-def one_step(context: Context, *, factor: float = 1.0) -> Verdict:
+def one_step(context: Context, *, share: float = 1.0) -> Verdict:
     solver = _solver()
     methods = (solver.greedy(2, 2), solver.greedy(3, 2), solver.top_k(2, 3, 2))
     found = [
-        solver.one_step_excess(method, L=1.0, eta=rate, D0=1.0, Delta=1.0, factor=factor).value
+        solver.one_step_excess(method, L=1.0, eta=rate, D0=1.0, Delta=1.0, alpha=share * (1 - rate)).value
         for method in methods
         for rate in RATES
     ]
@@ -189,10 +189,36 @@ def one_step(context: Context, *, factor: float = 1.0) -> Verdict:
 def one_step_is_tight(context: Context, *, factor: float = 1.001) -> Verdict:
     solver = _solver()
     found = [
-        solver.one_step_excess(solver.greedy(2, 2), L=1.0, eta=rate, D0=1.0, Delta=1.0, factor=factor).attained
+        solver.one_step_excess(
+            solver.greedy(2, 2), L=1.0, eta=rate, D0=1.0, Delta=1.0, alpha=factor * (1 - rate)
+        ).attained
         for rate in RATES
     ]
     return within_tolerance(at_least(found, TOLERANCE, where={"eta L": RATES}))
+
+
+@_check(
+    "Beyond 5.7",
+    "the step (*) is exceeded by < 1e-5 L D0^2 in the worst case, n = 2, R = 2, and 2 of 3: 6 (eta L, alpha) up to 1.9",
+    expected=Status.CONSISTENT,
+)
+def improved_step(context: Context, *, share: float = 1.0) -> Verdict:
+    solver, found = _solver(), []
+    for method in (solver.greedy(2, 2), solver.top_k(2, 3, 2)):
+        for rate, alpha in ((0.1, 1.0), (0.5, 0.75), (0.9, 0.55), (1.0, 0.5), (1.5, 0.25), (1.9, 0.05)):
+            q = {"L": 1.0, "eta": rate, "D0": 1.0, "Delta": 1.0, "alpha": alpha, "beta": share / (2 - rate - alpha)}
+            found.append(solver.one_step_excess(method, **q).value)
+    return within_tolerance(at_most(found, TOLERANCE))
+
+
+@_check(
+    "Beyond 5.7",
+    "worst case <= improved bound for eta L = 1.2, 1.8: GSGD n = R = 2 (K = 1, 2), SGD n = 2 (K = 1, 2), 2 Delta",
+)
+def improved_bound(context: Context, *, bound=improved.gsgd_bound_improved) -> Verdict:
+    solver = _solver()
+    methods = (solver.greedy(2, 2), solver.uniform(2))
+    return worst(*(_at_most(method, bound, steps=(1, 2), rates=(1.2, 1.8)) for method in methods))
 
 
 @_check(
@@ -233,7 +259,7 @@ def _contains(law: exact.Law, method: Any, worst_case: Callable[..., Any] | None
     compute = worst_case or _solver().worst_case
     verdicts = []
     for known in convex.compact_problems() + convex.interpolating_problems():
-        if known.problem.n != 2 or known.D0 == 0:
+        if known.problem.n != 2 or known.D0 < 1e-9:
             continue
         eta, Delta = 0.5 / known.L, known.F_star if mean else known.Delta(2)
         tree = exact.walk(known, law, eta=eta, K=2)

@@ -69,6 +69,9 @@ THEOREM: Mutants = {
 
 
 PROOF: Mutants = {
+    "both_predictions": {"last": lambda network, j: network.A(j) @ network.B(j)},
+    "both_losses": {"swap": True},
+    "covariance_entries": {"factor": 1.99},
     "symmetry": {"half": 0.51},
     "conditional_event": {"formula": flatter},
     "joint_event": {"formula": lambda beta: early_exit.agreement(beta) - 0.02},

@@ -1,6 +1,7 @@
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 import theory.checks.facts  # noqa: F401  (registers the checks)
 from theory.formulas import facts
@@ -22,4 +23,5 @@ MUTANTS: dict[str, dict[str, Any]] = {
     "facts.half_gaussian": {"formula": lambda t: 1.001 * facts.half_gaussian_integral(t)},
     "facts.half_gaussian_as_probability": {"formula": lambda t: 1.001 * facts.half_gaussian_integral(t)},
     "facts.half_gaussian_negative_t": {"t": 1.0},
+    "facts.erf_limit": {"erfc": lambda t: 1.01 * special.erfc(t)},
 }

@@ -1,5 +1,6 @@
 from gsgd.oracle import standard_normal
 from theory.formulas import rho
+from theory.problems.linear_gaussian import LinearGaussian
 
 
 def exact_times(factor):
@@ -38,4 +39,8 @@ MUTANTS = {
     "gaussian_proof.step_for_negative_level": [{"eps": -1.0}],
     "gaussian_proof.step_for_positive_level": [{"nu": nu_times(1.4)}],
     "gaussian_proof.unnormalised": [{"factor": 1.01}],
+    "gaussian.by_quantiles": [{"gaussian_rho": exact_times(1 + 1e-7)}],
+    "gaussian.divided_by_the_mean": [{"bound": bound_times(1 + 1e-9)}],
+    "gaussian.squared_loss": [{"losses": lambda *a: 0.999 * LinearGaussian.losses(*a)}],
+    "gaussian_growth.from_a_region": [{"w": 1.0}],
 }

@@ -14,4 +14,5 @@ MUTANTS = {
     "oracle.greedy_pick_beats_the_mean": {
         "law": lambda n, R: exact.Law(np.eye(n), lambda f: 1.0 * (f == f.min(-1, keepdims=True)))
     },
+    "oracle.plain_steps": {"rate": 0.41},
 }

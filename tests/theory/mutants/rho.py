@@ -43,4 +43,6 @@ MUTANTS = {
     "top_k.monotone_in_k": [{"expected_top_k": scaled_top_k(lambda B, k: 1 + 1e-6 * k)}],
     "top_k.cvar_variational": [{"cvar": lambda f, kappa: rho.cvar(f, 0.999 * kappa)}],
     "top_k.tends_to_cvar": [{"cvar": lambda f, kappa: 0.999 * rho.cvar(f, kappa)}, {"rate": 0.19}],
+    "rho.continuity_of_the_mean": [{"power": 1}],
+    "rho.spectral": [{"expected_max": scaled_max(lambda R: 0.999)}],
 }

@@ -33,6 +33,9 @@ MUTANTS = {
     "rigorous_early_exit.lower_bound": {"factor": Fraction(499, 1000)},
     "rigorous_early_exit.sharp_bound": {"half": Fraction(499, 1000)},
     "rigorous_early_exit.signed_bound": {"factor": Fraction(999, 1000)},
+    "rigorous_noise.decreases_in_the_share": {"rate": Fraction(99, 100)},
+    "rigorous_noise.derivative_is_negative": {"factor": Fraction(99, 100)},
+    "rigorous_noise.at_least_the_printed": {"constant": "0.499"},
 }
 if importlib.util.find_spec("flint") is None:
     # Without the extra there are no such checks.
