@@ -14,7 +14,7 @@ from theory.formulas import convergence, noise_laws
 from theory.problems import convex
 from theory.verdict import Context, Route, Status, Verdict, at_least, check, equal, worst
 
-LAWS = (noise_laws.gaussian, noise_laws.rademacher, noise_laws.laplace)
+LAWS: tuple[noise_laws.Law, ...] = (noise_laws.gaussian, noise_laws.rademacher, noise_laws.laplace)
 LEVELS = (0.2, 1.0, 5.0)
 
 
