@@ -13,13 +13,13 @@ from gsgd import sgd
 from gsgd.oracle import Oracle
 from gsgd.results import write_table
 from gsgd.selectors import select_random, select_top_k
-from theory import exact, montecarlo
 from theory.checks import available
 from theory.checks.improved import law_of
 from theory.checks.rho import infimum
 from theory.formulas import convergence, early_exit, improved, noise, noise_laws, rho
 from theory.problems.adversaries import adversaries
 from theory.problems.hubers import crossing_problem
+from theory.routes import exact, montecarlo
 from theory.verdict import generator
 
 Rows = list[tuple[Any, ...]]
@@ -51,10 +51,10 @@ def write_all(folder: Path, *, seed: int, alpha: float) -> list[Path]:
 def write_worst_cases(folder: Path) -> list[Path]:
     """Write `worst_case.csv` to `folder`, where the extra `worst-case` is installed: how tight the bounds are.
 
-    `worst_case` is a proved upper bound over all problems of the class (`theory.worstcase.worst_case`) with n atoms,
-    L = D0 = 1, F^(w*) <= Delta and rho F* <= Delta; `looseness` is its share of the printed `bound`. `found` is the
-    largest value of a problem that hill climbing found in the class. Empty where the solver failed, or none was sought.
-    At K = 1, where F(w_0) is the bound, `worst_case` and `sharper_bound` are equal.
+    `worst_case` is a proved upper bound over all problems of the class (`theory.routes.worstcase.worst_case`) with n
+    atoms, L = D0 = 1, F^(w*) <= Delta and rho F* <= Delta; `looseness` is its share of the printed `bound`. `found` is
+    the largest value of a problem that hill climbing found in the class. Empty where the solver failed, or none was
+    sought. At K = 1, where F(w_0) is the bound, `worst_case` and `sharper_bound` are equal.
     """
     if not available("worst_case"):
         return []
@@ -70,7 +70,7 @@ def write_worst_cases(folder: Path) -> list[Path]:
 
 def worst_cases(rates: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)) -> Rows:
     """Worst cases against the bounds of Theorems 5.7, 5.8, 5.14 and the k-of-B form (no randomness)."""
-    from theory import worstcase  # an extra
+    from theory.routes import worstcase  # an extra
 
     # theorem, n, R, k, sigma, method, rho, K. Three steps of GSGD with rho > 1 would take longer than all the rest.
     cases = [

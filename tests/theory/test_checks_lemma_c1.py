@@ -128,8 +128,8 @@ def test_lemma_c1_decimals_at_two_precisions_agree():
 
 def test_lemma_c1_enclosure_agrees_with_decimals_to_40_digits():
     pytest.importorskip("flint")
-    from theory import rigorous
-    from theory.rigorous import enclosures
+    from theory.routes import rigorous
+    from theory.routes.rigorous import enclosures
 
     with rigorous.precision(200):
         digits = rigorous.ball(str(constant_by_decimals(40)))

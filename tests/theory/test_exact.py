@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from theory import exact
 from theory.formulas import noise_laws
 from theory.formulas.convergence import gsgd_bound
 from theory.formulas.rho import expected_max, expected_top_k
 from theory.problems import convex
 from theory.problems.known import KnownProblem, point
+from theory.routes import exact
 from theory.verdict import AssumptionViolated, Status
 
 RNG = np.random.default_rng(0)

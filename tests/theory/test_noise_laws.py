@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from theory import exact
 from theory.formulas import noise_laws, rho
 from theory.formulas.noise_laws import LAWS, Continuous, Discrete, expected_selected, selection_probabilities
+from theory.routes import exact
 from theory.verdict import AssumptionViolated
 
 by_name = pytest.mark.parametrize("law", LAWS, ids=lambda law: law.name)

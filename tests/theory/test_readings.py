@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from theory import readings as formulas
-from theory.montecarlo import mean_at_least, mean_equals
+from theory.routes.montecarlo import mean_at_least, mean_equals
 from theory.verdict import Status
 
 ALPHA = 1e-9

@@ -6,8 +6,9 @@ The checks of `theory/checks/worst_case.py` and their mutants run in `test_check
 import numpy as np
 import pytest
 
-from theory import checks, curves, exact
+from theory import checks, curves
 from theory.formulas import convergence, noise_laws
+from theory.routes import exact
 from theory.verdict import Route, Status
 
 if not checks.available("worst_case"):
@@ -16,8 +17,8 @@ if not checks.available("worst_case"):
 import cvxpy
 from PEPit.constraint import Constraint
 
-from theory import worstcase
-from theory.worstcase import program
+from theory.routes import worstcase
+from theory.routes.worstcase import program
 
 EXAMPLE = {"L": 1.0, "eta": 0.5, "D0": 1.0, "Delta": 0.25}
 TOLERANCE = 1e-5

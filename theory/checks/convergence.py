@@ -10,13 +10,14 @@ import numpy as np
 from gsgd import sgd
 from gsgd.oracle import Oracle
 from gsgd.selectors import select_random, select_top_k
-from theory import assumptions, exact, montecarlo
+from theory import assumptions
 from theory.checks.rho import infimum
 from theory.formulas import convergence, improved
 from theory.formulas.rho import expected_top_k
 from theory.problems import convex
 from theory.problems.hubers import crossing_problem, huber_problem
 from theory.problems.known import KnownProblem
+from theory.routes import exact, montecarlo
 from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
 
 RATES = (0.05, 0.5, 0.9)

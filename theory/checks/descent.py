@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from theory import exact
 from theory.checks.convergence import RATES
 from theory.formulas import convergence
 from theory.formulas.rho import expected_max, rho
 from theory.problems import convex
 from theory.problems.known import KnownProblem
+from theory.routes import exact
 from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
 
 R = 2

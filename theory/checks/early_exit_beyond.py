@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from theory import montecarlo
 from theory.formulas import early_exit
 from theory.problems.linear_network import (
     PLANE,
@@ -20,6 +19,7 @@ from theory.problems.linear_network import (
     rotations,
     verify_gaussian_difference,
 )
+from theory.routes import montecarlo
 from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
 
 BETAS = np.linspace(0, 1, 2001)

@@ -12,9 +12,9 @@ from collections.abc import Callable
 import numpy as np
 from scipy import special, stats
 
-from theory import montecarlo
 from theory.formulas import early_exit
 from theory.problems.linear_network import RESIDUAL, ROTATIONS, SPACE, USUAL, centred_difference
+from theory.routes import montecarlo
 from theory.verdict import Context, Route, Verdict, at_least, check, equal, worst
 
 Step = Callable[[float, float, float], float]

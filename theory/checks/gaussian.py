@@ -14,8 +14,8 @@ import numpy as np
 from scipy import integrate, special
 
 from theory.formulas import rho
-from theory.montecarlo import distribution_equals, mean_at_least, mean_equals, sample_size
 from theory.problems.linear_gaussian import LinearGaussian
+from theory.routes.montecarlo import distribution_equals, mean_at_least, mean_equals, sample_size
 from theory.verdict import AssumptionViolated, Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
 
 # eps / delta in rows, R in columns.

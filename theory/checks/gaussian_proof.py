@@ -9,7 +9,7 @@ from scipy import special
 
 from theory.checks.gaussian import DRAWS, GRID, RATIOS, exact_grid, linear_model
 from theory.formulas import rho
-from theory.montecarlo import distribution_equals, sample_size
+from theory.routes.montecarlo import distribution_equals, sample_size
 from theory.verdict import Context, Route, Status, Verdict, at_least, check
 
 

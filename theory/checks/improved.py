@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linprog
 
-from theory import assumptions, exact
+from theory import assumptions
 from theory.checks.convergence import RATES, enumerate_bounds, selected_mean_by_simulation
 from theory.formulas import convergence, improved, noise_laws
 from theory.problems import convex
 from theory.problems.adversaries import Adversary, adversaries, random_hubers
 from theory.problems.known import KnownProblem
+from theory.routes import exact
 from theory.verdict import Context, Route, Verdict, at_least, at_most, check, equal, worst
 
 WIDE = (0.05, 0.5, 0.9, 1.5, 1.9)

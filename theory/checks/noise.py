@@ -8,10 +8,10 @@ import numpy as np
 from scipy import integrate, special
 
 from gsgd.selectors import select_top_k
-from theory import montecarlo
 from theory.checks.noise_laws import loss_vectors, random_laws, simulated_choice
 from theory.formulas import noise, noise_laws, rho
 from theory.formulas.noise_laws import LAWS, expected_selected
+from theory.routes import montecarlo
 from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
 
 # sigma = 0, where nothing is left to bound, is `decreasing` and Definition 5.13's `no_noise`.

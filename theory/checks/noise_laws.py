@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from theory import montecarlo
 from theory.formulas import noise_laws, rho
 from theory.formulas.noise_laws import LAWS, Continuous, Discrete, Law
+from theory.routes import montecarlo
 from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
 
 SIGMAS = (0.0, 0.01, 0.1, 0.35, 1.0, 3.0, 20.0)

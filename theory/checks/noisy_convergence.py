@@ -9,9 +9,9 @@ import numpy as np
 
 from gsgd import sgd
 from gsgd.oracle import Noise, Oracle
-from theory import exact, montecarlo
 from theory.formulas import convergence, noise_laws
 from theory.problems import convex
+from theory.routes import exact, montecarlo
 from theory.verdict import Context, Route, Status, Verdict, at_least, check, equal, worst
 
 LAWS: tuple[noise_laws.Law, ...] = (noise_laws.gaussian, noise_laws.rademacher, noise_laws.laplace)

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from theory import exact
 from theory.formulas import noise, noise_laws, nonconvex
 from theory.problems.known import KnownProblem
 from theory.problems.nonconvex import SHAPES, WAVE, Envelope, random_nonconvex
+from theory.routes import exact
 from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, worst
 
 # What the minimisation on the grid leaves of the envelope and its gradient.

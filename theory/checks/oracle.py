@@ -9,9 +9,9 @@ import numpy as np
 from gsgd import sgd
 from gsgd.oracle import Oracle
 from gsgd.selectors import select_random, select_top_k
-from theory import exact, montecarlo
 from theory.formulas.rho import expected_max
 from theory.problems import convex
+from theory.routes import exact, montecarlo
 from theory.verdict import Context, Route, Status, Verdict, at_most, check, equal, worst
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import integrate
 
 from theory.formulas import rho
-from theory.montecarlo import mean_equals, sample_size
+from theory.routes.montecarlo import mean_equals, sample_size
 from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
 
 DRAWS = (1, 2, 3, 5, 10, 100, 10_000)

@@ -22,8 +22,8 @@ from fractions import Fraction
 
 from flint import arb, fmpq, fmpq_poly
 
-from theory import rigorous
-from theory.rigorous import Box, ball, box, enclosures, subdivide
+from theory.routes import rigorous
+from theory.routes.rigorous import Box, ball, box, enclosures, subdivide
 from theory.verdict import Context, Route, Scope, Status, Verdict, check
 
 # 45 even steps, and 5 close to 1.

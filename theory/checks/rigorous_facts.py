@@ -28,8 +28,8 @@ from fractions import Fraction
 
 from flint import arb
 
-from theory import rigorous
-from theory.rigorous import Box, ball, box, subdivide
+from theory.routes import rigorous
+from theory.routes.rigorous import Box, ball, box, subdivide
 from theory.verdict import Context, Route, Scope, Verdict, check
 
 NEAR, FAR = Fraction(1, 4), 3

@@ -30,9 +30,9 @@ from functools import cache
 
 from flint import arb
 
-from theory import rigorous
 from theory.formulas import rho
-from theory.rigorous import Box, ball, box, enclosures, subdivide
+from theory.routes import rigorous
+from theory.routes.rigorous import Box, ball, box, enclosures, subdivide
 from theory.verdict import Context, Route, Scope, Verdict, check
 
 LAST = 4096

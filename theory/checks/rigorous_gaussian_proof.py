@@ -10,9 +10,9 @@ from fractions import Fraction
 
 from flint import arb, fmpq_poly
 
-from theory import rigorous
 from theory.checks.rigorous_facts import prove_erf_bound
-from theory.rigorous import Box, ball, box, enclosures, subdivide
+from theory.routes import rigorous
+from theory.routes.rigorous import Box, ball, box, enclosures, subdivide
 from theory.verdict import Context, Route, Scope, Status, Verdict, check
 
 LAST = 4096

@@ -18,9 +18,9 @@ from fractions import Fraction
 
 from flint import arb
 
-from theory import rigorous
 from theory.formulas import noise
-from theory.rigorous import enclosures
+from theory.routes import rigorous
+from theory.routes.rigorous import enclosures
 from theory.verdict import Context, Route, Scope, Status, Verdict, check
 
 HALF = Fraction(1, 2)

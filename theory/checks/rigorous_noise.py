@@ -13,9 +13,9 @@ from fractions import Fraction
 
 from flint import arb
 
-from theory import rigorous
 from theory.formulas import noise
-from theory.rigorous import Box, ball, box, subdivide
+from theory.routes import rigorous
+from theory.routes.rigorous import Box, ball, box, subdivide
 from theory.verdict import Context, Route, Scope, Verdict, check
 
 HALF = Fraction(1, 2)

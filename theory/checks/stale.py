@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from gsgd.selectors import select_top_k
-from theory import exact
 from theory.formulas import improved, stale
 from theory.problems import convex
 from theory.problems.adversaries import random_hubers
 from theory.problems.known import KnownProblem
+from theory.routes import exact
 from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
 
 

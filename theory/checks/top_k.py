@@ -10,7 +10,7 @@ import numpy as np
 from gsgd.selectors import select_top_k
 from theory.checks.rho import enumerate_top_k, loss_vectors, small_instances
 from theory.formulas import rho
-from theory.montecarlo import mean_equals, sample_size
+from theory.routes.montecarlo import mean_equals, sample_size
 from theory.verdict import Context, Route, Verdict, at_least, at_most, check, equal, worst
 
 BATCHES = (1, 2, 3, 5, 8, 16, 64, 1000)

@@ -6,11 +6,11 @@ import itertools
 
 import numpy as np
 
-from theory import exact
 from theory.checks.convergence import enumerate_bounds, selected_mean_by_simulation
 from theory.formulas import convergence
 from theory.formulas.rho import expected_top_k
 from theory.problems import convex
+from theory.routes import exact
 from theory.verdict import Context, Route, Verdict, at_least, at_most, check, worst
 
 SHAPES = ((3, 2), (4, 2), (4, 3))

@@ -1,11 +1,11 @@
 """Theorems 5.7, 5.8 and 5.14 against the worst of all problems of their class, by semidefinite programs.
 
 Loaded only where the extra `worst-case` is installed. Values are upper bounds that the dual multipliers prove
-(`theory.worstcase.program.Program.certified`), whatever the solver's accuracy; so "worst case <= bound" is proved.
-What rests on the solver's tolerance, that a value is attained or equals a constant, is consistent, and the claim
-says so.
+(`theory.routes.worstcase.program.Program.certified`), whatever the solver's accuracy; so "worst case <= bound" is
+proved. What rests on the solver's tolerance, that a value is attained or equals a constant, is consistent, and the
+claim says so.
 
-Classes are those of `theory.worstcase.worst_case`, with L = D0 = 1 and Delta = .25 and 1 unless a claim says
+Classes are those of `theory.routes.worstcase.worst_case`, with L = D0 = 1 and Delta = .25 and 1 unless a claim says
 otherwise; by scaling w and f each result holds for all L and D0 with the same eta L and Delta / (L D0^2).
 """
 
@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from theory import exact
 from theory.formulas import convergence, improved
 from theory.problems import convex
+from theory.routes import exact
 from theory.verdict import (
     Context,
     Route,
@@ -43,7 +43,7 @@ TOLERANCE = 1e-5
 
 def _solver() -> ModuleType:
     # Imported by the checks only: it takes a second, which `gsgd verify --list` need not wait for.
-    from theory import worstcase
+    from theory.routes import worstcase
 
     return worstcase
 

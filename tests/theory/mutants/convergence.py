@@ -1,7 +1,7 @@
 import numpy as np
 
-from theory import exact
 from theory.formulas import convergence
+from theory.routes import exact
 
 
 def small(share):

@@ -1,6 +1,6 @@
 import numpy as np
 
-from theory import exact
+from theory.routes import exact
 
 MUTANTS = {
     "oracle.candidates_are_independent": {"p": 1 / 9 + 0.01},

@@ -17,7 +17,7 @@ def sharp(factor):
 
 
 def smaller(method, K, **q):
-    from theory import worstcase
+    from theory.routes import worstcase
 
     found = worstcase.worst_case(method, K, **q)
     return replace(found, value=0.999 * found.value)

@@ -16,7 +16,7 @@ from PEPit.functions import SmoothConvexFunction
 from PEPit.point import Point
 from PEPit.tools.expressions_to_matrices import expression_to_matrices
 
-from theory.worstcase.methods import Cell, Method
+from theory.routes.worstcase.methods import Cell, Method
 
 GAP = 1e-4
 """Largest distance between the proved upper bound and the solver's worst problem, with L D0^2 = 1, that is let pass."""

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PEPit import null_point
 
-from theory.worstcase.methods import Cell, Method
-from theory.worstcase.program import GAP, Program, dot
+from theory.routes.worstcase.methods import Cell, Method
+from theory.routes.worstcase.program import GAP, Program, dot
 
 Node = tuple[int, ...]
 """The outcomes that led to an iterate."""
