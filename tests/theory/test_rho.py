@@ -319,3 +319,19 @@ def test_corollary_5_19_growth():
 
 def test_corollary_5_19_fails_for_very_negative_eps():
     assert rho.gaussian_rho(-300.0, 1.0, 1024) == pytest.approx(1.02, abs=5e-3)
+
+
+def test_ceilings_by_hand():
+    # Losses 1 and 3: CV = 1/2; the larger of two is 2.5 on average, 1.25 of the mean.
+    assert rho.rho([1.0, 3.0], 2) == 1.25 <= rho.rho_ceiling(0.5, 2) == pytest.approx(1 + 0.5 / np.sqrt(3))
+    assert rho.rho_top_k_ceiling(0.5, 8, [1, 4, 8]) == pytest.approx([1 + 0.5 * np.sqrt(7), 1.5, 1.0])
+    for call in (lambda: rho.rho_ceiling(-0.1, 2), lambda: rho.rho_top_k_ceiling(0.1, 2, 3)):
+        with pytest.raises(ValueError, match="must be"):
+            call()
+
+
+def test_the_linear_gaussian_infimum_is_rho_at_the_largest_bias():
+    assert rho.linear_gaussian_infimum(0.0, 2) == pytest.approx(1 + 2 / np.pi)
+    assert rho.linear_gaussian_infimum(1.5, 16) == rho.gaussian_rho(-1.5, 1.0, 16)
+    with pytest.raises(ValueError, match="c ="):
+        rho.linear_gaussian_infimum(-1.0, 2)

@@ -387,7 +387,7 @@ def best_step_means(context: Context, K: int, *, R: int, runs: int) -> tuple[np.
 def crossing_measured(context: Context, *, marks: tuple[int, int] = (12, 128)) -> Verdict:
     verdicts = []
     for K, sign in zip(marks, (1, -1), strict=True):
-        ours, theirs = best_step_means(context, K, R=4, runs=20_000)
+        ours, theirs = best_step_means(context, K, R=4, runs=12_000)
         # Iterates stay between the atoms' minimisers and w_0, where F is at most F(w_0) < 1.
         cap = 1.0
         lower, upper = (ours, theirs) if sign > 0 else (theirs, ours)

@@ -153,12 +153,12 @@ def sharp_against_adversaries(context: Context, *, bound=improved.gsgd_bound_sha
 
 @check(
     "Beyond 5.7",
-    "300 random problems of 2 to 4 Huber losses, R = 1 to 3, K = 2 to 5, eta L <= 1.9: E F(average) <= sharp bound",
+    "150 random problems of 2 to 4 Huber losses, R = 1 to 3, K = 2 to 5, eta L <= 1.9: E F(average) <= sharp bound",
     Route.EXACT,
 )
 def sharp_for_random_problems(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdict:
     verdicts = []
-    for known in random_hubers(context.rng, 300):
+    for known in random_hubers(context.rng, 150):
         law = exact.greedy(known.problem.n, int(context.rng.integers(1, 4)))
         q: dict[str, Any] = {
             "eta": context.rng.uniform(0.05, 1.9),
