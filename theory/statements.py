@@ -20,7 +20,7 @@ STATEMENTS: dict[str, str] = {
     "Theorem 5.7": "convergence of GSGD",
     "Beyond 5.5": "stale and other approximate losses: scores that cost nearly nothing",
     "Beyond 5.6": "how much selection can gain at most",
-    "Beyond 5.7": "sharper in both terms, for eta < 2/L, any comparator, the last iterate; the k largest of B",
+    "Beyond 5.7": "sharper, for eta < 2/L, any comparator, the last iterate; the k largest of B",
     "Theorem 5.8": "convergence of SGD",
     "Remark 5.9": "GSGD may be worse than SGD asymptotically",
     "Corollary 5.10": "up to which iteration GSGD's bound is better",

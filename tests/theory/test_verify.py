@@ -167,7 +167,6 @@ def test_list_names_claims_without_checking(tmp_path):
     ("arguments", "message"),
     [
         (("--only", "Theorem 5.77"), "did you mean"),
-        (("--only", "Equation 23"), "nothing checks it"),
         (("--alpha", "2"), "must be a number in (0, 0.1]"),
         (("--alpha", "x"), "must be a number"),
         (("--seed", "-1"), "at least 0"),
@@ -181,6 +180,14 @@ def test_bad_usage_exits_with_2_and_says_why(tmp_path, arguments, message):
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_statement_that_only_an_extra_checks_is_told_from_none(monkeypatch, tmp_path):
+    others = [check for check in verify.all_checks() if check.statement != "Equation 53"]
+    monkeypatch.setattr("theory.cli.all_checks", lambda: others)
+    result = gsgd_verify(tmp_path, "--only", "Equation 53")
+    assert result.returncode == 2
+    assert "the paper has it, but nothing checks it" in result.stderr
 
 
 def test_a_folder_that_cannot_be_written_to_is_found_before_the_work(tmp_path):

@@ -172,7 +172,7 @@ def test_an_answer_that_proves_too_little_fails(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"eta": 1.1}, {"eta": 0.0}, {"L": -1.0}, {"D0": 0.0}, {"Delta": -1.0}, {"rho": 0.9}, {"F_star": -0.1}]
+    "wrong", [{"eta": 2.1}, {"eta": 0.0}, {"L": -1.0}, {"D0": 0.0}, {"Delta": -1.0}, {"rho": 0.9}, {"F_star": -0.1}]
 )
 def test_arguments_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -264,7 +264,7 @@ def test_without_the_extra_there_are_neither_checks_nor_a_table(monkeypatch, tmp
 
 def test_every_check_says_by_which_route_and_what_rests_on_the_solver():
     ours = {name: check for name, check in checks.load().items() if name.startswith("worst_case.")}
-    assert len(ours) == 14
+    assert len(ours) == 16
     for check in ours.values():
         assert check.route is Route.WORST_CASE
         assert ("solver" in check.claim or "1e-5" in check.claim) == (check.expected is Status.CONSISTENT), check.name
