@@ -114,7 +114,7 @@ def _write_curves(options: argparse.Namespace, console: Console) -> list[Path]:
         folder = options.results / "theory"
         return [
             *curves.write_all(folder, seed=options.seed, alpha=options.alpha),
-            *curves.write_worst_cases(folder),
+            *curves.write_worst_cases(folder, jobs=options.jobs),
         ]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ def write_all(folder: Path, *, seed: int, alpha: float) -> list[Path]:
     ]
 
 
-def write_worst_cases(folder: Path) -> list[Path]:
+def write_worst_cases(folder: Path, *, jobs: int = 1) -> list[Path]:
     """Write `worst_case.csv` to `folder`, where the extra `worst-case` is installed: how tight the bounds are.
 
     `worst_case` is a proved upper bound over all problems of the class (`theory.routes.worstcase.worst_case`) with n
@@ -63,13 +65,20 @@ def write_worst_cases(folder: Path) -> list[Path]:
         write_table(
             folder / "worst_case.csv",
             (*columns, "worst_case", "bound", "looseness", "sharper_bound", "found"),
-            worst_cases(),
+            worst_cases(jobs=jobs),
         )
     ]
 
 
-def worst_cases(rates: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)) -> Rows:
-    """Worst cases against the bounds of Theorems 5.7, 5.8, 5.14 and the k-of-B form (no randomness)."""
+def worst_cases(rates: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9), *, jobs: int = 1) -> Rows:
+    """Worst cases against the bounds of Theorems 5.7, 5.8, 5.14 and the k-of-B form, in `jobs` processes."""
+    if jobs > 1 and len(rates) > 1:
+        # Fresh processes, as in `verify.run_checks`.
+        with ProcessPoolExecutor(min(jobs, len(rates)), mp_context=multiprocessing.get_context("spawn")) as pool:
+            parts = list(pool.map(worst_cases, [(rate,) for rate in rates]))
+        settings = list(dict.fromkeys(_setting(row) for row in parts[0]))
+        rows = [row for part in parts for row in part]
+        return sorted(rows, key=lambda row: settings.index(_setting(row)))
     from theory.routes import worstcase  # an extra
 
     # theorem, n, R, k, sigma, method, rho, K. Three steps of GSGD with rho > 1 would take longer than all the rest.
@@ -81,16 +90,16 @@ def worst_cases(rates: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)) -> Rows:
         *(("Theorem 5.14", 2, 2, 1, 0.3, worstcase.noisy(0.3), gain, 2) for gain in (1.0, 1.1)),
         *(("Beyond 5.7", 2, 3, 2, 0.0, worstcase.top_k(2, 3, 2), gain, 2) for gain in (1.0, 1.1)),
     ]
-    rows: Rows = []
+    rows = []
     found = largest_found()
     for *setting, method, gain, most in cases:
         for eta, K in itertools.product(rates, range(1, most + 1)):
             q = {"L": 1.0, "eta": eta, "D0": 1.0, "Delta": 0.25, "rho": gain}
-            F_star = 0.25 / gain  # Equation 5
+            F_star = 0.25 / gain  # Equation 5; with rho = 1 it says no more than Delta does
             # With rho = 1 and Delta = F* it is Theorem 5.8's bound, too.
             bound = convergence.gsgd_bound(K, **q)
             try:
-                value = worstcase.worst_case(method, K, F_star=F_star, **q).value
+                value = worstcase.worst_case(method, K, F_star=F_star if gain > 1 else None, **q).value
             except worstcase.SolverFailed:
                 value = None
             looseness = None if value is None else value / bound
@@ -98,6 +107,11 @@ def worst_cases(rates: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)) -> Rows:
             at = found.get((*setting, eta, gain, K))
             rows.append((*setting, eta, gain, 0.25, K, value, bound, looseness, sharper, at))
     return rows
+
+
+def _setting(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """theorem, n, R, k, sigma and rho of a row."""
+    return (*row[:5], row[6])
 
 
 def largest_found() -> dict[tuple[Any, ...], float]:

@@ -236,12 +236,14 @@ def test_the_table_of_looseness_at_one_step_size():
 
 @pytest.mark.slow
 def test_the_table_of_looseness_is_written_with_all_step_sizes(tmp_path):
-    (path,) = curves.write_worst_cases(tmp_path)
+    (path,) = curves.write_worst_cases(tmp_path, jobs=2)
     header, *lines = path.read_text().splitlines()
     assert header.split(",")[:9] == ["theorem", "n", "R", "k", "sigma", "eta", "rho", "Delta", "K"]
-    assert header.split(",")[9:] == ["worst_case", "bound", "looseness", "sharper_bound"]
+    assert header.split(",")[9:] == ["worst_case", "bound", "looseness", "sharper_bound", "found"]
     rows = curves.worst_cases()
     assert len(lines) == len(rows) == 130
+    # Two processes give the same, in the same order.
+    assert [line.split(",")[:9] for line in lines] == [[f"{x}" for x in row[:9]] for row in rows]
     verify_table(read(rows))
 
 
