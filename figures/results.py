@@ -50,7 +50,7 @@ THEORY: dict[str, tuple[dict[str, Cell], tuple[str, ...]]] = {
             "theorem": Cell.TEXT,
             **dict.fromkeys(("n", "R", "k", "K"), Cell.WHOLE),
             **dict.fromkeys(("sigma", "eta", "rho", "Delta", "bound", "sharper_bound"), Cell.NUMBER),
-            "worst_case": Cell.OPTIONAL,
+            **dict.fromkeys(("worst_case", "found"), Cell.OPTIONAL),
         },
         (),
     ),

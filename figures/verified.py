@@ -16,6 +16,8 @@ FILE = "verify.json"
 """In the folder of the theory."""
 Status = Literal["proved", "consistent", "refuted", "assumption-violated", "inconclusive"]
 STATUSES: tuple[str, ...] = get_args(Status)
+Scope = Literal["everywhere", "instances", "samples"]
+SCOPES: tuple[str, ...] = get_args(Scope)
 
 
 class Check(Record):
@@ -23,8 +25,10 @@ class Check(Record):
 
     Attributes:
         route: how it was checked, such as "exact" or "monte-carlo".
+        scope: everywhere (over the whole range of the claim), instances (at the listed points) or samples.
         value, bound, slack: of the tightest place; `slack` >= 0 where the claim held.
-        detectable: the least violation that a Monte Carlo check would have caught.
+        detectable: the least violation that a Monte Carlo check would have caught; of an inequality by other routes,
+            the share by which its bound could be tightened unnoticed.
         seconds: what it took.
     """
 
@@ -32,6 +36,7 @@ class Check(Record):
     statement: str
     claim: str
     route: str
+    scope: Scope
     expected: Status
     status: Status
     value: Number | None
@@ -96,6 +101,11 @@ class Verified(Record):
     def counts(self) -> Counter[str]:
         """Status -> how many checks have it."""
         return Counter(check.status for check in self.checks)
+
+    @functools.cached_property
+    def holding(self) -> Counter[str]:
+        """Scope -> how many checks of it hold, proved or consistent."""
+        return Counter(check.scope for check in self.checks if check.status in ("proved", "consistent"))
 
     @property
     def surprises(self) -> list[Check]:

@@ -36,7 +36,11 @@ MODULES = {
     "gsgd.sift.draws": "gsgd.sift.shared_forward.cpu_kernels",
     "gsgd.sift.reuse": "gsgd.sift.shared_forward.recording",
     "gsgd.sift.sharing": "gsgd.sift.shared_forward.sharing",
+    "theory.exact": "theory.routes.exact",
     "theory.live": "theory.readings",
+    "theory.montecarlo": "theory.routes.montecarlo",
+    "theory.rigorous": "theory.routes.rigorous",
+    "theory.worstcase": "theory.routes.worstcase",
     "theory.convergence": "theory.formulas.convergence",
     "theory.early_exit": "theory.formulas.early_exit",
     "theory.facts": "theory.formulas.facts",
@@ -58,6 +62,8 @@ MODULES = {
 _WRAPPERS = ("any_fsdp", "checkpoints_activations", "every_module", "is_compiled", "is_fsdp", "is_itself_compiled")
 NAMES: dict[str, dict[str, str]] = {
     "gsgd.sift.exits": dict.fromkeys((*_WRAPPERS, "is_sharded", "unwrap"), "gsgd.sift.wrappers"),
+    "theory.formulas.noise": dict.fromkeys(("p_sharp", "sigma_max_sharp"), "theory.formulas.chebyshev"),
+    "theory.formulas.convergence": {"gsgd_bound_sharp": "theory.formulas.improved"},
     "training.diagnose": dict.fromkeys(
         ("AFTER", "BATCHES", "DEFAULT_SCORE", "Diagnosed", "Point", "diagnose_config", "load_weights"),
         "training.diagnose.measure",

@@ -29,11 +29,16 @@ examples:
 
 status:
   proved               closed form, exact enumeration, ball arithmetic or a dual certificate leaves no doubt
-  consistent           samples do not contradict the claim (all together err with probability <= alpha), or a solver
-                       does not, to the tolerance that the claim states
+  consistent           samples do not contradict the claim (all together err with probability <= alpha), or numerical
+                       methods do not, to a tolerance
   refuted              false; for sentences of the print that are wrong this is the expected outcome
   assumption-violated  a hypothesis is broken; the expected outcome of the controls
   inconclusive         neither, with the reason
+
+scope:
+  everywhere           over the whole range that the claim names
+  instances            at the listed points or problems
+  samples              at random samples
 
 exit code: 0 if every status is the expected one, 1 if not, 2 for bad usage
 """
@@ -108,7 +113,7 @@ def _write_curves(options: argparse.Namespace, console: Console) -> list[Path]:
         folder = options.results / "theory"
         return [
             *curves.write_all(folder, seed=options.seed, alpha=options.alpha),
-            *curves.write_worst_cases(folder),
+            *curves.write_worst_cases(folder, jobs=options.jobs),
         ]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ from gsgd import sgd
 from gsgd.oracle import Oracle
 from gsgd.results import write_table
 from gsgd.selectors import select_random, select_top_k
-from theory import montecarlo
 from theory.checks import available
-from theory.formulas import convergence, early_exit, noise, noise_laws, rho
-from theory.problems import convex
+from theory.checks.improved import law_of
+from theory.checks.rho import infimum
+from theory.formulas import convergence, early_exit, improved, noise, noise_laws, rho
+from theory.problems.adversaries import adversaries
+from theory.problems.hubers import crossing_problem
+from theory.routes import exact, montecarlo
 from theory.verdict import generator
 
 Rows = list[tuple[Any, ...]]
@@ -45,25 +50,36 @@ def write_all(folder: Path, *, seed: int, alpha: float) -> list[Path]:
     ]
 
 
-def write_worst_cases(folder: Path) -> list[Path]:
-    """Write `worst_case.csv` to `folder`, where the extra `worst-case` is installed: looseness of Theorems 5.7 to 5.14.
+def write_worst_cases(folder: Path, *, jobs: int = 1) -> list[Path]:
+    """Write `worst_case.csv` to `folder`, where the extra `worst-case` is installed: how tight the bounds are.
 
-    `worst_case` is a proved upper bound over all problems of the class (`theory.worstcase.worst_case`) with n atoms,
-    L = D0 = 1 and F*, F^(w*) <= Delta; `looseness` is its share of the printed `bound`. Empty where the solver failed.
+    `worst_case` is a proved upper bound over all problems of the class (`theory.routes.worstcase.worst_case`) with n
+    atoms, L = D0 = 1, F^(w*) <= Delta and rho F* <= Delta; `looseness` is its share of the printed `bound`. `found` is
+    the largest value of a problem that hill climbing found in the class. Empty where the solver failed, or none was
+    sought. At K = 1, where F(w_0) is the bound, `worst_case` and `sharper_bound` are equal.
     """
     if not available("worst_case"):
         return []
     columns = ("theorem", "n", "R", "k", "sigma", "eta", "rho", "Delta", "K")
     return [
         write_table(
-            folder / "worst_case.csv", (*columns, "worst_case", "bound", "looseness", "sharper_bound"), worst_cases()
+            folder / "worst_case.csv",
+            (*columns, "worst_case", "bound", "looseness", "sharper_bound", "found"),
+            worst_cases(jobs=jobs),
         )
     ]
 
 
-def worst_cases(rates: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)) -> Rows:
-    """Worst cases against the bounds of Theorems 5.7, 5.8, 5.14 and the k-of-B form (no randomness)."""
-    from theory import worstcase  # an extra
+def worst_cases(rates: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9), *, jobs: int = 1) -> Rows:
+    """Worst cases against the bounds of Theorems 5.7, 5.8, 5.14 and the k-of-B form, in `jobs` processes."""
+    if jobs > 1 and len(rates) > 1:
+        # Fresh processes, as in `verify.run_checks`.
+        with ProcessPoolExecutor(min(jobs, len(rates)), mp_context=multiprocessing.get_context("spawn")) as pool:
+            parts = list(pool.map(worst_cases, [(rate,) for rate in rates]))
+        settings = list(dict.fromkeys(_setting(row) for row in parts[0]))
+        rows = [row for part in parts for row in part]
+        return sorted(rows, key=lambda row: settings.index(_setting(row)))
+    from theory.routes import worstcase  # an extra
 
     # theorem, n, R, k, sigma, method, rho, K. Three steps of GSGD with rho > 1 would take longer than all the rest.
     cases = [
@@ -74,20 +90,41 @@ def worst_cases(rates: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)) -> Rows:
         *(("Theorem 5.14", 2, 2, 1, 0.3, worstcase.noisy(0.3), gain, 2) for gain in (1.0, 1.1)),
         *(("Beyond 5.7", 2, 3, 2, 0.0, worstcase.top_k(2, 3, 2), gain, 2) for gain in (1.0, 1.1)),
     ]
-    rows: Rows = []
+    rows = []
+    found = largest_found()
     for *setting, method, gain, most in cases:
         for eta, K in itertools.product(rates, range(1, most + 1)):
             q = {"L": 1.0, "eta": eta, "D0": 1.0, "Delta": 0.25, "rho": gain}
+            F_star = 0.25 / gain  # Equation 5; with rho = 1 it says no more than Delta does
             # With rho = 1 and Delta = F* it is Theorem 5.8's bound, too.
             bound = convergence.gsgd_bound(K, **q)
             try:
-                value = worstcase.worst_case(method, K, **q).value
+                value = worstcase.worst_case(method, K, F_star=F_star if gain > 1 else None, **q).value
             except worstcase.SolverFailed:
                 value = None
             looseness = None if value is None else value / bound
-            sharper = convergence.gsgd_bound_sharp(K, F_star=0.25, **q)
-            rows.append((*setting, eta, gain, 0.25, K, value, bound, looseness, sharper))
+            sharper = improved.gsgd_bound_sharp(K, F_star=F_star, **q)
+            at = found.get((*setting, eta, gain, K))
+            rows.append((*setting, eta, gain, 0.25, K, value, bound, looseness, sharper, at))
     return rows
+
+
+def _setting(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """theorem, n, R, k, sigma and rho of a row."""
+    return (*row[:5], row[6])
+
+
+def largest_found() -> dict[tuple[Any, ...], float]:
+    """(theorem, n, R, k, sigma, eta, rho, K) -> E F(average) / (L D0^2) of the problem of `adversaries` for it."""
+    values = {}
+    for item in adversaries():
+        if item.theorem == "any":
+            continue
+        known, n = item.known, item.known.problem.n
+        tree = exact.walk(known, law_of(item), eta=item.eta, K=item.K)
+        key = (item.theorem, n, item.R, item.k, item.sigma, item.eta, item.rho, item.K)
+        values[key] = float(tree.averages[-1]) / known.D0**2
+    return values
 
 
 def gaussian_rho(rng: np.random.Generator, alpha: float) -> Rows:
@@ -104,10 +141,10 @@ def gaussian_rho(rng: np.random.Generator, alpha: float) -> Rows:
 
 
 def noise_curves(rng: np.random.Generator, alpha: float) -> Rows:
-    """p, p_sharp, and the worst F^_approx / F^_2 over pairs of losses: exact for 3 laws, simulated here and there."""
+    """p, p_R at R = 2 ("p_sharp"), and the worst F^_approx / F^_2 over pairs of losses: exact for 3 laws, simulated."""
     sigma = np.linspace(0, 2, 81)
     rows: Rows = [(float(s), "p", noise.p(s), None, None) for s in sigma[sigma <= noise.SIGMA_LIMIT]]
-    rows += [(float(s), "p_sharp", float(v), None, None) for s, v in zip(sigma, noise.p_sharp(sigma), strict=True)]
+    rows += [(float(s), "p_sharp", float(v), None, None) for s, v in zip(sigma, noise.p_R(sigma, 2), strict=True)]
     # A choice between the losses (1, r) of two candidates keeps 1 - (1 - r) P(the smaller is picked) of the larger.
     laws = (noise_laws.gaussian, noise_laws.laplace, noise_laws.rademacher)
     marks = (0.1, 0.3, 0.6, 1.0, 1.5)
@@ -180,42 +217,33 @@ def _correlated(rng: np.random.Generator, beta: float, shape: tuple[int, int]) -
 
 
 def trajectories(rng: np.random.Generator, alpha: float) -> Rows:
-    """GSGD and SGD on least squares with both bounds, and the crossing of Corollary 5.10.
+    """GSGD and SGD, each at its own best step for each K, with their bounds and where these cross (Corollary 5.10).
 
-    Intervals are one standard error of the mean over runs either way. The bounds take Delta_R exactly and rho* as
-    sampled over the ball around w* that holds the start (`_infimum`): good enough to draw, not to verify with.
+    On `crossing_problem` with R = 4, whose rho* is exact and above 1. Intervals are one standard error of the mean over
+    runs either way.
     """
-    known = convex.random_least_squares(np.random.default_rng(10), n=40, d=5)
-    R, runs, eta = 8, 400, 0.05 / known.L
-    marks = np.unique(np.round(np.geomspace(1, 20_000, 40)).astype(int))
-    oracle = Oracle(known.problem, R)
+    known, R, runs = crossing_problem(), 4, 1000
+    marks = np.unique(np.round(np.geomspace(1, 2000, 30)).astype(int))
+    rho_star = infimum(known.problem.centre, known.problem.curvature, R)  # type: ignore[attr-defined]
     rows: Rows = []
-    for method, select in (("GSGD", select_top_k), ("SGD", select_random)):
-        result = sgd.run(
-            oracle, known.start, eta=eta, K=int(marks[-1]), runs=runs, rng=rng, select=select, record=marks.tolist()
-        )
-        for step, values in zip(marks, result.objective_of_average, strict=True):
+    methods = (
+        ("GSGD", select_top_k, R, rho_star, known.Delta(R)),
+        ("SGD", select_random, 1, 1.0, known.F_star),
+    )
+    for method, select, draws, gain, Delta in methods:
+        oracle = Oracle(known.problem, draws)
+        for K in marks.tolist():
+            eta = improved.best_step(K, L=known.L, D0=known.D0, Delta=Delta)
+            result = sgd.run(oracle, known.start, eta=eta, K=K, runs=runs, rng=rng, select=select, record=[K])
+            values = result.objective_of_average[0]
             mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(runs))
-            rows.append((int(step), method, "mean", mean, mean - error, mean + error))
-    Delta, F_star = known.Delta(R), known.F_star
-    rho_star = _infimum(known, R, rng)
-    gsgd = convergence.gsgd_bound(marks, eta=eta, L=known.L, D0=known.D0, rho=rho_star, Delta=Delta)
-    plain = convergence.sgd_bound(marks, eta=eta, L=known.L, D0=known.D0, F_star=F_star)
-    rows += [(int(k), "GSGD", "bound", float(v), None, None) for k, v in zip(marks, gsgd, strict=True)]
-    rows += [(int(k), "SGD", "bound", float(v), None, None) for k, v in zip(marks, plain, strict=True)]
-    crossing = convergence.crossover(eta=eta, D0=known.D0, rho=rho_star, Delta=Delta, F_star=F_star)
-    value = convergence.crossover_value(eta=eta, L=known.L, rho=rho_star, Delta=Delta, F_star=F_star)
-    rows.append((crossing, "both", "crossing", value, None, None))
+            rows.append((K, method, "mean", mean, mean - error, mean + error))
+        bound = improved.best_step_bound(marks, L=known.L, D0=known.D0, rho=gain, Delta=Delta)
+        rows += [(int(k), method, "bound", float(v), None, None) for k, v in zip(marks, bound, strict=True)]
+    q = {"L": known.L, "D0": known.D0, "rho": rho_star, "Delta": known.Delta(R)}
+    crossing = convergence.crossover_tuned(F_star=known.F_star, **q)
+    rows.append((crossing, "both", "crossing", improved.best_step_bound(crossing, **q), None, None))
     return rows
-
-
-def _infimum(known: Any, R: int, rng: np.random.Generator) -> float:
-    """rho over the ball around w* that holds the start, by a dense sample: an estimate from above, for the picture."""
-    centre = known.minimisers.vertices[0]
-    direction = rng.standard_normal((20_000, known.problem.dim))
-    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-    w = centre + known.D0 * rng.random((20_000, 1)) * direction
-    return float(np.min(rho.rho(known.atom_losses(w), R)))
 
 
 def top_k(rng: np.random.Generator, alpha: float) -> Rows:

@@ -6,6 +6,7 @@ rows of a gross batch, said in fourteen numbers. Whoever measured them need not 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from scipy.stats import t as student
 from gsgd.intervals import mean_half_width
 from theory.formulas import early_exit, noise
 from theory.formulas.overlap import overlap_curve, overlap_limit
+
+_sigma_max_2 = functools.partial(noise.sigma_max_R, R=2)
 
 MEASURED = (
     *("step", "exit_layer", "rows", "kept", "rho", "rho_approx", "rho_pairs", "rho_pairs_approx", "sigma"),
@@ -47,8 +50,8 @@ class Promise:
 
     Attributes:
         printed: sigma < sigma_max(rho) and, as its proof supposes, sigma <= 1 / (2 sqrt 2).
-        corrected: sigma < sigma_max(rho), which is enough, because p_sharp >= p for every sigma.
-        sharp: sigma < sigma_max_sharp(rho), which is at least as much.
+        corrected: sigma < sigma_max(rho), which is enough, because p_2 >= p for every sigma.
+        sharp: sigma < sigma_max_R(rho) at R = 2, which is at least as much.
     """
 
     printed: bool
@@ -70,8 +73,8 @@ def compare(reading: Mapping[str, Any]) -> dict[str, float]:
         beta_from_agreement: the beta that `pairwise_agreement` tells, beside `margin_correlation`.
         sigma_max, sigma_max_sharp: noise below which Corollary 5.16 promises rho_{2,approx} > 1 at `rho_pairs`, as
             printed and sharp, beside `sigma`; 0 where rho_pairs is 1 (all losses are the same).
-        rho_pairs_guaranteed: p_sharp(sigma) rho_pairs, below which `rho_pairs_approx` cannot lie in expectation over
-            the noise (Theorem 5.15 for every sigma).
+        rho_pairs_guaranteed: p_R(sigma) rho_pairs at R = 2, below which `rho_pairs_approx` cannot lie in expectation
+            over the noise (Theorem 5.15 for every sigma).
         independence_level: the probability that independent columns have a Spearman correlation as far from 0 as
             `independence` (Student's t with B - 2 degrees of freedom); Assumption 5.12 makes it uniform on [0, 1].
 
@@ -92,8 +95,8 @@ def compare(reading: Mapping[str, Any]) -> dict[str, float]:
         "agreement_predicted": math.nan if math.isnan(beta) else early_exit.agreement(beta),
         "beta_from_agreement": math.nan if math.isnan(agreement) else early_exit.beta_from_agreement(agreement),
         "sigma_max": _level(rho, noise.sigma_max),
-        "sigma_max_sharp": _level(rho, noise.sigma_max_sharp),
-        "rho_pairs_guaranteed": math.nan if math.isnan(sigma) else noise.p_sharp(sigma) * rho,
+        "sigma_max_sharp": _level(rho, _sigma_max_2),
+        "rho_pairs_guaranteed": math.nan if math.isnan(sigma) else noise.p_R(sigma, 2) * rho,
         "independence_level": _two_sided(independence, B),
     }
 
@@ -109,7 +112,7 @@ def promise(*, sigma: float, rho_pairs: float) -> Promise | None:
     if math.isnan(sigma) or math.isnan(rho):
         return None
     corrected = sigma < _level(rho, noise.sigma_max)
-    sharp = sigma < _level(rho, noise.sigma_max_sharp)
+    sharp = sigma < _level(rho, _sigma_max_2)
     return Promise(corrected and sigma <= noise.SIGMA_LIMIT, corrected, sharp)
 
 

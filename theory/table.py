@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from theory.statements import STATEMENTS
-from theory.verdict import Check, Route, Status
+from theory.verdict import Check, Route, Scope, Status
 from theory.verify import Outcome
 
 TABLE_WIDTH = 120
@@ -25,15 +25,20 @@ _STYLE = {
     Status.ASSUMPTION_VIOLATED: "magenta",
     Status.INCONCLUSIVE: "red",
 }
+_REACH = {
+    Scope.EVERYWHERE: "everywhere, over the whole range that the claim names",
+    Scope.INSTANCES: "at the listed points or problems",
+    Scope.SAMPLES: "at random samples",
+}
 _SHORT = {Status.ASSUMPTION_VIOLATED: "violated"}
 _STATUS_WIDTH = 12
 
 
 def show(console: Console, outcomes: list[Outcome]) -> None:
-    """Status, claim, figure, bound, slack, how it was checked and seconds; the witness stands under the claim."""
+    """Status, claim, figure, bound, slack, how and where it was checked, seconds; the witness is under the claim."""
     row = _table_row if console.width >= TABLE_WIDTH else _stacked_rows
     if console.width >= TABLE_WIDTH:
-        console.print(_grid("status", "claim", "figure", "bound", "slack", "how", "seconds", style="bold dim"))
+        console.print(_grid("status", "claim", "figure", "bound", "slack", "how, where", "seconds", style="bold dim"))
     for statement, group in groupby(outcomes, key=lambda outcome: outcome.check.statement):
         console.print()
         console.print(Text.assemble(Text(statement, style="bold"), f"  {STATEMENTS[statement]}"))
@@ -58,7 +63,8 @@ def _table_row(outcome: Outcome) -> Table:
     verdict = outcome.verdict
     figures = (_number(item) for item in (verdict.value, verdict.bound, verdict.slack))
     seconds = f"{outcome.seconds:.2f}"
-    return _grid(_status(outcome), _claim(outcome), *figures, str(outcome.check.route), seconds)
+    how = f"{outcome.check.route}\n{outcome.check.scope}"
+    return _grid(_status(outcome), _claim(outcome), *figures, how, seconds)
 
 
 def _stacked_rows(outcome: Outcome) -> Table:
@@ -66,7 +72,8 @@ def _stacked_rows(outcome: Outcome) -> Table:
     named = {"figure": verdict.value, "bound": verdict.bound, "slack": verdict.slack}
     figures = [f"{name} {_number(value)}" for name, value in named.items() if value is not None]
     claim = _claim(outcome)
-    claim.append("\n" + ", ".join([*figures, str(outcome.check.route), f"{outcome.seconds:.2f} s"]), style="dim")
+    how = [str(outcome.check.route), str(outcome.check.scope), f"{outcome.seconds:.2f} s"]
+    claim.append("\n" + ", ".join([*figures, *how]), style="dim")
     grid = Table.grid(padding=(0, 1), expand=True)
     grid.add_column(width=_STATUS_WIDTH)
     grid.add_column(ratio=1)
@@ -86,8 +93,11 @@ def _claim(outcome: Outcome) -> Text:
         claim.append(f"\nEXPECTED: {outcome.check.expected}", style="bold red")
     if outcome.verdict.witness is not None:
         claim.append(f"\n{outcome.verdict.witness}", style="dim")
-    if outcome.verdict.detectable is not None:
-        claim.append(f"\nwould have caught a violation of {outcome.verdict.detectable:.2g}", style="dim")
+    detectable = outcome.verdict.detectable
+    if detectable is not None and outcome.check.scope is Scope.SAMPLES:
+        claim.append(f"\nwould have caught a violation of {detectable:.2g}", style="dim")
+    elif detectable is not None and 0 < detectable < 1:
+        claim.append(f"\nwould have caught a bound tighter by {detectable:.2%}", style="dim")
     return claim
 
 
@@ -114,6 +124,10 @@ def show_summary(console: Console, outcomes: list[Outcome], *, alpha: float, sec
     console.print(counts)
     statements = len({outcome.check.statement for outcome in outcomes})
     sentences = [f"{_count(len(outcomes), 'check')} of {_count(statements, 'statement')} took {seconds:.1f} s."]
+    holding = Counter(o.check.scope for o in outcomes if o.verdict.status in (Status.PROVED, Status.CONSISTENT))
+    if holding:
+        said = ", ".join(f"{holding[scope]} {words}" for scope, words in _REACH.items() if holding[scope])
+        sentences.append(f"Of what holds, {said}.")
     if Route.MONTE_CARLO in routes:
         sentences.append(f"All Monte Carlo checks of a run together err with probability at most {alpha:g}.")
     wrong = [o for o in outcomes if o.as_expected and o.check.claim.startswith("as printed")]
@@ -140,7 +154,7 @@ def show_list(console: Console, checks: list[Check]) -> None:
         console.print(Text.assemble(Text(statement, style="bold"), f"  {STATEMENTS[statement]}"), soft_wrap=True)
         for check in group:
             expected = "" if check.expected in (Status.PROVED, Status.CONSISTENT) else f", expected {check.expected}"
-            console.print(Text(f"  {check.claim}  [{check.route}{expected}]"), soft_wrap=True)
+            console.print(Text(f"  {check.claim}  [{check.route}, {check.scope}{expected}]"), soft_wrap=True)
     statements = len({check.statement for check in checks})
     text = f"{_count(len(checks), 'check')} of {_count(statements, 'statement')}"
     console.print(text, style="bold", highlight=False)

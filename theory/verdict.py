@@ -26,9 +26,9 @@ class Status(StrEnum):
     """Outcome of a check."""
 
     PROVED = "proved"
-    """Closed form, exact enumeration, balls or a dual certificate leave no doubt about the claim as worded."""
+    """Closed form, exact enumeration, balls or a dual certificate leave no doubt, as far as the scope goes."""
     CONSISTENT = "consistent"
-    """Samples (at a stated error probability) or a solver (to a stated tolerance) do not contradict the claim."""
+    """Samples (at a stated error probability) or numerical methods (to a tolerance) do not contradict the claim."""
     REFUTED = "refuted"
     """The claim is false; the verdict carries a witness that anyone can evaluate again."""
     ASSUMPTION_VIOLATED = "assumption-violated"
@@ -43,9 +43,26 @@ class Route(StrEnum):
     CLOSED_FORM = "closed-form"
     EXACT = "exact"
     RIGOROUS = "rigorous"
-    QUADRATURE = "quadrature"
     WORST_CASE = "worst-case"
+    QUADRATURE = "quadrature"
+    NUMERICAL = "numerical"
+    """Optimisers, linear programs, finite differences, random probing: right to a tolerance, proved by nothing."""
     MONTE_CARLO = "monte-carlo"
+
+
+APPROXIMATE = (Route.QUADRATURE, Route.NUMERICAL)
+"""Routes that end in a tolerance which nothing proves: what holds by them is consistent."""
+
+
+class Scope(StrEnum):
+    """What a verdict speaks of. Statuses are counted apart by it, so that a grid never passes for a proof."""
+
+    EVERYWHERE = "everywhere"
+    """Over the whole range that the claim names: balls, dual certificates over a class, exact algebra."""
+    INSTANCES = "instances"
+    """Exact, or right to a tolerance, at the listed points or problems."""
+    SAMPLES = "samples"
+    """At random samples, of which others might say otherwise."""
 
 
 class AssumptionViolated(ValueError):
@@ -61,7 +78,8 @@ class Verdict:
     """What a check found.
 
     `value` is compared with `bound` at the tightest place seen; `slack >= 0` means that the claim held there.
-    `detectable` is the power of a Monte Carlo check: a larger violation is caught with probability 1 - alpha.
+    `detectable` is the power of the check. By samples: a larger violation is caught with probability 1 - alpha. Of an
+    inequality by other routes: a bound tightened by a larger share (of the larger side) is refuted.
     """
 
     status: Status
@@ -90,6 +108,7 @@ class Check:
     route: Route
     expected: Status
     function: Callable[..., Verdict]
+    scope: Scope = Scope.INSTANCES
 
     def run(self, *, seed: int, alpha: float, **formulas: Any) -> Verdict:
         """The verdict at `seed`; `alpha` is this check's own error probability.
@@ -98,7 +117,8 @@ class Check:
         """
         context = Context(rng=generator(self.name, seed), alpha=alpha)
         try:
-            return self.function(context, **formulas)
+            found = self.function(context, **formulas)
+            return within_tolerance(found) if self.route in APPROXIMATE else found
         except AssumptionViolated as broken:
             return Verdict(status=Status.ASSUMPTION_VIOLATED, witness=str(broken))
 
@@ -114,16 +134,22 @@ _registry: dict[str, Check] = {}
 
 
 def check(
-    statement: str, claim: str, route: Route, *, expected: Status | None = None
+    statement: str, claim: str, route: Route, *, expected: Status | None = None, scope: Scope | None = None
 ) -> Callable[[Callable[..., Verdict]], Callable[..., Verdict]]:
-    """Register a check. `expected` is `consistent` for Monte Carlo and `proved` otherwise, unless given."""
+    """Register a check.
+
+    `expected` is `consistent` for Monte Carlo and for `APPROXIMATE` routes and `proved` otherwise, unless given.
+    `scope` is `samples` for Monte Carlo and `instances` otherwise: `everywhere` is always said, never assumed.
+    """
 
     def register(function: Callable[..., Verdict]) -> Callable[..., Verdict]:
         name = f"{function.__module__.rsplit('.', 1)[-1]}.{function.__name__}"
         if name in _registry:
             raise ValueError(f"a check named {name} is already registered")
-        default = Status.CONSISTENT if route is Route.MONTE_CARLO else Status.PROVED
-        _registry[name] = Check(name, statement, claim, route, expected or default, function)
+        sampled = route is Route.MONTE_CARLO
+        default = Status.CONSISTENT if sampled or route in APPROXIMATE else Status.PROVED
+        reach = scope or (Scope.SAMPLES if sampled else Scope.INSTANCES)
+        _registry[name] = Check(name, statement, claim, route, expected or default, function, reach)
         return function
 
     return register
@@ -132,6 +158,11 @@ def check(
 def registered() -> dict[str, Check]:
     """All checks by name, in the order in which they were registered."""
     return dict(_registry)
+
+
+def within_tolerance(verdict: Verdict) -> Verdict:
+    """A tolerance decides: what holds is consistent, not proved."""
+    return replace(verdict, status=Status.CONSISTENT) if verdict.status is Status.PROVED else verdict
 
 
 def at_most(value: Any, bound: Any, *, where: Any = None, rounding: float = ROUNDING) -> Verdict:
@@ -143,7 +174,8 @@ def at_most(value: Any, bound: Any, *, where: Any = None, rounding: float = ROUN
         rounding: what float64 may leave, relative to max(1, |value|, |bound|).
 
     Returns:
-        `value`, `bound` and `slack = bound - value` at the place with the least slack.
+        `value`, `bound` and `slack = bound - value` at the place with the least slack; if it holds, `detectable`, the
+        least relative slack of all places.
     """
     value, bound = np.broadcast_arrays(np.asarray(value, float), np.asarray(bound, float))
     if value.size == 0:
@@ -163,7 +195,16 @@ def at_most(value: Any, bound: Any, *, where: Any = None, rounding: float = ROUN
         bound=float(bound[index]),
         slack=float(slack[index]),
         witness=None if holds else f"{value[index]:.6g} > {bound[index]:.6g}{describe(where, index, slack.shape)}",
+        detectable=_unnoticed(value, bound) if holds else None,
     )
+
+
+def _unnoticed(value: np.ndarray, bound: np.ndarray) -> float | None:
+    """The share of the larger side by which the bound may be tightened before some place breaks it."""
+    size = np.maximum(np.abs(value), np.abs(bound))
+    # Where both are 0 nothing can be tightened, and an infinite bound is no bound.
+    told = (size > 0) & np.isfinite(bound)
+    return float(max(0.0, np.min((bound - value)[told] / size[told]))) if told.any() else None
 
 
 def at_least(value: Any, bound: Any, *, where: Any = None, rounding: float = ROUNDING) -> Verdict:
@@ -179,7 +220,7 @@ def _mirrored(verdict: Verdict) -> Verdict:
     if verdict.status is Status.REFUTED and witness is not None:
         place = witness.partition(" at ")[2]
         witness = f"{-value:.6g} < {-bound:.6g}" + (f" at {place}" if place else "")
-    return Verdict(status=verdict.status, value=-value, bound=-bound, slack=verdict.slack, witness=witness)
+    return replace(verdict, value=-value, bound=-bound, witness=witness)
 
 
 def equal(value: Any, expected: Any, *, where: Any = None, tolerance: float = 1e-9) -> Verdict:
@@ -227,6 +268,7 @@ def worst(*verdicts: Verdict) -> Verdict:
     """One verdict for a claim with several parts: the first that does not hold, else the one with least slack.
 
     A claim with a sampled part is consistent, not proved, and is as weak as its weakest part: the largest `detectable`.
+    Parts by other routes test one formula at many places, and one of them is enough to notice: the least.
     """
     if not verdicts:
         raise ValueError("worst() needs at least one verdict")
@@ -236,4 +278,6 @@ def worst(*verdicts: Verdict) -> Verdict:
                 return verdict
     sampled = [verdict for verdict in verdicts if verdict.status is Status.CONSISTENT]
     least = min(sampled or verdicts, key=lambda v: np.inf if v.slack is None else v.slack)
-    return replace(least, detectable=max((v.detectable for v in verdicts if v.detectable is not None), default=None))
+    powers = [verdict.detectable for verdict in sampled or verdicts if verdict.detectable is not None]
+    power = max if sampled else min
+    return replace(least, detectable=power(powers) if powers else None)

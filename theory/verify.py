@@ -34,6 +34,7 @@ class Outcome:
             "statement": self.check.statement,
             "claim": self.check.claim,
             "route": str(self.check.route),
+            "scope": str(self.check.scope),
             "expected": str(self.check.expected),
             **{key: str(value) if key == "status" else value for key, value in asdict(self.verdict).items()},
             "seconds": round(self.seconds, 4),

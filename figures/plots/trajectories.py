@@ -12,11 +12,10 @@ METHODS = {"GSGD": (style.BLUE, "o"), "SGD": (style.VERMILLION, "s")}
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """F of the average iterate of GSGD and SGD on least squares, bounds, and their crossing (Corollary 5.10)."""
+    """F of the average iterate of GSGD and SGD, each at its own best step, bounds, their crossing (Corollary 5.10)."""
     figure, axes = style.new(height=3.4)
     ax = axes[0, 0]
     means = {}
-    theorems = {"GSGD": "Theorem 5.7", "SGD": "Theorem 5.8"}
     for method, (colour, marker) in METHODS.items():
         rows = table[table["method"] == method]
         mean = rows[rows["quantity"] == "mean"].sort_values("K")
@@ -24,10 +23,10 @@ def draw(table: pd.DataFrame) -> Figure:
         means[method] = mean.set_index("K")["value"]
         ax.fill_between(mean["K"], mean["low"], mean["high"], color=colour, alpha=0.25, linewidth=0)
         ax.plot(means[method], color=colour, marker=marker, markevery=4, markersize=3, label=method)
-        ax.plot(bound["K"], bound["value"], color=colour, linestyle=(0, (5, 2)), label=f"bound, {theorems[method]}")
+        ax.plot(bound["K"], bound["value"], color=colour, linestyle=(0, (5, 2)), label=f"bound of {method}")
     crossing = table[table["quantity"] == "crossing"].iloc[0]
     mark = {"color": "black", "markerfacecolor": "white", "linestyle": "none"}
-    ax.plot(crossing["K"], crossing["value"], marker="*", markersize=8, label="Corollary 5.10", **mark)
+    ax.plot(crossing["K"], crossing["value"], marker="*", markersize=8, label="the bounds cross", **mark)
     simulated = where_they_cross(means["GSGD"], means["SGD"])
     if simulated is not None:
         height = float(np.exp(np.interp(np.log(simulated), np.log(means["SGD"].index), np.log(means["SGD"]))))

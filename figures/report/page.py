@@ -18,11 +18,16 @@ from figures.results import Results
 from figures.verified import STATUSES
 
 MEANING = {
-    "proved": "closed form, exact enumeration, balls or a dual certificate leave no doubt about the claim as worded",
-    "consistent": "samples, at a stated error probability, or a solver, to a stated tolerance, do not contradict it",
+    "proved": "closed form, exact enumeration, balls or a dual certificate leave no doubt, as far as the scope goes",
+    "consistent": "samples, at a stated error probability, or numerical methods, to a tolerance, do not contradict it",
     "refuted": "false, with a witness that anyone can evaluate again",
     "assumption-violated": "a hypothesis is broken; expected of the controls, which show that a check can fail",
     "inconclusive": "neither, with the reason",
+}
+REACH = {
+    "everywhere": "everywhere, over the whole range that the claim names",
+    "instances": "at the listed points or problems",
+    "samples": "at random samples",
 }
 SIGN = {"proved": "✓", "consistent": "≈", "refuted": "✗", "assumption-violated": "∅", "inconclusive": "?"}
 
@@ -78,6 +83,7 @@ def environment() -> jinja2.Environment:
         MOST_NAMED=summary.MOST_NAMED,
         SIGN=SIGN,
         STATUSES=STATUSES,
+        REACH=REACH,
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
         style=Markup(style),

@@ -1,4 +1,4 @@
-"""What solves the semidefinite programs of `theory.worstcase` comes first, and together."""
+"""What solves the semidefinite programs of `theory.routes.worstcase` comes first, and together."""
 
 
 def pytest_collection_modifyitems(items):

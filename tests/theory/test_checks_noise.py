@@ -34,4 +34,4 @@ def test_equation_28_does_not_hang_on_the_last_digit(monkeypatch, function, towa
     """Which noise wins is read off a comparison, and processors differ in the last digit of exponentials."""
     exact = getattr(np, function)
     monkeypatch.setattr(np, function, lambda numbers: np.nextafter(exact(numbers), towards))
-    assert load()["noise_proof.probability_of_first"].run(seed=0, alpha=1e-8).status is Status.PROVED
+    assert load()["noise_proof.probability_of_first"].run(seed=0, alpha=1e-8).status is Status.CONSISTENT

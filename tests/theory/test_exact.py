@@ -1,5 +1,6 @@
 """The exact route against a plain recursion over candidate tuples, in fractions where the problem allows it."""
 
+import dataclasses
 import itertools
 from fractions import Fraction
 
@@ -8,13 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from theory import exact
 from theory.formulas import noise_laws
 from theory.formulas.convergence import gsgd_bound
 from theory.formulas.rho import expected_max, expected_top_k
 from theory.problems import convex
 from theory.problems.known import KnownProblem, point
+from theory.routes import exact
 from theory.verdict import AssumptionViolated, Status
+
+RNG = np.random.default_rng(0)
 
 # --- The recursion: every tuple of candidates, one at a time ----------------------------------------------------------
 
@@ -251,8 +254,9 @@ def test_rho_is_the_least_ratio_over_the_points_off_the_minimisers():
     known, law = convex.witness_three_atoms(), exact.greedy(3, 2)
     w = [np.array([[2.0], [1 / 3]]), np.array([[0.0]])]
     # At 2: losses 4, 4, 1, mean 3, maximum of two 4 (8/9) + 1/9 = 11/3. At 0: losses 0, 0, 1, mean 1/3, maximum 5/9.
-    # At 1/3, the minimiser, Delta / F* = (8/27) / (2/9) = 4/3.
-    assert exact.rho_over(known, law, w[1:], known.Delta(2)) == pytest.approx(5 / 3)
+    # At 1/3, the minimiser, Delta / F* = (8/27) / (2/9) = 4/3, which Equation 5 makes a bound on rho.
+    assert exact.rho_over(known, law, w[1:], 1.0) == pytest.approx(5 / 3)
+    assert exact.rho_over(known, law, w[1:], known.Delta(2)) == pytest.approx(4 / 3)
     assert exact.rho_over(known, law, w, known.Delta(2)) == pytest.approx(11 / 9)
     assert exact.rho_over(known, law, [np.array([[1 / 3]])], known.Delta(2)) == pytest.approx(4 / 3)
 
@@ -278,7 +282,7 @@ def test_rho_below_one_is_passed_on_so_that_the_bound_rejects_it():
         np.eye(3), lambda f: (f == f.min(-1, keepdims=True)) / np.sum(f == f.min(-1, keepdims=True), -1)[:, None]
     )
     with pytest.raises(ValueError, match=r"rho = .* must be at least 1"):
-        exact.bound_holds(known, smallest, gsgd_bound, eta=0.1, K=3, Delta=1.0)
+        exact.bound_holds(known, smallest, gsgd_bound, eta=0.1, K=3, Delta=1.0, rng=RNG)
 
 
 # --- A bound at the tree ----------------------------------------------------------------------------------------------
@@ -291,12 +295,12 @@ def test_a_bound_is_compared_at_every_number_of_steps():
 
     def bound(K, **arguments):
         seen.update(arguments, K=K)
-        return tree.averages + np.where(K == 4, 0.001, 0.1)
+        return tree.averages[1:] + np.where(K == 4, 0.001, 0.1)
 
-    found = exact.bound_holds(known, law, bound, eta=0.1, K=5, Delta=known.Delta(2))
+    found = exact.bound_holds(known, law, bound, eta=0.1, K=5, Delta=known.Delta(2), rng=RNG)
     assert (found.status, found.value) == (Status.PROVED, tree.averages[3])
     assert found.slack == pytest.approx(0.001)
-    assert list(seen.pop("K")) == [1, 2, 3, 4, 5]
+    assert list(seen.pop("K")) == [2, 3, 4, 5]
     assert seen == {
         "eta": 0.1,
         "L": 2.0,
@@ -304,11 +308,23 @@ def test_a_bound_is_compared_at_every_number_of_steps():
         "rho": pytest.approx(exact.rho_over(known, law, tree.points, known.Delta(2))),
         "Delta": pytest.approx(8 / 27),
     }
-    found = exact.bound_holds(
-        known, law, lambda K, **_: tree.averages - np.where(K == 2, 0.01, 0.0), eta=0.1, K=5, Delta=known.Delta(2)
-    )
+
+    def wrong(K, **arguments):
+        return tree.averages[1:] - np.where(K == 2, 0.01, 0.0)
+
+    found = exact.bound_holds(known, law, wrong, eta=0.1, K=5, Delta=known.Delta(2), rng=RNG)
     assert found.status is Status.REFUTED
     assert "problem = mean estimation, n = 3, d = 1, K = 2, eta L = 0.2" in found.witness
+
+
+@pytest.mark.parametrize(
+    ("wrong", "assumption"),
+    [({"L": 0.5}, "Assumption 5.3"), ({"minimisers": point([0.6])}, "Phi_F as stated")],
+)
+def test_a_problem_that_is_not_what_it_says_is_found_before_its_bound(wrong, assumption):
+    known = dataclasses.replace(convex.witness_three_atoms(), **wrong)
+    with pytest.raises(AssumptionViolated, match=assumption):
+        exact.bound_holds(known, exact.greedy(3, 2), gsgd_bound, eta=0.1, K=3, Delta=known.Delta(2), rng=RNG)
 
 
 def test_theorem_5_7_is_loose_by_four_at_a_single_atom():
@@ -316,5 +332,23 @@ def test_theorem_5_7_is_loose_by_four_at_a_single_atom():
     # 2 L D0^2, at eta = 1/(2L).
     known = KnownProblem("one atom", convex.MeanEstimation(np.zeros((1, 1)), 2.0), 2.0, point([0.0]), np.zeros((1, 1)),
                          np.array([3.0]))  # fmt: skip
-    found = exact.bound_holds(known, exact.greedy(1, 2), gsgd_bound, eta=0.25, K=1, Delta=0.0)
+    q = {"eta": 0.25, "K": 1, "first": 1, "Delta": 0.0, "rng": RNG}
+    found = exact.bound_holds(known, exact.greedy(1, 2), gsgd_bound, **q)
     assert found.bound / found.value == pytest.approx(4)
+
+
+def test_steps_may_change_and_weigh_the_average():
+    known = convex.witness_quadratics()
+    tree = exact.walk(known, exact.uniform(2), eta=[0.5, 0.25], K=2)
+    # From 3 with slopes 3 and 1: 1.5 or 2.5; weights 2/3 and 1/3: 2.5 or 17/6. F(w) = ((w - 1)^2 + 1) / 2.
+    assert tree.averages[1] == pytest.approx(np.mean([((w - 1) ** 2 + 1) / 2 for w in (2.5, 17 / 6)]))
+    doubled = exact.walk(known, exact.uniform(2), eta=0.5, K=2, objective=lambda w: 2 * known.problem.objective(w))
+    assert doubled.averages == pytest.approx(2 * exact.walk(known, exact.uniform(2), eta=0.5, K=2).averages)
+
+
+def test_weights_of_a_multiple_are_repeated_atoms():
+    losses = np.random.default_rng(1).integers(0, 4, (50, 3)).astype(float)
+    repeated = exact.greedy_probabilities(losses[:, [0, 0, 0, 1, 2, 2]], 3)
+    found = exact.greedy_probabilities(losses, 3, [1 / 2, 1 / 6, 1 / 3])
+    expected = np.stack([repeated[:, :3].sum(1), repeated[:, 3], repeated[:, 4:].sum(1)], axis=1)
+    assert found == pytest.approx(expected)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from theory import montecarlo
+from theory.routes import montecarlo
 from theory.verdict import Status
 
 REPETITIONS = 2000

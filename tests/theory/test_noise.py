@@ -1,5 +1,7 @@
 """The formulas on noisy losses: Theorem 5.15, Lemma C.1, Corollary 5.16."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,6 +15,8 @@ LIMIT = 1 / (2 * np.sqrt(2))
 levels = st.floats(0, 50)
 inside = st.floats(0, LIMIT)
 rhos = st.floats(1, 2, exclude_min=True)
+p_2 = partial(noise.p_R, R=2)
+sigma_max_2 = partial(noise.sigma_max_R, R=2)
 
 
 @given(inside)
@@ -21,8 +25,8 @@ def test_theorem_5_15_p_is_the_printed_formula(sigma):
 
 
 @given(inside)
-def test_theorem_5_15_p_lies_below_p_sharp(sigma):
-    assert 0.716 < noise.p(sigma) <= noise.p_sharp(sigma) <= 1
+def test_theorem_5_15_p_lies_below_p_R(sigma):
+    assert 0.716 < noise.p(sigma) <= noise.p_R(sigma, 2) <= 1
 
 
 def test_theorem_5_15_p_at_the_ends_of_its_range():
@@ -38,7 +42,7 @@ def test_theorem_5_15_p_stops_at_its_limit(sigma):
         noise.p(sigma)
 
 
-@pytest.mark.parametrize("formula", [noise.p, noise.p_sharp, noise.t_star, noise.lemma_c1_ratio])
+@pytest.mark.parametrize("formula", [noise.p, p_2, noise.t_star, noise.lemma_c1_ratio])
 def test_assumption_5_12_negative_sigma(formula):
     with pytest.raises(AssumptionViolated, match=r"Assumption 5\.12: sigma = -0\.1 must be at least 0"):
         formula(-0.1)
@@ -46,9 +50,7 @@ def test_assumption_5_12_negative_sigma(formula):
         formula(np.array([0.1, -0.1]))
 
 
-@pytest.mark.parametrize(
-    "formula", [noise.p, noise.p_sharp, noise.t_star, noise.lemma_c1_ratio, noise.sigma_max, noise.sigma_max_sharp]
-)
+@pytest.mark.parametrize("formula", [noise.p, p_2, noise.t_star, noise.lemma_c1_ratio, noise.sigma_max, sigma_max_2])
 def test_nan_is_a_value_error(formula):
     with pytest.raises(ValueError, match="must be a number"):
         formula(np.nan)
@@ -58,12 +60,12 @@ def test_nan_is_a_value_error(formula):
     ("formula", "argument"),
     [
         (noise.p, 0.2),
-        (noise.p_sharp, 2.0),
+        (p_2, 2.0),
         (noise.t_star, 0.2),
         (noise.lemma_c1_ratio, 0.2),
         (noise.nu, 0.2),
         (noise.sigma_max, 1.5),
-        (noise.sigma_max_sharp, 1.5),
+        (sigma_max_2, 1.5),
     ],
 )
 def test_a_float_gives_a_float_and_an_array_an_array(formula, argument):
@@ -75,14 +77,36 @@ def test_a_float_gives_a_float_and_an_array_an_array(formula, argument):
 
 
 @given(levels)
-def test_p_sharp_decreases_from_1_to_a_half(sigma):
-    assert 0.5 <= noise.p_sharp(sigma) <= 1
-    assert noise.p_sharp(sigma + 0.1) <= noise.p_sharp(sigma)
-    assert noise.p_sharp(sigma) == pytest.approx((1 + np.exp(-np.sqrt(2) * sigma)) / 2)
+def test_p_R_decreases_from_1_to_one_in_R(sigma):
+    assert 0.5 <= p_2(sigma) <= 1
+    assert p_2(sigma + 0.1) <= p_2(sigma)
+    assert p_2(sigma) == pytest.approx((1 + np.exp(-2 * sigma / np.sqrt(3))) / 2)
+    for R in (3, 10, 1000):
+        assert 1 / R <= noise.p_R(sigma, R) <= noise.p_R(sigma, R - 1)
 
 
-def test_p_sharp_in_the_limit_of_infinite_noise():
-    assert noise.p_sharp(np.inf) == 0.5
+def test_p_R_at_its_ends():
+    assert p_2(np.inf) == 0.5
+    assert noise.p_R([0.0, 3.0, np.inf], 1) == pytest.approx(1.0)
+    # R = 5: 1/5 + 4/5 e^{-5 sigma / 3}.
+    assert noise.p_R(0.6, 5) == pytest.approx(0.2 + 0.8 * np.exp(-1.0))
+
+
+def test_p_law_of_a_known_mean_of_the_largest():
+    # Of two normals the larger has the mean 1/sqrt(pi), below the 1/sqrt3 of any law.
+    assert noise.p_law(1.0, 2, 1 / np.sqrt(np.pi)) == pytest.approx((1 + np.exp(-2 / np.sqrt(np.pi))) / 2)
+    assert noise.p_law(1.0, 2, 1 / np.sqrt(3)) == pytest.approx(p_2(1.0))
+    with pytest.raises(ValueError, match="mean_of_max"):
+        noise.p_law(1.0, 2, -0.1)
+
+
+def test_the_old_names_are_the_weaker_forms():
+    with pytest.warns(DeprecationWarning, match="p_sharp is called"):
+        old = noise.p_sharp
+    assert old(0.7) == pytest.approx((1 + np.exp(-np.sqrt(2) * 0.7)) / 2)
+    with pytest.warns(DeprecationWarning, match="sigma_max_sharp is called"):
+        level = noise.sigma_max_sharp
+    assert level(1.5) == pytest.approx(np.log(3) / np.sqrt(2))
 
 
 @given(st.floats(0, 100), st.floats(1e-6, 100))
@@ -159,17 +183,17 @@ def test_corollary_5_16_sigma_max_solves_the_printed_p(rho):
 
 
 @given(rhos)
-def test_corollary_5_16_sharp_level_solves_p_sharp_and_is_larger(rho):
-    sigma = noise.sigma_max_sharp(rho)
+def test_corollary_5_16_sharp_level_solves_p_R_and_is_larger(rho):
+    sigma = sigma_max_2(rho)
     assert sigma >= noise.sigma_max(rho) * (1 - 1e-9)
-    assert noise.p_sharp(sigma) * rho == pytest.approx(1)
+    assert p_2(sigma) * rho == pytest.approx(1)
 
 
 def test_corollary_5_16_values():
     assert noise.sigma_max(2) == pytest.approx(np.log(36 / 11) / np.sqrt(2))
     assert noise.sigma_max(1.3952) < LIMIT < noise.sigma_max(1.3953)
-    assert noise.sigma_max_sharp(2) == np.inf
-    assert noise.sigma_max_sharp(1) == 0.0
+    assert sigma_max_2(2) == np.inf
+    assert sigma_max_2(1) == 0.0
 
 
 @pytest.mark.parametrize("rho", [1.0, 0.9, 2.0001, -1.0, np.inf])
@@ -181,4 +205,4 @@ def test_corollary_5_16_rho_out_of_range(rho):
 @pytest.mark.parametrize("rho", [0.999, 2.0001, -1.0, np.inf])
 def test_corollary_5_16_sharp_rho_out_of_range(rho):
     with pytest.raises(AssumptionViolated, match=r"Definition 5\.6"):
-        noise.sigma_max_sharp(rho)
+        sigma_max_2(rho)

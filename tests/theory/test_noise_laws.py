@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from theory import exact
 from theory.formulas import noise_laws, rho
 from theory.formulas.noise_laws import LAWS, Continuous, Discrete, expected_selected, selection_probabilities
+from theory.routes import exact
 from theory.verdict import AssumptionViolated
 
 by_name = pytest.mark.parametrize("law", LAWS, ids=lambda law: law.name)
@@ -148,6 +148,18 @@ def test_definition_5_13_the_limits_of_little_and_much_noise(law):
     np.testing.assert_allclose(little, exact.greedy_probabilities(losses, 3), atol=1e-12)
     # A loss of 0 is chosen only if all three candidates have it; the others become alike, but for the atoms' ties.
     assert selection_probabilities(losses, 3, 1e6, law)[3] == pytest.approx(1 / 64)
+
+
+@pytest.mark.parametrize("law", noise_laws.LAWS, ids=lambda law: law.name)
+@pytest.mark.parametrize("sigma", [0.01, 0.35, 3.0])
+def test_definition_5_13_pairs_agree_with_the_general_rule(law, sigma):
+    losses = np.exp(np.random.default_rng(5).standard_normal((30, 5)))
+    losses[::10, 0], losses[::7, 1] = 0.0, losses[::7, 2]
+    if isinstance(law, noise_laws.Continuous):
+        other = noise_laws.chosen_by_quadrature(losses, R=2, sigma=sigma, law=law)
+    else:
+        other = noise_laws.chosen_by_atoms(losses, R=2, sigma=sigma, law=law)
+    assert noise_laws.selection_probabilities(losses, 2, sigma, law) == pytest.approx(other, abs=1e-9)
 
 
 def test_definition_5_13_gaussian_pair_is_the_closed_form():

@@ -8,7 +8,7 @@ from scipy import stats
 
 from theory.formulas import early_exit
 from theory.formulas.overlap import LARGEST_BATCH, overlap, overlap_curve, overlap_limit
-from theory.montecarlo import mean_equals
+from theory.routes.montecarlo import mean_equals
 from theory.verdict import Status
 
 BETAS = (-0.99, -0.5, 0.0, 0.3, 0.7, 0.95, 0.999, 0.99999)

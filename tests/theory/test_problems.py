@@ -162,7 +162,7 @@ def test_names_give_the_size(known):
 
 def test_lists_hold_what_checks_count_on():
     compact, interpolating = convex.compact_problems(), convex.interpolating_problems()
-    assert (len(compact), len(interpolating)) == (9, 3)
+    assert (len(compact), len(interpolating)) == (10, 3)
     assert all(known.minimisers.compact and known.F_star > 0.01 and known.problem.n <= 4 for known in compact)
     assert [known.minimisers.compact for known in interpolating] == [True, False, False]
 

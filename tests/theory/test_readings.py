@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from theory import readings as formulas
-from theory.montecarlo import mean_at_least, mean_equals
+from theory.routes.montecarlo import mean_at_least, mean_equals
 from theory.verdict import Status
 
 ALPHA = 1e-9
@@ -134,7 +134,7 @@ def test_theorem_515_guarantees_less_than_is_measured(sigma):
     rows = readings(*noisy(sigma, 12000, seed=5), kept=8, sigma=sigma)
     found = column(rows, "rho_pairs_approx")
     guaranteed = np.array([formulas.compare(row)["rho_pairs_guaranteed"] for row in rows])
-    assert guaranteed == pytest.approx((1 - (1 - math.exp(-math.sqrt(2) * sigma)) / 2) * column(rows, "rho_pairs"))
+    assert guaranteed == pytest.approx((1 + math.exp(-2 * sigma / math.sqrt(3))) / 2 * column(rows, "rho_pairs"))
     excess = (found - guaranteed + 2) / 4  # both lie in [0, 2]
     assert mean_at_least(excess, 0.5, ALPHA, cap=1.0).status is Status.CONSISTENT
     if sigma == 0.7:
@@ -175,8 +175,8 @@ SOME = {
 def test_corollary_516_by_hand():
     found = formulas.compare(SOME)
     assert found["sigma_max"] == pytest.approx(math.log(18 * 1.4 / (25 - 7 * 1.4)) / math.sqrt(2))
-    assert found["sigma_max_sharp"] == pytest.approx(math.log(1.4 / 0.6) / math.sqrt(2))
-    assert found["rho_pairs_guaranteed"] == pytest.approx(1.4 * (1 + math.exp(-math.sqrt(2) * 0.3)) / 2)
+    assert found["sigma_max_sharp"] == pytest.approx(math.log(1.4 / 0.6) * math.sqrt(3) / 2)
+    assert found["rho_pairs_guaranteed"] == pytest.approx(1.4 * (1 + math.exp(-0.6 / math.sqrt(3))) / 2)
     assert found["beta_from_agreement"] == pytest.approx(math.sin(math.pi / 4))
     assert found["agreement_predicted"] == pytest.approx(0.5 + math.asin(0.7) / math.pi)
 
@@ -184,11 +184,11 @@ def test_corollary_516_by_hand():
 @pytest.mark.parametrize(
     ("sigma", "rho", "expected"),
     [
-        # sigma_max(1.4) = 0.3575 > 1 / (2 sqrt 2) = 0.3536, and the sharp level is 0.599.
+        # sigma_max(1.4) = 0.3575 > 1 / (2 sqrt 2) = 0.3536, and the sharp level is 0.734.
         (0.35, 1.4, (True, True, True)),
         (0.355, 1.4, (False, True, True)),
         (0.36, 1.4, (False, False, True)),
-        (0.6, 1.4, (False, False, False)),
+        (0.74, 1.4, (False, False, False)),
         (5.0, 2.0, (False, False, True)),
         (0.0, 1.0, (False, False, False)),
         (0.0, 1.001, (True, True, True)),

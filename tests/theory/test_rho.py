@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import special
 
 from theory.formulas import rho
 from theory.verdict import AssumptionViolated
@@ -171,6 +172,16 @@ def test_top_k_at_its_ends(losses, B):
     assert close(rho.expected_top_k(losses, B, B), losses.mean(), scale)
 
 
+@pytest.mark.parametrize("B", [5, 64, 1000])
+def test_top_k_is_the_mean_of_the_upper_order_statistics(B):
+    f = np.sort(np.exp(3 * np.random.default_rng(B).standard_normal((8, 200))), axis=1)
+    r = np.arange(1, B + 1)
+    below = special.betainc(r, B - r + 1, (np.arange(201) / 200)[:, None])
+    statistics = f @ np.diff(below, axis=0)
+    for k in (1, B // 2, B):
+        assert rho.expected_top_k(f, B, k) == pytest.approx(statistics[:, -k:].mean(axis=1), rel=1e-9)
+
+
 @given(BATCHED, batches(most=8))
 def test_top_k_batched(losses, batch):
     assert close(rho.expected_top_k(losses, *batch), [rho.expected_top_k(row, *batch) for row in losses], 101)
@@ -308,3 +319,19 @@ def test_corollary_5_19_growth():
 
 def test_corollary_5_19_fails_for_very_negative_eps():
     assert rho.gaussian_rho(-300.0, 1.0, 1024) == pytest.approx(1.02, abs=5e-3)
+
+
+def test_ceilings_by_hand():
+    # Losses 1 and 3: CV = 1/2; the larger of two is 2.5 on average, 1.25 of the mean.
+    assert rho.rho([1.0, 3.0], 2) == 1.25 <= rho.rho_ceiling(0.5, 2) == pytest.approx(1 + 0.5 / np.sqrt(3))
+    assert rho.rho_top_k_ceiling(0.5, 8, [1, 4, 8]) == pytest.approx([1 + 0.5 * np.sqrt(7), 1.5, 1.0])
+    for call in (lambda: rho.rho_ceiling(-0.1, 2), lambda: rho.rho_top_k_ceiling(0.1, 2, 3)):
+        with pytest.raises(ValueError, match="must be"):
+            call()
+
+
+def test_the_linear_gaussian_infimum_is_rho_at_the_largest_bias():
+    assert rho.linear_gaussian_infimum(0.0, 2) == pytest.approx(1 + 2 / np.pi)
+    assert rho.linear_gaussian_infimum(1.5, 16) == rho.gaussian_rho(-1.5, 1.0, 16)
+    with pytest.raises(ValueError, match="c ="):
+        rho.linear_gaussian_infimum(-1.0, 2)

@@ -13,10 +13,10 @@ mpmath = pytest.importorskip("mpmath")
 
 from flint import arb, fmpq  # noqa: E402
 
-from theory import rigorous  # noqa: E402
 from theory.checks import rigorous_early_exit, rigorous_gaussian, rigorous_lemma_c1  # noqa: E402
 from theory.formulas import early_exit, facts, noise, rho  # noqa: E402
-from theory.rigorous import ball, box, enclosures, subdivide  # noqa: E402
+from theory.routes import rigorous  # noqa: E402
+from theory.routes.rigorous import ball, box, enclosures, subdivide  # noqa: E402
 from theory.verdict import Status, Verdict  # noqa: E402
 
 rationals = st.fractions(min_value=-100, max_value=100, max_denominator=1000)

@@ -10,9 +10,7 @@ import theory
 
 pytest.importorskip("flint")
 
-from theory import rigorous
-from theory.checks import lemma_c1, load, rigorous_lemma_c1
-from theory.rigorous import enclosures
+from theory.checks import load, rigorous_lemma_c1
 from theory.verdict import Route, Status
 
 PROOFS = [name for name, check in load().items() if check.route is Route.RIGOROUS]
@@ -58,12 +56,6 @@ def test_lemma_c1_boxes_give_up_where_they_cannot_decide():
     found = rigorous_lemma_c1.prove("0.51114550441745910941", precision=100, max_boxes=300)
     assert found.status is Status.INCONCLUSIVE
     assert "boxes are undecided" in found.witness
-
-
-def test_lemma_c1_agrees_with_decimals_to_40_digits():
-    with rigorous.precision(200):
-        digits = rigorous.ball(str(lemma_c1.constant_by_decimals(40)))
-        assert abs(enclosures.lemma_c1_best("1/2") - digits) < rigorous.ball("1e-40")
 
 
 def test_without_the_extra_the_other_checks_load_as_before(tmp_path):

@@ -17,13 +17,14 @@ from gsgd.cli import main
 from theory import checks, curves, verify
 from theory.checks import available
 from theory.statements import STATEMENTS, place
-from theory.verdict import Check, Route, Status, Verdict
+from theory.verdict import Check, Route, Scope, Status, Verdict
 
 FIELDS = {
     "name": str,
     "statement": str,
     "claim": str,
     "route": str,
+    "scope": str,
     "status": str,
     "expected": str,
     "value": (float, int, str, type(None)),
@@ -77,6 +78,7 @@ def test_a_whole_run_writes_json_with_every_field(whole_run):
             assert isinstance(check[field], kinds), (check["name"], field)
         assert check["expected"] in {str(status) for status in Status}
         assert check["route"] in {str(route) for route in Route}
+        assert check["scope"] in {str(scope) for scope in Scope}
     assert json.loads((folder / "copy.json").read_text()) == content
 
 
@@ -88,6 +90,20 @@ def test_every_check_comes_out_as_expected_and_by_sampling_with_its_power(whole_
     sampled = [c for c in found if (c["route"], c["expected"]) == (str(Route.MONTE_CARLO), str(Status.CONSISTENT))]
     assert len(sampled) > 10
     assert all((check["detectable"] or 0) > 0 for check in sampled), sampled
+
+
+def test_what_holds_everywhere_is_counted_apart(whole_run):
+    folder, result = whole_run
+    found = json.loads((folder / "results" / "theory" / "verify.json").read_text())["checks"]
+    holding = [check["scope"] for check in found if check["status"] in ("proved", "consistent")]
+    assert f"Of what holds, {holding.count('everywhere')} everywhere" in " ".join(result.stdout.split())
+    # A numerical method proves nothing, and samples reach no further than themselves.
+    assert {check["status"] for check in found if check["route"] in ("numerical", "quadrature")} <= {
+        "consistent",
+        "refuted",
+        "assumption-violated",
+    }
+    assert all(check["scope"] == "samples" for check in found if check["route"] == "monte-carlo")
 
 
 def test_a_whole_run_writes_tables_for_the_figures(whole_run):
@@ -151,7 +167,6 @@ def test_list_names_claims_without_checking(tmp_path):
     ("arguments", "message"),
     [
         (("--only", "Theorem 5.77"), "did you mean"),
-        (("--only", "Equation 23"), "nothing checks it"),
         (("--alpha", "2"), "must be a number in (0, 0.1]"),
         (("--alpha", "x"), "must be a number"),
         (("--seed", "-1"), "at least 0"),
@@ -165,6 +180,14 @@ def test_bad_usage_exits_with_2_and_says_why(tmp_path, arguments, message):
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_statement_that_only_an_extra_checks_is_told_from_none(monkeypatch, tmp_path):
+    others = [check for check in verify.all_checks() if check.statement != "Equation 53"]
+    monkeypatch.setattr("theory.cli.all_checks", lambda: others)
+    result = gsgd_verify(tmp_path, "--only", "Equation 53")
+    assert result.returncode == 2
+    assert "the paper has it, but nothing checks it" in result.stderr
 
 
 def test_a_folder_that_cannot_be_written_to_is_found_before_the_work(tmp_path):

@@ -10,7 +10,7 @@ from theory import assumptions
 from theory.formulas import convergence
 from theory.problems import controls, convex
 from theory.problems.known import KnownProblem
-from theory.verdict import AssumptionViolated, Context, Route, Status, Verdict, at_most, check, equal, worst
+from theory.verdict import AssumptionViolated, Context, Route, Scope, Status, Verdict, at_most, check, equal, worst
 
 
 def _hold(context: Context, verify: Callable[..., None], problems: list[KnownProblem]) -> Verdict:
@@ -34,12 +34,22 @@ def _all() -> list[KnownProblem]:
     return convex.compact_problems() + convex.interpolating_problems()
 
 
-@check("Assumption 5.1", "no jump of f(., x) is found by bisecting 64 segments, on each of 12 instances", Route.EXACT)
+@check(
+    "Assumption 5.1",
+    "no jump of f(., x) is found by bisecting 64 segments, on each of 12 instances",
+    Route.NUMERICAL,
+    scope=Scope.SAMPLES,
+)
 def continuity(context: Context, *, problems=_all) -> Verdict:
     return _hold(context, assumptions.verify_continuity, problems())
 
 
-@check("Assumption 5.2", "every f(., x) is convex at 2,000 pairs, on each of 12 instances", Route.EXACT)
+@check(
+    "Assumption 5.2",
+    "every f(., x) is convex at 2,000 pairs, on each of 12 instances",
+    Route.NUMERICAL,
+    scope=Scope.SAMPLES,
+)
 def convexity(context: Context, *, problems=_all) -> Verdict:
     return _hold(context, assumptions.verify_convexity, problems())
 
@@ -47,13 +57,19 @@ def convexity(context: Context, *, problems=_all) -> Verdict:
 @check(
     "Assumption 5.3",
     "L is no less than the exact Hessian bound, and holds at 2,000 pairs, on each of 12 instances",
-    Route.EXACT,
+    Route.NUMERICAL,
+    scope=Scope.SAMPLES,
 )
 def smoothness(context: Context, *, problems=_all) -> Verdict:
     return _hold(context, assumptions.verify_smoothness, problems())
 
 
-@check("Assumption 5.4", "every atom attains min f = 0 at its stated minimiser, on each of 12 instances", Route.EXACT)
+@check(
+    "Assumption 5.4",
+    "every atom attains min f = 0 at its stated minimiser, on each of 12 instances",
+    Route.NUMERICAL,
+    scope=Scope.SAMPLES,
+)
 def zero_minimum(context: Context, *, problems=_all) -> Verdict:
     return _hold(context, assumptions.verify_zero_minimum, problems())
 
@@ -61,13 +77,19 @@ def zero_minimum(context: Context, *, problems=_all) -> Verdict:
 @check(
     "Section 5",
     "Phi_F as stated: F is least on it and larger at 4,000 points off it, on each of 12 instances",
-    Route.EXACT,
+    Route.NUMERICAL,
+    scope=Scope.SAMPLES,
 )
 def minimisers(context: Context, *, problems=_all) -> Verdict:
     return _hold(context, assumptions.verify_minimisers, problems())
 
 
-@check("Section 5", "Phi_F is compact: no flat direction among 2,000, on each of 9 instances", Route.EXACT)
+@check(
+    "Section 5",
+    "Phi_F is compact: no flat direction among 2,000, on each of 9 instances",
+    Route.NUMERICAL,
+    scope=Scope.SAMPLES,
+)
 def compact(context: Context, *, problems=convex.compact_problems) -> Verdict:
     return _hold(context, assumptions.verify_compact, problems())
 
@@ -114,7 +136,7 @@ def _control(name: str, statement: str, claim: str, build: Callable[[], KnownPro
         return _breaks(context, assumptions.verify_section_5, known(), label)
 
     control.__name__ = f"control_{name}"
-    check(statement, f"control: {claim}", Route.EXACT, expected=Status.ASSUMPTION_VIOLATED)(control)
+    check(statement, f"control: {claim}", Route.NUMERICAL, expected=Status.ASSUMPTION_VIOLATED)(control)
 
 
 for _entry in _CONTROLS:

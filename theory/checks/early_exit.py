@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from theory import montecarlo
 from theory.formulas import early_exit
 from theory.problems.linear_network import (
     PLANE,
@@ -25,21 +24,11 @@ from theory.problems.linear_network import (
     verify_even_labels,
     verify_gaussian_difference,
 )
+from theory.routes import montecarlo
 from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
 
 BETAS = np.linspace(0, 1, 2001)
 TAUS = np.concatenate([np.geomspace(1e-14, 1e-2, 400, endpoint=False), np.linspace(1e-2, 1, 600)])
-
-
-@check(
-    "Equation 13",
-    "the printed integral is 1/2 + arcsin(beta)/pi at 2,001 points of [0, 1], by quadrature",
-    Route.QUADRATURE,
-)
-def integral_is_closed_form(
-    context: Context, *, integral=early_exit.agreement_integral, formula=early_exit.agreement
-) -> Verdict:
-    return equal(integral(BETAS), formula(BETAS), where={"beta": BETAS}, tolerance=1e-12)
 
 
 @check(
@@ -113,11 +102,6 @@ def parallel(context: Context, *, stretch=((2.0, 0.0), (0.0, 2.0))) -> Verdict:
     )
 
 
-@check("Equation 14", "the bound is below p_j at 2,001 points of [0, 1]", Route.CLOSED_FORM)
-def lower_bound(context: Context, *, bound=early_exit.agreement_bound) -> Verdict:
-    return at_most(bound(BETAS), early_exit.agreement(BETAS), where={"beta": BETAS})
-
-
 @check(
     "Equation 14",
     "the bound asked for in a network with beta_1 = -.45, outside beta_j >= 0",
@@ -148,16 +132,6 @@ def tight_up_to_constants(context: Context, *, bound=early_exit.agreement_bound)
         equal(factor[0], 2.0, where="beta = 0"),
         equal((1 - bound(near)) / early_exit.disagreement(1e-6), np.pi * np.sqrt(2), where="1 - 1e-6", tolerance=1e-5),
     )
-
-
-@check(
-    "Corollary 6.3",
-    "1 - p_j = arccos(1 - tau)/pi is computed to full accuracy, at 1,000 tau of [1e-14, 1]",
-    Route.CLOSED_FORM,
-)
-def disagreement_formula(context: Context, *, formula=early_exit.disagreement) -> Verdict:
-    # sin^2(pi (1 - p) / 2) = tau / 2 is the same statement without an inverse function.
-    return equal(2 * np.sin(np.pi * formula(TAUS) / 2) ** 2 / TAUS, 1.0, where={"tau": TAUS})
 
 
 @check(

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from theory import montecarlo
 from theory.formulas import early_exit
 from theory.problems.linear_network import (
     PLANE,
@@ -20,6 +19,7 @@ from theory.problems.linear_network import (
     rotations,
     verify_gaussian_difference,
 )
+from theory.routes import montecarlo
 from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
 
 BETAS = np.linspace(0, 1, 2001)
@@ -28,17 +28,6 @@ TAUS = np.concatenate([np.geomspace(1e-14, 1e-2, 400, endpoint=False), np.linspa
 TRIVIAL_BELOW = math.sqrt(6 / 7)
 SLOPE = math.sqrt(2) / math.pi
 OPPOSED = rotations([0.2, np.pi - 1.1])  # beta_1 = -cos 1.1 = -0.454
-
-
-@check("Beyond 6.2", "p_j >= 1 - sqrt(1 - beta^2)/2 at 2,001 points of [0, 1]", Route.CLOSED_FORM)
-def sharp_bound(context: Context, *, bound=early_exit.agreement_bound_sharp) -> Verdict:
-    return at_most(bound(BETAS), early_exit.agreement(BETAS), where={"beta": BETAS})
-
-
-@check("Beyond 6.2", "1 - sqrt(1 - beta^2)/2 is exact at beta = 0 and 1", Route.CLOSED_FORM)
-def sharp_bound_exact(context: Context, *, bound=early_exit.agreement_bound_sharp) -> Verdict:
-    ends = np.array([0.0, 1.0])
-    return equal(bound(ends), early_exit.agreement(ends), where={"beta": ends})
 
 
 @check(
@@ -50,41 +39,12 @@ def sharp_bound_sharper(context: Context, *, bound=early_exit.agreement_bound_sh
 
 @check(
     "Beyond 6.2",
-    "1 - sqrt(1 - beta^2)/2 is (79) with erfc(t) <= exp(-t^2) put in, by quadrature at 100 points of [0, .99]",
-    Route.QUADRATURE,
-)
-def sharp_bound_derived(context: Context, *, bound=early_exit.agreement_bound_sharp) -> Verdict:
-    beta = np.linspace(0, 0.99, 100)[:, None]
-    nodes, weights = np.polynomial.legendre.leggauss(200)
-    y = 7 * (nodes + 1)  # up to 14, beyond which exp(-y^2 / 4) is below 1e-21
-    integral = np.exp(-(y**2) / 4 - beta**2 * y**2 / (4 * (1 - beta**2))) @ (7 * weights)
-    return equal(1 - integral / (2 * np.sqrt(np.pi)), bound(beta[:, 0]), where={"beta": beta[:, 0]}, tolerance=1e-12)
-
-
-@check(
-    "Beyond 6.2",
     "1 - sqrt(1 - beta^2)/2 asked for at beta = -.5, outside [0, 1]",
     Route.CLOSED_FORM,
     expected=Status.ASSUMPTION_VIOLATED,
 )
 def sharp_bound_negative_beta(context: Context, *, beta=-0.5, bound=early_exit.agreement_bound_sharp) -> Verdict:
     return at_most(bound(beta), early_exit.agreement(beta), where=f"beta = {beta}")
-
-
-@check(
-    "Beyond 6.2", "for beta < 0 it turns round: p_j <= sqrt(1 - beta^2)/2 at 2,001 points of [-1, 0]", Route.CLOSED_FORM
-)
-def sharp_bound_reversed(context: Context, *, factor=0.5) -> Verdict:
-    return at_most(early_exit.agreement(-BETAS), factor * np.sqrt(1 - BETAS**2), where={"beta": -BETAS})
-
-
-@check("Beyond 6.2", "p_j >= 1 - sqrt((1 - beta)/2) at 2,001 points of [-1, 1], exact at both ends", Route.CLOSED_FORM)
-def signed_bound(context: Context, *, bound=early_exit.agreement_bound_signed) -> Verdict:
-    ends = np.array([-1.0, 1.0])
-    return worst(
-        at_most(bound(SIGNED), early_exit.agreement(SIGNED), where={"beta": SIGNED}),
-        equal(bound(ends), early_exit.agreement(ends), where={"beta": ends}),
-    )
 
 
 @check(
@@ -153,24 +113,6 @@ def corollary_constants(context: Context, *, low=SLOPE, high=0.5) -> Verdict:
     )
 
 
-@check("Beyond 6.2", "general R by quadrature is the closed form at R = 2, at 41 beta of [-1, 1]", Route.QUADRATURE)
-def general_R_at_2(context: Context, *, formula=early_exit.agreement_R) -> Verdict:
-    beta = np.linspace(-1, 1, 41)
-    return equal([formula(b, 2) for b in beta], early_exit.agreement(beta), where={"beta": beta})
-
-
-@check(
-    "Beyond 6.2", "general R is 1/R at beta = 0, 1 at beta = 1 and 0 at beta = -1, for R = 2 .. 10^6", Route.QUADRATURE
-)
-def general_R_at_ends(context: Context, *, formula=early_exit.agreement_R) -> Verdict:
-    R = np.array([2, 3, 5, 16, 100, 1000, 10**6])
-    return worst(
-        equal([formula(0.0, r) * r for r in R], 1.0, where={"R": R}),
-        equal([formula(1.0, r) for r in R], 1.0, where={"R": R}),
-        equal([formula(-1.0, r) for r in R], 0.0, where={"R": R}),
-    )
-
-
 @check(
     "Beyond 6.2",
     "for beta >= 0 the argmax of R is kept less often as R grows, and more often as beta does (R <= 64, 11 beta)",
@@ -210,31 +152,6 @@ def _measured_R(context: Context, formula: Callable[[float, int], float], *, R: 
     kept = count_kept(RESIDUAL, SPACE, context.rng, n=n, R=R)
     exits = range(1, RESIDUAL.k)
     return worst(*(montecarlo.probability_equals(kept[j - 1], n, formula(RESIDUAL.beta(j), R), alpha) for j in exits))
-
-
-@check(
-    "Beyond 6.2",
-    "the overlap of the k = 1 largest is general R, R = B: B = 2, 3, 8, 32 at 7 beta of [-1, 1]",
-    Route.QUADRATURE,
-)
-def overlap_of_one(context: Context, *, formula=early_exit.top_k_overlap) -> Verdict:
-    B, beta = np.meshgrid([2, 3, 8, 32], np.linspace(-1, 1, 7))
-    value = [formula(b, n, 1) for b, n in zip(beta.flat, B.flat, strict=True)]
-    expected = [early_exit.agreement_R(b, n) for b, n in zip(beta.flat, B.flat, strict=True)]
-    return equal(value, expected, where={"B": B.ravel(), "beta": beta.ravel()}, tolerance=1e-11)
-
-
-@check(
-    "Beyond 6.2",
-    "the overlap of the k largest of B is k/B at beta = 0 and 1 at beta = 1: all k <= B = 8",
-    Route.QUADRATURE,
-)
-def overlap_at_ends(context: Context, *, formula=early_exit.top_k_overlap) -> Verdict:
-    k = np.arange(1, 9)
-    return worst(
-        equal([formula(0.0, 8, int(j)) for j in k], k / 8, where={"k": k}),
-        equal([formula(1.0, 8, int(j)) for j in k], 1.0, where={"k": k}),
-    )
 
 
 @check(

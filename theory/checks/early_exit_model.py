@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 from scipy import special
 
-from theory import montecarlo
 from theory.formulas import early_exit
 from theory.problems.linear_network import (
     PLANE,
@@ -25,6 +24,7 @@ from theory.problems.linear_network import (
     verify_even_labels,
     verify_gaussian_difference,
 )
+from theory.routes import montecarlo
 from theory.verdict import Context, Route, Status, Verdict, at_most, check, equal, worst
 
 

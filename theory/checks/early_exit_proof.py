@@ -6,14 +6,15 @@ alpha_1 = |A_j' theta|, alpha_2 = |A_j' B_j' theta| and beta < 1.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
 from scipy import special, stats
 
-from theory import montecarlo
 from theory.formulas import early_exit
 from theory.problems.linear_network import RESIDUAL, ROTATIONS, SPACE, USUAL, centred_difference
+from theory.routes import montecarlo
 from theory.verdict import Context, Route, Verdict, at_least, check, equal, worst
 
 Step = Callable[[float, float, float], float]
@@ -169,6 +170,38 @@ def _same(step: Step, before: Step) -> Verdict:
 
 
 @check(
+    "Equation 59",
+    "y^_j = sig(theta' A_j x) and y^_k = sig(theta' B_j A_j x) for both samples of 500 pairs, every exit of 3 networks",
+    Route.EXACT,
+)
+def both_predictions(context: Context, *, last=lambda network, j: network.B(j) @ network.A(j)) -> Verdict:
+    verdicts = []
+    for network in (ROTATIONS, RESIDUAL, USUAL):
+        x = context.rng.standard_normal((500, 2, network.d))
+        found = network.predictions(x)
+        for j in range(1, network.k + 1):
+            for layer, matrix in ((j - 1, network.A(j)), (-1, last(network, j))):
+                z = x @ matrix.T @ network.theta
+                verdicts.append(equal(found[layer], 1 / (1 + np.exp(network.sign * z)), where=f"j = {j}"))
+    return worst(*verdicts)
+
+
+@check(
+    "Equation 60",
+    "l_j = -y log y^_j - (1 - y) log(1 - y^_j) for both samples of 500 pairs, every exit of 3 networks",
+    Route.EXACT,
+)
+def both_losses(context: Context, *, swap: bool = False) -> Verdict:
+    verdicts = []
+    for network in (ROTATIONS, RESIDUAL, USUAL):
+        x, y = context.rng.standard_normal((500, 2, network.d)), context.rng.integers(2, size=(500, 2))
+        p = network.predictions(x)
+        expected = np.where((y == 1) != swap, -np.log(p), -np.log1p(-p))
+        verdicts.append(equal(network.losses(x, y), expected, tolerance=1e-8))
+    return worst(*verdicts)
+
+
+@check(
     "Equation 61",
     "by symmetry either sample wins half of the pairs on which exit and last layer agree, and half of the others",
     Route.MONTE_CARLO,
@@ -207,6 +240,23 @@ def joint_event(context: Context, *, formula=early_exit.agreement) -> Verdict:
         montecarlo.probability_equals(_count(final), n, 0.5, context.alpha / 2),
         montecarlo.probability_equals(_count(early & final), n, p / 2, context.alpha / 2),
     )
+
+
+@check(
+    "Equation 65",
+    "E[u u'] is 2 <row, row'> of A_j' theta and A_j' B_j' theta: rows by probing the linear map with unit vectors",
+    Route.EXACT,
+)
+def covariance_entries(context: Context, *, factor: float = 2.0) -> Verdict:
+    verdicts = []
+    for network in (ROTATIONS, RESIDUAL, USUAL):
+        for j in range(1, network.k):
+            # u is linear in z ~ N(0, 2 I): its columns are the scores of unit vectors.
+            columns = network.scores(np.eye(network.d))[[j - 1, -1]]
+            early, final = network.A(j).T @ network.theta, network.A(j).T @ network.B(j).T @ network.theta
+            printed = factor * np.array([[early @ early, early @ final], [early @ final, final @ final]])
+            verdicts.append(equal(2 * columns @ columns.T, printed, where=f"j = {j}"))
+    return worst(*verdicts)
 
 
 @check(
@@ -261,69 +311,26 @@ def step_69(context: Context, *, step=equation_69) -> Verdict:
     return _same(step, lambda alpha_1, alpha_2, beta: early_exit.agreement(beta))
 
 
-@check("Equation 70", "equals (69) at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE)
-def step_70(context: Context, *, step=equation_70) -> Verdict:
-    return _same(step, equation_69)
+def _equals_the_one_before(number: int, step: Step, before: Step) -> None:
+    def equals(context: Context, *, step: Step = step) -> Verdict:
+        return _same(step, before)
+
+    equals.__name__ = f"step_{number}"
+    by = ", by Fact A.5," if number == 82 else ""
+    claim = f"equals ({number - 1}){by} at 5 choices of (alpha_1, alpha_2, beta), beta <= .95"
+    check(f"Equation {number}", claim, Route.QUADRATURE)(equals)
 
 
-@check("Equation 71", "equals (70) at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE)
-def step_71(context: Context, *, step=equation_71) -> Verdict:
-    return _same(step, equation_70)
-
-
-@check("Equation 72", "equals (71) at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE)
-def step_72(context: Context, *, step=equation_72) -> Verdict:
-    return _same(step, equation_71)
-
-
-@check("Equation 73", "equals (72) at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE)
-def step_73(context: Context, *, step=equation_73) -> Verdict:
-    return _same(step, equation_72)
-
-
-@check("Equation 74", "equals (73) at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE)
-def step_74(context: Context, *, step=equation_74) -> Verdict:
-    return _same(step, equation_73)
-
-
-@check("Equation 75", "equals (74) at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE)
-def step_75(context: Context, *, step=equation_75) -> Verdict:
-    return _same(step, equation_74)
-
-
-@check("Equation 76", "equals (75) at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE)
-def step_76(context: Context, *, step=equation_76) -> Verdict:
-    return _same(step, equation_75)
-
-
-@check("Equation 77", "equals (76) at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE)
-def step_77(context: Context, *, step=equation_77) -> Verdict:
-    return _same(step, equation_76)
-
-
-@check("Equation 78", "equals (77) at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE)
-def step_78(context: Context, *, step=equation_78) -> Verdict:
-    return _same(step, equation_77)
-
-
-@check("Equation 79", "equals (78) at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE)
-def step_79(context: Context, *, step=equation_79) -> Verdict:
-    return _same(step, equation_78)
+STEPS: list[Step] = [
+    *(equation_69, equation_70, equation_71, equation_72, equation_73, equation_74, equation_75),
+    *(equation_76, equation_77, equation_78, equation_79, equation_80, equation_81, equation_82),
+]
+for _number, (_before, _step) in enumerate(itertools.pairwise(STEPS), start=70):
+    if _number != 80:
+        _equals_the_one_before(_number, _step, _before)
 
 
 @check("Equation 80", "is a lower bound on (79), by Fact A.4, at 100 points of [0, .99]", Route.QUADRATURE)
 def step_80(context: Context, *, step=equation_80) -> Verdict:
     beta = np.linspace(0, 0.99, 100)
     return at_least([equation_79(1.0, 1.0, b) for b in beta], [step(1.0, 1.0, b) for b in beta], where={"beta": beta})
-
-
-@check("Equation 81", "equals (80) at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE)
-def step_81(context: Context, *, step=equation_81) -> Verdict:
-    return _same(step, equation_80)
-
-
-@check(
-    "Equation 82", "equals (81), by Fact A.5, at 5 choices of (alpha_1, alpha_2, beta), beta <= .95", Route.QUADRATURE
-)
-def step_82(context: Context, *, step=equation_82) -> Verdict:
-    return _same(step, equation_81)

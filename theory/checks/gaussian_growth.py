@@ -95,3 +95,14 @@ def one_sided_hypothesis(context: Context, *, eps: float = -300.0) -> Verdict:
 def one_sided_hypothesis_any_constant(context: Context, *, eps: float = -1e9) -> Verdict:
     R = 10**9
     return at_least(rho.gaussian_rho(eps, 1.0, R), stated_order(1e-6, R), where=f"eps = {eps:g}, delta = 1, R = {R}")
+
+
+@check(
+    "Corollary 5.19",
+    "as printed: |eps| <= delta on a region bounds the infimum over all w (eps = w^2, delta = w, |w| <= 1; w = 300)",
+    Route.QUADRATURE,
+    expected=Status.REFUTED,
+)
+def from_a_region(context: Context, *, w: float = 300.0) -> Verdict:
+    R = 1024
+    return at_least(rho.gaussian_rho(w**2, w, R), stated_order(0.01, R), where=f"w = {w:g}, R = {R}")

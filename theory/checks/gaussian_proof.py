@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import cache
 
 import numpy as np
@@ -10,24 +9,8 @@ from scipy import special
 
 from theory.checks.gaussian import DRAWS, GRID, RATIOS, exact_grid, linear_model
 from theory.formulas import rho
-from theory.montecarlo import distribution_equals, sample_size
-from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal
-
-# t / delta. Every step (51)-(55) is an R-th power of a probability 1 - q(t). The power keeps the order, so R cancels;
-# the q are compared as ratios, which are of size one where q is 1e-80.
-T = np.linspace(0, 20, 4001)[1:]
-WHERE = {"t / delta": T}
-
-
-def gap(rate: float = 2 / np.pi) -> np.ndarray:
-    """a = exp(-2 t^2 / (pi delta^2)), the exponential of (52)-(55)."""
-    return np.exp(-rate * T**2)
-
-
-def tail_52(rate: float = 2 / np.pi) -> np.ndarray:
-    """q of (52), (1 - sqrt(1 - a)) / 2, without the cancellation."""
-    a = gap(rate)
-    return a / (2 * (1 + np.sqrt(-np.expm1(-rate * T**2))))
+from theory.routes.montecarlo import distribution_equals, sample_size
+from theory.verdict import Context, Route, Status, Verdict, at_least, check
 
 
 @check(
@@ -40,72 +23,6 @@ def distribution_of_the_largest(context: Context, *, power: float = 5) -> Verdic
     eps, delta = float(problem.eps(w)), float(problem.delta(w))
     errors = problem.errors(w, problem.draw(context.rng, (sample_size(0.01, context.alpha), 5)))
     return distribution_equals(errors.max(axis=-1) - eps, lambda t: special.ndtr(t / delta) ** power, context.alpha)
-
-
-@check(
-    "Equation 51",
-    "P(Y <= t / delta) = 1/2 + erf(t / (sqrt 2 delta)) / 2 at 4,000 t/delta of (0, 20]",
-    Route.CLOSED_FORM,
-)
-def normal_by_erf(context: Context, *, scale: float = math.sqrt(2)) -> Verdict:
-    # erf of the C library against Phi of SciPy.
-    erf = np.array([math.erf(t / scale) for t in T])
-    return equal(special.ndtr(T), 0.5 + erf / 2, where=WHERE, tolerance=1e-15)
-
-
-@check(
-    "Equation 52",
-    "1/2 + erf(t / (sqrt 2 delta)) / 2 <= 1/2 + sqrt(1 - exp(-2 t^2 / (pi delta^2))) / 2 at 4,000 t/delta of (0, 20]",
-    Route.CLOSED_FORM,
-)
-def erf_replaced(context: Context, *, rate: float = 2 / np.pi) -> Verdict:
-    return at_most(tail_52(rate) / special.ndtr(-T), 1.0, where=WHERE)
-
-
-@check(
-    "Equation 53",
-    "sqrt(1 - a) <= 1 - a/2 at the a = exp(-2 t^2 / (pi delta^2)), 4,000 t/delta of (0, 20]",
-    Route.CLOSED_FORM,
-)
-def root_replaced(context: Context, *, half: float = 0.5) -> Verdict:
-    return at_most(half * gap() / 2 / tail_52(), 1.0, where=WHERE)
-
-
-@check(
-    "Equation 54",
-    "1/2 + (1 - a/2) / 2 = 1 - a/4 at the a = exp(-2 t^2 / (pi delta^2)), 4,000 t/delta of (0, 20]",
-    Route.CLOSED_FORM,
-)
-def collected(context: Context, *, quarter: float = 0.25) -> Verdict:
-    return equal(0.5 + 0.5 * (1 - 0.5 * gap()), 1 - quarter * gap(), where=WHERE, tolerance=1e-15)
-
-
-@check(
-    "Equation 55",
-    "1 - a/4 <= exp(-a/4) at the a = exp(-2 t^2 / (pi delta^2)), 4,000 t/delta of (0, 20]",
-    Route.CLOSED_FORM,
-)
-def exponential_replaced(context: Context, *, quarter: float = 0.25) -> Verdict:
-    return at_least(-np.log1p(-gap() / 4) / (quarter * gap()), 1.0, where=WHERE)
-
-
-@check(
-    "Equation 55",
-    "at t = nu(R) delta its right side, exp(-(R/4) exp(-2 t^2 / (pi delta^2))), is 1/R for R = 9..10^6 (82 values)",
-    Route.CLOSED_FORM,
-)
-def choice_of_t(context: Context, *, nu=rho.nu) -> Verdict:
-    exponent = DRAWS / 4 * np.exp(-2 * nu(DRAWS) ** 2 / np.pi)
-    return equal(exponent, np.log(DRAWS), where={"R": DRAWS}, tolerance=1e-12)
-
-
-@check(
-    "Equation 56",
-    "max Z_i >= eps + nu(R) delta with probability 1 - Phi(nu)^R >= 1 - 1/R, R = 9..10^6 (82 values)",
-    Route.CLOSED_FORM,
-)
-def event(context: Context, *, nu=rho.nu) -> Verdict:
-    return at_most(DRAWS * special.log_ndtr(nu(DRAWS)), -np.log(DRAWS), where={"R": DRAWS})
 
 
 @check(

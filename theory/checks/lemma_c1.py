@@ -1,17 +1,6 @@
-"""Checks of Lemma C.1 and its proof, Equations 41 to 46.
-
-Two routes to the lemma: the maximiser by the root of Equation (41), on a grid of sigma; and, with no grid, boxes. Put
-u = t / sigma and phi(x) = (1 - e^{-x}) / x, decreasing with phi(0) = 1. Then
-
-    h(t; sigma) / (1 - e^{-sqrt2 sigma}) = g(u) phi(u sigma) / phi(sqrt2 sigma),    g(u) = sqrt2 u / (2 + u^2).
-
-For u >= sqrt2 the quotient of phi's is at most 1 and g at most 1/2 (2 sqrt2 u <= 2 + u^2). For u <= sqrt2, g increases,
-so on a box [u1, u2] x [s1, s2] the ratio is at most g(u2) phi(u1 s1) / phi(sqrt2 s2).
-"""
+"""Checks of Lemma C.1 and its proof, Equations 41 to 46, at points; `rigorous_lemma_c1` proves it everywhere."""
 
 from __future__ import annotations
-
-from decimal import Decimal, localcontext
 
 import numpy as np
 from scipy import optimize
@@ -22,125 +11,14 @@ from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, c
 SQRT2 = np.sqrt(2)
 GRID = np.linspace(0, noise.SIGMA_LIMIT, 1001)[1:]
 
-# An endpoint evaluation is a dozen float64 operations, each correct to a few units in the last place (expm1 included),
-# on numbers of size one: 1e-14 would do. The boxes' outer edges are widened by the same share.
-MARGIN = 1e-12
-
-
-def phi(x: np.ndarray) -> np.ndarray:
-    """(1 - e^{-x}) / x, 1 at 0."""
-    safe = np.where(x > 0, x, 1.0)
-    return np.where(x > 0, -np.expm1(-safe) / safe, 1.0)
-
-
-def box_bound(u1: np.ndarray, u2: np.ndarray, s1: np.ndarray, s2: np.ndarray) -> np.ndarray:
-    """Upper bound of the ratio on [u1, u2] x [s1, s2], u2 <= sqrt2, rounding included."""
-    return SQRT2 * u2 / (2 + u2**2) * phi(u1 * s1) / phi(SQRT2 * s2) * (1 + MARGIN)
-
-
-def subdivide(constant: float, sigma_limit: float, *, max_boxes: int = 2_000_000) -> Verdict:
-    """Is the ratio at most `constant` for all u in [0, sqrt2] and sigma in [0, sigma_limit]? By halving boxes.
-
-    Proved once every box's bound is below `constant` (`value`: the largest of them), refuted by a corner of a box
-    where the ratio itself is above it, inconclusive if `max_boxes` do not suffice.
-    """
-    u1, u2, s1, s2 = (np.array([edge]) for edge in (0.0, SQRT2 * (1 + MARGIN), 0.0, sigma_limit * (1 + MARGIN)))
-    highest, seen = 0.5, 0
-    while len(u1):
-        seen += len(u1)
-        if seen > max_boxes:
-            return Verdict(status=Status.INCONCLUSIVE, witness=f"{max_boxes} boxes do not suffice for {constant}")
-        upper = box_bound(u1, u2, s1, s2)
-        done = upper <= constant
-        highest = max(highest, upper[done].max(initial=0.0))
-        u1, u2, s1, s2 = u1[~done], u2[~done], s1[~done], s2[~done]
-        u, sigma = (u1 + u2) / 2, np.minimum(s2, sigma_limit)
-        at = noise.h(u * sigma, sigma) / -np.expm1(-SQRT2 * sigma)
-        if at.max(initial=0.0) > constant * (1 + MARGIN):
-            return at_most(at, constant, where={"t": u * sigma, "sigma": sigma}, rounding=0.0)
-        # The longer side in units in which the bound falls about equally fast.
-        wide = u2 - u1 >= s2 - s1
-        left = np.where(wide, u, u2), np.where(wide, s2, (s1 + s2) / 2)
-        right = np.where(wide, u, u1), np.where(wide, s1, (s1 + s2) / 2)
-        u1, u2 = np.concatenate([u1, right[0]]), np.concatenate([left[0], u2])
-        s1, s2 = np.concatenate([s1, right[1]]), np.concatenate([left[1], s2])
-    return at_most(highest, constant, where="the highest box")
-
 
 @check(
     "Lemma C.1",
-    "max_t h(t; sigma) <= 0.72 (1 - e^{-sqrt2 sigma}) for every sigma in (0, 1/(2 sqrt2)], by boxes over (u, sigma)",
-    Route.CLOSED_FORM,
+    "max_t h(t; sigma) <= 0.72 (1 - e^{-sqrt2 sigma}) by a numerical maximiser; it is the root of (41), 61 sigma",
+    Route.NUMERICAL,
 )
-def by_boxes(context: Context, *, constant=noise.LEMMA_C1) -> Verdict:
-    return subdivide(constant, noise.SIGMA_LIMIT)
-
-
-@check(
-    "Beyond C.1",
-    "0.5112 can replace 0.72 for every sigma in (0, 1/(2 sqrt2)], by boxes over (u, sigma)",
-    Route.CLOSED_FORM,
-)
-def by_boxes_sharp(context: Context, *, constant=0.5112) -> Verdict:
-    return subdivide(constant, noise.SIGMA_LIMIT)
-
-
-@check(
-    "Beyond C.1",
-    "0.511 can replace 0.72, too",
-    Route.CLOSED_FORM,
-    expected=Status.REFUTED,
-)
-def too_sharp(context: Context, *, constant=0.511) -> Verdict:
-    return subdivide(constant, noise.SIGMA_LIMIT)
-
-
-@check(
-    "Beyond C.1",
-    "0.72 itself stays valid for every sigma in (0, 3.02], by boxes over (u, sigma)",
-    Route.CLOSED_FORM,
-)
-def wider_range(context: Context, *, constant=noise.LEMMA_C1, sigma_limit=3.02) -> Verdict:
-    return subdivide(constant, sigma_limit)
-
-
-@check(
-    "Beyond C.1",
-    "0.72 stays valid up to sigma = 3.03",
-    Route.CLOSED_FORM,
-    expected=Status.REFUTED,
-)
-def too_wide_range(context: Context, *, constant=noise.LEMMA_C1, sigma_limit=3.03) -> Verdict:
-    return subdivide(constant, sigma_limit)
-
-
-@check(
-    "Beyond C.1",
-    "the boxes' other half: for t >= sqrt2 sigma, h(t; sigma) <= (1 - e^{-sqrt2 sigma})/2; 40 sigma in (0, 20], 400 t",
-    Route.CLOSED_FORM,
-)
-def beyond_sqrt2(context: Context, *, constant=0.5) -> Verdict:
-    sigma = np.geomspace(1e-3, 20, 40)[:, None]
-    t = sigma * np.geomspace(SQRT2, 1e3, 400)
-    return at_most(noise.h(t, sigma) / -np.expm1(-SQRT2 * sigma), constant, where={"t": t, "sigma": sigma})
-
-
-@check(
-    "Lemma C.1",
-    "max_t h(t; sigma) <= 0.72 (1 - e^{-sqrt2 sigma}) by the root of Equation (41), at 1,000 sigma in (0, 1/(2 sqrt2)]",
-    Route.CLOSED_FORM,
-)
-def by_root(context: Context, *, constant=noise.LEMMA_C1) -> Verdict:
-    return at_most(noise.lemma_c1_ratio(GRID), constant, where={"sigma": GRID})
-
-
-@check(
-    "Lemma C.1",
-    "the maximum by the root of (41) is the one a numerical maximiser of h finds, at 60 sigma in [.001, 30]",
-    Route.CLOSED_FORM,
-)
-def maxima_agree(context: Context, *, ratio=noise.lemma_c1_ratio) -> Verdict:
-    sigma = np.geomspace(1e-3, 30, 60)
+def by_maximiser(context: Context, *, ratio=noise.lemma_c1_ratio, constant=noise.LEMMA_C1) -> Verdict:
+    sigma = np.append(np.geomspace(1e-3, 30, 60), noise.SIGMA_LIMIT)
     found = [
         -optimize.minimize_scalar(
             lambda t, level=level: -2 * (1 - np.exp(-t)) / (2 + t**2 / level**2),
@@ -150,31 +28,11 @@ def maxima_agree(context: Context, *, ratio=noise.lemma_c1_ratio) -> Verdict:
         ).fun
         for level in sigma
     ]
-    return equal(ratio(sigma), found / (1 - np.exp(-SQRT2 * sigma)), where={"sigma": sigma})
-
-
-def constant_by_decimals(digits: int = 40) -> Decimal:
-    """max_t h / (1 - e^{-1/2}) at sigma = 1/(2 sqrt2), by bisecting (41) with `digits` decimals."""
-    with localcontext() as arithmetic:
-        arithmetic.prec = digits + 10
-        square, low, high = Decimal(1) / 8, Decimal("0.3"), Decimal("0.5")
-        for _ in range(4 * digits):
-            middle = (low + high) / 2
-            below = middle.exp() < 1 + square / middle + middle / 2
-            low, high = (middle, high) if below else (low, middle)
-        return 2 * (1 - (-low).exp()) / (2 + low * low / square) / (1 - Decimal("-0.5").exp())
-
-
-@check(
-    "Beyond C.1",
-    "the best constant up to sigma = 1/(2 sqrt2) is 0.511145504417459: float64 against 40 decimals",
-    Route.CLOSED_FORM,
-)
-def best_constant(context: Context, *, ratio=noise.lemma_c1_ratio) -> Verdict:
-    best = ratio(noise.SIGMA_LIMIT)
+    found = found / (1 - np.exp(-SQRT2 * sigma))
+    inside = sigma <= noise.SIGMA_LIMIT
     return worst(
-        equal(best, float(constant_by_decimals()), where="sigma = 1/(2 sqrt2)", tolerance=1e-14),
-        equal(best, 0.511145504417459, where="sigma = 1/(2 sqrt2)", tolerance=1e-14),
+        equal(ratio(sigma), found, where={"sigma": sigma}),
+        at_most(found[inside], constant, where={"sigma": sigma[inside]}),
     )
 
 
@@ -312,20 +170,5 @@ def corrected(context: Context, *, constant=0.6147) -> Verdict:
         at_most(2 / (2 + root**2 / GRID**2), 1 / (1 + 0.7918**2), where={"sigma": GRID}),
         at_most(1 / (1 + 0.7918**2), constant, where="t* = 0.7918 sqrt2 sigma"),
         at_most(-np.expm1(-root), -np.expm1(-SQRT2 * GRID), where={"sigma": GRID}),
-        subdivide(constant, noise.SIGMA_LIMIT),
+        at_most(noise.lemma_c1_ratio(GRID), constant, where={"sigma": GRID}),
     )
-
-
-@check(
-    "Equation 46",
-    "h(t*; sigma) <= 0.72 (1 - e^{-sqrt2 sigma}) at 200 sigma in (0, 1/(2 sqrt2)], h and t* by the printed formulas",
-    Route.CLOSED_FORM,
-)
-def conclusion(context: Context, *, constant=0.72) -> Verdict:
-    root = np.array([_bisected(level) for level in GRID[::5]])
-    printed = 2 * (1 - np.exp(-root)) / (2 + root**2 / GRID[::5] ** 2)
-    return at_most(printed / (1 - np.exp(-SQRT2 * GRID[::5])), constant, where={"sigma": GRID[::5]})
-
-
-def _bisected(sigma: float) -> float:
-    return float(optimize.brentq(lambda t: np.exp(t) - 1 - sigma**2 / t - t / 2, 1e-9, 1.0, xtol=1e-14))

@@ -1,14 +1,17 @@
-"""Checks of Theorem 5.15 and of the sharper p_sharp(sigma), which holds at every noise level."""
+"""Checks of Theorem 5.15, and of p_R(sigma), which holds for every R, noise level and law, and for the k of B step."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 from scipy import integrate, special
 
-from theory import montecarlo
+from gsgd.selectors import select_top_k
 from theory.checks.noise_laws import loss_vectors, random_laws, simulated_choice
 from theory.formulas import noise, noise_laws, rho
 from theory.formulas.noise_laws import LAWS, expected_selected
+from theory.routes import montecarlo
 from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
 
 # sigma = 0, where nothing is left to bound, is `decreasing` and Definition 5.13's `no_noise`.
@@ -23,15 +26,6 @@ WIDE = np.array([0.001, 0.01, 0.1, noise.SIGMA_LIMIT, 0.5, 1.0, 2.0, 5.0, 10.0, 
 )
 def theorem(context: Context, *, bound=noise.p) -> Verdict:
     return _bound_holds(context, PRINTED, bound)
-
-
-@check(
-    "Beyond 5.15",
-    "F^_{2,approx} >= p_sharp(sigma) F^_2: 5 laws, 10 sigma in (0, 20], 1,000 random vectors of 6 losses each",
-    Route.EXACT,
-)
-def sharp(context: Context, *, bound=noise.p_sharp) -> Verdict:
-    return _bound_holds(context, WIDE, bound)
 
 
 def _bound_holds(context: Context, sigmas: np.ndarray, bound) -> Verdict:
@@ -126,114 +120,6 @@ def too_much_noise(context: Context, *, sigma=0.5, bound=noise.p) -> Verdict:
 
 @check(
     "Beyond 5.15",
-    "p_sharp >= the printed 1 - 0.72 (1 - e^{-sqrt2 sigma}) for every sigma: 2,001 sigma in [0, 100]",
-    Route.CLOSED_FORM,
-)
-def sharper(context: Context, *, bound=noise.p_sharp) -> Verdict:
-    sigma = np.concatenate([np.linspace(0, 2, 1001), np.linspace(2, 100, 1000)])
-    return at_least(bound(sigma), 1 - 0.72 * (1 - np.exp(-np.sqrt(2) * sigma)), where={"sigma": sigma})
-
-
-@check(
-    "Beyond 5.15",
-    "half of Chebyshev: P(zeta_2 - zeta_1 > s) <= min(1/2, 1/s^2) for 5 laws at 2,000 s of (0, 50]",
-    Route.CLOSED_FORM,
-)
-def half_chebyshev(context: Context, *, bound=lambda s: np.minimum(0.5, 1 / s**2)) -> Verdict:
-    s = np.linspace(0.025, 50, 2000)
-    return worst(*(at_most(law.difference_sf(s), bound(s), where={"law": law.name, "s": s}) for law in LAWS))
-
-
-@check(
-    "Beyond 5.15",
-    "half of Chebyshev for 300 random standardised laws on 2 to 5 atoms, at their jumps, P(zeta_2 - zeta_1 >= s)",
-    Route.EXACT,
-)
-def half_chebyshev_random(context: Context, *, bound=lambda s: np.minimum(0.5, 1 / s**2)) -> Verdict:
-    verdicts = []
-    for law in random_laws(context.rng, 300):
-        s, tail = _jumps(law)
-        verdicts.append(at_most(tail, bound(s), where={"law": law.name, "s": s}))
-    return worst(*verdicts)
-
-
-def _jumps(law: noise_laws.Discrete) -> tuple[np.ndarray, np.ndarray]:
-    """The positive values s of zeta_2 - zeta_1, with P(zeta_2 - zeta_1 >= s)."""
-    differences = np.subtract.outer(law.atoms, law.atoms).ravel()
-    s = differences[differences > 0]
-    return s, law.difference_sf(s) + law.difference_atom(s)
-
-
-@check(
-    "Beyond 5.15",
-    "half of Chebyshev is attained: two-point laws have P(zeta_2 - zeta_1 >= s) = 1/s^2 at s = 1/sqrt(q(1-q)), 50 q",
-    Route.EXACT,
-)
-def half_chebyshev_attained(context: Context, *, bound=lambda s: np.minimum(0.5, 1 / s**2)) -> Verdict:
-    q = np.linspace(0.01, 0.5, 50)
-    jumps = [_jumps(noise_laws.two_point(weight)) for weight in q]
-    s, tail = np.concatenate([jump[0] for jump in jumps]), np.concatenate([jump[1] for jump in jumps])
-    return worst(equal(s, 1 / np.sqrt(q * (1 - q)), where={"q": q}), equal(tail / bound(s), 1.0, where={"q": q}))
-
-
-@check(
-    "Beyond 5.15",
-    "max over t of (1 - e^{-t}) min(1/2, sigma^2/t^2) is (1 - e^{-sqrt2 sigma})/2, at t = sqrt2 sigma; 40 sigma",
-    Route.CLOSED_FORM,
-)
-def sharp_step(context: Context, *, bound=noise.p_sharp) -> Verdict:
-    sigma = np.geomspace(1e-3, 20, 40)[:, None]
-    u = np.concatenate([np.sqrt(2) * np.geomspace(1e-3, 1, 1000), np.geomspace(np.sqrt(2), 1e3, 1000)])
-    taken = -np.expm1(-u * sigma) * np.minimum(0.5, u**-2.0)
-    return worst(
-        at_most(taken / (1 - bound(sigma)), 1.0, where={"sigma": sigma, "t/sigma": u}),
-        equal(taken[:, 999] / (1 - bound(sigma[:, 0])), 1.0, where={"sigma": sigma[:, 0]}),
-    )
-
-
-@check(
-    "Beyond 5.15",
-    "each pair: E f^(j*) >= p_sharp(sigma) max f, at the worst loss ratios of 300 random laws, 10 sigma in (0, 20]",
-    Route.EXACT,
-)
-def sharp_for_random_laws(context: Context, *, bound=noise.p_sharp) -> Verdict:
-    verdicts = []
-    for law in random_laws(context.rng, 300):
-        # Up to the ratio e^{sigma s} at a jump s the wrong choice keeps its probability, and costs ever more.
-        s, tail = _jumps(law)
-        kept = 1 + np.expm1(-np.multiply.outer(WIDE, s)) * tail
-        verdicts.append(at_least(kept, bound(WIDE)[:, None], where={"law": law.name, "sigma": WIDE[:, None], "s": s}))
-    return worst(*verdicts)
-
-
-def taken_from_max(law: noise_laws.Law, t: float, sigma: float) -> float:
-    """What noise takes from the larger of the losses 1, e^{-t}, over 1 - e^{-sqrt2 sigma}."""
-    losses = np.array([1.0, np.exp(-t)])
-    # Of the four pairs of two atoms, two are unlike; the others lose nothing.
-    taken = 2 * (0.75 + 0.25 * losses[1] - expected_selected(losses, 2, sigma, law))
-    return float(taken / -np.expm1(-np.sqrt(2) * sigma))
-
-
-@check(
-    "Beyond 5.15",
-    "the constant 1/2 of p_sharp is the best for all sigma: Gaussian zeta at sigma = 1e4 takes 0.4994 of max f",
-    Route.EXACT,
-)
-def sharp_constant(context: Context, *, constant=0.4994) -> Verdict:
-    return at_least(taken_from_max(noise_laws.gaussian, 20.0, 1e4), constant, where="losses 1, e^-20, sigma = 1e4")
-
-
-@check(
-    "Beyond 5.15",
-    "nor can it be 0.353 for small sigma: Rademacher zeta takes more than 0.353 (1 - e^{-sqrt2 sigma}) at sigma = 1e-4",
-    Route.EXACT,
-)
-def sharp_constant_small(context: Context, *, constant=0.353) -> Verdict:
-    return at_least(taken_from_max(noise_laws.rademacher, 1.9999e-4, 1e-4), constant, where="f_1/f_2 = e^1.9999e-4")
-
-
-@check(
-    "Beyond 5.15",
     "Gaussian zeta: P(j* = argmax) = Phi(log(f_1/f_2) / (sqrt2 sigma)) against quadrature; 20 ratios, 8 sigma",
     Route.QUADRATURE,
 )
@@ -255,19 +141,107 @@ def gaussian_choice(
 
 @check(
     "Beyond 5.15",
-    "that Gaussian value is what two atoms are chosen by: P(first) = 1/4 + Phi(...)/2; 20 ratios, 8 sigma",
+    "F^_{R,approx} >= p_R(sigma) F^_R: 5 laws, R = 2, 3, 8, 10 sigma in (0, 20], 60 random vectors of 6 losses each",
+    Route.QUADRATURE,
+)
+def every_R(context: Context, *, bound=noise.p_R) -> Verdict:
+    verdicts = []
+    for law, sigma, R in itertools.product(LAWS, WIDE, (2, 3, 8)):
+        losses = loss_vectors(context.rng, sigma, rows=60, n=6)
+        ratio = expected_selected(losses, R, sigma, law) / rho.expected_max(losses, R)
+        verdicts.append(at_least(ratio, bound(sigma, R), where=f"{law.name}, {sigma = :.4g}, {R = }"))
+    return worst(*verdicts)
+
+
+def kept_of_candidates(law: noise_laws.Discrete, losses: np.ndarray, sigma: float, k: int) -> np.ndarray:
+    """E mean of the k kept of B candidates with losses (m, B), over that of the k largest, by all noise values."""
+    B = losses.shape[-1]
+    picks = np.array(list(itertools.product(range(len(law.atoms)), repeat=B)))
+    zeta, probability = np.asarray(law.atoms)[picks], np.prod(np.asarray(law.weights)[picks], axis=1)
+    with np.errstate(divide="ignore"):
+        scores = np.log(losses)[:, None, :] + sigma * zeta
+    kept = np.take_along_axis(np.broadcast_to(losses[:, None, :], scores.shape), select_top_k(scores, k), axis=-1)
+    largest = np.sort(losses, axis=-1)[:, -k:]
+    return (kept.mean(axis=-1) @ probability) / largest.mean(axis=-1)
+
+
+@check(
+    "Beyond 5.15",
+    "given the candidates: k of B keep p_B(sigma) of the k largest, B = 2, 3, 4, k = 1, 2; 100 random laws",
     Route.EXACT,
 )
-def gaussian_choice_of_two(context: Context, *, probabilities=noise_laws.selection_probabilities) -> Verdict:
-    ratio = np.geomspace(1, 100, 20)
-    losses = np.stack([ratio, np.ones(20)], axis=-1)
-    return worst(
-        *(
-            equal(
-                probabilities(losses, 2, sigma, noise_laws.gaussian)[:, 0],
-                0.25 + special.ndtr(np.log(ratio) / (np.sqrt(2) * sigma)) / 2,
-                where={"f_1/f_2": ratio, "sigma": sigma},
-            )
-            for sigma in (0.05, 0.2, noise.SIGMA_LIMIT, 0.7, 1.0, 2.0, 5.0, 20.0)
-        )
-    )
+def given_candidates(context: Context, *, bound=noise.p_R) -> Verdict:
+    verdicts = []
+    for law in random_laws(context.rng, 100):
+        for B, k in ((2, 1), (3, 1), (4, 1), (3, 2), (4, 2)):
+            sigma = float(np.exp(context.rng.uniform(-3, 2)))
+            losses = np.exp(-sigma * context.rng.exponential(2, (20, B)))
+            losses[:, 0] = 1.0
+            where = f"{law.name}, {sigma = :.4g}, B = {B}, k = {k}"
+            verdicts.append(at_least(kept_of_candidates(law, losses, sigma, k), bound(sigma, B), where=where))
+    return worst(*verdicts)
+
+
+@check(
+    "Beyond 5.15",
+    "climbed: 400 steps towards the law on 3 atoms and the losses that keep least, 3 sigma, R = 2, 3",
+    Route.EXACT,
+)
+def climbed(context: Context, *, bound=noise.p_R) -> Verdict:
+    verdicts = []
+    for sigma, R in itertools.product((0.1, noise.SIGMA_LIMIT, 1.0), (2, 3)):
+
+        def kept(point: np.ndarray, sigma: float = sigma, R: int = R) -> float:
+            weights = np.exp(point[:3]) / np.exp(point[:3]).sum()
+            atoms = point[3:6] - weights @ point[3:6]
+            atoms = atoms / np.sqrt(weights @ atoms**2)
+            law = noise_laws.Discrete(name="climbed", atoms=tuple(atoms), weights=tuple(weights))
+            losses = np.exp(-sigma * np.abs(np.append(0.0, point[6:])))
+            return float(kept_of_candidates(law, losses[None], sigma, 1)[0])
+
+        # From Rademacher noise (almost) and a rival that it just reaches.
+        best = np.concatenate([[0.0, 0.0, -8.0, -1.0, 1.0, 0.1], np.full(R - 1, 1.999)])
+        least, size = kept(best), 0.3
+        for _ in range(400):
+            tried = best + size * context.rng.standard_normal(best.size) * (context.rng.random(best.size) < 0.4)
+            if (value := kept(tried)) < least:
+                least, best, size = value, tried, min(0.5, 1.3 * size)
+            else:
+                size = max(1e-3, 0.98 * size)
+        verdicts.append(at_least(least, bound(sigma, R), where=f"{sigma = :.4g}, {R = }"))
+    return worst(*verdicts)
+
+
+@check(
+    "Beyond 5.15",
+    "E max of R zeta <= (R - 1)/sqrt(2R - 1): 300 random laws, R = 2 to 100; attained by quantiles u^(R-1), n = 1e5",
+    Route.EXACT,
+)
+def mean_of_largest(context: Context, *, bound=lambda R: (R - 1) / np.sqrt(2 * R - 1)) -> Verdict:
+    verdicts, R = [], np.array([2, 3, 5, 10, 100])
+    for law in random_laws(context.rng, 300):
+        order = np.argsort(law.atoms)
+        below = np.cumsum(np.asarray(law.weights)[order])
+        shares = np.diff(np.minimum(below, 1.0) ** R[:, None], axis=1, prepend=0.0)
+        verdicts.append(at_most(shares @ np.asarray(law.atoms)[order], bound(R), where={"law": law.name, "R": R}))
+    for r in R:
+        quantiles = ((np.arange(100_000) + 0.5) / 100_000) ** (r - 1)
+        largest = rho.expected_max(quantiles, r) - quantiles.mean()
+        verdicts.append(equal(largest / quantiles.std() / bound(r), 1.0, where=f"R = {r}", tolerance=1e-3))
+    return worst(*verdicts)
+
+
+@check(
+    "Beyond 5.15",
+    "a known law: F^_{R,approx} >= p_law F^_R for Gaussian zeta with its E max of R, R = 2, 4, 8; sharper than p_R",
+    Route.QUADRATURE,
+)
+def known_law(context: Context, *, bound=noise.p_law) -> Verdict:
+    verdicts = []
+    for R, mean in ((2, 1 / np.sqrt(np.pi)), (4, 1.0293753730), (8, 1.4236003060)):
+        for sigma in WIDE:
+            losses = loss_vectors(context.rng, sigma, rows=40, n=6)
+            ratio = expected_selected(losses, R, sigma, noise_laws.gaussian) / rho.expected_max(losses, R)
+            limit = bound(sigma, R, mean)
+            verdicts += [at_least(ratio, limit, where=f"{sigma = :.4g}, {R = }"), at_least(limit, noise.p_R(sigma, R))]
+    return worst(*verdicts)

@@ -16,9 +16,13 @@ def p_printed(sigma: np.ndarray) -> np.ndarray:
     return 1 - 0.72 * (1 - np.exp(-np.sqrt(2) * sigma))
 
 
-def p_half(sigma: np.ndarray) -> np.ndarray:
-    """1 - (1 - e^{-sqrt2 sigma}) / 2."""
-    return (1 + np.exp(-np.sqrt(2) * sigma)) / 2
+def p_two(sigma: np.ndarray) -> np.ndarray:
+    """p_R(sigma) at R = 2, (1 + e^{-2 sigma/sqrt3}) / 2."""
+    return (1 + np.exp(-2 * sigma / np.sqrt(3))) / 2
+
+
+def sigma_max_two(rho_2: np.ndarray) -> np.ndarray:
+    return noise.sigma_max_R(rho_2, 2)
 
 
 @check(
@@ -43,10 +47,10 @@ def statement(context: Context, *, sigma_max=noise.sigma_max) -> Verdict:
 
 @check(
     "Corollary 5.16",
-    "the gap closed: p_sharp rho >= p rho > 1 for sigma < sigma_max, beyond 1/(2 sqrt2) too: 1,000 rho, 99 shares",
+    "the gap closed: p_2 rho >= p rho > 1 for sigma < sigma_max, beyond 1/(2 sqrt2) too: 1,000 rho, 99 shares",
     Route.CLOSED_FORM,
 )
-def statement_by_p_sharp(context: Context, *, factor=noise.p_sharp) -> Verdict:
+def statement_by_p_two(context: Context, *, factor=p_two) -> Verdict:
     sigma = np.linspace(0, 0.99, 100)[1:, None] * noise.sigma_max(RHO)
     return worst(
         at_least(factor(sigma), p_printed(sigma), where={"rho": RHO, "sigma": sigma}),
@@ -86,7 +90,7 @@ def mean_estimation(rng: np.random.Generator) -> np.ndarray:
 
 @check(
     "Corollary 5.16",
-    "as printed, its proof takes p from Theorem 5.15: every sigma < sigma_max is within 1/(2 sqrt2), rho in (1, 2]",
+    "Theorem 5.15 as stated is enough for it: sigma_max <= 1/(2 sqrt2) for every rho in (1, 2]",
     Route.CLOSED_FORM,
     expected=Status.REFUTED,
 )
@@ -96,7 +100,7 @@ def within_theorem(context: Context, *, sigma_max=noise.sigma_max) -> Verdict:
 
 @check(
     "Corollary 5.16",
-    "its proof stands as printed up to rho = 1.3952: sigma_max <= 1/(2 sqrt2) at 1,000 rho in (1, 1.3952]",
+    "Theorem 5.15 as stated is enough for it up to rho = 1.3952: sigma_max <= 1/(2 sqrt2) at 1,000 rho in (1, 1.3952]",
     Route.CLOSED_FORM,
 )
 def within_theorem_up_to(context: Context, *, rho_limit=1.3952) -> Verdict:
@@ -106,39 +110,27 @@ def within_theorem_up_to(context: Context, *, rho_limit=1.3952) -> Verdict:
 
 @check(
     "Beyond 5.16",
-    "p_sharp(sigma) rho = 1 at sigma = log(rho/(2 - rho))/sqrt2, which is at least sigma_max; 999 rho in (1, 2)",
+    "p_R(sigma) rho = 1 at sigma_max_R(rho), R = 2, 3, 10, 1000, 999 rho in (1, R); at R = 2 >= the printed",
     Route.CLOSED_FORM,
 )
-def sharp_solves(context: Context, *, sigma_max=noise.sigma_max_sharp) -> Verdict:
-    rhos = RHO[:-1]
+def sharp_solves(context: Context, *, sigma_max=noise.sigma_max_R) -> Verdict:
+    R = np.array([2, 3, 10, 1000])[:, None]
+    rhos = 1 + (R - 1) * (RHO[:-1] - 1)
+    found = sigma_max(rhos, R)
     return worst(
-        equal(p_half(sigma_max(rhos)) * rhos, 1.0, where={"rho": rhos}),
-        at_least(sigma_max(rhos), noise.sigma_max(rhos), where={"rho": rhos}),
+        equal(noise.p_R(found, R) * rhos, 1.0, where={"rho": rhos, "R": R}),
+        at_least(found[0], noise.sigma_max(rhos[0]), where={"rho": rhos[0]}),
+        equal(sigma_max(np.array([2.0, 5.0]), np.array([2, 5])), np.inf, where="rho = R"),
     )
 
 
 @check(
     "Beyond 5.16",
-    "at rho = 2 every sigma will do: sigma_max_sharp = inf, 2 p_sharp = 1 + e^{-sqrt2 sigma} > 1; 100 sigma <= 10",
-    Route.CLOSED_FORM,
-)
-def sharp_at_two(context: Context, *, sigma_max=noise.sigma_max_sharp, factor=noise.p_sharp) -> Verdict:
-    sigma = np.linspace(0.1, 10, 100)
-    left = np.exp(-np.sqrt(2) * sigma)
-    return worst(
-        equal(sigma_max(2.0), np.inf, where="rho = 2"),
-        equal(2 * factor(sigma), 1 + left, where={"sigma": sigma}),
-        at_least(2 * factor(sigma) - 1, left / 2, where={"sigma": sigma}),
-    )
-
-
-@check(
-    "Beyond 5.16",
-    "on problems: rho_{2,approx} >= p_sharp min rho_2 > 1 at 201 w, sigma = 0.99 sigma_max_sharp; 6 problems, 5 laws",
+    "on problems: rho_{2,approx} >= p_2 min rho_2 > 1 at 201 w, sigma = 0.99 sigma_max_R; 6 problems, 5 laws",
     Route.EXACT,
 )
-def sharp_on_problems(context: Context, *, sigma_max=noise.sigma_max_sharp) -> Verdict:
-    return _on_problems(context, sigma_max, p_half)
+def sharp_on_problems(context: Context, *, sigma_max=sigma_max_two) -> Verdict:
+    return _on_problems(context, sigma_max, p_two)
 
 
 # Z is a difference of two i.i.d. numbers, so every neighbourhood of 0 has positive probability, and P(Z > s) < 1/2 for

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from theory import montecarlo
 from theory.checks.noise_laws import loss_vectors
 from theory.formulas import facts, noise, noise_laws, rho
 from theory.formulas.noise_laws import LAWS, Continuous, Law
+from theory.routes import montecarlo
 from theory.verdict import Context, Route, Verdict, at_least, at_most, check, equal, worst
 
 # f^(1) = 1 and f^(2) = e^{-t}: only the ratio matters. t = inf is f^(2) = 0.

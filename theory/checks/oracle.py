@@ -9,9 +9,9 @@ import numpy as np
 from gsgd import sgd
 from gsgd.oracle import Oracle
 from gsgd.selectors import select_random, select_top_k
-from theory import exact, montecarlo
 from theory.formulas.rho import expected_max
 from theory.problems import convex
+from theory.routes import exact, montecarlo
 from theory.verdict import Context, Route, Status, Verdict, at_most, check, equal, worst
 
 
@@ -42,10 +42,19 @@ def greedy_choice_by_brute_force(context: Context, *, probabilities=exact.greedy
     return worst(*verdicts)
 
 
-@check("Equation 4", "gsgd.sgd steps as a plain Python loop over the same candidates does, 12 steps", Route.EXACT)
+@check("Equation 1", "one draw a step: gsgd.sgd steps as w - eta grad f(w, x) in a plain loop, 12 steps", Route.EXACT)
+def plain_steps(context: Context, *, rate: float = 0.4) -> Verdict:
+    return _follows_a_loop(context, rate, R=1)
+
+
+@check("Equation 4", "gsgd.sgd steps as a plain Python loop over the same 3 candidates does, 12 steps", Route.EXACT)
 def steps_follow_the_rule(context: Context, *, rate: float = 0.4) -> Verdict:
+    return _follows_a_loop(context, rate, R=3)
+
+
+def _follows_a_loop(context: Context, rate: float, *, R: int) -> Verdict:
     known = convex.compact_problems()[3]
-    R, K, runs = 3, 12, 5
+    K, runs = 12, 5
     eta = 0.4 / known.L
     seed = int(context.rng.integers(2**32))
     result = sgd.run(

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
+from scipy import integrate
 
 from theory.formulas import rho
-from theory.montecarlo import mean_equals, sample_size
+from theory.routes.montecarlo import mean_equals, sample_size
 from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
 
 DRAWS = (1, 2, 3, 5, 10, 100, 10_000)
@@ -232,7 +233,7 @@ def zero_minimum(context: Context, *, minimum_loss: float = 0.0) -> Verdict:
 @check(
     "Equation 5",
     "1 <= rho*_R (not strictly), rho*_R exact on both witnesses and 150 random sets of 1-D quadratics",
-    Route.CLOSED_FORM,
+    Route.NUMERICAL,
 )
 def infimum_at_least_one(context: Context, *, least: float = 1.0) -> Verdict:
     instances = WITNESSES + random_quadratics(context.rng)
@@ -244,7 +245,7 @@ def infimum_at_least_one(context: Context, *, least: float = 1.0) -> Verdict:
 @check(
     "Equation 5",
     "rho*_R <= Delta_R / F*, rho*_R exact on both witnesses and 150 random sets of 1-D quadratics",
-    Route.CLOSED_FORM,
+    Route.NUMERICAL,
 )
 def infimum_at_most_ratio(context: Context, *, bound=rho.rho_star_bound) -> Verdict:
     instances = WITNESSES + random_quadratics(context.rng)
@@ -272,4 +273,36 @@ def strict_on_a_compact_region(context: Context, *, half: float = 0.5) -> Verdic
         if gap.min() < 1e-3:
             continue
         verdicts.append(at_least(rho.rho(losses, R).min(), 1 + half * gap.min()))
+    return worst(*verdicts)
+
+
+@check(
+    "Equation 5",
+    "as printed: F is continuous as every f(., x) is (5.1): f = (w/x^2) e^{-w/x}, w > 0, x uniform; F(1e-6), F(0) = 0",
+    Route.QUADRATURE,
+    expected=Status.REFUTED,
+)
+def continuity_of_the_mean(context: Context, *, power: int = 2) -> Verdict:
+    # With u = w/x the mean is w^(2 - power) int_w^inf u^(power - 2) e^{-u} du: e^{-w} as printed here. Every f(., x)
+    # tends to 0 as w does, but not uniformly in x, and nothing in Section 5 bounds them.
+    w = 1e-6
+    mean = integrate.quad(lambda u: w ** (2 - power) * u ** (power - 2) * np.exp(-u), w, 50.0)[0]
+    return equal(mean, 0.0, where=f"w = {w:g}", tolerance=1e-4)
+
+
+@check(
+    "Beyond 5.6",
+    "F^_R is a distributionally robust loss: the largest sum of weights (i/n)^R - ((i-1)/n)^R in any order, 200 orders",
+    Route.EXACT,
+)
+def spectral(context: Context, *, expected_max=rho.expected_max) -> Verdict:
+    verdicts = []
+    for losses in loss_vectors(context.rng):
+        n = losses.shape[1]
+        for R in (2, 5):
+            weights = np.diff(np.arange(n + 1) ** R) / n**R
+            orders = np.array([context.rng.permutation(n) for _ in range(200)])
+            value = expected_max(losses, R)
+            verdicts.append(at_most((losses @ weights[orders].T) / value[:, None], 1.0, where=f"{n = }, {R = }"))
+            verdicts.append(equal(np.sort(losses, axis=1) @ weights / value, 1.0, where=f"{n = }, {R = }"))
     return worst(*verdicts)

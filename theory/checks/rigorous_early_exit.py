@@ -22,9 +22,9 @@ from fractions import Fraction
 
 from flint import arb, fmpq, fmpq_poly
 
-from theory import rigorous
-from theory.rigorous import Box, ball, box, enclosures, subdivide
-from theory.verdict import Context, Route, Status, Verdict, check
+from theory.routes import rigorous
+from theory.routes.rigorous import Box, ball, box, enclosures, subdivide
+from theory.verdict import Context, Route, Scope, Status, Verdict, check
 
 # 45 even steps, and 5 close to 1.
 BETAS = [Fraction(step, 45) for step in range(45)] + [1 - Fraction(1, 10**digits) for digits in (2, 3, 4, 5, 6)]
@@ -49,6 +49,7 @@ def slope_identity(power: int = 3) -> Verdict:
     "Equation 13",
     "the printed integral is 1/2 + arcsin(beta)/pi for every beta of [0, 1]: same derivative; 50 enclosures to 1e-20",
     Route.RIGOROUS,
+    scope=Scope.EVERYWHERE,
 )
 def integral_is_closed_form(
     context: Context, *, formula: Callable[[arb], arb] = enclosures.agreement, power: int = 3, precision: int = 100
@@ -63,7 +64,7 @@ def integral_is_closed_form(
         return rigorous.all_of([*verdicts, slope_identity(power)], f"{len(BETAS)} enclosures")
 
 
-@check("Equation 14", "the bound is at most p_j for every beta of [0, 1]", Route.RIGOROUS)
+@check("Equation 14", "the bound is at most p_j for every beta of [0, 1]", Route.RIGOROUS, scope=Scope.EVERYWHERE)
 def lower_bound(context: Context, *, factor: Fraction = Fraction(1), precision: int = 100) -> Verdict:
     """1 - p_j <= factor sqrt((2 - 2 beta^2) / (2 - beta^2))."""
     with rigorous.precision(precision):
@@ -76,12 +77,17 @@ def lower_bound(context: Context, *, factor: Fraction = Fraction(1), precision: 
         return rigorous.all_of([rigorous.verdict(subdivide(ratio, bound, box((0, 1))), bound, names=(ANGLE,))])
 
 
-@check("Beyond 6.2", "p_j >= 1 - sqrt(1 - beta^2)/2 for every beta of [0, 1]", Route.RIGOROUS)
+@check(
+    "Beyond 6.2",
+    "p_j >= 1 - sqrt(1 - beta^2)/2 for every beta of [0, 1]; it turns round at -beta",
+    Route.RIGOROUS,
+    scope=Scope.EVERYWHERE,
+)
 def sharp_bound(context: Context, *, half: Fraction = Fraction(1, 2), precision: int = 100) -> Verdict:
     return jordan(half, ANGLE, precision=precision)
 
 
-@check("Beyond 6.2", "p_j >= 1 - sqrt((1 - beta)/2) for every beta of [-1, 1]", Route.RIGOROUS)
+@check("Beyond 6.2", "p_j >= 1 - sqrt((1 - beta)/2) for every beta of [-1, 1]", Route.RIGOROUS, scope=Scope.EVERYWHERE)
 def signed_bound(context: Context, *, factor: Fraction = Fraction(1), precision: int = 100) -> Verdict:
     # beta = cos(pi s): 1 - p_j = s, and sqrt((1 - beta) / 2) = sin(pi s / 2).
     return jordan(factor / 2, "arccos(beta)/pi", precision=precision)

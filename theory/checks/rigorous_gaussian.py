@@ -30,10 +30,10 @@ from functools import cache
 
 from flint import arb
 
-from theory import rigorous
 from theory.formulas import rho
-from theory.rigorous import Box, ball, box, enclosures, subdivide
-from theory.verdict import Context, Route, Verdict, check
+from theory.routes import rigorous
+from theory.routes.rigorous import Box, ball, box, enclosures, subdivide
+from theory.verdict import Context, Route, Scope, Verdict, check
 
 LAST = 4096
 BLOCKS = ((9, 24), (25, 64), (65, 256), (257, 1024), (1025, LAST))
@@ -74,6 +74,7 @@ def quadrature_is_enclosed(
     "Theorem 5.18",
     "the bound is at most exact rho_R for every R = 9..4096 and every |eps|/delta <= 10",
     Route.RIGOROUS,
+    scope=Scope.EVERYWHERE,
 )
 def bound_holds(context: Context, *, factor: Fraction = Fraction(1), precision: int = 100) -> Verdict:
     if not covers(BLOCKS):
@@ -102,6 +103,7 @@ def bound_holds(context: Context, *, factor: Fraction = Fraction(1), precision: 
     "Beyond 5.18",
     "1 - 1/R can go, for every eps and R >= 9: E max of R normals is >= nu(R), so rho_R F >= (|eps| + nu delta)^2",
     Route.RIGOROUS,
+    scope=Scope.EVERYWHERE,
 )
 def without_the_factor(context: Context, *, factor: Fraction = Fraction(1), precision: int = 100) -> Verdict:
     if not covers(BLOCKS):

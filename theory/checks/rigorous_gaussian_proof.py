@@ -10,10 +10,10 @@ from fractions import Fraction
 
 from flint import arb, fmpq_poly
 
-from theory import rigorous
 from theory.checks.rigorous_facts import prove_erf_bound
-from theory.rigorous import Box, ball, box, enclosures, subdivide
-from theory.verdict import Context, Route, Status, Verdict, check
+from theory.routes import rigorous
+from theory.routes.rigorous import Box, ball, box, enclosures, subdivide
+from theory.verdict import Context, Route, Scope, Status, Verdict, check
 
 LAST = 4096
 PLACES = [Fraction(step, 4) for step in range(-12, 17)]
@@ -64,13 +64,14 @@ def normal_by_erf(context: Context, *, square: Fraction = Fraction(2), precision
     "Equation 52",
     "1/2 + erf(x / sqrt2) / 2 <= 1/2 + sqrt(1 - exp(-2 x^2 / pi)) / 2 for every x >= 0: Fact A.3 at x / sqrt2",
     Route.RIGOROUS,
+    scope=Scope.EVERYWHERE,
 )
 def erf_replaced(context: Context, *, rate: Fraction = Fraction(2), precision: int = 100) -> Verdict:
     # x^2 = 2 (x / sqrt2)^2, so the rate doubles.
     return prove_erf_bound(2 * rate, precision=precision)
 
 
-@check("Equation 53", "sqrt(1 - a) <= 1 - a/2 for every a in [0, 1]", Route.RIGOROUS)
+@check("Equation 53", "sqrt(1 - a) <= 1 - a/2 for every a in [0, 1]", Route.RIGOROUS, scope=Scope.EVERYWHERE)
 def root_replaced(context: Context, *, half: Fraction = Fraction(1, 2), precision: int = 100) -> Verdict:
     """1 - sqrt(1 - a) = a / (1 + sqrt(1 - a)), so half a <= 1 - sqrt(1 - a) is half (1 + sqrt(1 - a)) <= 1."""
     with rigorous.precision(precision):
@@ -83,7 +84,12 @@ def root_replaced(context: Context, *, half: Fraction = Fraction(1, 2), precisio
         return rigorous.all_of([rigorous.verdict(subdivide(left, one, box((0, 1))), one, names=("a",))])
 
 
-@check("Equation 54", "1/2 + (1 - a/2) / 2 = 1 - a/4 as polynomials with rational coefficients", Route.RIGOROUS)
+@check(
+    "Equation 54",
+    "1/2 + (1 - a/2) / 2 = 1 - a/4 as polynomials with rational coefficients",
+    Route.RIGOROUS,
+    scope=Scope.EVERYWHERE,
+)
 def collected(context: Context, *, quarter: Fraction = Fraction(1, 4)) -> Verdict:
     a = fmpq_poly([0, 1])
     difference = (1 + (1 - a / 2)) / 2 - (1 - a * quarter.numerator / quarter.denominator)
@@ -92,7 +98,7 @@ def collected(context: Context, *, quarter: Fraction = Fraction(1, 4)) -> Verdic
     return Verdict(status=Status.REFUTED, witness=f"the difference is {difference}, in a")
 
 
-@check("Equation 55", "1 - y <= exp(-y) for every y = a/4 in [0, 1/4]", Route.RIGOROUS)
+@check("Equation 55", "1 - y <= exp(-y) for every y = a/4 in [0, 1/4]", Route.RIGOROUS, scope=Scope.EVERYWHERE)
 def exponential_replaced(context: Context, *, factor: Fraction = Fraction(1), precision: int = 100) -> Verdict:
     """1 - e^{-y} <= y, where the quotient (1 - e^{-y}) / y decreases from 1."""
     with rigorous.precision(precision):
@@ -125,6 +131,7 @@ def choice_of_t(context: Context, *, four: Fraction = Fraction(4), precision: in
     "Theorem 5.18",
     "nu(R) is real for every R >= 9 (R - 4 log R increases from R = 4 on), and not for R = 2..8",
     Route.RIGOROUS,
+    scope=Scope.EVERYWHERE,
 )
 def nu_is_real(context: Context, *, first: int = 9, precision: int = 100) -> Verdict:
     with rigorous.precision(precision):

@@ -18,10 +18,10 @@ from fractions import Fraction
 
 from flint import arb
 
-from theory import rigorous
 from theory.formulas import noise
-from theory.rigorous import enclosures
-from theory.verdict import Context, Route, Status, Verdict, check
+from theory.routes import rigorous
+from theory.routes.rigorous import enclosures
+from theory.verdict import Context, Route, Scope, Status, Verdict, check
 
 HALF = Fraction(1, 2)
 WHOLE = rigorous.box((0, 1), (0, HALF))
@@ -48,12 +48,15 @@ def prove(constant: str, *, precision: int, max_boxes: int = rigorous.MAX_BOXES)
     "Lemma C.1",
     "max_t h(t; sigma) <= 0.72 (1 - e^{-sqrt2 sigma}) for every sigma in (0, 1/(2 sqrt2)]",
     Route.RIGOROUS,
+    scope=Scope.EVERYWHERE,
 )
 def printed_constant(context: Context, *, constant: str = PRINTED, precision: int = 100) -> Verdict:
     return prove(constant, precision=precision)
 
 
-@check("Beyond C.1", "0.5112 can replace 0.72 for every sigma in (0, 1/(2 sqrt2)]", Route.RIGOROUS)
+@check(
+    "Beyond C.1", "0.5112 can replace 0.72 for every sigma in (0, 1/(2 sqrt2)]", Route.RIGOROUS, scope=Scope.EVERYWHERE
+)
 def sharp_constant(context: Context, *, constant: str = "0.5112", precision: int = 100) -> Verdict:
     return prove(constant, precision=precision)
 

@@ -6,12 +6,11 @@ import itertools
 from collections.abc import Callable
 
 import numpy as np
-from scipy import special
 
 from gsgd.selectors import select_top_k
 from theory.checks.rho import enumerate_top_k, loss_vectors, small_instances
 from theory.formulas import rho
-from theory.montecarlo import mean_equals, sample_size
+from theory.routes.montecarlo import mean_equals, sample_size
 from theory.verdict import Context, Route, Verdict, at_least, at_most, check, equal, worst
 
 BATCHES = (1, 2, 3, 5, 8, 16, 64, 1000)
@@ -31,48 +30,6 @@ def enumerated(context: Context, *, expected_top_k=rho.expected_top_k) -> Verdic
                 exact = float(enumerate_top_k(losses, B, k))
                 verdicts.append(equal(expected_top_k(floats, B, k), exact, where=f"B = {B}, k = {k}", tolerance=1e-13))
     return worst(*verdicts)
-
-
-@check(
-    "Beyond 5.7",
-    "F^_{B,k} equals the average of the k upper order statistics, each by its own beta law, for B <= 1,000, n <= 200",
-    Route.CLOSED_FORM,
-)
-def by_order_statistics(context: Context, *, expected_top_k=rho.expected_top_k) -> Verdict:
-    verdicts = []
-    for losses in loss_vectors(context.rng):
-        f, n = np.sort(losses, axis=1), losses.shape[1]
-        for B in BATCHES:
-            below = special.betainc(r := np.arange(1, B + 1), B - r + 1, (np.arange(n + 1) / n)[:, None])
-            order_statistics = f @ np.diff(below, axis=0)
-            for k in {1, B // 2, B} - {0}:
-                expected = order_statistics[:, -k:].mean(axis=1)
-                scale = f[:, -1]
-                verdicts.append(
-                    equal(expected_top_k(losses, B, k) / scale, expected / scale, where=f"B = {B}, k = {k}")
-                )
-    return worst(*verdicts)
-
-
-@check("Beyond 5.7", "F^_{B,1} = F^_B for B <= 1,000 on 130 random loss vectors", Route.CLOSED_FORM)
-def top_one_is_max(context: Context, *, expected_top_k=rho.expected_top_k) -> Verdict:
-    verdicts = []
-    for losses in loss_vectors(context.rng):
-        for B in BATCHES:
-            expected = rho.expected_max(losses, B)
-            verdicts.append(equal(expected_top_k(losses, B, 1) / expected, 1.0, where=f"B = {B}", tolerance=1e-11))
-    return worst(*verdicts)
-
-
-@check("Beyond 5.7", "F^_{B,B} = F for B <= 1,000 on 130 random loss vectors", Route.CLOSED_FORM)
-def top_all_is_mean(context: Context, *, expected_top_k=rho.expected_top_k) -> Verdict:
-    return worst(
-        *(
-            equal(expected_top_k(losses, B, B) / losses.mean(axis=1), 1.0, where=f"B = {B}", tolerance=1e-12)
-            for losses in loss_vectors(context.rng)
-            for B in BATCHES
-        )
-    )
 
 
 @check("Beyond 5.7", "the mean of what select_top_k keeps, 4 of 8 sampled losses, is F^_{8,4}", Route.MONTE_CARLO)

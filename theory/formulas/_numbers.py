@@ -51,3 +51,26 @@ def integer(name: str, value: Any, least: int = 1) -> int:
     if array.ndim:
         raise ValueError(f"{name} = {value} must be one integer")
     return int(array)
+
+
+def finite_arrays(**values: Any) -> list[np.ndarray]:
+    """The values as arrays of floats, in their order; a ValueError names the first that is not finite."""
+    arrays = []
+    for name, value in values.items():
+        array = np.asarray(value, float)
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} = {array[~np.isfinite(array)].flat[0]} must be finite")
+        arrays.append(array)
+    return arrays
+
+
+def at_least(name: str, value: np.ndarray, low: float) -> None:
+    """Raise a ValueError unless all of `value` is at least `low`."""
+    if (value < low).any():
+        raise ValueError(f"{name} = {value[value < low].flat[0]:.6g} must be at least {low:g}")
+
+
+def positive(name: str, value: np.ndarray) -> None:
+    """Raise a ValueError unless all of `value` is positive."""
+    if not (value > 0).all():
+        raise ValueError(f"{name} = {value[~(value > 0)].flat[0]:.6g} must be positive")

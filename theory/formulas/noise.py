@@ -1,7 +1,7 @@
-"""What noise in the approximate losses costs at R = 2: Theorem 5.15, Lemma C.1, Corollary 5.16, and sharper forms.
+"""What noise in the approximate losses costs: Theorem 5.15, Lemma C.1, Corollary 5.16, and sharper forms for every R.
 
 Under Assumption 5.12 the approximate loss is f(w, x) exp(mu(w) + sigma zeta) with zeta of mean 0 and variance 1. All
-results bound F^_{2,approx} from below by a factor that depends on sigma alone, whatever the law of zeta.
+results bound F^_{R,approx} from below by a factor that depends on sigma and R alone, whatever the law of zeta.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from theory.formulas._numbers import numbers, plain
+from theory.formulas._numbers import integers, numbers, plain, require
 from theory.verdict import AssumptionViolated
 
 SIGMA_LIMIT = float(np.sqrt(2) / 4)
@@ -36,7 +36,7 @@ def p(sigma: ArrayLike) -> Any:
         A factor in [0.7167, 1].
 
     Raises:
-        AssumptionViolated: if sigma is outside that range; `p_sharp` holds for every sigma >= 0.
+        AssumptionViolated: if sigma is outside that range; `p_R` holds for every sigma >= 0.
     """
     sigma = _at_least_zero(sigma)
     if np.any(sigma > SIGMA_LIMIT):
@@ -45,22 +45,51 @@ def p(sigma: ArrayLike) -> Any:
     return plain(1 + LEMMA_C1 * np.expm1(-np.sqrt(2) * sigma))
 
 
-def p_sharp(sigma: ArrayLike) -> Any:
-    """A larger factor than `p`, for every noise level (beyond Theorem 5.15).
+def p_R(sigma: ArrayLike, R: ArrayLike) -> Any:
+    """Factor by which noise reduces F^_R at most, for every R, noise level and law (beyond Theorem 5.15).
 
-        F^_{2,approx}(w) >= p_sharp(sigma) F^_2(w),    p_sharp(sigma) = 1 - (1/2) (1 - e^{-sqrt2 sigma})
+        F^_{R,approx}(w) >= p_R(sigma) F^_R(w),    p_R(sigma) = 1/R + (1 - 1/R) exp(-sigma R / sqrt(2 R - 1))
 
-    Z = zeta_2 - zeta_1 is symmetric with variance 2, so P(Z > s) <= min(1/2, 1/s^2), half of Chebyshev's two-sided
-    bound, where the paper takes Cantelli's 2 / (2 + s^2). What noise takes from f^(1) is then at most
-    (1 - e^{-t}) min(1/2, sigma^2/t^2), t = log(f^(1)/f^(2)): increasing up to t = sqrt2 sigma, decreasing after it.
+    At R = 2 it is (1 + e^{-2 sigma / sqrt3}) / 2, at least the printed p(sigma) wherever that is stated.
+
+    Proof. `p_law` with E max of R i.i.d. zeta of mean 0 and variance 1 <= (R - 1) / sqrt(2 R - 1) (Hartley & David
+    1954; Gumbel 1954).
 
     Args:
         sigma: noise level, at least 0.
+        R: draws per step, an integer >= 1; for the k largest of B it is B.
 
     Returns:
-        A factor in [1/2, 1].
+        A factor in [1/R, 1].
     """
-    return plain(1 + np.expm1(-np.sqrt(2) * _at_least_zero(sigma)) / 2)
+    R = integers("R", R)
+    return p_law(sigma, R, (R - 1) / np.sqrt(2.0 * R - 1))
+
+
+def p_law(sigma: ArrayLike, R: ArrayLike, mean_of_max: ArrayLike) -> Any:
+    """`p_R` where the noise's law is known: `mean_of_max` is E max of R i.i.d. zeta (beyond Theorem 5.15).
+
+        1/R + (1 - 1/R) exp(-sigma m R / (R - 1)),    m = E max of zeta_1, ..., zeta_R
+
+    Proof. Given the losses, let f_1 be the largest and D = max_j zeta_j - zeta_1 >= 0. The choice j* has
+    f_j* e^{sigma zeta_j*} >= f_1 e^{sigma zeta_1}, so f_j* >= f_1 e^{-sigma D}. The zeta are exchangeable: q = P(D > 0)
+    <= 1 - 1/R, and E D = m, as E zeta_1 = 0. By Jensen's inequality E e^{-sigma D} >= 1 - q + q e^{-sigma m / q}, which
+    decreases in q because (1 + y) e^{-y} <= 1: put q = 1 - 1/R.
+
+    The k largest of B: pair every kept row that is not among the k largest with one of these that was dropped; its
+    score is no less, so f_i >= f_j e^{-sigma D_j} with D_j = max zeta - zeta_j, and rows in both sets have it, too. The
+    sum over j is at least the sum of f_j e^{-sigma D_j} over the k largest: the same factor with R = B. It holds with
+    one zeta for each atom, too, where candidates differ; repeats of an atom only lower D.
+
+    Raises:
+        ValueError: if sigma or `mean_of_max` is negative or NaN, or R no integer >= 1.
+    """
+    sigma, R, m = _at_least_zero(sigma), integers("R", R), numbers("mean_of_max", mean_of_max)
+    require(m >= 0, "mean_of_max", m, "must be at least 0, the mean of zeta")
+    share = 1.0 / R
+    # At R = 1 there is no choice: the weight of the exponential is 0.
+    rate = m / np.where(R > 1, 1 - share, 1.0)
+    return plain(share + (1 - share) * np.exp(-np.where(rate > 0, sigma, 0.0) * rate))
 
 
 def h(t: ArrayLike, sigma: ArrayLike) -> Any:
@@ -141,7 +170,7 @@ def sigma_max(rho: ArrayLike) -> Any:
         sigma_max = (1 / sqrt2) log(18 rho / (25 - 7 rho)),    where p(sigma_max) rho = 1
 
     # Paper: from Theorem 5.15, which stops at sigma = 1 / (2 sqrt 2), passed for rho > 1.3953; here: for every
-    # rho, because p_sharp is at least the printed p for every sigma >= 0.
+    # rho, because p_R at R = 2 is at least the printed p for every sigma >= 0.
 
     Args:
         rho: rho*_2, 1 < rho <= 2.
@@ -158,22 +187,25 @@ def sigma_max(rho: ArrayLike) -> Any:
     return plain(np.log(18 * rho / (25 - 7 * rho)) / np.sqrt(2))
 
 
-def sigma_max_sharp(rho: ArrayLike) -> Any:
-    """A larger admissible noise level than `sigma_max` (beyond Corollary 5.16).
+def sigma_max_R(rho: ArrayLike, R: ArrayLike) -> Any:
+    """Noise level below which selection keeps an advantage, for every R and noise law (beyond Corollary 5.16).
 
-        (1 / sqrt2) log(rho / (2 - rho)),    where p_sharp(sigma) rho = 1;    inf at rho = 2
+        (sqrt(2 R - 1) / R) log((R - 1) rho / (R - rho)),    where p_R(sigma) rho = 1;    inf at rho = R
 
     Args:
-        rho: rho*_2, 1 <= rho <= 2 (at 1 no level is admissible, and the value is 0).
+        rho: rho*_R, 1 <= rho <= R (at 1 no level is admissible, and the value is 0).
+        R: draws per step, an integer >= 2.
 
     Raises:
-        AssumptionViolated: if rho is outside [1, 2].
+        AssumptionViolated: if rho is outside [1, R].
     """
-    rho = numbers("rho", rho)
-    if np.any((rho < 1) | (rho > 2)):
-        raise AssumptionViolated("Definition 5.6", f"rho = {_first(rho, (rho < 1) | (rho > 2))} must lie in [1, 2]")
-    with np.errstate(divide="ignore"):  # rho = 2: inf is meant
-        return plain(np.log(rho / (2 - rho)) / np.sqrt(2))
+    rho, R = np.broadcast_arrays(numbers("rho", rho), integers("R", R, least=2))
+    bad = (rho < 1) | (rho > R)
+    if np.any(bad):
+        rule = f"must lie in [1, R] = [1, {_first(R, bad):g}]"
+        raise AssumptionViolated("Definition 5.6", f"rho = {_first(rho, bad)} {rule}")
+    with np.errstate(divide="ignore"):  # rho = R: inf is meant
+        return plain(np.sqrt(2.0 * R - 1) / R * np.log((R - 1) * rho / (R - rho)))
 
 
 def _u_star(sigma: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from theory.formulas._numbers import integer, integers, plain
+from theory.formulas._numbers import integer, integers, numbers, plain, require
 from theory.verdict import AssumptionViolated
 
 
@@ -116,6 +116,40 @@ def rho_top_k(losses: Any, B: int, k: int) -> Any:
     return _over_mean(expected_top_k(losses, B, k), losses)
 
 
+def rho_ceiling(cv: Any, R: Any) -> Any:
+    """The most that R draws can gain, from one batch of losses: rho_R <= 1 + CV (R - 1) / sqrt(2 R - 1).
+
+    Proof. E max of R i.i.d. numbers of mean F and deviation s is at most F + s (R - 1) / sqrt(2 R - 1) (Hartley & David
+    1954; Gumbel 1954): E max = int q(u) R u^{R-1} du with q the quantile function, so E max - F is the covariance of q
+    and R u^{R-1}, whose deviation is (R - 1) / sqrt(2 R - 1), and Cauchy-Schwarz.
+
+    Args:
+        cv: standard deviation over mean of the losses, >= 0.
+        R: draws per step, an integer >= 1.
+    """
+    cv, R = numbers("cv", cv), integers("R", R)
+    require(cv >= 0, "cv", cv, "must be at least 0")
+    return plain(1 + cv * (R - 1) / np.sqrt(2.0 * R - 1))
+
+
+def rho_top_k_ceiling(cv: Any, B: Any, k: Any) -> Any:
+    """The most that keeping the k largest of B can gain: rho_{B,k} <= 1 + CV sqrt((B - k) / k); 1 + CV for one half.
+
+    Proof. Let v be the losses of the batch less their mean, and a the vector of 1/k on the k largest and 0 elsewhere.
+    The mean of the k largest exceeds the mean by <a - 1/B, v> <= |a - 1/B| |v| = sqrt(1/k - 1/B) sqrt(B) std(v). It
+    holds for the batch itself, and on average over batches, as the mean of the batches' deviations is at most that of
+    D.
+
+    Args:
+        cv: standard deviation over mean of the losses, >= 0.
+        B, k: integers with 1 <= k <= B.
+    """
+    cv, B, k = np.broadcast_arrays(numbers("cv", cv), integers("B", B), integers("k", k))
+    require(cv >= 0, "cv", cv, "must be at least 0")
+    require(k <= B, "k", k, "must be at most B")
+    return plain(1 + cv * np.sqrt((B - k) / k))
+
+
 def rho_star_bound(Delta: Any, F_star: Any) -> Any:
     """Upper bound on rho*_R, Delta_R / F* (Equation 5).
 
@@ -174,6 +208,32 @@ def gaussian_rho(eps: Any, delta: Any, R: Any) -> Any:
     integrand = 2 * z * -np.expm1(R * np.log1p(-q))
     numerator = low[..., 0] ** 2 + length[..., 0] * (integrand @ _WEIGHTS)
     return plain(numerator / (1 + c[..., 0] ** 2))
+
+
+def linear_gaussian_infimum(c: Any, R: Any) -> Any:
+    """rho*_R of the linear model with Gaussian features, exactly: `gaussian_rho` at c = |S^{-1/2} m| (beyond 5.18).
+
+    There prediction errors are N(eps, delta^2) with eps = <w - w*, m>, delta^2 = (w - w*)' S (w - w*), and |eps|/delta
+    is at most |S^{-1/2} m|, at w - w* = S^{-1} m. The infimum is attained and above 1: Equation 5 is strict here, and
+    Corollary 5.19 holds for the infimum over all w.
+
+    Proof that rho_R decreases in |eps| / delta = tan phi: Z = sin phi + cos phi Y with Y standard normal has E Z^2 = 1,
+    and with f the density of Z and y = a sin phi / cos^2 phi
+
+        (d/dphi) E(Z^2 - a^2)^+ = 2 cos^3 phi (f(a) + f(-a)) (tanh y - y) <= 0    for every a >= 0:
+
+    d/dphi of Z is (1 - Z sin phi) / cos phi, so the derivative is (2 / cos phi) E[Z (1 - Z sin phi); |Z| > a], and
+    integrating z f = f sin phi - f' cos^2 phi by parts leaves 2 cos phi (cos^2 phi (f(a) - f(-a)) - a sin phi (f(a) +
+    f(-a))), where f(a) / f(-a) = e^{2y}. So Z^2 decreases in convex order, in which E max of R, the mean of the k
+    largest of B and CVaR increase: their ratios to E Z^2 decrease in phi, all three.
+
+    Args:
+        c: |S^{-1/2} m|, >= 0.
+        R: draws per step, an integer >= 1.
+    """
+    c = numbers("c", c)
+    require(c >= 0, "c", c, "must be at least 0")
+    return gaussian_rho(c, 1.0, R)
 
 
 def nu(R: Any) -> Any:

@@ -143,6 +143,15 @@ def witness_three_atoms(*, start: float = 2.0) -> KnownProblem:
     return mean_estimation([[0.0], [0.0], [1.0]], start=[start])
 
 
+def symmetric_quadratics(rng: np.random.Generator, *, n: int, d: int) -> KnownProblem:
+    """Mean estimation with atoms x and -x for n/2 random x, started at 0: by symmetry F^_R is least there, for every R.
+
+    So F^_R(w_k) >= Delta_R along every run, and the second term of a bound is all that it has: seen within 1 - eta L.
+    """
+    x = rng.standard_normal((n // 2, d)) / np.sqrt(d)
+    return mean_estimation(np.concatenate([x, -x]), start=np.zeros(d))
+
+
 def compact_problems() -> list[KnownProblem]:
     """The problems on which the convergence theorems are checked exactly: small n, compact Phi_F, F* > 0."""
     return [
@@ -155,6 +164,8 @@ def compact_problems() -> list[KnownProblem]:
         symmetric_regression(pseudo_huber(0.7), [[1.0], [0.6]], [0.5], [0.3, 1.5], start=[-3.0]),
         smoothed_relu_pair(start=3.0),
         smoothed_relu_pair(start=0.5),
+        # Started at the minimiser, where the second term is all that a bound has.
+        witness_quadratics(start=1.0),
     ]
 
 

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from scipy import special
 
-from theory import montecarlo
 from theory.formulas import early_exit
+from theory.routes import montecarlo
 from theory.verdict import AssumptionViolated, Status, Verdict, at_most, worst
 
 # Section 3 prints sig(z) = 1 / (1 + e^z). The usual sigmoid has e^{-z}.

@@ -27,6 +27,7 @@ def check(number, **values):
         "statement": statement,
         "claim": f"as printed: claim {number} of them" if wrong else f"claim {number} holds",
         "route": "monte-carlo" if status == "consistent" else ("exact", "closed-form")[number % 2],
+        "scope": "samples" if status == "consistent" else ("instances", "everywhere")[number % 2],
         "expected": status,
         "status": status,
         "value": None if has_none else 1 + number / 3,

@@ -40,7 +40,7 @@ def test_a_row_a_check_with_its_values_in_full(root, checks):
         assert check["claim"] in cells[1].text
         assert check["name"] in cells[1].text
         assert (check["witness"] or "") in cells[1].text
-        assert cells[2].text == check["route"]
+        assert cells[2].text == f"{check['route']} {check['scope']}"
         for cell, name in zip(cells[3:], ("value", "bound", "slack", "seconds"), strict=True):
             value = check[name]
             assert cell["data-value"] == ("" if value is None else repr(float(value)))

@@ -18,4 +18,6 @@ MUTANTS = {
     "descent.dividing_by_one_over_K": {"divisor": 5},
     "descent.mean_of_objectives": {"bound": lambda K, **q: convergence.gsgd_bound(K, **(q | {"Delta": 0.0}))},
     "descent.jensen": {"share": 0.99},
+    "descent.rearranged": {"share": 0.99},
+    "descent.nearest_minimiser": {"share": 0.99},
 }

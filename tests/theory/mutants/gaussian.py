@@ -1,5 +1,6 @@
 from gsgd.oracle import standard_normal
 from theory.formulas import rho
+from theory.problems.linear_gaussian import LinearGaussian
 
 
 def exact_times(factor):
@@ -20,15 +21,10 @@ MUTANTS = {
     "gaussian.no_error_at_the_minimum": [{"away": 1.0}],
     "gaussian.second_moment": [{"objective": lambda p, w: p.eps(w) ** 2 + 0.999 * p.delta(w) ** 2}],
     "gaussian.two_draws": [{"gaussian_rho": exact_times(1 + 1e-10)}],
-    "gaussian.few_draws": [{"gaussian_rho": exact_times(1 + 1e-10)}],
-    "gaussian.by_density": [{"gaussian_rho": exact_times(1 + 1e-8)}],
     "gaussian.by_sampling": [{"gaussian_rho": exact_times(1.05)}, {"gaussian_rho": exact_times(0.95)}],
-    "gaussian.bound_holds": [{"bound": bound_times(1.01)}],
     "gaussian.bound_holds_in_the_model": [{"bound": bound_times(1.25)}],
-    "gaussian.nu_is_real": [{"first": 8}, {"first": 10}],
     "gaussian.too_few_draws": [{"R": 9}],
     "gaussian.first_useful_R": [{"first": 24}, {"first": 26}],
-    "gaussian.sharp_bound_holds": [{"bound": lambda *a: 1.01 * rho.gaussian_rho_bound_sharp(*a)}],
     "gaussian.sharp_bound_is_sharper": [{"bound": rho.gaussian_rho_bound}],
     "gaussian.restated": [{"bound": rho.gaussian_rho_bound_sharp}, {"bound": bound_times(1 + 1e-9)}],
     "gaussian_growth.order_of_growth": [{"constant": 1.21}],
@@ -39,15 +35,12 @@ MUTANTS = {
     "gaussian_growth.one_sided_hypothesis": [{"eps": -1.0}],
     "gaussian_growth.one_sided_hypothesis_any_constant": [{"eps": -1.0}],
     "gaussian_proof.distribution_of_the_largest": [{"power": 5.2}, {"power": 4.8}],
-    "gaussian_proof.normal_by_erf": [{"scale": 1.4143}],
-    "gaussian_proof.erf_replaced": [{"rate": 0.63}],
-    "gaussian_proof.root_replaced": [{"half": 0.501}],
-    "gaussian_proof.collected": [{"quarter": 0.2501}],
-    "gaussian_proof.exponential_replaced": [{"quarter": 0.2501}],
-    "gaussian_proof.choice_of_t": [{"nu": nu_times(1.0001)}],
-    "gaussian_proof.event": [{"nu": nu_times(1.2)}],
     "gaussian_proof.second_moment_bound": [{"nu": nu_times(1.4)}],
     "gaussian_proof.step_for_negative_level": [{"eps": -1.0}],
     "gaussian_proof.step_for_positive_level": [{"nu": nu_times(1.4)}],
     "gaussian_proof.unnormalised": [{"factor": 1.01}],
+    "gaussian.by_quantiles": [{"gaussian_rho": exact_times(1 + 1e-7)}],
+    "gaussian.divided_by_the_mean": [{"bound": bound_times(1 + 1e-9)}],
+    "gaussian.squared_loss": [{"losses": lambda *a: 0.999 * LinearGaussian.losses(*a)}],
+    "gaussian_growth.from_a_region": [{"w": 1.0}],
 }

@@ -19,6 +19,16 @@ def keep(coefficient):
     return lambda sigma: 1 - coefficient * (1 - np.exp(-np.sqrt(2) * np.asarray(sigma)))
 
 
+def more(factor):
+    """p_R, larger by a factor."""
+    return lambda sigma, R: factor * noise.p_R(sigma, R)
+
+
+def two(rho):
+    """The noise level of p_R at R = 2, beyond the printed one."""
+    return noise.sigma_max_R(rho, 2)
+
+
 def swap(law, changed):
     return tuple(changed if known is law else known for known in noise_laws.LAWS)
 
@@ -51,14 +61,9 @@ shifted_draws = replace(noise_laws.laplace, draw=lambda rng, size: noise_laws.la
 
 MUTANTS = {
     "noise_laws.moments": {"laws": swap(noise_laws.gaussian, wide_gaussian)},
-    "noise_laws.distribution_functions": {"laws": swap(noise_laws.gaussian, wide_gaussian)},
     "noise_laws.draws": {"sampled": swap(noise_laws.laplace, shifted_draws)},
     "noise_laws.biased_noise": {"law": noise_laws.rademacher},
     "noise_laws.negative_sigma": {"sigma": 0.1},
-    "noise_laws.probabilities_add_up": {
-        "probabilities": lambda *a: noise_laws.selection_probabilities(*a) * (1 + 1e-6),
-    },
-    "noise_laws.routes_agree": {"pairs": choice_of_three},
     "noise_laws.choice_by_simulation": {"probabilities": greedy_choice},
     "noise_laws.at_most_exact_choice": {
         "expected_selected": lambda losses, R, sigma, law: noise_laws.expected_selected(losses, R + 1, sigma, law),
@@ -77,7 +82,6 @@ MUTANTS = {
         "chosen": lambda q, f, R, sigma: chosen_with_fixed_noise(q, f, R + 1, sigma),
     },
     "noise.theorem": {"bound": keep(0.15)},
-    "noise.sharp": {"bound": keep(0.35)},
     "noise.theorem_for_rho": {"bound": keep(0.1)},
     "noise.theorem_by_simulation": {"bound": lambda sigma: 1.0},
     "noise.independent_of_mu": {
@@ -85,17 +89,7 @@ MUTANTS = {
         "approximate": lambda losses, mu, sigma, zeta: losses * np.exp(sigma * (1 + abs(mu) / 300) * zeta),
     },
     "noise.decreasing": {"bound": lambda sigma: 1 - 0 * np.asarray(sigma)},
-    "noise.too_much_noise": {"bound": noise.p_sharp},
-    "noise.sharper": {"bound": keep(0.73)},
-    "noise.half_chebyshev": {"bound": lambda s: np.minimum(0.5, 0.98 / s**2)},
-    "noise.half_chebyshev_random": {"bound": lambda s: np.minimum(0.49, 0.9 / s**2)},
-    "noise.half_chebyshev_attained": {"bound": lambda s: 2 / (2 + s**2)},  # Cantelli's, which the paper uses
-    "noise.sharp_step": {"bound": keep(0.499)},
-    "noise.sharp_for_random_laws": {"bound": keep(0.3)},
-    "noise.sharp_constant": {"constant": 0.5},
-    "noise.sharp_constant_small": {"constant": 0.354},
     "noise.gaussian_choice": {"formula": lambda ratio, sigma: noise_laws.gaussian.cdf(np.log(ratio) / sigma)},
-    "noise.gaussian_choice_of_two": {"probabilities": choice_of_three},
     "noise_proof.event": {
         "wins": lambda f1, f2, difference, sigma: -sigma * difference <= np.log(f1 / np.maximum(f2, 1e-9)),
     },
@@ -115,15 +109,20 @@ MUTANTS = {
     "noise_proof.over_candidates": {"factors": sharper_factors(0.1)},
     "noise_proof.relative_to_mean": {"factors": sharper_factors(0.1)},
     "noise_proof.over_points": {"factors": sharper_factors(0.1)},
-    "noise_level.solves": {"sigma_max": noise.sigma_max_sharp},
     "noise_level.statement": {"sigma_max": lambda rho: 1.02 * noise.sigma_max(rho)},
-    "noise_level.statement_by_p_sharp": {"factor": keep(0.73)},
-    "noise_level.on_problems": {"sigma_max": noise.sigma_max_sharp},
     "noise_level.within_theorem": {"sigma_max": lambda rho: np.minimum(noise.sigma_max(rho), noise.SIGMA_LIMIT)},
     "noise_level.within_theorem_up_to": {"rho_limit": 1.3954},
-    "noise_level.sharp_solves": {"sigma_max": noise.sigma_max},
-    "noise_level.sharp_at_two": {"factor": keep(0.51)},
-    "noise_level.sharp_on_problems": {"sigma_max": lambda rho: 1.02 * noise.sigma_max_sharp(rho)},
     "noise_level.at_every_level": {"advantage": 0.3},
     "noise_level.impossible_rho": {"rho_2": 1.2},
+    "noise.every_R": {"bound": more(1.01)},
+    "noise.given_candidates": {"bound": more(1.02)},
+    "noise.climbed": {"bound": more(1.02)},
+    "noise.mean_of_largest": {"bound": lambda R: 0.95 * (R - 1) / np.sqrt(2 * R - 1)},
+    "noise.known_law": {"bound": lambda *a: 1.01 * noise.p_law(*a)},
+    "noise.too_much_noise": {"bound": lambda sigma: noise.p_R(sigma, 2)},
+    "noise_level.statement_by_p_two": {"factor": keep(0.73)},
+    "noise_level.solves": {"sigma_max": two},
+    "noise_level.on_problems": {"sigma_max": two},
+    "noise_level.sharp_solves": {"sigma_max": lambda rho, R: 1.001 * noise.sigma_max_R(rho, R)},
+    "noise_level.sharp_on_problems": {"sigma_max": lambda rho: 1.02 * noise.sigma_max_R(rho, 2)},
 }

@@ -1,6 +1,6 @@
 import numpy as np
 
-from theory import exact
+from theory.routes import exact
 
 MUTANTS = {
     "oracle.candidates_are_independent": {"p": 1 / 9 + 0.01},
@@ -14,4 +14,5 @@ MUTANTS = {
     "oracle.greedy_pick_beats_the_mean": {
         "law": lambda n, R: exact.Law(np.eye(n), lambda f: 1.0 * (f == f.min(-1, keepdims=True)))
     },
+    "oracle.plain_steps": {"rate": 0.41},
 }

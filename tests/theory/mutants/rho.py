@@ -33,9 +33,6 @@ MUTANTS = {
     "rho.infimum_at_most_ratio": [{"bound": lambda Delta, F_star: 0.9999 * rho.rho_star_bound(Delta, F_star)}],
     "rho.strict_on_a_compact_region": [{"half": 0.51}],
     "top_k.enumerated": [{"expected_top_k": one_draw_more}],
-    "top_k.by_order_statistics": [{"expected_top_k": one_draw_more}],
-    "top_k.top_one_is_max": [{"expected_top_k": one_draw_more}],
-    "top_k.top_all_is_mean": [{"expected_top_k": one_draw_more}],
     "top_k.sampled": [
         {"expected_top_k": scaled_top_k(lambda B, k: 1.02)},
         {"expected_top_k": scaled_top_k(lambda B, k: 0.98)},
@@ -46,4 +43,6 @@ MUTANTS = {
     "top_k.monotone_in_k": [{"expected_top_k": scaled_top_k(lambda B, k: 1 + 1e-6 * k)}],
     "top_k.cvar_variational": [{"cvar": lambda f, kappa: rho.cvar(f, 0.999 * kappa)}],
     "top_k.tends_to_cvar": [{"cvar": lambda f, kappa: 0.999 * rho.cvar(f, kappa)}, {"rate": 0.19}],
+    "rho.continuity_of_the_mean": [{"power": 1}],
+    "rho.spectral": [{"expected_max": scaled_max(lambda R: 0.999)}],
 }

@@ -12,7 +12,6 @@ MUTANTS = {
     "rigorous_lemma_c1.widest_range": [{"last": "3.0202"}, {"first": "3.0201"}, {"constant": "0.719"}],
     "rigorous_facts.erf_bound": {"rate": Fraction(399, 100)},
     "rigorous_facts.erfc_bound": [{"factor": Fraction(99, 100)}, {"rate": Fraction(101, 100)}],
-    "rigorous_facts.erfc_bound_any_t": {"t": 1},
     "rigorous_facts.erfc_bound_sharp": [{"factor": Fraction(999, 1000)}, {"rate": Fraction(101, 100)}],
     "rigorous_gaussian.quadrature_is_enclosed": {"gaussian_rho": lambda *at: rho.gaussian_rho(*at) * (1 + 1e-11)},
     "rigorous_gaussian.bound_holds": {"factor": Fraction(4, 3)},
@@ -34,6 +33,9 @@ MUTANTS = {
     "rigorous_early_exit.lower_bound": {"factor": Fraction(499, 1000)},
     "rigorous_early_exit.sharp_bound": {"half": Fraction(499, 1000)},
     "rigorous_early_exit.signed_bound": {"factor": Fraction(999, 1000)},
+    "rigorous_noise.decreases_in_the_share": {"rate": Fraction(99, 100)},
+    "rigorous_noise.derivative_is_negative": {"factor": Fraction(99, 100)},
+    "rigorous_noise.at_least_the_printed": {"constant": "0.499"},
 }
 if importlib.util.find_spec("flint") is None:
     # Without the extra there are no such checks.

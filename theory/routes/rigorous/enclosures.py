@@ -10,7 +10,7 @@ import math
 
 from flint import acb, arb, ctx
 
-from theory.rigorous.balls import Number, ball
+from theory.routes.rigorous.balls import Number, ball
 
 
 def phi(x: arb) -> arb:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gsgd.selectors import select_top_k
+from theory import assumptions
 from theory.formulas import noise_laws
 from theory.problems.known import KnownProblem
 from theory.verdict import AssumptionViolated, Verdict, at_most
@@ -43,17 +44,25 @@ def greedy(n: int, R: int) -> Law:
     return Law(np.eye(n), lambda losses: greedy_probabilities(losses, R))
 
 
-def greedy_probabilities(losses: Any, R: int) -> np.ndarray:
+def greedy_probabilities(losses: Any, R: int, weights: Any = None) -> np.ndarray:
     """P(atom i is the first of the largest of R draws) for losses (..., n): (..., n).
 
-    A group of m equal losses, `below` of them smaller, is chosen with probability ((below + m)^R - below^R) / n^R.
-    Candidates are exchangeable, so atoms within a group are equally likely to come first.
+    A group of equal losses with the weight g, smaller ones with the weight b, is chosen with probability (b + g)^R -
+    b^R. Candidates are exchangeable, so atoms within a group come first in proportion to their weights, which are equal
+    unless given.
     """
     losses = np.asarray(losses, float)
     n = losses.shape[-1]
-    below = np.sum(losses[..., None, :] < losses[..., :, None], axis=-1)
-    group = np.sum(losses[..., None, :] == losses[..., :, None], axis=-1)
-    return (((below + group) / n) ** R - (below / n) ** R) / group
+    share = np.full(n, 1.0) if weights is None else np.asarray(weights, float) * n
+    # Whole numbers where weights are equal, so that ties are exact.
+    below = (losses[..., None, :] < losses[..., :, None]) @ share
+    group = (losses[..., None, :] == losses[..., :, None]) @ share
+    return share * (((below + group) / n) ** R - (below / n) ** R) / group
+
+
+def weighted_greedy(weights: Any, R: int) -> Law:
+    """GSGD where atom i is drawn with probability `weights[i]`."""
+    return Law(np.eye(len(weights)), lambda losses: greedy_probabilities(losses, R, weights))
 
 
 def uniform(n: int) -> Law:
@@ -98,7 +107,7 @@ class Tree:
 
     Attributes:
         points, probabilities: per level k = 0..K-1, the reachable w_k (m_k, d) and their probabilities (m_k,).
-        averages: (K,), E F(average of the first k iterates) for k = 1..K.
+        averages: (K,), E F(average of the first k iterates) for k = 1..K, weighted by the step sizes.
         objectives: (K,), E F(w_k) for k = 0..K-1.
     """
 
@@ -108,8 +117,14 @@ class Tree:
     objectives: np.ndarray
 
 
-def walk(known: KnownProblem, law: Law, *, eta: float, K: int) -> Tree:
+def walk(
+    known: KnownProblem, law: Law, *, eta: Any, K: int, objective: Callable[[np.ndarray], Any] | None = None
+) -> Tree:
     """Follow every path of K steps from `known.start`; outcomes of probability 0 are dropped.
+
+    Args:
+        eta: the step size, or K of them.
+        objective: what takes the place of F, w (m, d) -> (m,).
 
     Raises:
         ValueError: unless K >= 1, or if the tree would have more than MAX_LEAVES leaves.
@@ -118,31 +133,40 @@ def walk(known: KnownProblem, law: Law, *, eta: float, K: int) -> Tree:
         raise ValueError(f"K = {K} must be at least 1: an average needs an iterate")
     if len(law.weights) ** (K - 1) > MAX_LEAVES:
         raise ValueError(f"{len(law.weights)} outcomes over {K} steps exceed {MAX_LEAVES} leaves: take a smaller K")
+    etas = np.broadcast_to(np.asarray(eta, float), (K,))
+    parts = etas / etas[0]
+    objective = objective or known.problem.objective
     w, probability = known.start[None], np.ones(1)
     total = w.copy()
     points, probabilities, averages, objectives = [], [], [], []
     for step in range(K):
         points.append(w)
         probabilities.append(probability)
-        objectives.append(float(probability @ known.problem.objective(w)))
-        averages.append(float(probability @ known.problem.objective(total / (step + 1))))
+        objectives.append(float(probability @ objective(w)))
+        averages.append(float(probability @ objective(total / parts[: step + 1].sum())))
         if step == K - 1:
             break
         shares = law.probabilities(known.atom_losses(w))
         steps = law.weights @ known.atom_gradients(w)
         alive = shares > 0
         parent = np.nonzero(alive)[0]
-        w = w[parent] - eta * steps[alive]
-        total = total[parent] + w
+        w = w[parent] - etas[step] * steps[alive]
+        total = total[parent] + parts[step + 1] * w
         probability = probability[parent] * shares[alive]
     return Tree(points, probabilities, np.array(averages), np.array(objectives))
 
 
-def rho_over(known: KnownProblem, law: Law, points: list[np.ndarray], Delta: float) -> float:
-    """inf of F^ / F over the visited points off Phi_F, the largest rho with which a bound may be evaluated.
+def Delta(known: KnownProblem, law: Law) -> float:
+    """sup over Phi_F of F^ (Definition 5.6: Delta_R, F* for SGD, Delta_{B,k}); the vertices suffice."""
+    # F^ is convex (F^_approx is not: it bounds what noise-free selection would take).
+    return float(np.max(law.expected_loss(known.atom_losses(known.minimisers.vertices))))
 
-    The convergence proofs hold with rho* replaced by the infimum over any set that contains the iterates. Where an
-    iterate lies in Phi_F they also use rho F* <= Delta, so then Delta / F* caps it.
+
+def rho_over(known: KnownProblem, law: Law, points: list[np.ndarray], Delta: float) -> float:
+    """inf of F^ / F over the visited points off Phi_F, at most Delta / F*: a rho with which bounds may be evaluated.
+
+    The convergence proofs hold with rho* replaced by the infimum over any set that contains the iterates, as long as
+    rho F* <= Delta, which Equation 5 says of rho* itself.
 
     Raises:
         AssumptionViolated: if every point is a minimiser and F* = 0, where rho is 0/0.
@@ -151,9 +175,9 @@ def rho_over(known: KnownProblem, law: Law, points: list[np.ndarray], Delta: flo
     off = known.minimisers.distance(w) > 1e-12
     ratios = []
     if off.any():
-        losses = known.atom_losses(w[off])
-        ratios.append(float(np.min(law.expected_loss(losses) / losses.mean(axis=-1))))
-    if not off.all() and known.F_star > 0:
+        ratios.append(float(np.min(law.expected_loss(known.atom_losses(w[off])) / known.problem.objective(w[off]))))
+    # Float64 leaves some 1e-30 of an F* that is 0.
+    if known.F_star > 1e-12:
         ratios.append(Delta / known.F_star)
     if not ratios:
         raise AssumptionViolated("Definition 5.6", f"{known.name} starts at a minimiser with F* = 0: rho is 0/0")
@@ -163,14 +187,31 @@ def rho_over(known: KnownProblem, law: Law, points: list[np.ndarray], Delta: flo
 
 
 def bound_holds(
-    known: KnownProblem, law: Law, bound: Callable[..., Any], *, eta: float, K: int, Delta: float
+    known: KnownProblem,
+    law: Law,
+    bound: Callable[..., Any],
+    *,
+    eta: float,
+    K: int,
+    Delta: float,
+    rng: np.random.Generator,
+    first: int = 2,
 ) -> Verdict:
-    """Is E F(average of the first k iterates) <= bound(k, eta, L, D0, rho, Delta) for k = 1..K, by enumeration?"""
+    """Is E F(average of the first k iterates) <= bound(k, eta, L, D0, rho, Delta) for k = first..K, by enumeration?
+
+    The problem's claims about itself are verified first, by probing with `rng`. K = 1, where F(w_0) may be the bound
+    itself, is left out unless `first` asks for it: it would hide how close the bound is elsewhere.
+
+    Raises:
+        AssumptionViolated: if the problem is not what the bound supposes.
+    """
+    assumptions.verify_section_5(known, rng, compact=known.minimisers.compact)
     tree = walk(known, law, eta=eta, K=K)
-    k = np.arange(1, K + 1)
+    k = np.arange(first, K + 1)
     rho = rho_over(known, law, tree.points, Delta)
     values = bound(k, eta=eta, L=known.L, D0=known.D0, rho=rho, Delta=Delta)
-    return at_most(tree.averages, values, where={"problem": known.name, "K": k, "eta L": eta * known.L})
+    where = {"problem": known.name, "K": k, "eta L": eta * known.L}
+    return at_most(tree.averages[first - 1 :], values, where=where)
 
 
 def affordable_steps(known: KnownProblem, law: Law, *, leaves: int = 4000, most: int = 12) -> int:

@@ -16,7 +16,7 @@ from PEPit.functions import SmoothConvexFunction
 from PEPit.point import Point
 from PEPit.tools.expressions_to_matrices import expression_to_matrices
 
-from theory.worstcase.methods import Cell, Method
+from theory.routes.worstcase.methods import Cell, Method
 
 GAP = 1e-4
 """Largest distance between the proved upper bound and the solver's worst problem, with L D0^2 = 1, that is let pass."""
@@ -112,8 +112,9 @@ class Program:
             metric <= metric - sum m c = constant + <r, values> + <M, Gram matrix>
                    <= constant + |r|_1 max value + max(0, largest eigenvalue of M) trace,
 
-        and values and trace have a bound beforehand: a step moves no further than |w'|^2 <= |w|^2 + 2 eta f(w*), and
-        f(w) <= (sqrt f(w*) + |w| / sqrt 2)^2, |grad f|^2 <= 2 f.
+        and values and trace have a bound beforehand: |w'|^2 <= |w|^2 + 2 eta beta f(w*), beta = max(1, 1/(2 - eta)), by
+        the step (*) of `theory.formulas.improved` with alpha = max(1 - eta, 0); f(w) <= (sqrt f(w*) + |w| / sqrt 2)^2,
+        and |grad f|^2 <= 2 f.
         """
         gram, values, constant = expression_to_matrices(metric)
         classes = [constraint for atom in self.atoms for constraint in atom.list_of_class_constraints]
@@ -123,7 +124,7 @@ class Program:
             gram = gram - multiplier * of_gram
             values = values - multiplier * of_values
             constant = constant - multiplier * of_constant
-        radius = np.sqrt(1 + 2 * steps * self.eta * self.most_at_star)
+        radius = np.sqrt(1 + 2 * steps * self.eta * max(1.0, 1 / (2 - self.eta)) * self.most_at_star)
         largest = (np.sqrt(self.most_at_star) + radius / np.sqrt(2)) ** 2
         trace = 1 + (Point.counter - 1) * 2 * largest
         return float(constant + np.abs(values).sum() * largest + max(0.0, np.linalg.eigvalsh(gram)[-1]) * trace)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from theory import exact
 from theory.formulas import noise_laws
+from theory.routes import exact
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ Reference: Taylor, Hendrickx & Glineur, "Smooth strongly convex interpolation an
 first-order methods" (Mathematical Programming, 2017); Goujaud et al., "PEPit" (2022).
 """
 
-from theory.worstcase.cases import WorstCase, one_step_excess, worst_case
-from theory.worstcase.methods import Cell, Method, greedy, noisy, top_k, uniform
-from theory.worstcase.program import SolverFailed
+from theory.routes.worstcase.cases import WorstCase, one_step_excess, worst_case
+from theory.routes.worstcase.methods import Cell, Method, greedy, noisy, top_k, uniform
+from theory.routes.worstcase.program import SolverFailed
 
 __all__ = [
     "Cell",

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from flint import arb, fmpq
 
-from theory.rigorous.balls import Number, settled
+from theory.routes.rigorous.balls import Number, settled
 from theory.verdict import Status, Verdict
 
 Side = tuple[fmpq, fmpq]

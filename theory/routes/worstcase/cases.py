@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PEPit import null_point
 
-from theory.worstcase.methods import Cell, Method
-from theory.worstcase.program import GAP, Program, dot
+from theory.routes.worstcase.methods import Cell, Method
+from theory.routes.worstcase.program import GAP, Program, dot
 
 Node = tuple[int, ...]
 """The outcomes that led to an iterate."""
@@ -55,7 +55,7 @@ def worst_case(
     Args:
         method: `greedy`, `uniform`, `top_k` or `noisy`.
         K: iterations, 1 to 3 in reasonable time.
-        L, eta, D0, Delta, rho: as in `theory.formulas.convergence.gsgd_bound`, with eta <= 1 / L and D0 > 0.
+        L, eta, D0, Delta, rho: as in `theory.formulas.convergence.gsgd_bound`, with eta < 2 / L and D0 > 0.
         F_star: bounds F(w*); None where only Delta does.
         last: take w_K, the iterate after K steps, instead of the average.
 
@@ -65,8 +65,8 @@ def worst_case(
     """
     if int(K) != K or K < 1:
         raise ValueError(f"K = {K} must be an integer >= 1")
-    if not (L > 0 and D0 > 0 and 0 < eta * L <= 1):
-        raise ValueError(f"L = {L}, D0 = {D0} and eta L = {eta * L} must be positive, and eta L at most 1")
+    if not (L > 0 and D0 > 0 and 0 < eta * L < 2):
+        raise ValueError(f"L = {L}, D0 = {D0} and eta L = {eta * L} must be positive, and eta L below 2")
     if not (0 <= Delta < np.inf and rho >= 1 and (F_star is None or F_star >= 0)):
         raise ValueError(f"Delta = {Delta} and F_star = {F_star} must be >= 0, rho = {rho} at least 1")
     unit = L * D0**2
@@ -78,13 +78,15 @@ def worst_case(
 
 
 @cache
-def one_step_excess(method: Method, *, L: float, eta: float, D0: float, Delta: float, factor: float = 1.0) -> WorstCase:
-    """How far Equation 21's right side may fall short of its left, over all problems of the class.
+def one_step_excess(
+    method: Method, *, L: float, eta: float, D0: float, Delta: float, alpha: float, beta: float = 1.0
+) -> WorstCase:
+    """How far the right side of the step (*) of `theory.formulas.improved` may fall short of its left side.
 
-        max  E|w' - w*|^2 - |w - w*|^2 + factor 2 eta (1 - eta L) F^(w) - 2 eta F^(w*)
+        max  E|w' - w*|^2 - |w - w*|^2 + 2 eta alpha F^(w) - 2 eta beta F^(w*)
 
-    The class: as in `worst_case`, with |w - w*| <= D0 and F^(w*) <= Delta. With factor 1 it is 0, as w = w* and losses
-    of 0 attain.
+    over all problems of the class of `worst_case`, with |w - w*| <= D0 and F^(w*) <= Delta. It is at least 0, which
+    w = w* and losses of 0 attain; Equation 21 is alpha = 1 - eta L, beta = 1.
 
     Raises:
         SolverFailed: if a program has no solution that proves anything.
@@ -104,7 +106,7 @@ def one_step_excess(method: Method, *, L: float, eta: float, D0: float, Delta: f
                 if other != limit:
                     program.add(dot(other, program.at_star) <= at_star)
             after = sum((p * moved**2 for _, p, moved in program.step(w, cell)), 0 * w**2)
-            excess = after - w**2 + factor * 2 * eta * L * (1 - eta * L) * F_hat - 2 * eta * L * at_star
+            excess = after - w**2 + 2 * eta * L * (alpha * F_hat - beta * at_star)
             found.append(program.solve(excess, steps=1))
     value, attained = max(found)
     return WorstCase(D0**2 * value, D0**2 * attained, len(found))

@@ -9,8 +9,8 @@ the answer is "undecided", and a box is divided further.
     enclosures  the quantities of the paper as balls
 """
 
-from theory.rigorous.balls import all_of, at_most, ball, equal, ingredient, precision
-from theory.rigorous.boxes import MAX_BOXES, Box, Subdivision, box, subdivide, verdict
+from theory.routes.rigorous.balls import all_of, at_most, ball, equal, ingredient, precision
+from theory.routes.rigorous.boxes import MAX_BOXES, Box, Subdivision, box, subdivide, verdict
 
 __all__ = [
     "MAX_BOXES",
