@@ -80,7 +80,7 @@ def test_runs_of_a_ladder_are_in_no_other_table(recorded, tmp_path):
     results = Results(tmp_path)
     with pytest.raises(Missing, match="no run"):
         results.table("runs")
-    assert results.by_origin() == {"made here on 2025-03-04": ["l"]}
+    assert results.origins == {"l": "made here on 2025-03-04"}
 
 
 def test_a_page_of_a_ladder_alone(recorded, tmp_path):

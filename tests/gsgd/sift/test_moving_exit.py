@@ -413,7 +413,7 @@ def test_meters_read_the_exit_that_selects():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"exit_layer": "auto", "score": "random"}, 'exit_layer = "auto" needs scores to judge exits by'),
+        ({"exit_layer": "auto", "score": "random"}, 'exit_layer = "auto" needs exits that score'),
         ({"exit_layer": 1, "auto": AutoExit()}, 'auto is for exit_layer = "auto", but exit_layer = 1'),
         ({"exit_layer": "auto", "auto": 0.75}, "auto is a float but must be an AutoExit"),
         ({"exit_layer": "last"}, "exit_layer = 'last' must be a whole number in 1..layers, or \"auto\""),

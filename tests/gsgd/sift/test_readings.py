@@ -683,5 +683,5 @@ def test_how_often_is_a_whole_number(value):
 
 
 def test_random_selection_has_nothing_to_meter():
-    with pytest.raises(ValueError, match=r'meter_every = 5, but score = "random" has no scores to measure'):
+    with pytest.raises(ValueError, match=r'meter_every = 5, but score = "random" has no early prediction to measure'):
         Sift(Watched(), score="random", meter_every=5)
