@@ -60,10 +60,17 @@ MODULES = {
 """Old -> new; an old name is another one of the very same module, and an old package has the old modules only."""
 
 _WRAPPERS = ("any_fsdp", "checkpoints_activations", "every_module", "is_compiled", "is_fsdp", "is_itself_compiled")
+_IMPROVED = ("gsgd_bound_sharp", "gsgd_bound_improved", "best_step", "comparator_bound", "last_iterate_bound")
 NAMES: dict[str, dict[str, str]] = {
     "gsgd.sift.exits": dict.fromkeys((*_WRAPPERS, "is_sharded", "unwrap"), "gsgd.sift.wrappers"),
-    "theory.formulas.noise": dict.fromkeys(("p_sharp", "sigma_max_sharp"), "theory.formulas.chebyshev"),
-    "theory.formulas.convergence": {"gsgd_bound_sharp": "theory.formulas.improved"},
+    "theory.formulas.noise": {
+        **dict.fromkeys(("p_sharp", "sigma_max_sharp"), "theory.formulas.chebyshev"),
+        **dict.fromkeys(("stale_factor", "additive_error_bound"), "theory.formulas.stale"),
+    },
+    "theory.formulas.convergence": {
+        **dict.fromkeys(_IMPROVED, "theory.formulas.improved"),
+        "stationarity_bound": "theory.formulas.nonconvex",
+    },
     "training.diagnose": dict.fromkeys(
         ("AFTER", "BATCHES", "DEFAULT_SCORE", "Diagnosed", "Point", "diagnose_config", "load_weights"),
         "training.diagnose.measure",
