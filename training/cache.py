@@ -37,8 +37,8 @@ def cached_folder(root: Path, kind: str, inputs: dict[str, Any], build: Callable
 
     It appears whole or not at all: `build` gets a folder beside it, which is renamed. Processes that ask at the same
     time wait for the one that builds; where files cannot be locked they all build, and the first one's folder stays.
-    Nothing is ever deleted: what nobody asks for again may be removed by hand, and so may the hidden folders, ending in
-    .tmp, of processes that were killed.
+    What a killed process had begun goes when the same folder is built again; nothing else is ever deleted, so what
+    nobody asks for again may be removed by hand.
 
     Args:
         root: where the folders are; created if missing.
@@ -60,9 +60,11 @@ def cached_folder(root: Path, kind: str, inputs: dict[str, Any], build: Callable
         raise ValueError(
             f"the cache {str(root)!r} cannot be written: {error}; name another one by cache_dir"
         ) from error
-    with _alone(root / f".{target.name}.lock"):
+    with _alone(root / f".{target.name}.lock") as alone:
         if target.is_dir():
             return _unharmed(target)
+        for left in root.glob(f".{target.name}.*.tmp") if alone else ():
+            shutil.rmtree(left, ignore_errors=True)
         unfinished = root / f".{target.name}.{uuid.uuid4().hex}.tmp"
         unfinished.mkdir()
         try:
@@ -123,12 +125,15 @@ def _damaged(path: Path, why: str) -> ValueError:
 
 
 @contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def _alone(lock: Path) -> Iterator[bool]:
+    """Yields whether no other process is in the block."""
     if fcntl is None:
-        yield
+        yield False
         return
     with open(lock, "w") as file:
-        # A file system without locks is no reason to stop: the rename keeps the folder whole in any case.
-        with contextlib.suppress(OSError):
+        try:
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            locked = True
+        except OSError:
+            locked = False  # no reason to stop: the rename keeps the folder whole in any case
+        yield locked

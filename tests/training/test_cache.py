@@ -114,3 +114,23 @@ def test_a_folder_of_an_older_version_has_no_checksums(tmp_path):
     (folder / "bad.npy").write_bytes(b"\x80\x04")
     with pytest.raises(ValueError, match=r"bad\.npy cannot be read \(.*\): remove its folder"):
         cache.read_array(folder / "bad.npy")
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_what_a_killed_process_had_begun_goes_where_nobody_else_can_be_at_it(tmp_path, monkeypatch, locks):
+    if not locks:
+        monkeypatch.setattr(cache.fcntl, "flock", refuse)
+    folder = cached_folder(tmp_path, "thing", {"x": 1}, write_two)
+    shutil.rmtree(folder)
+    left = tmp_path / f".{folder.name}.0123.tmp"
+    others = tmp_path / f".thing-{'0' * 20}.0123.tmp"
+    for each in (left, others):
+        each.mkdir()
+        (each / "half").write_bytes(b"x")
+    assert cached_folder(tmp_path, "thing", {"x": 1}, write_two) == folder
+    assert left.exists() == (not locks)
+    assert others.exists()
+
+
+def refuse(*_):
+    raise OSError("no locks here")
