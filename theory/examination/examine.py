@@ -15,7 +15,7 @@ from gsgd.sgd import run
 from theory.examination import finite
 from theory.examination.finite import Assumption, Callables, FiniteProblem, Function, LinearModel
 from theory.examination.report import Curve, Examination, Promise
-from theory.formulas import convergence, improved
+from theory.formulas import convergence, improved, nonconvex
 from theory.formulas import noise as noise_bounds
 from theory.problems.known import KnownProblem, point
 from theory.routes import exact
@@ -23,6 +23,8 @@ from theory.routes import exact
 # A tree of this many leaves takes a fraction of a second.
 _LEAVES = 20_000
 _RECORDED = 60
+# Of F(w_0): an F* that small is what rounding leaves of 0.
+_ZERO = 1e-14
 _PROBES = 64
 _TRIED_R = (2, 3, 4, 8, 16, 32, 64)
 
@@ -64,7 +66,7 @@ def examine(
         R: candidates drawn a step (B of the mini-batch form).
         k: how many of them are trained on.
         noise: of the approximate losses (Assumption 5.12), or its sigma for normal noise; None for exact losses.
-        select: any rule of `gsgd.selectors`. Bounds are proved for `select_top_k` alone (`select_random` is SGD).
+        select: any rule of `gsgd.selectors`. Bounds are proved for `select_top_k` alone; SGD is run beside it.
         L: smoothness of every loss; None: exact for a linear model, estimated from below otherwise.
         minimiser: (d,), a minimiser of F; None looks for one.
         runs: simulated runs of either method, where the tree of all choices is too large.
@@ -80,6 +82,8 @@ def examine(
     k = _whole("k", k, 1)
     if k > R:
         raise ValueError(f"k = {k} must be at most R = {R}: k of the R candidates are trained on")
+    if select is select_random:
+        raise ValueError("select = select_random is SGD, which is run in any case: give another rule")
     own = noise if isinstance(noise, Noise) or noise is None else Noise(float(noise))
     own = None if own is not None and own.sigma == 0 else own
 
@@ -89,13 +93,16 @@ def examine(
     u, v = (finite.probes(problem, centres, rng, _PROBES) for _ in range(2))
     assumptions = [finite.look_at_losses(problem, np.concatenate([u, v])), finite.look_at_convexity(problem, u, v)]
     L, said = _smoothness(problem, L, np.concatenate([centres, u[:6]]), rng)
-    assumptions += [Assumption("L-smooth (5.3)", None, said), _about_minimiser(problem, w_star)]
+    exact_L = said.startswith("exact")
+    assumptions += [Assumption("L-smooth (5.3)", True if exact_L else None, said), _about_minimiser(problem, w_star)]
 
     selected = functools.partial(finite.selected_mean, weights=problem.weights, R=R, k=k)
     factor = 1.0 if own is None else _noise_factor(own, R)
     D0 = None if w_star is None else float(np.linalg.norm(start - w_star))
     F_star = None if w_star is None else float(problem.objective(w_star))
     Delta = None if w_star is None else float(selected(problem.all_losses(w_star)))
+    if F_star is not None and F_star <= _ZERO * float(problem.objective(start)):
+        F_star = Delta = 0.0
     if eta is None:
         eta = 0.5 / L if D0 is None or D0 == 0 else float(improved.best_step(K, L=L, D0=D0, Delta=Delta))
     convergence.verify_step_size(eta, L, limit=2)
@@ -107,7 +114,7 @@ def examine(
         curves[name], visited[name] = _follow(problem, start, L, w_star, rule, own, eta, K, R, k, runs, rng)
     main = next(iter(methods))
     rho = _infimum(problem, selected, visited[main])
-    if F_star is not None and Delta is not None and F_star > 1e-12:
+    if F_star and Delta:
         rho = min(rho, Delta / F_star)
     rho_ball = None if w_star is None or not D0 else _infimum(problem, selected, _ball(w_star, D0, rng))
 
@@ -132,17 +139,28 @@ def examine(
         assumptions=assumptions,
         curves=curves,
     )
+    if greedy and rho == 1:
+        found.remarks.append(
+            "rho is 1: at an iterate, such as w_0, all losses are the same. No gain is promised; another w_0 may be."
+        )
     convex = all(item.holds is not False for item in assumptions if item.name.startswith("convex"))
     if not convex:
         found.remarks.append("A loss is not convex: no bound on F is promised.")
+        if greedy:
+            F_R0 = float(selected(problem.all_losses(start)))
+            least = nonconvex.stationarity_bound(K, L=L, F_R0=F_R0, eta=eta, p=factor)
+            found.remarks.append(
+                f"Convex or not, min over k < K of E|grad env(w_k)|^2 <= {least:.4g}, of the Moreau envelope of F^."
+            )
         return found
+    comparators = _comparators(problem, start, w_star, L)
     if greedy:
-        _bound_greedy(found, _comparators(problem, start, w_star, L), problem, start, selected)
+        _bound_greedy(found, comparators, problem, start, selected)
     else:
         found.remarks.append("No Delta is proved for this rule: it is for the largest of R and the k largest of B.")
-    _bound_sgd(found, _comparators(problem, start, w_star, L), problem, start)
+    _bound_sgd(found, comparators, problem, start)
     if greedy and w_star is not None:
-        _promise(found, problem, visited[main])
+        _promise(found, problem, visited[main], own)
     return found
 
 
@@ -224,10 +242,9 @@ def _noise_factor(own: Noise, R: int) -> float:
 
 def _normal_max(R: int) -> float:
     """E max of R standard normals, from above by the rounding of a fine trapezoid rule."""
-    z = np.linspace(-12.0, 12.0, 24001)
-    # E max = int over z > 0 of 1 - Phi^R, less int over z < 0 of Phi^R.
-    power = np.exp(R * special.log_ndtr(z))
-    return float(np.trapezoid(np.where(z > 0, 1 - power, -power), z)) + 1e-6
+    # E max = int over z > 0 of 1 - Phi(z)^R - Phi(-z)^R.
+    z = np.linspace(0.0, 12.0, 12001)
+    return float(np.trapezoid(1 - special.ndtr(z) ** R - special.ndtr(-z) ** R, z)) + 1e-6
 
 
 def _follow(
@@ -358,7 +375,7 @@ def _bound_sgd(found: Examination, points: np.ndarray, problem: FiniteProblem, s
     found.add("best comparator u", "SGD", steps, _with_comparators(steps, points, start, values, eta, L))
 
 
-def _promise(found: Examination, problem: FiniteProblem, visited: np.ndarray) -> None:
+def _promise(found: Examination, problem: FiniteProblem, visited: np.ndarray, own: Noise | None) -> None:
     """For each R: rho over some of the visited iterates, Delta, and up to where the bounds promise a gain."""
     assert found.minimiser is not None
     assert found.D0 is not None
@@ -368,15 +385,18 @@ def _promise(found: Examination, problem: FiniteProblem, visited: np.ndarray) ->
         selected = functools.partial(finite.selected_mean, weights=problem.weights, R=R, k=found.k)
         Delta = float(selected(problem.all_losses(found.minimiser)))
         rho = found.rho if found.R == R else _infimum(problem, selected, some)
-        rho = min(rho, Delta / found.F_star) if found.F_star > 1e-12 else rho
+        # F* of 0 may have left some rounding in Delta.
+        rho, Delta = (min(rho, Delta / found.F_star), Delta) if found.F_star else (rho, 0.0)
         until, sigma = 0.0, 0.0
-        if rho > 1:
-            known = {"D0": found.D0, "rho": rho, "Delta": Delta, "F_star": found.F_star}
+        rate = rho * (1.0 if own is None else _noise_factor(own, R))
+        if rate > 1 and found.D0 > 0:
+            known = {"D0": found.D0, "rho": rate, "Delta": Delta, "F_star": found.F_star}
             until = convergence.crossover_tuned(L=found.L, **known)
+        if rho > 1:
             sigma = noise_bounds.sigma_max_R(min(rho, R), R)
         found.promises.append(Promise(R, rho, Delta, until, sigma))
     rate = found.noise_factor * found.rho
-    if rate > 1:
+    if rate > 1 and found.D0 > 0:
         found.predicted = convergence.crossover(
             eta=found.eta, D0=found.D0, rho=rate, Delta=found.Delta, F_star=found.F_star
         )

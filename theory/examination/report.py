@@ -43,11 +43,11 @@ class Curve:
         return "exact" if self.samples is None else f"mean of {self.samples.shape[1]} runs"
 
     @property
-    def error(self) -> float:
-        """Standard error at the last step; 0 where exact."""
+    def errors(self) -> np.ndarray:
+        """(T,), standard errors of the means; 0 where exact."""
         if self.samples is None:
-            return 0.0
-        return float(self.samples[-1].std(ddof=1) / np.sqrt(self.samples.shape[1]))
+            return np.zeros(len(self.steps))
+        return self.samples.std(axis=1, ddof=1) / np.sqrt(self.samples.shape[1])
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Promise:
     """What R candidates promise: `until` is how many steps GSGD's bound is below SGD's, each at its own best step.
 
     Attributes:
-        rho, Delta: of R candidates, rho over visited iterates.
+        rho, Delta: of R candidates with exact losses, rho over visited iterates. `until` counts the noise in.
         sigma: noise of the approximate losses, of any law, below which rho stays above 1.
     """
 
@@ -141,10 +141,15 @@ class Examination:
 
     @property
     def measured(self) -> float | None:
-        """The first recorded step at which GSGD's F of the average iterate is above SGD's; None if there is none."""
+        """The first recorded step at which GSGD's F of the average iterate is above SGD's; None if there is none.
+
+        Of runs it must be above by three standard errors.
+        """
         main, other = self.curves[self.method], self.curves["SGD"]
+        at = np.searchsorted(other.steps, main.steps)
+        margin = 3 * np.hypot(main.errors, other.errors[at]) + 1e-12 * other.mean[at]
         # Before the first step both stand at w_0.
-        above = (main.mean > other.mean * (1 + 1e-12)) & (main.steps > 1)
+        above = (main.mean > other.mean[at] + margin) & (main.steps > 1)
         return float(main.steps[np.argmax(above)]) if above.any() else None
 
     def __str__(self) -> str:
@@ -200,6 +205,7 @@ class Examination:
             ["rho", _digits(self.rho), "selected over mean loss, the least over the visited iterates"],
             ["rho, ball", _digits(self.rho_ball), "the least over 512 points of the ball around w* through w_0"],
         ]
+        constants = [row for row in constants if row[1] != "none"]
         if self.sigma:
             constants.append(["p", _digits(self.noise_factor), f"share that noise of sigma = {self.sigma:g} leaves"])
         measured = {name: curve.mean[-1] for name, curve in self.curves.items()}
@@ -217,21 +223,28 @@ class Examination:
             [str(item.R), _digits(item.rho), _digits(item.Delta), _steps(item.until), f"{item.sigma:.3g}"]
             for item in self.promises
         ]
-        if promises:
-            title = "Gain promised for K below (each method at its own best step), and for noise below"
-            sections.append((title, ("R", "rho", "Delta", "K", "sigma"), promises, ()))
+        if any(item.until > 0 for item in self.promises):
+            title = (
+                "GSGD's bound is the lower one for K below, each method at its best step (rho over iterates seen here)"
+            )
+            sections.append((title, ("R", "rho", "Delta", "K below", "noise below"), promises, ()))
         return sections
 
     def _words(self) -> list[str]:
         words = list(self.remarks)
+        enough = [item.R for item in self.promises if item.until >= self.K]
+        if enough:
+            words.append(f"At K = {self.K} a gain is promised by the bounds, with R = {', '.join(map(str, enough))}.")
+        elif self.promises:
+            words.append(f"At K = {self.K} no R up to {self.promises[-1].R} is promised a gain.")
         for name, curve in self.curves.items():
-            error = f" +- {curve.error:.1g} (standard error)" if curve.samples is not None else ""
+            error = f" +- {curve.errors[-1]:.1g} (standard error)" if curve.samples is not None else ""
             words.append(f"{name}: {curve.mean[-1]:.6g}{error}, {curve.how}.")
         predicted = (
             "no gain is promised" if not self.predicted else f"GSGD's bound is lower up to K = {_steps(self.predicted)}"
         )
         measured = self.measured
-        crossed = f"above SGD from K = {measured:g} on" if measured else f"not above SGD up to K = {self.K}"
+        crossed = f"above SGD at K = {measured:g}" if measured else f"not above SGD up to K = {self.K}"
         words.append(f"Crossing at this step size: predicted: {predicted}; measured: {self.method} is {crossed}.")
         return words
 
