@@ -29,6 +29,7 @@ BENCH: dict[str, tuple[Any, str]] = {
 COMMANDS: dict[str, tuple[Any, str]] = {
     "reproduce": ("gsgd.reproduce", "all of it, resumable: checks, small comparisons, figures, report"),
     "verify": ("theory.cli", "check every statement of the paper: what holds, and how tightly"),
+    "examine": ("theory.examination.cli", "what the theorems promise on your own data, beside runs"),
     "train": ("training.cli", "train BERT or ResNet by a configuration, with or without selection"),
     "compare": ("training.comparison.cli", "train several methods on one budget and report with intervals"),
     "diagnose": ("training.diagnose.cli", "measure whether selection can help a model, and at which exit"),
@@ -46,6 +47,7 @@ examples:
   gsgd verify                           all statements, a minute at most on two cores
   gsgd verify --only "Theorem 5.7"      one statement
   gsgd verify --list                    what would be checked
+  gsgd examine data.csv --loss logistic --target y --ridge 0.1
   gsgd train bert-tiny                  a small BERT on what comes with the package, two minutes
   gsgd compare resnet-tiny --methods baseline,random,loss@1 --budget 60s
   gsgd diagnose bert-tiny               whether selection can help it, and at which exit
