@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from io import TextIOWrapper
@@ -22,6 +23,8 @@ except ModuleNotFoundError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".writer.lock"
+TRIES = 1000
+"""A thousandth of a second each, to make a folder that others remove."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 logger = logging.getLogger(__name__)
 
@@ -42,7 +45,6 @@ def one_writer(folder: Path, wait: Callable[[str], object] | None = None) -> Ite
     """
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
-        check_writable(folder / LOCK)
         file = _locked(folder, wait)
     except OSError as error:
         error.filename = str(folder)
@@ -61,9 +63,19 @@ def one_writer(folder: Path, wait: Callable[[str], object] | None = None) -> Ite
 
 def _locked(folder: Path, wait: Callable[[str], object] | None) -> TextIOWrapper:
     """The lock file, locked, with who holds it written in it."""
+    vanished = 0
     while True:
-        folder.mkdir(parents=True, exist_ok=True)  # whoever held it may have left it empty
-        file = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 (closing it releases the lock)
+        try:
+            check_writable(folder / LOCK)
+            folder.mkdir(parents=True, exist_ok=True)
+            file = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 (closing it releases the lock)
+        except (FileNotFoundError, FileExistsError):
+            # Whoever held it may have just removed the folder, which it left empty; else this will not change.
+            vanished += 1
+            if vanished > TRIES:
+                raise
+            time.sleep(0.001)
+            continue
         try:
             _lock(file, folder, wait)
             # Who had it before may have removed the file while we waited: then another one counts.
