@@ -57,3 +57,16 @@ def test_accelerate_example_in_two_processes():
 def test_examples_are_short():
     for path in EXAMPLES.glob("*.py"):
         assert len(path.read_text().splitlines()) < 80, path.name
+
+
+@pytest.mark.slow
+def test_a_problem_of_ones_own_is_examined(tmp_path):
+    """Its bounds hold on real data, and it leaves the data and the picture."""
+    pytest.importorskip("sklearn")
+    command = [sys.executable, str(EXAMPLES / "examine.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=OFFLINE, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    bounds = [line.split()[-1] for line in done.stdout.splitlines() if re.match(r"S?GSGD|SGD", line) and "0." in line]
+    assert bounds.count("yes") >= 8
+    assert "no" not in bounds
+    assert {path.name for path in tmp_path.iterdir()} == {"breast_cancer.csv", "breast_cancer.svg"}
