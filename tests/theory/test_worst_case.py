@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from theory import checks, curves
-from theory.formulas import convergence, noise_laws
+from theory.formulas import convergence, improved, noise_laws
 from theory.routes import exact
 from theory.verdict import Route, Status
 
@@ -240,7 +240,8 @@ def test_theorem_5_7_three_steps_with_gain_over_step_sizes():
     for rate in (0.1, 0.25, 0.75, 0.9):
         q = {**EXAMPLE, "eta": rate, "rho": 1.2}
         found = worstcase.worst_case(worstcase.greedy(2, 2), 3, **q).value
-        assert found <= convergence.gsgd_bound_sharp(3, F_star=0.25, **q)
+        # The largest F* that Equation 5 allows.
+        assert found <= improved.gsgd_bound_sharp(3, F_star=q["Delta"] / q["rho"], **q)
         assert found <= 0.6 * convergence.gsgd_bound(3, **q)
 
 
