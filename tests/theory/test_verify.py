@@ -58,6 +58,7 @@ def whole_run(tmp_path_factory):
         return folder, gsgd_verify(folder, "--json", "copy.json")
 
 
+@pytest.mark.slow
 def test_a_whole_run_exits_0_and_shows_every_statement(whole_run):
     _, result = whole_run
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr
@@ -66,6 +67,7 @@ def test_a_whole_run_exits_0_and_shows_every_statement(whole_run):
         assert f"\n{check.statement}  {STATEMENTS[check.statement]}" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_whole_run_writes_json_with_every_field(whole_run):
     folder, _ = whole_run
     content = json.loads((folder / "results" / "theory" / "verify.json").read_text(), parse_constant=pytest.fail)
@@ -82,6 +84,7 @@ def test_a_whole_run_writes_json_with_every_field(whole_run):
     assert json.loads((folder / "copy.json").read_text()) == content
 
 
+@pytest.mark.slow
 def test_every_check_comes_out_as_expected_and_by_sampling_with_its_power(whole_run):
     """By the record of the whole run; test_checks.py pushes each of them past the truth."""
     folder, _ = whole_run
@@ -92,6 +95,7 @@ def test_every_check_comes_out_as_expected_and_by_sampling_with_its_power(whole_
     assert all((check["detectable"] or 0) > 0 for check in sampled), sampled
 
 
+@pytest.mark.slow
 def test_what_holds_everywhere_is_counted_apart(whole_run):
     folder, result = whole_run
     found = json.loads((folder / "results" / "theory" / "verify.json").read_text())["checks"]
@@ -106,6 +110,7 @@ def test_what_holds_everywhere_is_counted_apart(whole_run):
     assert all(check["scope"] == "samples" for check in found if check["route"] == "monte-carlo")
 
 
+@pytest.mark.slow
 def test_a_whole_run_writes_tables_for_the_figures(whole_run):
     folder, _ = whole_run
     tables = sorted(path.name for path in (folder / "results" / "theory").glob("*.csv"))
@@ -116,6 +121,7 @@ def test_a_whole_run_writes_tables_for_the_figures(whole_run):
             assert len(list(csv.DictReader(file))) > 50
 
 
+@pytest.mark.slow
 def test_progress_and_results_stay_out_of_each_others_way(whole_run):
     _, result = whole_run
     assert "checking" not in result.stdout
