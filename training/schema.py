@@ -105,6 +105,7 @@ class CheckpointState(Record):
     wall_clock_s: Seconds
     seconds: dict[str, Seconds]
     loss_since_evaluation: list[float]
+    first_loss: float | None = None
     ranks: Annotated[list[Rank], Field(min_length=1)]
     logged: dict[str, float] = {}
 

@@ -92,7 +92,7 @@ class Training:
         self._selections: list[Selection] = []
         self._forward, self._backward = Elapsed(), Elapsed()
         self._losses: list[Tensor] = []
-        self.first_loss: float | None = None  # before anything was learnt; None in a run that was resumed
+        self.first_loss: float | None = None  # before anything was learnt
         self._loss_sum, self._loss_count = 0.0, 0
         self._begun: float | None = None
 
@@ -279,6 +279,7 @@ class Training:
             "wall_clock_s": self.wall_clock_s,
             "seconds": dict(self.seconds),
             "loss_since_evaluation": [self._loss_sum, self._loss_count],
+            "first_loss": self.first_loss,
             "ranks": self._gathered(own),
         }
 
@@ -306,6 +307,7 @@ class Training:
         self.seconds = dict(state["seconds"])
         self._forward, self._backward = Elapsed(self.seconds["forward_s"]), Elapsed(self.seconds["backward_s"])
         self._loss_sum, self._loss_count = state["loss_since_evaluation"]
+        self.first_loss = state.get("first_loss")
         own = state["ranks"][rank]
         self._losses = [torch.tensor(loss, device=self.accelerator.device) for loss in own["losses"]]
         self.sift.load_state_dict(own["sift"])
