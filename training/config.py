@@ -15,14 +15,18 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from training.files import checked
-from training.images.settings import ImageSettings
-from training.images.task import ImageTask
+from training.images.settings import ImageSettings, SmallNetSettings
+from training.images.task import ResNetTask, SmallNetTask
 from training.settings import TrainingSettings
 from training.task import Task
 from training.text.settings import TextSettings
 from training.text.task import TextTask
 
-TASKS: dict[str, tuple[type, type]] = {"bert": (TextSettings, TextTask), "resnet": (ImageSettings, ImageTask)}
+TASKS: dict[str, tuple[type, type]] = {
+    "bert": (TextSettings, TextTask),
+    "resnet": (ImageSettings, ResNetTask),
+    "small-net": (SmallNetSettings, SmallNetTask),
+}
 """Value of the key `task` -> (its settings, the task itself)."""
 
 

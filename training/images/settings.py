@@ -7,7 +7,52 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from training.images.small_net import Network
 from training.keys import AtLeastZero, Natural, Positive, ShareBelowOne, Sizes, key
+
+
+@dataclass(frozen=True)
+class ImageDataSettings:
+    """Data, their splits and preparation.
+
+    Raises:
+        ValueError: for a value out of range or a combination that cannot be, naming the keys.
+    """
+
+    data: Annotated[str, Field(min_length=1)] = key(
+        "embedded",
+        "embedded, local parquet or idx files, an image folder, or a name on the hub, see `training.images.sources.find_source`",
+    )
+    test_data: str = key("", "the test split, if it is elsewhere than in `data`; likewise")
+    label_column: str = key("", "of a table; empty for label, fine_label or labels, whichever there is")
+    image_column: str = key("", "of a table; empty for img or image")
+    # Paper: reports the best test accuracy over learning rates, and no validation split; here: a tenth held out, since
+    # what is tuned on the test set is not tested on it. 0 is the paper's way.
+    validation_share: ShareBelowOne = key(
+        0.1,
+        "share of the training split that is held out for validation, in [0, 1): of each class, the same rows for all "
+        "seeds. Not used if the data bring a validation split beside a test split (where there is a validation split "
+        "only, as in Food-101 on the hub, it is the test split). 0 validates on the test split",
+    )
+    test_share: ShareBelowOne = key(
+        0.2, "share of `data` that is held out for the test, likewise, if there is no test split at all"
+    )
+    train_limit: Natural = key(0, "train on so many images only, the same number of each class; 0 for all")
+    # Paper: names no input size; here: CIFAR's own. The configurations for Food-101 say 224, the usual one.
+    image_size: Annotated[Positive, Field(ge=8)] = key(32, "height and width of the model's input, in pixels")
+    # Paper: does not mention augmentation; here: what is usual for CIFAR, and "none" is one key away.
+    augment: Literal["crop-flip", "resized-crop-flip", "none"] = key(
+        "crop-flip",
+        "of training images: crop-flip (pad by 4, crop back, flip), resized-crop-flip (crop 8% to 100% of the area, "
+        "resize, flip) or none",
+    )
+    cache_dir: str = key("", "for the decoded images; empty for gsgd in the user's cache folder")
+
+    @property
+    def cached_size(self) -> int:
+        """Height and width of the decoded images that are kept, in pixels."""
+        # 256 for 224, as usual: what is cut off at evaluation is there for the crops in training.
+        return round(self.image_size * 256 / 224) if self.augment == "resized-crop-flip" else self.image_size
 
 
 @dataclass(frozen=True)
@@ -50,44 +95,13 @@ class ResNetSettings:
 
 
 @dataclass(frozen=True)
-class ImageSettings(ResNetSettings):
-    """Data, their splits and preparation, and the model (`ResNetSettings`).
+class ImageSettings(ImageDataSettings, ResNetSettings):
+    """What the task "resnet" takes."""
 
-    Raises:
-        ValueError: for a value out of range or a combination that cannot be, naming the keys.
-    """
 
-    data: Annotated[str, Field(min_length=1)] = key(
-        "embedded",
-        "embedded, local parquet, an image folder, or a name on the hub, see `training.images.sources.find_source`",
-    )
-    test_data: str = key("", "the test split, if it is elsewhere than in `data`; likewise")
-    label_column: str = key("", "of a table; empty for label, fine_label or labels, whichever there is")
-    image_column: str = key("", "of a table; empty for img or image")
-    # Paper: reports the best test accuracy over learning rates, and no validation split; here: a tenth held out, since
-    # what is tuned on the test set is not tested on it. 0 is the paper's way.
-    validation_share: ShareBelowOne = key(
-        0.1,
-        "share of the training split that is held out for validation, in [0, 1): of each class, the same rows for all "
-        "seeds. Not used if the data bring a validation split beside a test split (where there is a validation split "
-        "only, as in Food-101 on the hub, it is the test split). 0 validates on the test split",
-    )
-    test_share: ShareBelowOne = key(
-        0.2, "share of `data` that is held out for the test, likewise, if there is no test split at all"
-    )
-    train_limit: Natural = key(0, "train on so many images only, the same number of each class; 0 for all")
-    # Paper: names no input size; here: CIFAR's own. The configurations for Food-101 say 224, the usual one.
-    image_size: Annotated[Positive, Field(ge=8)] = key(32, "height and width of the model's input, in pixels")
-    # Paper: does not mention augmentation; here: what is usual for CIFAR, and "none" is one key away.
-    augment: Literal["crop-flip", "resized-crop-flip", "none"] = key(
-        "crop-flip",
-        "of training images: crop-flip (pad by 4, crop back, flip), resized-crop-flip (crop 8% to 100% of the area, "
-        "resize, flip) or none",
-    )
-    cache_dir: str = key("", "for the decoded images; empty for gsgd in the user's cache folder")
+@dataclass(frozen=True)
+class SmallNetSettings(ImageDataSettings):
+    """What the task "small-net" takes."""
 
-    @property
-    def cached_size(self) -> int:
-        """Height and width of the decoded images that are kept, in pixels."""
-        # 256 for 224, as usual: what is cut off at evaluation is there for the crops in training.
-        return round(self.image_size * 256 / 224) if self.augment == "resized-crop-flip" else self.image_size
+    network: Network = key("mlp", "linear (multinomial logistic regression), mlp (one hidden layer) or lenet")
+    hidden_size: Positive = key(128, "units of the hidden layer, of mlp and lenet")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.files import checked, files_below, stamp
+from training.images.idx import IdxImages, idx_pairs
 from training.images.labelled import LabelledImages, Labels
 from training.images.tables import TableImages, hub_tables, parquet_tables
 
@@ -35,6 +36,7 @@ def find_source(data: str, *, label_column: str = "", image_column: str = "") ->
         data: one of
             "embedded": Fashion-MNIST's subset that comes with the package;
             a parquet file, a pattern such as "cifar10-*.parquet", or a folder of parquet files, of the hub's layouts;
+            a folder of idx files, the four of MNIST and its kin, compressed or not;
             a folder split/class/image or class/image;
             a data set on the hub, NAME or NAME:CONFIG, such as "uoft-cs/cifar100".
             Files and folders tell their split by the words train, test, validation (or training, testing, valid, val,
@@ -53,6 +55,8 @@ def find_source(data: str, *, label_column: str = "", image_column: str = "") ->
             raise ValueError(f"data = {data!r} is no parquet file: give one, a folder or a name on the hub")
         return _of_files([path], path.parent, columns)
     if path.is_dir():
+        if pairs := idx_pairs(path):
+            return IdxImages(path, pairs)
         if tables := files_below(path, (".parquet",)):
             return _of_files(tables, path, columns)
         if given := next((key for key, value in columns.items() if value), None):
@@ -103,7 +107,7 @@ class FolderImages(LabelledImages):
         if empty or not self._files:
             raise ValueError(
                 f"{root} holds no images{f' in {empty[0]}' if empty else ''}: there must be folders "
-                f"class/image or split/class/image with files {', '.join(SUFFIXES)}, or parquet files"
+                f"class/image or split/class/image with files {', '.join(SUFFIXES)}, parquet files, or idx files"
             )
         if ALL in self._files and len(self._files) > 1:
             others, stranger = sorted(set(self._files) - {ALL}), self._files[ALL][0].parent.name

@@ -1,8 +1,9 @@
-"""Image classification with the modified ResNet (Section 7.2, Appendix G)."""
+"""Image classification: with the modified ResNet (Section 7.2, Appendix G), or with a small network."""
 
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import ResNetConfig
 
 from training.images.arrays import VERSION, ImageArrays, cached_arrays
 from training.images.augment import centre_crop, crop_flip, normalise, resized_crop_flip
 from training.images.resnet import EarlyExitResNet
-from training.images.settings import ImageSettings, ResNetSettings
+from training.images.settings import ImageDataSettings, ImageSettings, ResNetSettings, SmallNetSettings
+from training.images.small_net import SmallNet, SmallNetConfig
 from training.images.sources import ALL, find_source
 from training.images.splits import balanced, hold_out
 from training.task import SPLITS, held_out_rows
@@ -35,8 +37,8 @@ def build_resnet(settings: ResNetSettings, *, channels: int, num_labels: int) ->
     return EarlyExitResNet(ResNetConfig(**options))
 
 
-class ImageTask:
-    """Implements `training.task.Task`.
+class ImageTask(ABC):
+    """Implements `training.task.Task` but for the model.
 
     Making one decodes the images unless the cache has them.
 
@@ -53,7 +55,7 @@ class ImageTask:
         ValueError: if the data cannot be read, or do not fit the settings.
     """
 
-    def __init__(self, settings: ImageSettings, seed: int):
+    def __init__(self, settings: ImageDataSettings, seed: int):
         self.settings, self.seed = settings, seed
         splits, class_names = _read(settings, settings.data)
         train = splits.pop("train", None) or splits.pop(ALL, None)
@@ -111,9 +113,9 @@ class ImageTask:
             "std": list(self.std),
         }
 
-    def build_model(self) -> EarlyExitResNet:
+    @abstractmethod
+    def build_model(self) -> nn.Module:
         """See `training.task.Task`."""
-        return build_resnet(self.settings, channels=self.channels, num_labels=self.num_labels)
 
     def training_batch(self, rows: np.ndarray, epoch: int) -> dict[str, Tensor]:
         """`pixel_values` (B, channels, image_size, image_size) float32 and `labels` (B,); see `training.task.Task`."""
@@ -162,7 +164,36 @@ class ImageTask:
         return arrays
 
 
-def _read(settings: ImageSettings, data: str) -> tuple[dict[str, ImageArrays], tuple[str, ...]]:
+class ResNetTask(ImageTask):
+    """With the modified ResNet."""
+
+    settings: ImageSettings
+
+    def build_model(self) -> EarlyExitResNet:
+        """See `training.task.Task`."""
+        return build_resnet(self.settings, channels=self.channels, num_labels=self.num_labels)
+
+
+class SmallNetTask(ImageTask):
+    """With a network that trains in seconds."""
+
+    settings: SmallNetSettings
+
+    def build_model(self) -> SmallNet:
+        """See `training.task.Task`."""
+        settings = self.settings
+        return SmallNet(
+            SmallNetConfig(
+                settings.network,
+                num_channels=self.channels,
+                image_size=settings.image_size,
+                hidden_size=settings.hidden_size,
+                num_labels=self.num_labels,
+            )
+        )
+
+
+def _read(settings: ImageDataSettings, data: str) -> tuple[dict[str, ImageArrays], tuple[str, ...]]:
     source = find_source(data, label_column=settings.label_column, image_column=settings.image_column)
     return cached_arrays(source, settings.cached_size, settings.cache_dir)
 

@@ -14,7 +14,7 @@ pytest.importorskip("PIL")
 
 from training.config import build  # noqa: E402
 from training.images.settings import ImageSettings  # noqa: E402
-from training.images.task import ImageTask, build_resnet  # noqa: E402
+from training.images.task import ResNetTask, build_resnet  # noqa: E402
 
 SMALL = {"depths": (1, 1), "hidden_sizes": (8, 16), "embedding_size": 4, "exit_stage": 1, "layer_type": "basic"}
 
@@ -34,7 +34,7 @@ def data(tmp_path, make):
 def task_of(data, tmp_path):
     def build(seed=0, **changes):
         values = {"data": str(data.root), "image_size": 8, "cache_dir": str(tmp_path / "cache"), **SMALL, **changes}
-        return ImageTask(ImageSettings(**values), seed)
+        return ResNetTask(ImageSettings(**values), seed)
 
     return build
 
@@ -281,13 +281,13 @@ def test_the_description_is_json_and_names_no_folder(task_of, data, tmp_path):
 
 
 def test_what_is_shipped_works_offline(tmp_path):
-    task = ImageTask(ImageSettings(image_size=28, cache_dir=str(tmp_path)), 0)
+    task = ResNetTask(ImageSettings(image_size=28, cache_dir=str(tmp_path)), 0)
     assert (task.train_size, task.num_labels, task.channels) == (4500, 10, 1)
     # Of all 60,000 images these are .2860 and .3530; a subset of 4,500 images has a mean within .01.
     assert task.mean[0] == pytest.approx(0.2860, abs=0.01)
     assert task.std[0] == pytest.approx(0.3530, abs=0.01)
     # Nearest class mean is right on about two thirds of Fashion-MNIST; chance is a tenth: labels fit images.
-    batch = ImageTask(dataclasses.replace(task.settings, augment="none"), 0).training_batch(np.arange(4500), 0)
+    batch = ResNetTask(dataclasses.replace(task.settings, augment="none"), 0).training_batch(np.arange(4500), 0)
     means = torch.stack([batch["pixel_values"][batch["labels"] == k].mean(0).flatten() for k in range(10)])
     (test,) = task.held_out("test", 1000)
     nearest = torch.cdist(test["pixel_values"].flatten(1), means).argmin(1)
