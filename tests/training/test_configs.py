@@ -5,7 +5,7 @@ import torch
 from transformers import BertConfig, BertForPreTraining, ResNetConfig, ResNetForImageClassification
 
 from training.config import load, presets
-from training.images.task import build_resnet
+from training.images.task import build_resnet, build_small_net
 from training.text.task import build_bert
 
 NAMES = sorted(presets())
@@ -64,6 +64,12 @@ def counted(model):
 # Classes of the data sets: CIFAR-100 has 100, Food-101 101, CIFAR-10 and Fashion-MNIST 10.
 CLASSES = {"cifar100": (3, 100), "food101": (3, 101), "resnet50-cifar10": (3, 10)}
 CLASSES |= {"resnet-small": (3, 10), "resnet-tiny": (1, 10)}
+# Weights and biases of 28x28 grey images in 10 classes; LeNet's two convolutions leave 32 channels of 7x7.
+SMALL_NETS = {
+    "linear": 785 * 10,
+    "mlp": 785 * 128 + 129 * 10,
+    "lenet": 26 * 16 + (25 * 16 + 1) * 32 + (49 * 32 + 1) * 128 + 129 * 10,
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -72,6 +78,9 @@ def test_builds_its_model_on_the_meta_device(name):
     with torch.device("meta"):
         if config.task == "bert":
             model, expected = build_bert(config.data), bert_parameters(config.data)
+        elif config.task == "small-net":
+            model = build_small_net(config.data, channels=1, num_labels=10)
+            expected = SMALL_NETS[config.data.network]
         else:
             channels, classes = CLASSES[name.split("/")[0]]
             model = build_resnet(config.data, channels=channels, num_labels=classes)

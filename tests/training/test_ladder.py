@@ -190,6 +190,22 @@ def test_an_interrupted_ladder_goes_on_and_seeds_may_be_added(go, trained, tmp_p
         go(grid={"max_lr": ("1e-2", "1e-4")})
 
 
+def test_a_method_may_be_added(go, trained, tmp_path):
+    before = go(("baseline", "random")).rows
+    header = json.loads((tmp_path / "l" / "ladder.json").read_text())
+    trained.clear()
+    found = go(("baseline", "random", "loss@last"))
+    assert {label for label, *_ in trained} == {"loss@last"}
+    assert len(trained) == 3 * (2 + 2)
+    assert [row for row in found.rows if row.method != "loss@last"] == before
+    after = json.loads((tmp_path / "l" / "ladder.json").read_text())
+    for entry in ("frozen", "step_costs", "trials"):
+        assert after[entry].items() > header[entry].items()
+    assert len(table(tmp_path / "l" / "tuning.csv")) == 3 * 3 * 2
+    with pytest.raises(ValueError, match="has another ladder: its methods differ"):
+        go(("baseline", "random"))
+
+
 def test_a_method_that_diverges_has_no_factor(go):
     found = go(("baseline", "random:max_lr=1e30:batch_normalised=false"), grid={}, budget="400samples", seeds=1)
     rows = {row.method: row for row in found.rows if row.budget == 400}

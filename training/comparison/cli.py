@@ -39,6 +39,7 @@ ladders:
   training comes as far. First it chooses the values of --tune for each method at each rung, plain training as well: on
   the validation split, with the same number of trials and on seeds of their own. Then all train on fresh seeds, and the
   test split is judged once a run. What is claimed is the geometric mean over the inner rungs.
+  Seeds and methods may be added to a ladder later.
 
 Every run's learning rate is decayed to its own end. A random-half control belongs into every comparison. Results go to
 results/NAME/; a comparison that was interrupted goes on when the same command is given again.

@@ -34,7 +34,7 @@ from training.task import Task
 LADDER, PLAIN = "ladder.json", "baseline"
 MEASURES = {"accuracy": True, "loss": False}
 """What speed-ups are measured by -> whether more of it is better."""
-SHARED = ("methods", "rungs", "tune", "trials", "tuning_seeds")
+SHARED = ("rungs", "tune", "tuning_seeds")
 """Entries of the header in which a ladder that goes on must agree with what is there, beside the configuration."""
 
 
@@ -241,29 +241,36 @@ class _Ladder:
             "frozen": None,
         }
         path = self.folder / LADDER
-        if path.exists():
-            self._go_on(read_json(path), path)
-        else:
+        recorded = self._go_on(read_json(path), path) if path.exists() else {}
+        unpriced = {key: config for key, config in self.configs.items() if _key(*key) not in recorded}
+        if unpriced:
             with self.display.measuring() as progress:
-                priced = list(self.configs.values())
+                priced = list(unpriced.values())
                 tasks = [self.tasks[each.data] for each in priced]
                 found = measure_costs(priced, tasks, self.accelerator, progress=progress)
-            prices = {_key(*key): asdict(costs) for key, costs in zip(self.configs, found, strict=True)}
-            self.header["step_costs"] = prices
+            recorded |= {_key(*key): asdict(costs) for key, costs in zip(unpriced, found, strict=True)}
+        self.header["step_costs"] = {_key(*key): recorded[_key(*key)] for key in self.configs}
         self.costs = {key: StepCosts(**self.header["step_costs"][_key(*key)]) for key in self.configs}
         self._write_header()
         self.display.say(self.forecast())
 
-    def _go_on(self, recorded: dict[str, Any], path: Path) -> None:
-        # Seeds may be added to a ladder.
+    def _go_on(self, recorded: dict[str, Any], path: Path) -> dict[str, Any]:
+        """Take over what is recorded; returns the prices that are."""
         changed = [name for name in SHARED if recorded.get(name) != self.header[name]]
+        # Seeds and methods may be added to a ladder.
+        if [label for label in recorded.get("methods", ()) if label not in self.labels]:
+            changed.append("methods")
+        tried = recorded.get("trials", {})
+        if any(trials != tried[label] for label, trials in self.header["trials"].items() if label in tried):
+            changed.append("trials")
         if changed := differences(recorded.get("config", {}), self.header["config"]) + changed:
             raise ValueError(
                 f"{path.parent} has another ladder: its {', '.join(changed)} differ. "
                 "Choose another --name, or remove it"
             )
-        kept = ("date", "commit", "python", "machine", "versions", "step_costs", "frozen")
+        kept = ("date", "commit", "python", "machine", "versions", "frozen")
         self.header.update((name, recorded[name]) for name in kept if name in recorded)
+        return dict(recorded.get("step_costs", {}))
 
     def forecast(self) -> str:
         """How many runs at each rung, and how long they take at the measured prices, evaluation aside."""
@@ -303,12 +310,15 @@ class _Ladder:
 
     def tune(self) -> bool:
         """Choose each method's values at each rung by validation, and freeze them; False if interrupted."""
-        recorded = self.header["frozen"]
-        if recorded is not None:
-            known = {(label, in_words(values)): values for label, found in self.trials.items() for values in found}
-            self.frozen = {
-                (label, rung): known[label, recorded[label][str(rung)]] for label in self.labels for rung in self.rungs
-            }
+        recorded = self.header["frozen"] or {}
+        known = {(label, in_words(values)): values for label, found in self.trials.items() for values in found}
+        self.frozen = {
+            (label, rung): known[label, recorded[label][str(rung)]]
+            for label in self.labels
+            for rung in self.rungs
+            if label in recorded
+        }
+        if len(recorded) == len(self.labels):
             return True
         trials: dict[Place, list[Trial]] = {
             (label, rung): [Trial(values, (), ()) for values in self.trials[label]]
@@ -318,6 +328,7 @@ class _Ladder:
         if self.tuned:
             places = [(place, number) for place, found in trials.items() for number in range(len(found))]
             seeds = range(TUNING_SEED, TUNING_SEED + self.plan.tuning_seeds)
+            # What is frozen already is among them: its runs are finished, and read.
             jobs = [
                 self._job(label, trials[label, rung][number].values, rung, seed, tuning=True)
                 for (label, rung), number in places
@@ -329,7 +340,7 @@ class _Ladder:
             for at, (place, number) in enumerate(places):
                 found = outcomes[at * len(seeds) : (at + 1) * len(seeds)]
                 trials[place][number] = _trial(trials[place][number].values, found)
-            self.frozen = {place: best(found).values for place, found in trials.items()}
+            self.frozen = {place: best(found).values for place, found in trials.items()} | self.frozen
             self._write_trials(trials)
         else:
             self.frozen = {place: found[0].values for place, found in trials.items()}

@@ -21,7 +21,8 @@ class ImageDataSettings:
 
     data: Annotated[str, Field(min_length=1)] = key(
         "embedded",
-        "embedded, local parquet or idx files, an image folder, or a name on the hub, see `training.images.sources.find_source`",
+        "embedded, local parquet or idx files, an image folder, or a name on the hub, see "
+        "`training.images.sources.find_source`",
     )
     test_data: str = key("", "the test split, if it is elsewhere than in `data`; likewise")
     label_column: str = key("", "of a table; empty for label, fine_label or labels, whichever there is")

@@ -35,12 +35,8 @@ class SmallNetConfig(PretrainedConfig):
     ):
         if network not in get_args(Network):
             raise ValueError(f"network = {network!r} must be one of: {', '.join(get_args(Network))}")
-        self.network, self.num_channels, self.image_size, self.hidden_size = (
-            network,
-            num_channels,
-            image_size,
-            hidden_size,
-        )
+        self.network, self.hidden_size = network, hidden_size
+        self.num_channels, self.image_size = num_channels, image_size
         super().__init__(**others)
 
 
@@ -85,7 +81,7 @@ class SmallNet(PreTrainedModel):
             pixel_values: (B, channels, height, width).
             labels: (B,), classes 0..num_labels - 1.
         """
-        logits = self.classifier(self.layers(pixel_values))
+        logits = self._logits(pixel_values)
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
 
@@ -96,9 +92,13 @@ class SmallNet(PreTrainedModel):
             ValueError: if `exit_layer` is another.
         """
         check_exit_layer(exit_layer, self.exit_layers)
-        return self.forward(pixel_values).logits
+        return self._logits(pixel_values)
 
     def last_module(self, exit_layer: int) -> nn.Module:
         """The module that ends the pass to an exit."""
         check_exit_layer(exit_layer, self.exit_layers)
         return self.classifier
+
+    def _logits(self, pixel_values: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.layers(pixel_values))
+        return logits

@@ -37,6 +37,12 @@ def build_resnet(settings: ResNetSettings, *, channels: int, num_labels: int) ->
     return EarlyExitResNet(ResNetConfig(**options))
 
 
+def build_small_net(settings: SmallNetSettings, *, channels: int, num_labels: int) -> SmallNet:
+    """A new model, likewise."""
+    sizes = {"image_size": settings.image_size, "hidden_size": settings.hidden_size}
+    return SmallNet(SmallNetConfig(settings.network, num_channels=channels, num_labels=num_labels, **sizes))
+
+
 class ImageTask(ABC):
     """Implements `training.task.Task` but for the model.
 
@@ -181,16 +187,7 @@ class SmallNetTask(ImageTask):
 
     def build_model(self) -> SmallNet:
         """See `training.task.Task`."""
-        settings = self.settings
-        return SmallNet(
-            SmallNetConfig(
-                settings.network,
-                num_channels=self.channels,
-                image_size=settings.image_size,
-                hidden_size=settings.hidden_size,
-                num_labels=self.num_labels,
-            )
-        )
+        return build_small_net(self.settings, channels=self.channels, num_labels=self.num_labels)
 
 
 def _read(settings: ImageDataSettings, data: str) -> tuple[dict[str, ImageArrays], tuple[str, ...]]:
