@@ -15,7 +15,8 @@ import training.comparison.ladder as module
 import training.run as runs
 from gsgd.cli import main
 from training.comparison.compare import TUNING_SEED, parse_contender
-from training.comparison.ladder import Claim, Plan, climb, rungs_of
+from training.comparison.ladder import Plan, climb, rungs_of
+from training.comparison.ladder_results import Claim
 from training.comparison.ladder_tables import show, verdict
 from training.comparison.speedup import ABOVE, ON, PlainCurve, SpeedUp, claim, speed_up
 from training.comparison.tuning import Trial, at_an_edge, best, combinations, draw_trials, parse_grid

@@ -7,8 +7,6 @@ once a run. `training.comparison.speedup` says what the values come to.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +19,17 @@ from gsgd.results import command_line, provenance, write_json, write_table
 from training.budget import Budget, StepCosts, parse_budget, seconds_of
 from training.comparison.compare import TUNING_SEED, Contender, check_shared, folder_name
 from training.comparison.jobs import Job, run_jobs
-from training.comparison.speedup import PlainCurve, SpeedUp, claim, speed_up
-from training.comparison.summary import Interval, interval
+from training.comparison.ladder_results import (
+    PLAIN,
+    Chosen,
+    Claim,
+    LadderResult,
+    Place,
+    Row,
+    cells_of,
+    rows_and_claims,
+    write_tables,
+)
 from training.comparison.tuning import Trial, Values, at_an_edge, best, draw_trials, in_words
 from training.config import Config
 from training.costs import measure_costs
@@ -31,9 +38,7 @@ from training.records import differences, read_json
 from training.run import DIVERGED, FINISHED, Outcome
 from training.task import Task
 
-LADDER, PLAIN = "ladder.json", "baseline"
-MEASURES = {"accuracy": True, "loss": False}
-"""What speed-ups are measured by -> whether more of it is better."""
+LADDER = "ladder.json"
 SHARED = ("rungs", "tune", "tuning_seeds")
 """Entries of the header in which a ladder that goes on must agree with what is there, beside the configuration."""
 
@@ -56,67 +61,6 @@ class Plan:
     grid: Mapping[str, Sequence[str]]
     trials: int | None = None
     tuning_seeds: int = 1
-
-
-@dataclass(frozen=True)
-class Row:
-    """A method at a rung.
-
-    Attributes:
-        budget: of a run, in the ladder's unit.
-        runs, diverged: numbers of runs; if any diverged there are no means and no speed-ups.
-        tried: configurations that were tried at this rung.
-        values: what was chosen, as behind the colons of a method; at_edge: keys whose choice ends its range.
-        steps: of a run. priced_s: what they cost at the measured prices.
-        accuracy, loss, calibration_error: at the end of the runs, on the ladder's split.
-        over_baseline: difference in accuracy, paired by seed.
-        by_accuracy, by_loss: speed-ups; None for plain training, and where a run diverged.
-    """
-
-    method: str
-    budget: float
-    runs: int
-    diverged: int
-    tried: int
-    values: str
-    at_edge: str
-    steps: float
-    priced_s: float
-    accuracy: Interval | None
-    loss: Interval | None
-    calibration_error: Interval | None
-    over_baseline: Interval | None
-    by_accuracy: SpeedUp | None
-    by_loss: SpeedUp | None
-
-
-@dataclass(frozen=True)
-class Claim:
-    """The geometric mean of a method's speed-ups over the inner rungs."""
-
-    method: str
-    measure: str
-    rungs: int
-    speed_up: SpeedUp
-
-
-@dataclass(frozen=True)
-class LadderResult:
-    """What a ladder found; without rows and claims if it was interrupted.
-
-    Attributes:
-        unit: of the budgets.
-        split: that the values are of, "test" where there is one.
-        tuned: whether anything was tuned.
-    """
-
-    status: str
-    folder: Path
-    unit: str
-    split: str
-    tuned: bool
-    rows: list[Row]
-    claims: list[Claim]
 
 
 def rungs_of(budget: str, count: int) -> list[Budget]:
@@ -161,12 +105,7 @@ def climb(
     if outcomes is None:
         return ladder.result("interrupted", [], [])
     rows, claims = ladder.measure(outcomes)
-    ladder.write(rows, claims, outcomes)
     return ladder.result(FINISHED, rows, claims)
-
-
-Place = tuple[str, Budget]
-"""A method's label and a rung."""
 
 
 class _Ladder:
@@ -355,7 +294,7 @@ class _Ladder:
         rows = [
             (
                 *(label, rung.amount, in_words(trial.values), self.plan.tuning_seeds, int(trial.diverged)),
-                *((None, None) if trial.diverged else (_mean(trial.accuracies), _mean(trial.losses))),
+                *((None, None) if trial.diverged else (float(np.mean(trial.accuracies)), float(np.mean(trial.losses)))),
                 int(trial.values == self.frozen[label, rung]),
             )
             for (label, rung), found in trials.items()
@@ -411,83 +350,23 @@ class _Ladder:
     # ---- What came out ----
 
     def measure(self, outcomes: Mapping[Place, Sequence[Outcome]]) -> tuple[list[Row], list[Claim]]:
-        """Rows by rung and method, and what is claimed of each method."""
-        values = {
-            place: None if any(each.status == DIVERGED for each in runs) else [_values(each) for each in runs]
-            for place, runs in outcomes.items()
+        """Rows by rung and method, and what is claimed of each method; all of it is written."""
+        chosen = {
+            (label, rung): Chosen(
+                in_words(values),
+                tried=len(self.trials[label]) if self.tuned else 1,
+                at_edge=" ".join(at_an_edge(values, self.plan.grid)),
+                priced_s=self._seconds(label, values, rung),
+            )
+            for (label, rung), values in self.frozen.items()
         }
-        curves: dict[str, PlainCurve] = {}
-        plain = [values[PLAIN, rung] for rung in self.rungs]
-        whole = [runs for runs in plain if runs is not None]
-        if len(whole) == len(plain):
-            for measure, higher in MEASURES.items():
-                of_measure = [[run[measure] for run in runs] for runs in whole]
-                curves[measure] = PlainCurve([r.amount for r in self.rungs], of_measure, higher_is_better=higher)
-        rows = [self._row(label, rung, outcomes, values, curves) for rung in self.rungs for label in self.labels]
-        claims = []
-        inner = self.rungs[1:-1]
-        for label in self.labels:
-            own = [runs for rung in inner if (runs := values[label, rung]) is not None]
-            if label == PLAIN or len(own) < len(inner):
-                continue
-            for measure, curve in curves.items():
-                of_measure = [[run[measure] for run in runs] for runs in own]
-                found = claim(curve, [rung.amount for rung in inner], of_measure)
-                claims.append(Claim(label, measure, len(inner), found))
+        rows, claims = rows_and_claims(self.rungs, outcomes, chosen)
+        if self.accelerator.is_main_process:
+            write_tables(self.folder, rows, claims, outcomes)
+            # The claims make the ladder a finished one.
+            self.header["claims"] = [cells_of(each) for each in claims]
+            self._write_header()
         return rows, claims
-
-    def _row(
-        self,
-        label: str,
-        rung: Budget,
-        outcomes: Mapping[Place, Sequence[Outcome]],
-        values: Mapping[Place, list[dict[str, Any]] | None],
-        curves: Mapping[str, PlainCurve],
-    ) -> Row:
-        runs, own, plain = outcomes[label, rung], values[label, rung], values[PLAIN, rung]
-        chosen = self.frozen[label, rung]
-        factors: dict[str, SpeedUp] = {}
-        if own is not None and label != PLAIN:
-            for measure, curve in curves.items():
-                factors[measure] = speed_up(curve, rung.amount, [run[measure] for run in own])
-        over = None
-        if own is not None and plain is not None and label != PLAIN:
-            pairs = zip(own, plain, strict=True)
-            over = interval([run["accuracy"] - other["accuracy"] for run, other in pairs])
-        return Row(
-            method=label,
-            budget=rung.amount,
-            runs=len(runs),
-            diverged=sum(run.status == DIVERGED for run in runs),
-            tried=len(self.trials[label]) if self.tuned else 1,
-            values=in_words(chosen),
-            at_edge=" ".join(at_an_edge(chosen, self.plan.grid)),
-            steps=_mean([run.header["total_steps"] for run in runs]),
-            priced_s=self._seconds(label, chosen, rung),
-            accuracy=_interval(own, "accuracy"),
-            loss=_interval(own, "loss"),
-            calibration_error=_interval(own, "calibration_error"),
-            over_baseline=over,
-            by_accuracy=factors.get("accuracy"),
-            by_loss=factors.get("loss"),
-        )
-
-    def write(self, rows: Sequence[Row], claims: Sequence[Claim], outcomes: Mapping[Place, Sequence[Outcome]]) -> None:
-        """Write the tables and the header, in which the claims make the ladder a finished one."""
-        if not self.accelerator.is_main_process:
-            return
-        write_table(self.folder / "ladder.csv", *_tidy([_cells(row) for row in rows]))
-        of_claims = [{"method": c.method, "measure": c.measure, "rungs": c.rungs, **asdict(c.speed_up)} for c in claims]
-        if of_claims:
-            write_table(self.folder / "claims.csv", *_tidy(of_claims))
-        of_runs = [
-            {"method": label, "budget": rung.amount, "seed": run.header["seed"], "status": run.status, **_values(run)}
-            for (label, rung), runs in outcomes.items()
-            for run in runs
-        ]
-        write_table(self.folder / "runs.csv", *_tidy(of_runs))
-        self.header["claims"] = of_claims
-        self._write_header()
 
     def _write_header(self) -> None:
         if self.accelerator.is_main_process:
@@ -512,49 +391,6 @@ def _trial(values: Values, outcomes: Sequence[Outcome]) -> Trial:
         return Trial(values, (), (), diverged=True)
     last = [each.evaluations[-1] for each in outcomes]
     return Trial(values, [end.val_accuracy for end in last], [end.val_loss for end in last])
-
-
-def _values(outcome: Outcome) -> dict[str, Any]:
-    """Measure -> value at the end of a run, on the test split if the run was tested; None of a run that diverged."""
-    header = outcome.header
-    if outcome.status == DIVERGED:
-        return dict.fromkeys((*MEASURES, "calibration_error"))
-    if "test_accuracy" in header:
-        error = header.get("test_calibration_error")
-        return {"accuracy": header["test_accuracy"], "loss": header["test_loss"], "calibration_error": error}
-    last = outcome.evaluations[-1]
-    return {"accuracy": last.val_accuracy, "loss": last.val_loss, "calibration_error": None}
-
-
-def _interval(runs: Sequence[Mapping[str, Any]] | None, name: str) -> Interval | None:
-    known = [value for run in runs or () if (value := run[name]) is not None]
-    return interval(known) if known else None
-
-
-def _cells(row: Row) -> dict[str, Any]:
-    """Column -> cell: an interval takes two columns, a speed-up four."""
-    cells: dict[str, Any] = {}
-    for field in dataclasses.fields(row):
-        value = getattr(row, field.name)
-        if "Interval" in str(field.type):
-            half = None if value is None or math.isnan(value.half_width) else value.half_width
-            cells |= {field.name: None if value is None else value.mean, f"{field.name}_half_width": half}
-        elif "SpeedUp" in str(field.type):
-            empty = dict.fromkeys(("factor", "low", "high", "place"))
-            parts = empty if value is None else asdict(value)
-            cells |= {f"{field.name}_{part}": cell for part, cell in parts.items()}
-        else:
-            cells[field.name] = value
-    return cells
-
-
-def _tidy(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[list[Any]]]:
-    """(columns, cells) of rows that all have the same columns."""
-    return tuple(rows[0]), [list(row.values()) for row in rows]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
 
 
 def _time(seconds: float) -> str:
