@@ -78,6 +78,30 @@ class ComparisonHeader(Record):
     summary: list[Summary] = []
 
 
+class LadderHeader(Record):
+    """`ladder.json` of a ladder of budgets."""
+
+    config: dict[str, Any]
+    methods: list[str]
+    rungs: list[str]
+    seeds: Annotated[int, Field(ge=1)]
+    tune: dict[str, list[str]]
+    trials: dict[str, list[str]]
+    tuning_seeds: Annotated[int, Field(ge=1)]
+    step_costs: dict[str, Prices]
+    frozen: dict[str, dict[str, str]] | None
+    data: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _frozen_from_trials(self) -> LadderHeader:
+        for label, chosen in (self.frozen or {}).items():
+            if sorted(chosen) != sorted(self.rungs):
+                raise ValueError(f"frozen has the rungs {', '.join(chosen)} of {label}, but must have all of rungs")
+            if strange := [values for values in chosen.values() if values not in self.trials.get(label, ())]:
+                raise ValueError(f"frozen has {strange[0]!r} of {label}, which is not among its trials")
+        return self
+
+
 class Place(Record):
     """Where the order of the data stands."""
 
@@ -127,7 +151,11 @@ def _in_words(errors: list[Any], kind: type[Record], path: Path) -> str:
     """The first of the errors that pydantic lists, or all entries that are missing, in a sentence."""
     missing = sorted(str(each["loc"][0]) for each in errors if each["type"] == "missing" and len(each["loc"]) == 1)
     if missing:
-        what = {RunHeader: "the header of a run", ComparisonHeader: "the record of a comparison"}
+        what = {
+            RunHeader: "the header of a run",
+            ComparisonHeader: "the record of a comparison",
+            LadderHeader: "the record of a ladder",
+        }
         return f"{path} is not {what.get(kind, 'a checkpoint of this version')}: it lacks {', '.join(missing)}"
     first = errors[0]
     if not first["loc"]:

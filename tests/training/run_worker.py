@@ -23,7 +23,8 @@ from accelerate import Accelerator
 
 from training import checkpoint, config, records
 from training import run as runs
-from training.comparison import compare as comparison
+from training.comparison.compare import compare
+from training.comparison.contenders import parse_contender
 
 VALUES = {
     "task": "tiny",
@@ -121,8 +122,8 @@ def compare_methods(folder):
     """A comparison."""
     tiny.register()
     settings = config.build("tiny", {**VALUES, "method": "baseline", "test": False, "budget": "60steps"})
-    contenders = [comparison.parse_contender(method) for method in ("baseline", "random", "loss@1")]
-    comparison.compare(settings, contenders, folder, seeds=3, accelerator=Accelerator(cpu=True))
+    contenders = [parse_contender(method) for method in ("baseline", "random", "loss@1")]
+    compare(settings, contenders, folder, seeds=3, accelerator=Accelerator(cpu=True))
 
 
 def long_run(folder):

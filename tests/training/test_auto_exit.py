@@ -7,11 +7,12 @@ import signal
 import pytest
 import torch
 
-import training.comparison.compare as comparing
+import training.comparison.contenders as comparing
 import training.run as runs
 from gsgd.sift import AutoExit
 from training.budget import StepCosts
-from training.comparison.compare import compare, parse_contender
+from training.comparison.compare import compare
+from training.comparison.contenders import parse_contender
 from training.run import train
 from training.training import Training, build_sift
 

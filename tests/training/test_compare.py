@@ -7,9 +7,10 @@ import signal
 
 import pytest
 
-import training.comparison.compare as module
+import training.comparison.contenders as module
 import training.run as runs
-from training.comparison.compare import TUNING_SEED, compare, parse_contender, parse_sweep
+from training.comparison.compare import compare, parse_sweep
+from training.comparison.contenders import TUNING_SEED, parse_contender
 from training.records import read_evaluations
 
 METHODS = ("baseline", "random", "loss@1")

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-import training.comparison.ladder as module
+import training.comparison.contenders as module
 import training.run as runs
 from gsgd.cli import main
-from training.comparison.compare import TUNING_SEED, parse_contender
+from gsgd.locks import one_writer
+from training.comparison.contenders import TUNING_SEED, parse_contender
 from training.comparison.ladder import Plan, climb, rungs_of
 from training.comparison.ladder_results import Claim
 from training.comparison.ladder_tables import show, verdict
@@ -205,6 +206,39 @@ def test_a_method_may_be_added(go, trained, tmp_path):
     assert len(table(tmp_path / "l" / "tuning.csv")) == 3 * 3 * 2
     with pytest.raises(ValueError, match="has another ladder: its methods differ"):
         go(("baseline", "random"))
+
+
+def test_records_that_are_none_of_this_ladder(go, trained, tmp_path):
+    go(grid={}, seeds=1)
+    trained.clear()
+    path = tmp_path / "l" / "ladder.json"
+    whole = path.read_text()
+    rungs = ("64samples", "128samples", "256samples")
+    for changes, message in (
+        ({"rungs": "three"}, "rungs = 'three' must be a valid list"),
+        ({"step_costs": {"baseline -": {"plain_s": -1.0, "selecting_s": 1.0}}}, "plain_s = -1.0 must be greater"),
+        ({"frozen": {"baseline": {"64samples": "-"}}}, "must have all of rungs"),
+        ({"frozen": {"baseline": dict.fromkeys(rungs, "max_lr=7")}}, "has 'max_lr=7' of baseline"),
+        ({"data": {"content": "another"}}, "the data are not those that"),
+        ({"tuning_seeds": 5}, "has another ladder: its tuning_seeds differ"),
+    ):
+        path.write_text(json.dumps(json.loads(whole) | changes))
+        with pytest.raises(ValueError, match=message):
+            go(grid={}, seeds=1)
+    for content, message in (("{}", "is not the record of a ladder: it lacks config"), ("{", "ladder.json")):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            go(grid={}, seeds=1)
+    path.rename(path.with_name("header.json"))
+    with pytest.raises(ValueError, match=r"holds something else, with a header\.json"):
+        go(grid={}, seeds=1)
+    assert trained == []
+
+
+def test_one_ladder_a_folder(go, trained, tmp_path):
+    with one_writer(tmp_path / "l"), pytest.raises(ValueError, match="is being written to by process"):
+        go()
+    assert trained == []
 
 
 def test_a_method_that_diverges_has_no_factor(go):

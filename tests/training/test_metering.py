@@ -11,7 +11,8 @@ from rich.console import Console
 
 import training.run as runs
 from gsgd.sift.readings import Reading
-from training.comparison.compare import compare, parse_contender
+from training.comparison.compare import compare
+from training.comparison.contenders import parse_contender
 from training.display import Display
 from training.metering import MeterLog, read_meters, write_meters
 from training.run import FINISHED, train

@@ -13,7 +13,8 @@ from gsgd.arguments import add_keys, number, whole
 from gsgd.console import print_table
 
 if TYPE_CHECKING:
-    from training.comparison.compare import Comparison, Contender
+    from training.comparison.compare import Comparison
+    from training.comparison.contenders import Contender
     from training.comparison.summary import Interval, MethodSummary
     from training.config import Config
 
@@ -96,7 +97,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """`gsgd compare`: returns 0 when finished, 130 if interrupted."""
     from training import config as configs
-    from training.comparison.compare import compare, parse_contender, parse_sweep
+    from training.comparison.compare import compare, parse_sweep
+    from training.comparison.contenders import parse_contender
     from training.folders import named
     from training.precision import affordable
     from training.run import running
@@ -136,6 +138,7 @@ def _climb(options: argparse.Namespace, config: Config, contenders: list[Contend
     from training.comparison import ladder_tables
     from training.comparison.ladder import Plan, climb
     from training.comparison.tuning import parse_grid
+    from training.folders import named
     from training.run import running
 
     if options.sweep or options.target:
@@ -144,7 +147,15 @@ def _climb(options: argparse.Namespace, config: Config, contenders: list[Contend
     grid = parse_grid(options.tune)
     plan = Plan(contenders, options.ladder, options.seeds, grid, options.trials, options.tuning_seeds)
     with running(config) as (accelerator, display):
-        found = climb(config, plan, options.results / name, accelerator=accelerator, jobs=options.jobs, display=display)
+        found = climb(
+            config,
+            plan,
+            named(options.results, name),
+            accelerator=accelerator,
+            jobs=options.jobs,
+            wait=options.wait,
+            display=display,
+        )
     if accelerator.is_main_process:
         ladder_tables.show(Console(), found)
     return 0 if found.status == "finished" else 130

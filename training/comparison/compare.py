@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,39 +17,28 @@ from typing import Any
 from accelerate import Accelerator
 
 from gsgd.locks import one_writer
-from gsgd.results import command_line, provenance, write_json, write_table
+from gsgd.results import write_json, write_table
 from training.budget import StepCosts, parse_budget, seconds_of
+from training.comparison.contenders import (
+    BEGUN,
+    QUIET,
+    TUNING_SEED,
+    Contender,
+    check_shared,
+    folder_name,
+    header_of,
+    prices,
+    same_data,
+    tasks_of,
+)
 from training.comparison.summary import INTERVALS, MethodSummary, RunResult, default_target, summarise
 from training.config import Config
-from training.costs import measure_costs
 from training.display import Display
 from training.metering import read_meters, write_meters
-from training.ranks import built, failing_together, told_by_others
-from training.records import (
-    COLUMNS,
-    EVALUATIONS,
-    HEADER,
-    OF_COMPARISON,
-    Evaluation,
-    differences,
-    fingerprint,
-    read_json,
-)
-from training.run import Outcome, check_data, check_room, train
+from training.ranks import failing_together
+from training.records import COLUMNS, EVALUATIONS, HEADER, OF_COMPARISON, Evaluation, differences, read_json
+from training.run import Outcome, train
 from training.schema import DIVERGED, FINISHED, ComparisonHeader, check
-from training.settings import parse_method
-from training.task import Task
-
-TUNING_SEED = 1_000_000
-"""Of the runs that tune: none of them is reported, so what is reported was not chosen for its luck."""
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A method with what it changes of the configuration, such as "loss@1:keep=0.7:start_share=0.5"."""
-
-    label: str
-    values: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -78,23 +66,6 @@ class Comparison:
     results: list[RunResult]
     costs: dict[str, StepCosts]
     tuned: dict[str, str]
-
-
-def parse_contender(text: str) -> Contender:
-    """The method that `text` names, and the values behind its colons.
-
-    Raises:
-        ValueError: if it is none.
-    """
-    method, *changes = text.split(":")
-    parse_method(method)
-    values = {"method": method}
-    for change in changes:
-        key, equals, value = change.partition("=")
-        if not equals or not key or not value:
-            raise ValueError(f"{change!r} in the method {text!r} must be key=value, as in loss@1:keep=0.7")
-        values[key.replace("-", "_")] = value
-    return Contender(text, values)
 
 
 def parse_sweep(text: str) -> Sweep:
@@ -142,153 +113,151 @@ def compare(
         OSError: if the folder cannot be written to.
     """
     display = display or Display.silent()
-    planned, swept = _planned(config, contenders, sweep)
+    comparison = _Comparison(config, contenders, folder, seeds, accelerator, sweep, display)
     with contextlib.ExitStack() as lock:
         with failing_together(accelerator):
             if accelerator.is_main_process:
                 lock.enter_context(one_writer(folder, display.say if wait else None))
-            header = _header(config, contenders, seeds, sweep)
-            recorded = _recorded(folder, header)
-        return _compare(config, planned, swept, folder, header, recorded, seeds, accelerator, sweep, target, display)
+            recorded = comparison.recorded()
+        comparison.begin(recorded)
+        return comparison.run(target)
 
 
-def _planned(
-    config: Config, contenders: Sequence[Contender], sweep: Sweep | None
-) -> tuple[dict[str, Config], dict[str, Config]]:
-    """(label -> configuration of each method, those that it is tuned over)."""
-    if len({contender.label for contender in contenders}) < len(contenders):
-        raise ValueError("a method is named twice")
-    for contender in contenders:
-        check_shared(f"the method {contender.label!r}", contender.values)
-    if sweep is not None:
-        check_shared("--sweep", {sweep.key: ""})
-    quiet = {"save_model": False, "tensorboard": False}
-    planned = {
-        contender.label: config.with_values({**quiet, **contender.values, "label": contender.label})
-        for contender in contenders
-    }
-    if sweep is None:
-        return planned, {}
-    swept = {
-        _swept(label, sweep, value): method.with_values({sweep.key: value})
-        for label, method in planned.items()
-        for value in sweep.values
-    }
-    return planned, swept
+class _Comparison:
+    """One comparison in progress.
 
-
-def _compare(
-    config: Config,
-    planned: dict[str, Config],
-    swept: dict[str, Config],
-    folder: Path,
-    header: dict[str, Any],
-    recorded: dict[str, Any] | None,
-    seeds: int,
-    accelerator: Accelerator,
-    sweep: Sweep | None,
-    target: float | None,
-    display: Display,
-) -> Comparison:
-    """Compare in a folder that is this process's own now."""
-    # What a method changes may be of the task (the exit's stage, say), and change its price.
-    tasks: dict[Any, Task] = {}
-    for each in (*planned.values(), *swept.values()):
-        if each.data not in tasks:
-            tasks[each.data] = built(accelerator, each.build_task)
-    with failing_together(accelerator):
-        header["data"] = fingerprint(tasks[next(iter(planned.values())).data].description)
-        if recorded is not None:
-            check_data(folder, recorded.get("data") or header["data"], header["data"])
-        elif accelerator.is_main_process:
-            check_room(folder / EVALUATIONS, tasks.values())
-    costs = _prices(recorded, header, {**planned, **swept}, tasks, accelerator, display)
-    if accelerator.is_main_process and recorded is None:
-        write_json(folder / OF_COMPARISON, header)
-    budget = parse_budget(config.training.budget)
-    if budget.unit == "baseline-epochs":
-        # The time of one baseline for all, whatever batch or model a method brings along.
-        samples = config.training.batch_size * config.training.accumulation_steps * accelerator.num_processes
-        first = next(iter(planned))
-        steps = max(1, round(budget.amount * tasks[planned[first].data].train_size / samples))
-        in_seconds = f"{steps * costs[first].plain_s:.15g}s"
-        planned = {label: each.with_values({"budget": in_seconds}) for label, each in planned.items()}
-    plan = _Plan(planned, costs, folder, accelerator, tasks, display)
-    display.say(plan.forecast(seeds, sweep))
-    tuned: dict[str, str] = {}
-    if sweep is not None:
-        for label in planned:
-            best = plan.tune(label, sweep)
-            if best is None:
-                return Comparison("interrupted", folder, float("nan"), [], [], costs, tuned)
-            tuned[label] = best
-            planned[label] = planned[label].with_values({sweep.key: best})
-            costs[label] = costs[_swept(label, sweep, best)]
-    results: list[RunResult] = []
-    for seed in range(config.training.seed, config.training.seed + seeds):
-        # Seed by seed: an interrupted comparison has all methods on the seeds it got to.
-        for label in planned:
-            values = {"seed": seed, "test": "test" in tasks[planned[label].data].splits}
-            outcome = plan.run(label, values, _run_name(label, seed), costs[label])
-            if outcome.interrupted or outcome.status not in (FINISHED, DIVERGED):
-                return Comparison("interrupted", folder, float("nan"), [], results, costs, tuned)
-            results.append(
-                RunResult(label, seed, outcome.status, outcome.evaluations, outcome.header.get("test_accuracy"))
-            )
-    target = default_target(results) if target is None else target
-    summaries = summarise(results, target)
-    if accelerator.is_main_process:
-        _write(folder, header, summaries, results, target, tuned)
-    return Comparison(FINISHED, folder, target, summaries, results, costs, tuned)
-
-
-class _Plan:
-    """The runs of a comparison, at fixed prices."""
+    Attributes:
+        planned: label -> configuration of each method; swept: those that it is tuned over.
+        costs: of all of them.
+    """
 
     def __init__(
         self,
-        planned: dict[str, Config],
-        costs: dict[str, StepCosts],
+        config: Config,
+        contenders: Sequence[Contender],
         folder: Path,
+        seeds: int,
         accelerator: Accelerator,
-        tasks: dict[Any, Task],
+        sweep: Sweep | None,
         display: Display,
     ):
-        self.planned, self.costs, self.folder = planned, costs, folder
+        self.config, self.folder, self.seeds, self.sweep = config, folder, seeds, sweep
         self.accelerator, self.display = accelerator, display
-        self.train_sizes = {data: task.train_size for data, task in tasks.items()}
+        if len({contender.label for contender in contenders}) < len(contenders):
+            raise ValueError("a method is named twice")
+        for contender in contenders:
+            check_shared(f"the method {contender.label!r}", contender.values)
+        self.planned = {
+            contender.label: config.with_values({**QUIET, **contender.values, "label": contender.label})
+            for contender in contenders
+        }
+        self.swept: dict[str, Config] = {}
+        if sweep is not None:
+            check_shared("--sweep", {sweep.key: ""})
+            self.swept = {
+                _swept(label, sweep, value): method.with_values({sweep.key: value})
+                for label, method in self.planned.items()
+                for value in sweep.values
+            }
+        self.header = {
+            **header_of(config, contenders, seeds),
+            "sweep": None if sweep is None else {"key": sweep.key, "values": list(sweep.values)},
+        }
+        self.costs: dict[str, StepCosts] = {}
+        self.train_sizes: dict[Any, int] = {}
         self.done, self.total = 0, 0
 
-    def forecast(self, seeds: int, sweep: Sweep | None) -> str:
+    def recorded(self) -> dict[str, Any] | None:
+        """The record of the comparison in the folder, which must be of this one; None if there is none."""
+        path = self.folder / OF_COMPARISON
+        if not path.exists():
+            if (self.folder / HEADER).exists():
+                raise ValueError(f"{self.folder} is the folder of a run, which has a {HEADER}: choose another --name")
+            return None
+        recorded = check(ComparisonHeader, read_json(path), path)
+        # Seeds may be added to a comparison, and what is beside its runs may change.
+        changed = [name for name in ("methods", "sweep") if recorded.get(name) != self.header[name]]
+        if changed := differences(recorded["config"], self.header["config"]) + changed:
+            raise ValueError(
+                f"{self.folder} has another comparison: its {', '.join(changed)} differ. "
+                "Choose another --name, or remove it"
+            )
+        return recorded
+
+    def begin(self, recorded: dict[str, Any] | None) -> None:
+        """Read the data, and measure what steps cost, unless that is recorded."""
+        configs = {**self.planned, **self.swept}
+        tasks = tasks_of(configs.values(), self.accelerator)
+        self.train_sizes = {data: task.train_size for data, task in tasks.items()}
+        self.tested = {data for data, task in tasks.items() if "test" in task.splits}
+        same_data(self.folder / EVALUATIONS, self.header, recorded, tasks, self.accelerator)
+        known = (recorded or {}).get("step_costs", {})
+        self.header["step_costs"] = prices(configs, known, tasks, self.accelerator, self.display)
+        self.costs = {label: StepCosts(**costs) for label, costs in self.header["step_costs"].items()}
+        if recorded is not None:
+            self.header.update((name, recorded[name]) for name in BEGUN if name in recorded)
+        elif self.accelerator.is_main_process:
+            write_json(self.folder / OF_COMPARISON, self.header)
+        budget, settings = parse_budget(self.config.training.budget), self.config.training
+        if budget.unit == "baseline-epochs":
+            # The time of one baseline for all, whatever batch or model a method brings along.
+            samples = settings.batch_size * settings.accumulation_steps * self.accelerator.num_processes
+            first = next(iter(self.planned))
+            steps = max(1, round(budget.amount * self.train_sizes[self.planned[first].data] / samples))
+            in_seconds = f"{steps * self.costs[first].plain_s:.15g}s"
+            self.planned = {label: each.with_values({"budget": in_seconds}) for label, each in self.planned.items()}
+        self.display.say(self.forecast())
+
+    def forecast(self) -> str:
         """How many runs, and how long they take at the measured prices, evaluation aside."""
-        per_method = seeds + (len(sweep.values) if sweep else 0)
+        per_method = self.seeds + (len(self.sweep.values) if self.sweep else 0)
         self.total = per_method * len(self.planned)
         seconds = 0.0
         for label, config in self.planned.items():
-            steps = self.steps(label)
+            steps = config.training.steps_within_budget(
+                self.train_sizes[config.data], self.accelerator.num_processes, self.costs[label]
+            )
             seconds += per_method * seconds_of(steps, self.costs[label], config.training.selecting_steps(steps))
         time = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} s"
         return f"{self.total} runs, about {time} of training"
 
-    def steps(self, label: str) -> int:
-        """Optimizer steps that the budget pays for."""
-        config = self.planned[label]
-        ranks = self.accelerator.num_processes
-        return config.training.steps_within_budget(self.train_sizes[config.data], ranks, self.costs[label])
+    def run(self, target: float | None) -> Comparison:
+        """Tune, train, summarise."""
+        tuned: dict[str, str] = {}
+        results: list[RunResult] = []
+        interrupted = Comparison("interrupted", self.folder, float("nan"), [], results, self.costs, tuned)
+        if self.sweep is not None:
+            for label in self.planned:
+                best = self.tune(label, self.sweep)
+                if best is None:
+                    return interrupted
+                tuned[label] = best
+                self.planned[label] = self.planned[label].with_values({self.sweep.key: best})
+                self.costs[label] = self.costs[_swept(label, self.sweep, best)]
+        first = self.config.training.seed
+        for seed in range(first, first + self.seeds):
+            # Seed by seed: an interrupted comparison has all methods on the seeds it got to.
+            for label, config in self.planned.items():
+                values = {"seed": seed, "test": config.data in self.tested}
+                outcome = self.train(label, values, _run_name(label, seed), self.costs[label])
+                if outcome.interrupted or outcome.status not in (FINISHED, DIVERGED):
+                    return interrupted
+                accuracy = outcome.header.get("test_accuracy")
+                results.append(RunResult(label, seed, outcome.status, outcome.evaluations, accuracy))
+        target = default_target(results) if target is None else target
+        summaries = summarise(results, target)
+        if self.accelerator.is_main_process:
+            _write(self.folder, self.header, summaries, results, target, tuned)
+        return Comparison(FINISHED, self.folder, target, summaries, results, self.costs, tuned)
 
-    def run(self, label: str, values: dict[str, Any], name: str, costs: StepCosts) -> Outcome:
+    def train(self, label: str, values: dict[str, Any], name: str, costs: StepCosts) -> Outcome:
         """Train one run, or take it from the folder."""
         self.done += 1
-        config = self.planned[label].with_values(values)
         self.display.title = f"[{self.done}/{self.total}] {name}"
         self.display.say(self.display.title)
-        return train(
-            config,
-            self.folder / name,
-            accelerator=self.accelerator,
-            costs=costs,
-            display=self.display,
-        )
+        config = self.planned[label].with_values(values)
+        folder = self.folder / name
+        return train(config, folder, accelerator=self.accelerator, costs=costs, display=self.display)
 
     def tune(self, label: str, sweep: Sweep) -> str | None:
         """The value of the best final validation accuracy; None if interrupted."""
@@ -296,7 +265,7 @@ class _Plan:
         for value in sweep.values:
             name = f"tuning/{folder_name(f'{label}-{sweep.key}{value}')}"
             values = {sweep.key: value, "seed": TUNING_SEED, "test": False}
-            outcome = self.run(label, values, name, self.costs[_swept(label, sweep, value)])
+            outcome = self.train(label, values, name, self.costs[_swept(label, sweep, value)])
             if outcome.interrupted or outcome.status not in (FINISHED, DIVERGED):
                 return None
             finished = outcome.status == FINISHED
@@ -304,69 +273,9 @@ class _Plan:
         return max(found, key=lambda value: found[value])
 
 
-def check_shared(where: str, values: Mapping[str, Any]) -> None:
-    """Refuse keys that all methods of a comparison share, among those that `where` names.
-
-    Raises:
-        ValueError: naming the key.
-    """
-    for key in ("task", "budget", "seed", "test", "label"):
-        if key in values:
-            raise ValueError(f"{where} sets {key}, but that is the comparison's: all methods share it")
-
-
 def _swept(label: str, sweep: Sweep, value: str) -> str:
     """What a method's price is recorded under while it is tuned."""
     return f"{label} {sweep.key}={value}"
-
-
-def _recorded(folder: Path, header: dict[str, Any]) -> dict[str, Any] | None:
-    """The record of the comparison in the folder, which must be of this one; None if there is none."""
-    path = folder / OF_COMPARISON
-    if not path.exists():
-        if (folder / HEADER).exists():
-            raise ValueError(f"{folder} is the folder of a run, which has a {HEADER}: choose another --name")
-        return None
-    recorded = check(ComparisonHeader, read_json(path), path)
-    # Seeds may be added to a comparison, and what is beside its runs may change.
-    changed = [name for name in ("methods", "sweep") if recorded.get(name) != header[name]]
-    if changed := differences(recorded["config"], header["config"]) + changed:
-        raise ValueError(
-            f"{folder} has another comparison: its {', '.join(changed)} differ. Choose another --name, or remove it"
-        )
-    return recorded
-
-
-def _prices(
-    recorded: dict[str, Any] | None,
-    header: dict[str, Any],
-    priced: dict[str, Config],
-    tasks: dict[Any, Task],
-    accelerator: Accelerator,
-    display: Display,
-) -> dict[str, StepCosts]:
-    """Measured before the first run; later those that the first runs were planned with. Sets header["step_costs"]."""
-    if recorded is not None:
-        begun = ("date", "commit", "python", "machine", "versions", "step_costs")
-        header.update((name, recorded[name]) for name in begun if name in recorded)
-    else:
-        with display.measuring() as progress, told_by_others(accelerator):
-            configs = list(priced.values())
-            found = measure_costs(configs, [tasks[each.data] for each in configs], accelerator, progress=progress)
-        header["step_costs"] = {label: asdict(costs) for label, costs in zip(priced, found, strict=True)}
-    return {label: StepCosts(**costs) for label, costs in header["step_costs"].items()}
-
-
-def _header(config: Config, contenders: Sequence[Contender], seeds: int, sweep: Sweep | None) -> dict[str, Any]:
-    return {
-        **provenance(),
-        "command": command_line(),
-        "name": config.name,
-        "config": {key: list(value) if isinstance(value, tuple) else value for key, value in config.values().items()},
-        "methods": [contender.label for contender in contenders],
-        "seeds": seeds,
-        "sweep": None if sweep is None else {"key": sweep.key, "values": list(sweep.values)},
-    }
 
 
 def _write(
@@ -401,8 +310,3 @@ def _cells(name: str, value: Any) -> list[Any]:
 
 def _run_name(label: str, seed: int) -> str:
     return folder_name(f"{label}-seed{seed}")
-
-
-def folder_name(text: str) -> str:
-    """Safe as a folder's name, and still readable."""
-    return re.sub(r"[^A-Za-z0-9@._=+-]", "-", text)

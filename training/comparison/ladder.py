@@ -7,17 +7,30 @@ once a run. `training.comparison.speedup` says what the values come to.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
 
-from gsgd.results import command_line, provenance, write_json, write_table
+from gsgd.locks import one_writer
+from gsgd.results import write_json, write_table
 from training.budget import Budget, StepCosts, parse_budget, seconds_of
-from training.comparison.compare import TUNING_SEED, Contender, check_shared, folder_name
+from training.comparison.contenders import (
+    BEGUN,
+    QUIET,
+    TUNING_SEED,
+    Contender,
+    check_shared,
+    folder_name,
+    header_of,
+    prices,
+    same_data,
+    tasks_of,
+)
 from training.comparison.jobs import Job, run_jobs
 from training.comparison.ladder_results import (
     PLAIN,
@@ -32,13 +45,14 @@ from training.comparison.ladder_results import (
 )
 from training.comparison.tuning import Trial, Values, at_an_edge, best, draw_trials, in_words
 from training.config import Config
-from training.costs import measure_costs
 from training.display import Display
-from training.records import differences, read_json
-from training.run import DIVERGED, FINISHED, Outcome
+from training.ranks import failing_together
+from training.records import HEADER, OF_COMPARISON, differences, read_json
+from training.run import Outcome
+from training.schema import DIVERGED, FINISHED, LadderHeader, check
 from training.task import Task
 
-LADDER = "ladder.json"
+LADDER, ROWS = "ladder.json", "ladder.csv"
 SHARED = ("rungs", "tune", "tuning_seeds")
 """Entries of the header in which a ladder that goes on must agree with what is there, beside the configuration."""
 
@@ -84,6 +98,7 @@ def climb(
     *,
     accelerator: Accelerator,
     jobs: int = 1,
+    wait: bool = False,
     display: Display | None = None,
 ) -> LadderResult:
     """Tune, freeze, train on fresh seeds, and measure the speed-ups; goes on where it was interrupted.
@@ -93,19 +108,26 @@ def climb(
 
     Args:
         jobs: how many runs are trained at a time, see `run_jobs`.
+        wait: for another command that writes to the folder, instead of an error.
 
     Raises:
-        ValueError: for a plan that does not fit the configuration, or a folder of another ladder.
+        ValueError: for a plan that does not fit the configuration, a folder of another ladder or of other data, or one
+            that another command writes to.
+        OSError: if the folder cannot be written to.
     """
-    ladder = _Ladder(config, plan, folder, accelerator, jobs, display or Display.silent())
-    ladder.price()
-    if not ladder.tune():
-        return ladder.result("interrupted", [], [])
-    outcomes = ladder.train()
-    if outcomes is None:
-        return ladder.result("interrupted", [], [])
-    rows, claims = ladder.measure(outcomes)
-    return ladder.result(FINISHED, rows, claims)
+    display = display or Display.silent()
+    ladder = _Ladder(config, plan, folder, accelerator, jobs, display)
+    with contextlib.ExitStack() as lock:
+        with failing_together(accelerator):
+            if accelerator.is_main_process:
+                lock.enter_context(one_writer(folder, display.say if wait else None))
+            recorded = ladder.recorded()
+        ladder.begin(recorded)
+        outcomes = ladder.train() if ladder.tune() else None
+        if outcomes is None:
+            return ladder.result("interrupted", [], [])
+        rows, claims = ladder.measure(outcomes)
+        return ladder.result(FINISHED, rows, claims)
 
 
 class _Ladder:
@@ -118,23 +140,23 @@ class _Ladder:
         self.labels = [contender.label for contender in plan.contenders]
         self._check()
         self.trials = draw_trials(plan.grid, plan.contenders, plan.trials)
-        # Only the end of a run counts.
-        quiet = {"save_model": False, "tensorboard": False, "evaluations": 1}
         self.configs: dict[tuple[str, Values], Config] = {
             (contender.label, values): config.with_values(
-                {**quiet, **contender.values, **dict(values), "label": contender.label}
+                # Only the end of a run counts.
+                {**QUIET, "evaluations": 1, **contender.values, **dict(values), "label": contender.label}
             )
             for contender in plan.contenders
             for values in self.trials[contender.label]
         }
+        self.header: dict[str, Any] = {
+            **header_of(config, plan.contenders, plan.seeds),
+            "rungs": [str(rung) for rung in self.rungs],
+            "tune": {key: list(values) for key, values in plan.grid.items()},
+            "trials": {label: [in_words(values) for values in found] for label, found in self.trials.items()},
+            "tuning_seeds": plan.tuning_seeds,
+            "frozen": None,
+        }
         self.tasks: dict[Any, Task] = {}
-        for each in self.configs.values():
-            if each.data not in self.tasks:
-                with accelerator.local_main_process_first():
-                    self.tasks[each.data] = each.build_task()
-        self._check_tasks()
-        self.split = "test" if all("test" in task.splits for task in self.tasks.values()) else "validation"
-        self.header: dict[str, Any] = {}
         self.costs: dict[tuple[str, Values], StepCosts] = {}
         self.frozen: dict[Place, Values] = {}
 
@@ -153,7 +175,7 @@ class _Ladder:
         if self.plan.grid and not own and getattr(data, "validation_share", None) == 0:
             raise ValueError("validation_share = 0 validates on the test split, which nothing may be tuned on")
 
-    def _check_tasks(self) -> None:
+    def _check_sizes(self) -> None:
         for (label, values), config in self.configs.items():
             gross = config.training.gross_size * self.accelerator.num_processes
             size = self.tasks[config.data].train_size
@@ -162,54 +184,42 @@ class _Ladder:
 
     # ---- Prices and the plan ----
 
-    def price(self) -> None:
-        """Measure what steps cost, or take it from the folder, and say what there is to do."""
-        plan = self.plan
-        self.header = {
-            **provenance(),
-            "command": command_line(),
-            "name": self.config.name,
-            "config": {key: list(v) if isinstance(v, tuple) else v for key, v in self.config.values().items()},
-            "methods": self.labels,
-            "seeds": plan.seeds,
-            "rungs": [str(rung) for rung in self.rungs],
-            "tune": {key: list(values) for key, values in plan.grid.items()},
-            "trials": {label: [in_words(values) for values in found] for label, found in self.trials.items()},
-            "tuning_seeds": plan.tuning_seeds,
-            "split": self.split,
-            "frozen": None,
-        }
+    def recorded(self) -> dict[str, Any] | None:
+        """The record of the ladder in the folder, which must be of this one; None if there is none."""
         path = self.folder / LADDER
-        recorded = self._go_on(read_json(path), path) if path.exists() else {}
-        unpriced = {key: config for key, config in self.configs.items() if _key(*key) not in recorded}
-        if unpriced:
-            with self.display.measuring() as progress:
-                priced = list(unpriced.values())
-                tasks = [self.tasks[each.data] for each in priced]
-                found = measure_costs(priced, tasks, self.accelerator, progress=progress)
-            recorded |= {_key(*key): asdict(costs) for key, costs in zip(unpriced, found, strict=True)}
-        self.header["step_costs"] = {_key(*key): recorded[_key(*key)] for key in self.configs}
-        self.costs = {key: StepCosts(**self.header["step_costs"][_key(*key)]) for key in self.configs}
-        self._write_header()
-        self.display.say(self.forecast())
-
-    def _go_on(self, recorded: dict[str, Any], path: Path) -> dict[str, Any]:
-        """Take over what is recorded; returns the prices that are."""
-        changed = [name for name in SHARED if recorded.get(name) != self.header[name]]
+        if not path.exists():
+            if others := [name for name in (HEADER, OF_COMPARISON) if (self.folder / name).exists()]:
+                raise ValueError(f"{self.folder} holds something else, with a {others[0]}: choose another --name")
+            return None
+        recorded = check(LadderHeader, read_json(path), path)
+        changed = [name for name in SHARED if recorded[name] != self.header[name]]
         # Seeds and methods may be added to a ladder.
-        if [label for label in recorded.get("methods", ()) if label not in self.labels]:
+        if [label for label in recorded["methods"] if label not in self.labels]:
             changed.append("methods")
-        tried = recorded.get("trials", {})
-        if any(trials != tried[label] for label, trials in self.header["trials"].items() if label in tried):
+        if any(self.header["trials"].get(label, trials) != trials for label, trials in recorded["trials"].items()):
             changed.append("trials")
-        if changed := differences(recorded.get("config", {}), self.header["config"]) + changed:
+        if changed := differences(recorded["config"], self.header["config"]) + changed:
             raise ValueError(
-                f"{path.parent} has another ladder: its {', '.join(changed)} differ. "
+                f"{self.folder} has another ladder: its {', '.join(changed)} differ. "
                 "Choose another --name, or remove it"
             )
-        kept = ("date", "commit", "python", "machine", "versions", "frozen")
-        self.header.update((name, recorded[name]) for name in kept if name in recorded)
-        return dict(recorded.get("step_costs", {}))
+        return recorded
+
+    def begin(self, recorded: dict[str, Any] | None) -> None:
+        """Read the data, measure what steps cost unless that is recorded, and say what there is to do."""
+        self.tasks = tasks_of(self.configs.values(), self.accelerator)
+        self._check_sizes()
+        self.split = "test" if all("test" in task.splits for task in self.tasks.values()) else "validation"
+        same_data(self.folder / ROWS, self.header, recorded, self.tasks, self.accelerator)
+        recorded = recorded or {}
+        self.header.update((name, recorded[name]) for name in (*BEGUN, "frozen") if name in recorded)
+        named = {_key(*key): config for key, config in self.configs.items()}
+        known = recorded.get("step_costs", {})
+        costs = prices(named, known, self.tasks, self.accelerator, self.display)
+        self.header |= {"split": self.split, "step_costs": costs}
+        self.costs = {key: StepCosts(**costs[_key(*key)]) for key in self.configs}
+        self._write_header()
+        self.display.say(self.forecast())
 
     def forecast(self) -> str:
         """How many runs at each rung, and how long they take at the measured prices, evaluation aside."""

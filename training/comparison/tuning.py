@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.comparison.compare import Contender
+from training.comparison.contenders import Contender
 from training.costs import ONLY_SELECTING
 
 OF_SELECTION = ONLY_SELECTING | {
