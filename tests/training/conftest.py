@@ -58,3 +58,22 @@ def make_accelerator():
 def accelerator(make_accelerator):
     """On the CPU, in float32."""
     return make_accelerator()
+
+
+@pytest.fixture
+def note_runs(monkeypatch):
+    """`note_runs("label", "seed")`: a list that gets these settings, as a tuple, of each run that trains from now on."""
+    from training.run import _Run
+
+    def note(*names):
+        found = []
+        to_the_end = _Run.to_the_end
+
+        def noted(self):
+            found.append(tuple(getattr(self.config.training, name) for name in names))
+            return to_the_end(self)
+
+        monkeypatch.setattr(_Run, "to_the_end", noted)
+        return found
+
+    return note

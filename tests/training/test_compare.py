@@ -36,18 +36,9 @@ def go(tiny, accelerator, tmp_path):
 
 
 @pytest.fixture
-def trained(monkeypatch):
-    """Steps of the runs, once measuring is over: [(label, seed, max_lr), ...], one entry a run that trained."""
-    found = []
-    to_the_end = runs._Run.to_the_end
-
-    def noted(self):
-        settings = self.config.training
-        found.append((settings.label, settings.seed, settings.max_lr))
-        return to_the_end(self)
-
-    monkeypatch.setattr(runs._Run, "to_the_end", noted)
-    return found
+def trained(note_runs):
+    """One entry a run that trained, once measuring is over."""
+    return note_runs("label", "seed", "max_lr")
 
 
 def recorded(folder, name="compare.json"):
