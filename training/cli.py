@@ -72,8 +72,8 @@ def run(options: argparse.Namespace) -> int:
 
     config = affordable(config)
     settings = config.training
-    name = options.name or f"{config.name.replace('/', '-')}-{settings.method}-seed{settings.seed}"
-    folder = named(options.results, name)
+    usual = f"{config.name.replace('/', '-')}-{settings.method}-seed{settings.seed}"
+    folder = named(options.results, usual if options.name is None else options.name, replaced=options.overwrite)
     with running(config) as (accelerator, display):
         outcome = train(
             config,

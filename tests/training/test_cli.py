@@ -96,6 +96,7 @@ def test_divergence_is_1(train):
     [
         ([], "which CONFIG"),
         (["nowhere"], "no configuration 'nowhere'"),
+        (["tiny.toml", "--name", ""], "--name '' must be a folder under the results"),
         (["resnet-tny"], "presets: resnet-tiny"),
         (["tiny.toml", "--batchsize", "3"], "no key 'batchsize' for task = tiny; did you mean batch_size?"),
         (["tiny.toml", "--max_lr", "quick"], "max_lr = 'quick' must be a valid number"),
@@ -122,7 +123,7 @@ def test_bad_usage_is_2_and_named(train, arguments, message, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("name", [".", "..", "a/../..", "/tmp/elsewhere", "./"])
+@pytest.mark.parametrize("name", [".", "..", "a/../..", "/tmp/elsewhere", "./", " ", "a\nb", "a\0"])
 @pytest.mark.parametrize("command", [["train"], ["train", "--overwrite"], ["compare", "--methods", "baseline"]])
 def test_a_name_is_of_a_folder_under_the_results(train, tmp_path, name, command):
     before = sorted(tmp_path.rglob("*"))
@@ -130,6 +131,20 @@ def test_a_name_is_of_a_folder_under_the_results(train, tmp_path, name, command)
     assert code == 2
     assert f"--name {name!r} must be a folder under the results" in err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["group/link/run", "group/link/new", "link/run", "group/link", "group/link/"])
+def test_what_is_in_a_link_is_not_overwritten(train, tmp_path, name):
+    assert train("tiny.toml", "--name", "elsewhere/run")[0] == 0
+    results = tmp_path / "results"
+    (results / "group").mkdir()
+    (results / "group" / "link").symlink_to(results / "elsewhere")
+    (results / "link").symlink_to(results / "elsewhere")
+    before = {path: path.is_file() and path.read_bytes() for path in results.rglob("*")}
+    code, _, err = train("tiny.toml", "--name", name, "--overwrite", "--seed", "1")
+    assert code == 2
+    assert "link is a link: what is in it is not overwritten" in err
+    assert {path: path.is_file() and path.read_bytes() for path in results.rglob("*")} == before
 
 
 def test_wait_is_for_the_command_that_writes_there(train, tmp_path):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
 
 from gsgd.console import Bar, bar
@@ -109,6 +109,8 @@ def _opened(encoded: bytes, where: str) -> Iterator[Image.Image]:
             if image.mode not in GREY_MODES + COLOUR_MODES:
                 raise ValueError(f"its mode {image.mode} is none of {', '.join(GREY_MODES + COLOUR_MODES)}")
             yield image
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{where}: the image cannot be read: it is of no known format") from error
     except Exception as error:  # Pillow's decoders raise kinds of many sorts on broken files
         raise ValueError(f"{where}: the image cannot be read: {error}") from error
 
