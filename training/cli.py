@@ -62,7 +62,10 @@ def run(options: argparse.Namespace) -> int:
         return _list_keys(options.keys)
     if options.config is None:
         raise ValueError("which CONFIG? A TOML file or a preset's name; --list shows the presets")
-    config = configs.load(options.config, options.key_values)
+    from training.ranks import failing_together, launched
+
+    with failing_together(launched()):
+        config = configs.load(options.config, options.key_values)
     if options.dry_run:
         return _rehearse(config)
     from training.folders import named
