@@ -1,7 +1,9 @@
 """`gsgd train`: exit codes, messages and options; the presets on the data that come with the package."""
 
 import argparse
+import errno
 import os
+import pathlib
 import re
 import signal
 import subprocess
@@ -145,6 +147,37 @@ def test_what_is_in_a_link_is_not_overwritten(train, tmp_path, name):
     assert code == 2
     assert "link is a link: what is in it is not overwritten" in err
     assert {path: path.is_file() and path.read_bytes() for path in results.rglob("*")} == before
+
+
+def test_a_finished_run_is_told_of_on_a_disk_that_cannot_be_written_to(train, monkeypatch):
+    assert train("tiny.toml")[0] == 0
+    monkeypatch.setattr(pathlib.Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EROFS, "no")))
+    code, out, _ = train("tiny.toml")
+    assert (code, "finished; results in" in out) == (0, True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of this system")
+@pytest.mark.parametrize("limit", [0, 100, 2500, 6000])
+def test_a_disk_that_takes_no_more_is_a_sentence(train, tmp_path, capsys, limit):
+    """The system refuses to write past so many bytes of any file, header, table, checkpoint or model."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[0][1]))
+    try:
+        code = main(["train", "tiny.toml", "--method", "loss@1"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before[0])
+        signal.signal(signal.SIGXFSZ, before[1])
+    assert code == 2
+    err = capsys.readouterr().err
+    said = [
+        line for line in err.splitlines() if line.startswith("gsgd train: cannot write to results/tiny-loss@1-seed0")
+    ]
+    assert len(said) == 1, err
+    assert "File too large (" in said[0]
+    assert said[0].endswith(" free there)")
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_wait_is_for_the_command_that_writes_there(train, tmp_path):
