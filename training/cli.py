@@ -97,6 +97,8 @@ def run(options: argparse.Namespace) -> int:
         if "test_accuracy" in outcome.header:
             print(f"test accuracy {outcome.header['test_accuracy']:.4f}")
         print(f"{outcome.status}; results in {folder}")
+        if outcome.before:
+            print("it had ended before, on the data of then: nothing was trained now; --overwrite begins anew")
         if outcome.status not in (FINISHED, DIVERGED):
             print("the same command goes on from here")
         if outcome.status == DIVERGED:

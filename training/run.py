@@ -65,6 +65,7 @@ class Outcome:
 
     Attributes:
         interrupted: whether someone asked to stop, if only when all was done.
+        before: whether it had ended before, so that nothing was trained, nor the data looked at.
     """
 
     status: str
@@ -72,6 +73,7 @@ class Outcome:
     header: dict[str, Any]
     evaluations: list[Evaluation]
     interrupted: bool = False
+    before: bool = False
 
 
 def train(
@@ -431,7 +433,8 @@ def _what_is_there(config: Config, folder: Path, costs: StepCosts | None, overwr
             "it is of another comparison"
         )
     if header["status"] in (FINISHED, DIVERGED):
-        return Outcome(header["status"], folder, header, recorded_evaluations(folder, header, config.training))
+        evaluations = recorded_evaluations(folder, header, config.training)
+        return Outcome(header["status"], folder, header, evaluations, before=True)
     return _There(header, [])
 
 

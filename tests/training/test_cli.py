@@ -149,6 +149,12 @@ def test_what_is_in_a_link_is_not_overwritten(train, tmp_path, name):
     assert {path: path.is_file() and path.read_bytes() for path in results.rglob("*")} == before
 
 
+def test_a_run_that_had_ended_before_says_so(train):
+    assert "nothing was trained now" not in train("tiny.toml")[1]
+    code, out, _ = train("tiny.toml")
+    assert (code, "finished; results in" in out, "nothing was trained now" in out) == (0, True, True)
+
+
 def test_a_finished_run_is_told_of_on_a_disk_that_cannot_be_written_to(train, monkeypatch):
     assert train("tiny.toml")[0] == 0
     monkeypatch.setattr(pathlib.Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EROFS, "no")))
