@@ -51,6 +51,8 @@ def run(options: argparse.Namespace) -> int:
             print(f"{'':26} from {', '.join((*entry.needs, *(f'{name} if any' for name in entry.takes)))}")
         return 0
     formats = _formats(options.format)
+    if options.out is not None:
+        check_writable(options.out / f"{entries[0].name}.{formats[0]}")
     results = Results.of(options.results)
     # All is read before anything is drawn: malformed results stop it with nothing half replaced.
     ready: list[tuple[Any, list[Any]]] = []
@@ -61,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         except Missing as missing:
             left_out.append((entry.name, str(missing.args[0])))
     folder = options.out or results.folder / "figures"
-    check_writable(folder / "any")
+    check_writable(folder / f"{entries[0].name}.{formats[0]}")
     written: list[Path] = []
     for number, (entry, tables) in enumerate(ready, start=1):
         begin = time.perf_counter()

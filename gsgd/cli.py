@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        # Of several processes one speaks.
-        if os.environ.get("RANK", "0") == "0":
+        # Of several processes one speaks, unless that one may be gone.
+        if os.environ.get("RANK", "0") == "0" or isinstance(error, ConnectionError):
             print(f"{prog}: {in_words(error)}", file=sys.stderr)
         return 2

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gsgd.results import write_json
+from gsgd.results import disk_trouble, write_json
 
 try:
     import fcntl
@@ -47,20 +47,13 @@ def cached_folder(root: Path, kind: str, inputs: dict[str, Any], build: Callable
         build: writes files into the folder it is given.
 
     Raises:
-        ValueError: if `root` cannot be written to, or a file of the folder is not what was written.
+        ValueError: if `root` cannot be written to or its disk is full, or a file of the folder is not what was written.
     """
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     target = root / f"{kind}-{digest[:20]}"
     if target.is_dir():
         return _unharmed(target)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        (root / f".{target.name}.lock").touch()
-    except OSError as error:
-        raise ValueError(
-            f"the cache {str(root)!r} cannot be written: {error}; name another one by cache_dir"
-        ) from error
-    with _alone(root / f".{target.name}.lock") as alone:
+    with _writing_to(root), _alone(root / f".{target.name}.lock") as alone:
         if target.is_dir():
             return _unharmed(target)
         for left in root.glob(f".{target.name}.*.tmp") if alone else ():
@@ -125,8 +118,22 @@ def _damaged(path: Path, why: str) -> ValueError:
 
 
 @contextlib.contextmanager
+def _writing_to(root: Path) -> Iterator[None]:
+    """An error of the cache's disk names the cache and the remedy; those of the data that are read name a file."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        if error.filename and not Path(error.filename).is_relative_to(root):
+            raise
+        why = disk_trouble(OSError(error.errno, error.strerror or str(error), str(root)))
+        raise ValueError(f"{why}; name another folder for the cache by cache_dir") from error
+
+
+@contextlib.contextmanager
 def _alone(lock: Path) -> Iterator[bool]:
     """Yields whether no other process is in the block."""
+    lock.touch()
     if fcntl is None:
         yield False
         return

@@ -99,4 +99,5 @@ def _older_is_whole(path: Path) -> bool:
 def remove(folder: Path) -> None:
     """Remove the checkpoint, and what killed processes left of others."""
     for path in [folder / NAME, *folder.glob(f".{NAME}.*.tmp")]:
-        path.unlink(missing_ok=True)
+        if path.exists():  # a disk that cannot be written to refuses to remove what is not there
+            path.unlink(missing_ok=True)

@@ -62,7 +62,10 @@ def run(options: argparse.Namespace) -> int:
         return _list_keys(options.keys)
     if options.config is None:
         raise ValueError("which CONFIG? A TOML file or a preset's name; --list shows the presets")
-    config = configs.load(options.config, options.key_values)
+    from training.ranks import failing_together, launched
+
+    with failing_together(launched()):
+        config = configs.load(options.config, options.key_values)
     if options.dry_run:
         return _rehearse(config)
     from training.folders import named
@@ -72,8 +75,8 @@ def run(options: argparse.Namespace) -> int:
 
     config = affordable(config)
     settings = config.training
-    name = options.name or f"{config.name.replace('/', '-')}-{settings.method}-seed{settings.seed}"
-    folder = named(options.results, name)
+    usual = f"{config.name.replace('/', '-')}-{settings.method}-seed{settings.seed}"
+    folder = named(options.results, usual if options.name is None else options.name, replaced=options.overwrite)
     with running(config) as (accelerator, display):
         outcome = train(
             config,
@@ -94,6 +97,8 @@ def run(options: argparse.Namespace) -> int:
         if "test_accuracy" in outcome.header:
             print(f"test accuracy {outcome.header['test_accuracy']:.4f}")
         print(f"{outcome.status}; results in {folder}")
+        if outcome.before:
+            print("it had ended before, on the data of then: nothing was trained now; --overwrite begins anew")
         if outcome.status not in (FINISHED, DIVERGED):
             print("the same command goes on from here")
         if outcome.status == DIVERGED:

@@ -17,16 +17,23 @@ KNOWN = (
 """Names of what runs write: all that older headers do not list, and what a killed run had no time to list."""
 
 
-def named(results: Path, name: str) -> Path:
+def named(results: Path, name: str, *, replaced: bool = False) -> Path:
     """The folder of this name under the results.
 
+    Args:
+        replaced: whether what is there is to be overwritten.
+
     Raises:
-        ValueError: if that would be the results themselves, or outside of them.
+        ValueError: if that would be the results themselves, or outside of them, also by a link if it is replaced.
     """
     path = Path(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts:
+    if path.is_absolute() or ".." in path.parts or not path.parts or not name.strip() or not name.isprintable():
         raise ValueError(f"--name {name!r} must be a folder under the results, such as mine or group/mine")
-    return results / path
+    folder = results / path
+    for within in [folder, *folder.parents][: len(path.parts)] if replaced else ():
+        if within.is_symlink():
+            raise ValueError(f"{within} is a link: what is in it is not overwritten")
+    return folder
 
 
 def is_empty(folder: Path) -> bool:

@@ -136,7 +136,8 @@ def rehearse(config: Config, accelerator: Accelerator) -> Rehearsal:
     # Where rounding would select nothing of two rows, there are a few more.
     rows = next(n for n in itertools.count(2) if not settings.selects or round(n / settings.keep) > n)
     changes: dict[str, Any] = {
-        **{"batch_size": rows, "accumulation_steps": 1, "meter_every": 0, "trim": 0.0},
+        # What a run looks at in its first steps alone, readings and the check of its scores, is no step's price.
+        **{"batch_size": rows, "accumulation_steps": 1, "meter_every": 0, "trim": 0.0, "check": False},
         **{"start_step": 1, "start_share": 0.0, "end_step": 0, "end_share": 1.0},
     }
     small = dataclasses.replace(settings, **changes)

@@ -34,7 +34,7 @@ from training.display import Display
 from training.events import Events
 from training.folders import is_empty, own_files, remove, written_names
 from training.metering import MeterLog, check_readings
-from training.ranks import built, failing_together, told_by_others
+from training.ranks import agreed, built, failing_together, leaving_in_turn, told_by_others
 from training.records import (
     EVALUATIONS,
     HEADER,
@@ -65,6 +65,7 @@ class Outcome:
 
     Attributes:
         interrupted: whether someone asked to stop, if only when all was done.
+        before: whether it had ended before, so that nothing was trained, nor the data looked at.
     """
 
     status: str
@@ -72,6 +73,7 @@ class Outcome:
     header: dict[str, Any]
     evaluations: list[Evaluation]
     interrupted: bool = False
+    before: bool = False
 
 
 def train(
@@ -106,6 +108,8 @@ def train(
     """
     accelerator = accelerator or make_accelerator(config)
     display = display or Display.silent()
+    # What a machine keeps may lie elsewhere on another one.
+    agreed(accelerator, "configuration", {**config.values(), "cache_dir": ""})
     with contextlib.ExitStack() as lock:
         # What has ended needs no lock; and while the lock was waited for, the run may have ended.
         for locked in (False, True):
@@ -113,6 +117,7 @@ def train(
                 if locked and accelerator.is_main_process:
                     lock.enter_context(one_writer(folder, display.say if wait else None))
                 found = _what_is_there(config, folder, costs, overwrite)
+            agreed(accelerator, f"run in {folder}", found.header or {})
             if isinstance(found, Outcome):
                 if accelerator.is_main_process:
                     checkpoint.remove(folder)  # a process killed at its very end leaves it
@@ -148,6 +153,9 @@ def _train(
             state = checkpoint.load(folder)
         if state is not None:
             check(CheckpointState, state, folder / checkpoint.NAME)
+    agreed(accelerator, "data", task.description)
+    agreed(accelerator, f"checkpoint in {folder}", {"step": None if state is None else state["step"]})
+    with failing_together(accelerator):
         if accelerator.is_main_process and state is None:
             check_room(folder / checkpoint.NAME, [task])
     with told_by_others(accelerator):
@@ -199,16 +207,17 @@ def make_accelerator(config: Config) -> Accelerator:
 def running(config: Config) -> Iterator[tuple[Accelerator, Display]]:
     """What a command runs with: the process's accelerator, and a display that only the first of several has."""
     accelerator = make_accelerator(config)
-    try:
-        yield accelerator, Display(Console(stderr=True) if accelerator.is_main_process else None)
-    except BaseException as error:
-        traceback.clear_frames(error.__traceback__)  # they hold the model
-        raise
-    finally:
-        # The model goes before the process group: with gloo a group that is destroyed while a distributed model lives
-        # can hang at the end of the process.
-        accelerator.free_memory()
-        accelerator.end_training()
+    with leaving_in_turn(accelerator):
+        try:
+            yield accelerator, Display(Console(stderr=True) if accelerator.is_main_process else None)
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__)  # they hold the model
+            raise
+        finally:
+            # The model goes before the process group: with gloo a group that is destroyed while a distributed model
+            # lives can hang at the end of the process.
+            accelerator.free_memory()
+            accelerator.end_training()
 
 
 class _Run:
@@ -424,7 +433,8 @@ def _what_is_there(config: Config, folder: Path, costs: StepCosts | None, overwr
             "it is of another comparison"
         )
     if header["status"] in (FINISHED, DIVERGED):
-        return Outcome(header["status"], folder, header, recorded_evaluations(folder, header, config.training))
+        evaluations = recorded_evaluations(folder, header, config.training)
+        return Outcome(header["status"], folder, header, evaluations, before=True)
     return _There(header, [])
 
 

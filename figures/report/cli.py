@@ -36,6 +36,8 @@ def run(options: argparse.Namespace) -> int:
     from figures.results import Results
     from gsgd.results import check_writable, write_atomic
 
+    if options.out is not None:
+        check_writable(options.out / FILE)
     results = Results.of(options.results)
     path = (options.out or results.folder) / FILE
     check_writable(path)

@@ -119,10 +119,13 @@ def test_help_has_examples_and_list_names_everything(capsys):
     assert "theory/noise" in listed
 
 
-def test_a_folder_that_cannot_be_written(theory, tmp_path, capsys):
+@pytest.mark.parametrize("command", [["figures", "noise"], ["report"]])
+def test_a_folder_that_cannot_be_written_is_told_before_results_are_read(command, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert main(["figures", "noise", "--results", str(theory), "--out", str(tmp_path / "file")]) == 2
-    assert "file" in capsys.readouterr().err
+    assert main([*command, "--results", str(tmp_path / "nowhere"), "--out", str(tmp_path / "file")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"gsgd {command[0]}: cannot write to {tmp_path / 'file'}")
+    assert said.endswith(" free there)\n")
 
 
 def test_inline_svg_can_share_a_page(theory):

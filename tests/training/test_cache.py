@@ -1,5 +1,7 @@
 """Cached folders appear whole, once, and are found again by what they were made from."""
 
+import errno
+import os
 import shutil
 import threading
 import time
@@ -134,3 +136,22 @@ def test_what_a_killed_process_had_begun_goes_where_nobody_else_can_be_at_it(tmp
 
 def refuse(*_):
     raise OSError("no locks here")
+
+
+def test_a_disk_that_is_full_names_the_cache_and_the_remedy_and_nothing_is_left(tmp_path):
+    def build(folder):
+        (folder / "half").write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as of a file that is open: it names no path
+
+    with pytest.raises(ValueError, match=r"No space left on device \(.* free there\); name another folder") as caught:
+        cached_folder(tmp_path / "root", "thing", {"x": 1}, build)
+    assert str(tmp_path / "root") in str(caught.value)
+    assert [path for path in (tmp_path / "root").iterdir() if path.suffix != ".lock"] == []
+
+
+def test_a_file_of_the_data_that_cannot_be_read_is_not_laid_to_the_cache(tmp_path):
+    def build(folder):
+        open(tmp_path / "gone.txt").close()
+
+    with pytest.raises(FileNotFoundError, match=r"gone\.txt"):
+        cached_folder(tmp_path / "root", "thing", {"x": 1}, build)

@@ -1,7 +1,9 @@
 """`gsgd train`: exit codes, messages and options; the presets on the data that come with the package."""
 
 import argparse
+import errno
 import os
+import pathlib
 import re
 import signal
 import subprocess
@@ -96,6 +98,7 @@ def test_divergence_is_1(train):
     [
         ([], "which CONFIG"),
         (["nowhere"], "no configuration 'nowhere'"),
+        (["tiny.toml", "--name", ""], "--name '' must be a folder under the results"),
         (["resnet-tny"], "presets: resnet-tiny"),
         (["tiny.toml", "--batchsize", "3"], "no key 'batchsize' for task = tiny; did you mean batch_size?"),
         (["tiny.toml", "--max_lr", "quick"], "max_lr = 'quick' must be a valid number"),
@@ -122,7 +125,7 @@ def test_bad_usage_is_2_and_named(train, arguments, message, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("name", [".", "..", "a/../..", "/tmp/elsewhere", "./"])
+@pytest.mark.parametrize("name", [".", "..", "a/../..", "/tmp/elsewhere", "./", " ", "a\nb", "a\0"])
 @pytest.mark.parametrize("command", [["train"], ["train", "--overwrite"], ["compare", "--methods", "baseline"]])
 def test_a_name_is_of_a_folder_under_the_results(train, tmp_path, name, command):
     before = sorted(tmp_path.rglob("*"))
@@ -130,6 +133,57 @@ def test_a_name_is_of_a_folder_under_the_results(train, tmp_path, name, command)
     assert code == 2
     assert f"--name {name!r} must be a folder under the results" in err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["group/link/run", "group/link/new", "link/run", "group/link", "group/link/"])
+def test_what_is_in_a_link_is_not_overwritten(train, tmp_path, name):
+    assert train("tiny.toml", "--name", "elsewhere/run")[0] == 0
+    results = tmp_path / "results"
+    (results / "group").mkdir()
+    (results / "group" / "link").symlink_to(results / "elsewhere")
+    (results / "link").symlink_to(results / "elsewhere")
+    before = {path: path.is_file() and path.read_bytes() for path in results.rglob("*")}
+    code, _, err = train("tiny.toml", "--name", name, "--overwrite", "--seed", "1")
+    assert code == 2
+    assert "link is a link: what is in it is not overwritten" in err
+    assert {path: path.is_file() and path.read_bytes() for path in results.rglob("*")} == before
+
+
+def test_a_run_that_had_ended_before_says_so(train):
+    assert "nothing was trained now" not in train("tiny.toml")[1]
+    code, out, _ = train("tiny.toml")
+    assert (code, "finished; results in" in out, "nothing was trained now" in out) == (0, True, True)
+
+
+def test_a_finished_run_is_told_of_on_a_disk_that_cannot_be_written_to(train, monkeypatch):
+    assert train("tiny.toml")[0] == 0
+    monkeypatch.setattr(pathlib.Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EROFS, "no")))
+    code, out, _ = train("tiny.toml")
+    assert (code, "finished; results in" in out) == (0, True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of this system")
+@pytest.mark.parametrize("limit", [0, 100, 2500, 6000])
+def test_a_disk_that_takes_no_more_is_a_sentence(train, tmp_path, capsys, limit):
+    """The system refuses to write past so many bytes of any file, header, table, checkpoint or model."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[0][1]))
+    try:
+        code = main(["train", "tiny.toml", "--method", "loss@1"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before[0])
+        signal.signal(signal.SIGXFSZ, before[1])
+    assert code == 2
+    err = capsys.readouterr().err
+    said = [
+        line for line in err.splitlines() if line.startswith("gsgd train: cannot write to results/tiny-loss@1-seed0")
+    ]
+    assert len(said) == 1, err
+    assert "File too large (" in said[0]
+    assert said[0].endswith(" free there)")
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_wait_is_for_the_command_that_writes_there(train, tmp_path):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
 
 from gsgd.console import Bar, bar
@@ -109,6 +109,8 @@ def _opened(encoded: bytes, where: str) -> Iterator[Image.Image]:
             if image.mode not in GREY_MODES + COLOUR_MODES:
                 raise ValueError(f"its mode {image.mode} is none of {', '.join(GREY_MODES + COLOUR_MODES)}")
             yield image
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{where}: the image cannot be read: it is of no known format") from error
     except Exception as error:  # Pillow's decoders raise kinds of many sorts on broken files
         raise ValueError(f"{where}: the image cannot be read: {error}") from error
 
@@ -133,6 +135,13 @@ def _build(source: LabelledImages, size: int, folder: Path) -> None:
     write_json(folder / "about.json", {"content": content, "class_names": source.class_names()})
 
 
+def _reserve(path: Path) -> None:
+    """Take the file's place on the disk: written through a map, a disk that is full ends the process by a signal."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
 def _write_split(
     folder: Path,
     split: str,
@@ -145,6 +154,7 @@ def _write_split(
     count, size, _, channels = shape
     path = folder / f"{split}-images.npy"
     mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    _reserve(path)
     moments = np.empty((count, 2 * channels), dtype=np.int64)
     digest = hashlib.sha256(repr(shape).encode())
     row = 0
