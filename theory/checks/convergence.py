@@ -50,7 +50,8 @@ def enumerate_bounds(
     verdicts = []
     for known, law in laws:
         q: dict[str, Any] = {"K": exact.affordable_steps(known, law, leaves=leaves), "Delta": exact.Delta(known, law)}
-        verdicts += [exact.bound_holds(known, law, bound, eta=rate / known.L, rng=context.rng, **q) for rate in rates]
+        eta = np.array(rates) / known.L
+        verdicts.append(exact.bound_holds(known, law, bound, eta=eta, rng=context.rng, **q))
     return verdicts
 
 
@@ -64,7 +65,7 @@ def at_the_start(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
     for known in convex.compact_problems():
         law = exact.greedy(known.problem.n, 2)
         q: dict[str, Any] = {"K": 1, "first": 1, "Delta": exact.Delta(known, law), "rng": context.rng}
-        verdicts += [exact.bound_holds(known, law, bound, eta=rate / known.L, **q) for rate in RATES]
+        verdicts.append(exact.bound_holds(known, law, bound, eta=np.array(RATES) / known.L, **q))
     return worst(*verdicts)
 
 
