@@ -256,8 +256,8 @@ def best_y(first: np.ndarray, Delta: np.ndarray, h: np.ndarray) -> np.ndarray:
     sqrt(Delta^2 + first Delta c)) <= c / 2 <= 1; alpha <= 1 asks for y >= 1 - h.
     """
     c = 2 - h
-    root = Delta + np.sqrt(Delta) * np.sqrt(Delta + first * c)  # the square of a tiny number would be 0
-    y = np.where(root > 0, Delta * c / np.where(root > 0, root, 1.0), 0.0)
+    root = np.sqrt(Delta)  # the square of a tiny number would be 0
+    y = np.where(root > 0, c * root / np.where(root > 0, root + np.sqrt(Delta + first * c), 1.0), 0.0)
     return np.maximum(np.minimum(y, c / 2), np.maximum(1 - h, 0.0))
 
 
