@@ -11,16 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from gsgd import sgd
-from gsgd.oracle import Oracle
 from gsgd.results import write_table
-from gsgd.selectors import select_random, select_top_k
+from gsgd.selectors import select_top_k
 from theory.checks import available
 from theory.checks.improved import law_of
-from theory.checks.rho import infimum
 from theory.formulas import convergence, early_exit, improved, noise, noise_laws, rho
 from theory.problems.adversaries import adversaries
-from theory.problems.hubers import crossing_problem
+from theory.problems.quadratics import CROSSING, average_at_best_step, crossing_problem, infimum
 from theory.routes import exact, montecarlo
 from theory.verdict import generator
 
@@ -224,18 +221,11 @@ def trajectories(rng: np.random.Generator, alpha: float) -> Rows:
     """
     known, R, runs = crossing_problem(), 4, 1000
     marks = np.unique(np.round(np.geomspace(1, 2000, 30)).astype(int))
-    rho_star = infimum(known.problem.centre, known.problem.curvature, R)  # type: ignore[attr-defined]
+    rho_star = infimum(*CROSSING, R)
     rows: Rows = []
-    methods = (
-        ("GSGD", select_top_k, R, rho_star, known.Delta(R)),
-        ("SGD", select_random, 1, 1.0, known.F_star),
-    )
-    for method, select, draws, gain, Delta in methods:
-        oracle = Oracle(known.problem, draws)
+    for method, draws, gain, Delta in (("GSGD", R, rho_star, known.Delta(R)), ("SGD", 1, 1.0, known.F_star)):
         for K in marks.tolist():
-            eta = improved.best_step(K, L=known.L, D0=known.D0, Delta=Delta)
-            result = sgd.run(oracle, known.start, eta=eta, K=K, runs=runs, rng=rng, select=select, record=[K])
-            values = result.objective_of_average[0]
+            values = average_at_best_step(K, draws, runs=runs, rng=rng)
             mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(runs))
             rows.append((K, method, "mean", mean, mean - error, mean + error))
         bound = improved.best_step_bound(marks, L=known.L, D0=known.D0, rho=gain, Delta=Delta)

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from theory import curves
-from theory.problems.hubers import crossing_problem
+from theory.problems.quadratics import crossing_problem
 
 COLUMNS = {
     "gaussian_rho": ["R", "eps_over_delta", "quantity", "value"],

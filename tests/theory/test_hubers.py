@@ -5,7 +5,8 @@ import pytest
 
 from theory import assumptions
 from theory.problems.adversaries import adversaries, random_hubers
-from theory.problems.hubers import Hubers, crossing_problem, huber_problem
+from theory.problems.hubers import Hubers, huber_problem
+from theory.problems.quadratics import crossing_problem
 
 
 def test_a_huber_loss_by_hand():

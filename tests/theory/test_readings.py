@@ -63,7 +63,7 @@ def gaussian_margins(beta, B, batches, seed):
 
 @pytest.fixture(scope="module")
 def gaussian():
-    return {beta: readings(*gaussian_margins(beta, 24, 8000, seed=11), kept=12) for beta in (0.3, 0.8)}
+    return {beta: readings(*gaussian_margins(beta, 24, 6000, seed=11), kept=12) for beta in (0.3, 0.8)}
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +133,9 @@ def test_theorem_515_guarantees_less_than_is_measured(sigma):
     """In the mean over batches; a guarantee from half the noise (sigma = 0.7) is refuted. Error probability 1e-9."""
     rows = readings(*noisy(sigma, 12000, seed=5), kept=8, sigma=sigma)
     found = column(rows, "rho_pairs_approx")
-    guaranteed = np.array([formulas.compare(row)["rho_pairs_guaranteed"] for row in rows])
-    assert guaranteed == pytest.approx((1 + math.exp(-2 * sigma / math.sqrt(3))) / 2 * column(rows, "rho_pairs"))
+    guaranteed = (1 + math.exp(-2 * sigma / math.sqrt(3))) / 2 * column(rows, "rho_pairs")
+    said = [formulas.compare(row)["rho_pairs_guaranteed"] for row in rows[:300]]
+    assert said == pytest.approx(guaranteed[:300])
     excess = (found - guaranteed + 2) / 4  # both lie in [0, 2]
     assert mean_at_least(excess, 0.5, ALPHA, cap=1.0).status is Status.CONSISTENT
     if sigma == 0.7:

@@ -9,14 +9,14 @@ import numpy as np
 
 from gsgd import sgd
 from gsgd.oracle import Oracle
-from gsgd.selectors import select_random, select_top_k
+from gsgd.selectors import select_top_k
 from theory import assumptions
-from theory.checks.rho import infimum
 from theory.formulas import convergence, improved
 from theory.formulas.rho import expected_top_k
 from theory.problems import convex
-from theory.problems.hubers import crossing_problem, huber_problem
+from theory.problems.hubers import huber_problem
 from theory.problems.known import KnownProblem
+from theory.problems.quadratics import CROSSING, average_at_best_step, crossing_problem, infimum
 from theory.routes import exact, montecarlo
 from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
 
@@ -50,7 +50,8 @@ def enumerate_bounds(
     verdicts = []
     for known, law in laws:
         q: dict[str, Any] = {"K": exact.affordable_steps(known, law, leaves=leaves), "Delta": exact.Delta(known, law)}
-        verdicts += [exact.bound_holds(known, law, bound, eta=rate / known.L, rng=context.rng, **q) for rate in rates]
+        eta = np.array(rates) / known.L
+        verdicts.append(exact.bound_holds(known, law, bound, eta=eta, rng=context.rng, **q))
     return verdicts
 
 
@@ -64,7 +65,7 @@ def at_the_start(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
     for known in convex.compact_problems():
         law = exact.greedy(known.problem.n, 2)
         q: dict[str, Any] = {"K": 1, "first": 1, "Delta": exact.Delta(known, law), "rng": context.rng}
-        verdicts += [exact.bound_holds(known, law, bound, eta=rate / known.L, **q) for rate in RATES]
+        verdicts.append(exact.bound_holds(known, law, bound, eta=np.array(RATES) / known.L, **q))
     return worst(*verdicts)
 
 
@@ -367,18 +368,6 @@ PREDICTED = 37.15
 """The crossing of the bounds at their own best steps (`convergence.crossover_tuned`) on `crossing_problem`, R = 4."""
 
 
-def best_step_means(context: Context, K: int, *, R: int, runs: int) -> tuple[np.ndarray, np.ndarray]:
-    """F(average) of `runs` runs of GSGD and of SGD on `crossing_problem`, each at its own best step for K."""
-    known = crossing_problem()
-    found = []
-    for draws, select, Delta in ((R, select_top_k, known.Delta(R)), (1, select_random, known.F_star)):
-        eta = improved.best_step(K, L=known.L, D0=known.D0, Delta=Delta)
-        oracle = Oracle(known.problem, draws)
-        result = sgd.run(oracle, known.start, eta=eta, K=K, runs=runs, rng=context.rng, select=select, record=[K])
-        found.append(result.objective_of_average[0])
-    return found[0], found[1]
-
-
 @check(
     "Corollary 5.10",
     "measured, rho*_4 = 1.43, each at its own best step: GSGD's E F(average) is lower at K = 12, SGD's at K = 128",
@@ -387,7 +376,7 @@ def best_step_means(context: Context, K: int, *, R: int, runs: int) -> tuple[np.
 def crossing_measured(context: Context, *, marks: tuple[int, int] = (12, 128)) -> Verdict:
     verdicts = []
     for K, sign in zip(marks, (1, -1), strict=True):
-        ours, theirs = best_step_means(context, K, R=4, runs=12_000)
+        ours, theirs = (average_at_best_step(K, R, runs=12_000, rng=context.rng) for R in (4, 1))
         # Iterates stay between the atoms' minimisers and w_0, where F is at most F(w_0) < 1.
         cap = 1.0
         lower, upper = (ours, theirs) if sign > 0 else (theirs, ours)
@@ -429,7 +418,6 @@ def tuned_bounds_cross(context: Context, *, crossover=convergence.crossover_tune
 )
 def crossing_predicted(context: Context, *, predicted: float = PREDICTED) -> Verdict:
     known = crossing_problem()
-    shape = known.problem
-    rho_star = infimum(shape.centre, shape.curvature, 4)  # type: ignore[attr-defined]
-    K = convergence.crossover_tuned(L=known.L, D0=known.D0, rho=rho_star, Delta=known.Delta(4), F_star=known.F_star)
+    q = {"L": known.L, "D0": known.D0, "rho": infimum(*CROSSING, 4), "Delta": known.Delta(4), "F_star": known.F_star}
+    K = convergence.crossover_tuned(**q)
     return equal(K, predicted, tolerance=1e-3)

@@ -58,7 +58,7 @@ class _Step:
     def where(self) -> dict[str, object]:
         return {
             "problem": self.known.name,
-            "w": [str(np.round(row, 3)) for row in self.w],
+            "w": np.fromiter(self.w, object, count=len(self.w)),
             "eta L": self.eta * self.known.L,
         }
 

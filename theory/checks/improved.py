@@ -119,7 +119,7 @@ def sharp_noisy(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdict
                 "rng": context.rng,
             }
             limit = _sharp(bound, known)
-            verdicts += [exact.bound_holds(known, law, limit, eta=rate / known.L, **q) for rate in (0.05, 0.5)]
+            verdicts.append(exact.bound_holds(known, law, limit, eta=np.array((0.05, 0.5)) / known.L, **q))
     return worst(*verdicts)
 
 

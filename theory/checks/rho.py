@@ -11,6 +11,7 @@ import numpy as np
 from scipy import integrate
 
 from theory.formulas import rho
+from theory.problems.quadratics import infimum, minimum, quadratics
 from theory.routes.montecarlo import mean_equals, sample_size
 from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
 
@@ -121,45 +122,6 @@ def rho_two_is_gini(context: Context, *, half: float = 0.5) -> Verdict:
 
 
 # --- Equation 5 -----------------------------------------------------------------------------------------------------
-
-
-def quadratics(w: np.ndarray, x: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """f_i(w) = c_i (w - x_i)^2 / 2 for w (m,): (m, n)."""
-    return c * (w[:, None] - x) ** 2 / 2
-
-
-def minimum(x: np.ndarray, c: np.ndarray) -> float:
-    """The minimiser of their mean."""
-    return float(c @ x / c.sum())
-
-
-def infimum(x: np.ndarray, c: np.ndarray, R: int) -> float:
-    """rho*_R, the infimum over w != w* for 1-D quadratics, from a finite list of candidates.
-
-    Between two neighbouring places where a pair of losses crosses the order of the losses is fixed, so F^_R and F
-    are quadratics and the ratio is stationary where N' D - N D' = 0, itself a quadratic. The infimum is at such a
-    place, at a crossing, at infinity (where the curvatures take the losses' part) or in the limit w -> w*.
-    """
-    n, s = len(x), np.sqrt(c)
-    i, j = np.triu_indices(n, 1)
-    crossings = (s[i] * x[i] + s[j] * x[j]) / (s[i] + s[j])
-    apart = s[i] != s[j]
-    i, j = i[apart], j[apart]
-    crossings = np.unique(np.concatenate([crossings, (s[i] * x[i] - s[j] * x[j]) / (s[i] - s[j])]))
-    inside = np.concatenate([[crossings[0] - 1], (crossings[1:] + crossings[:-1]) / 2, [crossings[-1] + 1]])
-    rank = np.arange(1, n + 1) / n
-    weights = np.diff(rank**R, prepend=0.0)
-    coefficients = np.stack([c / 2, -c * x, c * x**2 / 2], axis=1)
-    candidates = [crossings]
-    A, B, C = coefficients.mean(axis=0)
-    for order in np.argsort(quadratics(inside, x, c), axis=1):
-        a, b, e = weights @ coefficients[order]
-        roots = np.roots([a * B - b * A, 2 * (a * C - e * A), b * C - e * B])
-        candidates.append(roots.real)  # a real part that is no root is still a place, and the infimum is below it
-    w, w_star = np.concatenate(candidates), minimum(x, c)
-    near = 1e-9 * (1 + abs(w_star))
-    w = np.concatenate([w[np.abs(w - w_star) > near], [w_star - near, w_star + near]])
-    return float(min(np.min(rho.rho(quadratics(w, x, c), R)), rho.rho(c, R)))
 
 
 def random_quadratics(rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray, int]]:

@@ -194,7 +194,7 @@ def random_share(context: Context, *, bound=improved.gsgd_bound_improved, kept: 
                 "Delta": known.Delta(2),
                 "rng": context.rng,
             }
-            verdicts += [exact.bound_holds(known, law, bound, eta=rate / known.L, **q) for rate in (0.05, 0.9)]
+            verdicts.append(exact.bound_holds(known, law, bound, eta=np.array((0.05, 0.9)) / known.L, **q))
     return worst(*verdicts)
 
 

@@ -256,8 +256,8 @@ def best_y(first: np.ndarray, Delta: np.ndarray, h: np.ndarray) -> np.ndarray:
     sqrt(Delta^2 + first Delta c)) <= c / 2 <= 1; alpha <= 1 asks for y >= 1 - h.
     """
     c = 2 - h
-    root = Delta + np.sqrt(Delta) * np.sqrt(Delta + first * c)  # the square of a tiny number would be 0
-    y = np.where(root > 0, Delta * c / np.where(root > 0, root, 1.0), 0.0)
+    root = np.sqrt(Delta)  # the square of a tiny number would be 0
+    y = np.where(root > 0, c * root / np.where(root > 0, root + np.sqrt(Delta + first * c), 1.0), 0.0)
     return np.maximum(np.minimum(y, c / 2), np.maximum(1 - h, 0.0))
 
 
@@ -272,15 +272,12 @@ def _least(value: Callable[[np.ndarray], np.ndarray], h: np.ndarray, Delta: np.n
         return value(y_of(alpha, h))
     # y = 0 (unless Delta = 0) and y = 2 - h (alpha = 0) are limits, kept at a distance.
     low, high = np.maximum(1 - h, np.where(Delta > 0, 1e-9, 0.0)), np.minimum(1.0, (2 - h) * (1 - 1e-9))
-    best: np.ndarray | None = None
+    best = value(low)
+    low, high = np.broadcast_to(low, best.shape), np.broadcast_to(high, best.shape)
     for _ in range(3):
-        grid = [low + share * (high - low) for share in _SHARES]
-        values = np.stack([value(y) for y in grid])
-        at = np.argmin(values, axis=0)
-        found = np.min(values, axis=0)
-        best = found if best is None else np.minimum(best, found)
+        values = value(low + _SHARES.reshape(-1, *(1,) * low.ndim) * (high - low))
+        best = np.minimum(best, np.min(values, axis=0))
         width = (high - low) / (len(_SHARES) - 1)
-        centre = low + at * width
+        centre = low + np.argmin(values, axis=0) * width
         low, high = np.maximum(low, centre - width), np.minimum(high, centre + width)
-    assert best is not None
     return best

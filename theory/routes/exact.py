@@ -17,7 +17,7 @@ from gsgd.selectors import select_top_k
 from theory import assumptions
 from theory.formulas import noise_laws
 from theory.problems.known import KnownProblem
-from theory.verdict import AssumptionViolated, Verdict, at_most
+from theory.verdict import AssumptionViolated, Verdict, at_most, worst
 
 MAX_LEAVES = 2_000_000
 
@@ -191,7 +191,7 @@ def bound_holds(
     law: Law,
     bound: Callable[..., Any],
     *,
-    eta: float,
+    eta: Any,
     K: int,
     Delta: float,
     rng: np.random.Generator,
@@ -199,19 +199,22 @@ def bound_holds(
 ) -> Verdict:
     """Is E F(average of the first k iterates) <= bound(k, eta, L, D0, rho, Delta) for k = first..K, by enumeration?
 
-    The problem's claims about itself are verified first, by probing with `rng`. K = 1, where F(w_0) may be the bound
-    itself, is left out unless `first` asks for it: it would hide how close the bound is elsewhere.
+    `eta` is a step size or several, each of which must pass. The problem's claims about itself are verified first, by
+    probing with `rng`. K = 1, where F(w_0) may be the bound itself, is left out unless `first` asks for it: it would
+    hide how close the bound is elsewhere.
 
     Raises:
         AssumptionViolated: if the problem is not what the bound supposes.
     """
     assumptions.verify_section_5(known, rng, compact=known.minimisers.compact)
-    tree = walk(known, law, eta=eta, K=K)
-    k = np.arange(first, K + 1)
-    rho = rho_over(known, law, tree.points, Delta)
-    values = bound(k, eta=eta, L=known.L, D0=known.D0, rho=rho, Delta=Delta)
-    where = {"problem": known.name, "K": k, "eta L": eta * known.L}
-    return at_most(tree.averages[first - 1 :], values, where=where)
+    k, verdicts = np.arange(first, K + 1), []
+    for step in np.atleast_1d(eta).tolist():
+        tree = walk(known, law, eta=step, K=K)
+        rho = rho_over(known, law, tree.points, Delta)
+        values = bound(k, eta=step, L=known.L, D0=known.D0, rho=rho, Delta=Delta)
+        where = {"problem": known.name, "K": k, "eta L": step * known.L}
+        verdicts.append(at_most(tree.averages[first - 1 :], values, where=where))
+    return worst(*verdicts)
 
 
 def affordable_steps(known: KnownProblem, law: Law, *, leaves: int = 4000, most: int = 12) -> int:

@@ -179,13 +179,13 @@ class _Search:
             elif self.rho > 1:
                 open_nodes[node] = [atom(w) for atom in program.atoms]
         value, attained = program.solve(metric, steps=len(self.output) - 1)
-        return value, attained, self.most_broken(open_nodes)
+        return value, attained, self.most_broken(program, open_nodes)
 
-    def most_broken(self, nodes: dict[Node, list[Any]]) -> Node | None:
+    def most_broken(self, program: Program, nodes: dict[Node, list[Any]]) -> Node | None:
         shares = np.array([self.method.shares(cell) for cell in self.method.cells])
         lacking = {}
         for node, expressions in nodes.items():
-            values = np.array([float(np.squeeze(item.eval())) for item in expressions])
+            values = program.found(expressions)
             lacking[node] = self.rho * values.mean() - np.max(shares @ values)
         if not lacking or max(lacking.values()) <= GAP:
             return None
