@@ -179,9 +179,10 @@ class Scorer:
                         recorded=recorded,
                         begin_head=begin_head,
                     )
-                    # On the CPU a score looks at values, which ends a graph.
-                    computed = function if compiled is None or padded is None else compiled.score(function)
-                    values = head.own_losses(names[0], function, computed) if own else head.scores(computed)
+                    score = row_scores.of_positions(function)
+                    if compiled is not None and padded is not None:
+                        score = compiled.score(score)
+                    values = head.own_losses(names[0], function, score) if own else head.scores(score)
                 else:
                     logits = view(**inputs) if isinstance(innermost(model), EarlyExit) else logits_of(run(view, inputs))
             if not own and reading.way != "positions":

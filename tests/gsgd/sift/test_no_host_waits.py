@@ -210,8 +210,8 @@ def test_more_logits_than_memory_should_hold_are_scored_in_parts(warm_step, monk
     # 20 labels expected: P = 40.
     monkeypatch.setattr("gsgd.sift.scoring_pass.forward.ON_DEVICE_AT_ONCE", 4 * 40 * SIZES[0][2])
     parts = warm_step(bert, SIZES[0])[0]
-    assert whole["logaddexp"] == 1
-    assert parts["logaddexp"] == 4
+    assert whole["softplus"] == 1
+    assert parts["softplus"] == 4
 
 
 def test_the_trainers_step(built, host_waits, monkeypatch, tmp_path):
