@@ -19,7 +19,7 @@ from gsgd import host
 from gsgd import scores as row_scores
 from gsgd.sift.batch import BatchRows
 from gsgd.sift.compilation import CompiledScoring, backend_of
-from gsgd.sift.exits import EarlyExit, count_exits, exit_view, last_shared_layer, only_up_to
+from gsgd.sift.exits import EarlyExit, count_exits, exit_view, last_shared_layer, layers_after, only_up_to
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.scoring_pass.forward import (
     LabelledHead,
@@ -138,8 +138,9 @@ class Scorer:
         size = self.rows.size(batch)
         device = batch[names[0]].device if names and isinstance(batch[names[0]], Tensor) else device_of_weights(model)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(unchanged(model))
-            stack.enter_context(scoring_mode(model, mode or self.options.scoring_mode))
+            unused = layers_after(model, exit_layer)
+            stack.enter_context(unchanged(model, unused=unused))
+            stack.enter_context(scoring_mode(model, mode or self.options.scoring_mode, unused=unused))
             stack.enter_context(no_autocast_cache(device))
             stack.enter_context(only_up_to(model, exit_layer))
             view = exit_view(model, exit_layer)
