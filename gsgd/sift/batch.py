@@ -144,8 +144,8 @@ class BatchRows:
         containers = {"", *(".".join(path[:end]) for path in parts for end in range(1, len(path)))}
         return rebuilt(batch, "", cuts, containers, Indices(indices, size))
 
-    def learn(self, batch: Any) -> None:
-        """Remembers which lengths are the batch's, so that what follows it is cut from the next size on.
+    def learn(self, batch: Any) -> int:
+        """Remembers which lengths are the batch's, so that what follows it is cut from the next size on; returns B.
 
         Call it with the batches of the loader only, not with taken rows: what stayed whole is longer than they are.
         """
@@ -153,6 +153,7 @@ class BatchRows:
         size = self._size(batch, entries)
         for entry in entries:
             self._remember(entry, size)
+        return size
 
     def learn_fields(self, names: Iterable[str]) -> None:
         """Adds names of fields that the dataset's samples have."""

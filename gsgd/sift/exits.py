@@ -61,11 +61,11 @@ def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
             different widths, of which a head fits the last only.
     """
     if model in _FOUND:
-        name, before, length = _FOUND[model]
+        name, reference, length = _FOUND[model]
+        before = reference()
         with contextlib.suppress(AttributeError):  # for a part that is gone
-            there: Any = model.get_submodule(name)
-            if there is before() and len(there) == length:
-                return name, there
+            if before is not None and model.get_submodule(name) is before and len(before) == length:
+                return name, before
     name, layers = _searched_layers(model)
     _FOUND[model] = name, weakref.ref(layers), len(layers)
     return name, layers
