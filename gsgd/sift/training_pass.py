@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from gsgd import host
 from gsgd.sift.batch_structure import device_of
 from gsgd.sift.choice import normalises_by_batch
-from gsgd.sift.compilation import Compiled, HeadAtPositions, backend_of, outlasting
+from gsgd.sift.compilation import Compiled, backend_of, outlasting
 from gsgd.sift.reuse_trial import ReuseTrial
 from gsgd.sift.scorer import Scorer
-from gsgd.sift.scoring_pass.head_positions import positions_only
+from gsgd.sift.scoring_pass.head_positions import HeadAtPositions, positions_only
 from gsgd.sift.scoring_pass.row_losses import IGNORED
 from gsgd.sift.shared_forward.recording import Findings, Recording, say_once
 from gsgd.sift.shared_forward.sharing import Shared, two_passes_because
