@@ -9,15 +9,13 @@ host's memory the look is free, and what picks entries is quicker. `holds` is wh
 import platform
 from typing import Any
 
-from array_api_compat import device
-
 Array = Any  # numpy.ndarray or torch.Tensor: torch may be absent, so neither can be named here
 
 
 def holds(array: Array) -> bool:
     """Whether an array lies in the host's memory, where its values can be read without waiting for a device."""
-    where = device(array)
-    return str(getattr(where, "type", where)) == "cpu"
+    where = array.device
+    return getattr(where, "type", where) == "cpu"
 
 
 def sent(tensor: Array, where: Any) -> Array:

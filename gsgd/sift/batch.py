@@ -7,7 +7,6 @@ remains unclear stays whole, and `BatchRows.describe` names it.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -20,6 +19,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from gsgd.ranges import words
 from gsgd.sift.batch_structure import Indices, lengths_of, members_of, rebuilt, rows_are_second
+from gsgd.sift.forward_arguments import ForwardArguments
 
 # fmt: off
 _LABELS = frozenset({
@@ -117,8 +117,9 @@ class BatchRows:
         self.sample_fields: set[str] = set()
         self._labels = _LABELS.union(labels)
         self._always = _ALWAYS_ROWS.union(labels)
-        self._required, arguments = _arguments_of(model)
-        self._images_by_row = not _IMAGES_BY_ROW.isdisjoint(arguments)
+        arguments = ForwardArguments.of(model)
+        self._required = arguments.required
+        self._images_by_row = not _IMAGES_BY_ROW.isdisjoint(arguments.named)
         self._image_token = _image_token_of(getattr(model, "config", None))
         self._equal_at: dict[str, int] = {}  # the batch's size at which an entry was as long
         self._follows: dict[str, bool] = {}  # whether its length follows the batch's, once that is known
@@ -144,8 +145,8 @@ class BatchRows:
         containers = {"", *(".".join(path[:end]) for path in parts for end in range(1, len(path)))}
         return rebuilt(batch, "", cuts, containers, Indices(indices, size))
 
-    def learn(self, batch: Any) -> None:
-        """Remembers which lengths are the batch's, so that what follows it is cut from the next size on.
+    def learn(self, batch: Any) -> int:
+        """Remembers which lengths are the batch's, so that what follows it is cut from the next size on; returns B.
 
         Call it with the batches of the loader only, not with taken rows: what stayed whole is longer than they are.
         """
@@ -153,6 +154,7 @@ class BatchRows:
         size = self._size(batch, entries)
         for entry in entries:
             self._remember(entry, size)
+        return size
 
     def learn_fields(self, names: Iterable[str]) -> None:
         """Adds names of fields that the dataset's samples have."""
@@ -393,27 +395,6 @@ def is_packed(batch: Any) -> bool:
         return batch_size(batch) == 1
     except ValueError:
         return False
-
-
-def _arguments_of(model: nn.Module | None) -> tuple[frozenset[str], frozenset[str]]:
-    """The arguments that `forward` or `early_logits` of the model cannot do without, and all that they name.
-
-    Those of transformers name all their arguments as optional, so all of them count.
-    """
-    required, named = set(), set()
-    of_transformers = any(kind.__name__ == "PreTrainedModel" for kind in type(model).__mro__)
-    for method in ("forward", "early_logits"):
-        try:
-            parameters = inspect.signature(getattr(model, method)).parameters.values()
-        except (AttributeError, TypeError, ValueError):  # none, or not Python's
-            continue
-        for parameter in parameters:
-            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-                named.add(parameter.name)
-                needed = of_transformers or parameter.default is parameter.empty
-                if needed and parameter.name != "exit_layer":
-                    required.add(parameter.name)
-    return frozenset(required), frozenset(named)
 
 
 def _image_token_of(config: Any) -> int | None:

@@ -132,12 +132,13 @@ class Choice:
             if self.graph is not None and scores.is_floating_point():
                 return self.graph(scores, kept).clone()  # the graph writes to its own output again
             if scores.is_floating_point():
-                scores = torch.where(torch.isfinite(scores), scores, torch.finfo(scores.dtype).min)
+                least = torch.finfo(scores.dtype).min
+                scores = torch.nan_to_num(scores, nan=least, posinf=least, neginf=least)
             return torch.sort(self._apply_rule(scores, kept, generator)).values
         self.late.add(step, None, fullest)
-        bad = ~torch.isfinite(scores)
-        if not bool(bad.any()):
+        if all(map(math.isfinite, map(float, torch.aminmax(scores)))):  # of NaN they are NaN
             return torch.sort(self._apply_rule(scores, kept, generator)).values
+        bad = ~torch.isfinite(scores)
         first = int(torch.nonzero(bad)[0])
         text = _bad_score(first, float(scores[first]), step)
         if self.options.on_bad_scores == "raise":

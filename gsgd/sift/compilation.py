@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
@@ -16,8 +15,6 @@ from gsgd.sift.scoring_pass.labels import LabelReading
 from gsgd.sift.wrappers import innermost
 
 logger = logging.getLogger(__name__)
-
-_KEYS = itertools.count()
 
 
 class Compiled(nn.Module):
@@ -142,56 +139,6 @@ class CompiledScoring:
         if self.function is None or self.function.original is not function:
             self.function = Compiled(function, "the score", self.backend, replayed=False)
         return self.function
-
-
-_POSITIONS: dict[int, tuple[Tensor, Tensor]] = {}
-"""Of a `HeadAtPositions`, the positions (rows, columns) that its head sees now.
-
-What hangs on a module is taken for a weight, at the same address in every step, and a graph is recorded anew where it
-is not. So they lie here.
-"""
-
-
-class HeadAtPositions:
-    """A head that sees chosen positions only, by a hook on the module below it that stays there.
-
-    What is compiled knows the hooks that were there then, and does not look for others.
-    """
-
-    def __init__(self) -> None:
-        self.key = next(_KEYS)
-
-    def __reduce__(self) -> tuple[type[HeadAtPositions], tuple[()]]:
-        return HeadAtPositions, ()  # a copied module has positions of its own
-
-    @classmethod
-    def on(cls, base: nn.Module) -> HeadAtPositions:
-        """Of the module below a head; all engines have the same one."""
-        for hook in base._forward_hooks.values():
-            if isinstance(getattr(hook, "__self__", None), cls):
-                return hook.__self__  # type: ignore[attr-defined]
-        found = cls()
-        base.register_forward_hook(found._cut)
-        return found
-
-    @contextlib.contextmanager
-    def at(self, rows: Tensor, columns: Tensor) -> Iterator[None]:
-        """Within the block the head sees the positions (rows, columns) (N,), as one row of N tokens."""
-        _POSITIONS[self.key] = rows, columns
-        try:
-            yield
-        finally:
-            del _POSITIONS[self.key]
-
-    def _cut(self, module: nn.Module, arguments: Any, output: Any) -> Any:
-        if self.key not in _POSITIONS:
-            return output
-        rows, columns = _POSITIONS[self.key]
-        chosen = output[0][rows, columns].unsqueeze(0)
-        if isinstance(output, tuple):
-            return (chosen, *output[1:])
-        output["last_hidden_state"] = chosen
-        return output
 
 
 def hardest(scores: Tensor, kept: int) -> Tensor:

@@ -170,8 +170,7 @@ class Sift:
         if selects and self.ranks.together:
             self.ranks.check_alike(batch)
         ids, batch = self._without_ids(batch)
-        size = self.scorer.rows.size(batch)
-        self._learn_rows(batch)
+        size = self._learn_rows(batch)
         if selects and self.options.reuse == "auto" and self.scorer.function is not None:
             self.reuse_trial.begin(device_of(batch), self.ranks)
         self.calls += 1
@@ -232,7 +231,7 @@ class Sift:
                 ids = ids[chosen.to(ids.device)]
         if recording is not None and recording.segments:
             self._training_pass.shared = Shared(recording, self.exit_layer, taken, chosen, batch.get("labels"))
-        number = self.scorer.rows.size(taken)
+        number = rows.size(taken) if self.ranks.together else len(chosen)
         self.last = Selection(step, True, chosen, scores, size, number, watch, ids)
         if self.named_rows is not None and ids is not None:
             self.named_rows.awaits(taken, ids)
@@ -340,13 +339,13 @@ class Sift:
         shared = self._training_pass.shared
         return 0 if shared is None else shared.recording.nbytes
 
-    def _learn_rows(self, batch: Any) -> None:
-        """Notice which entries of the batch have rows, and say so at the first step."""
+    def _learn_rows(self, batch: Any) -> int:
+        """Notice which entries of the batch have rows, and say so at the first step; return how many rows there are."""
         rows = self.scorer.rows
         if self.totals.gross_samples == 0:
             said = rows.describe(batch)
             logger.log(logging.WARNING if "is not known" in said else logging.INFO, "%s", said)
-        rows.learn(batch)
+        return rows.learn(batch)
 
     def _scores(self, batch: Any, ids: Tensor | None, recording: Recording | None) -> Tensor | None:
         """(B,) scores of a gross batch; None where nothing scores."""

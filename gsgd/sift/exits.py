@@ -11,6 +11,7 @@ import contextlib
 import copy
 import functools
 import types
+import weakref
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -45,6 +46,10 @@ def count_exits(model: nn.Module) -> int:
     return inner.exit_layers if isinstance(inner, EarlyExit) else len(find_layers(model)[1])
 
 
+_FOUND: weakref.WeakKeyDictionary[nn.Module, tuple[str, weakref.ref[nn.ModuleList], int]] = weakref.WeakKeyDictionary()
+"""Model -> (dotted name, list, its length) of the stack found in it last: to look through all modules takes long."""
+
+
 def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """(dotted name, list) of the model's stack of layers, the one ModuleList that is as long as its configuration says.
 
@@ -55,6 +60,18 @@ def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
         ValueError: if there is none or more than one, saying what was looked for; or if its entries are stages of
             different widths, of which a head fits the last only.
     """
+    if model in _FOUND:
+        name, reference, length = _FOUND[model]
+        before = reference()
+        with contextlib.suppress(AttributeError):  # for a part that is gone
+            if before is not None and model.get_submodule(name) is before and len(before) == length:
+                return name, before
+    name, layers = _searched_layers(model)
+    _FOUND[model] = name, weakref.ref(layers), len(layers)
+    return name, layers
+
+
+def _searched_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     config = getattr(model, "config", None)
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     number = 0
@@ -256,6 +273,19 @@ def _holds(function: Any, module: nn.Module, seen: frozenset[int] = frozenset())
     return any(_holds(each, module, seen) for each in held) or any(
         known[name] is module or getattr(known[name], "__self__", None) is module for name in names if name in known
     )
+
+
+def layers_after(model: nn.Module, exit_layer: int) -> list[nn.Module]:
+    """Layers that no early prediction at an exit runs, see `only_up_to`; none of a model that exits by itself.
+
+    Args:
+        model: unwrapped.
+    """
+    if isinstance(innermost(model), EarlyExit):
+        return []
+    layers = list(find_layers(model)[1])
+    before = {id(layer) for layer in layers[:exit_layer]}  # a list may hold a layer twice
+    return [layer for layer in layers[exit_layer:] if id(layer) not in before]
 
 
 @contextlib.contextmanager

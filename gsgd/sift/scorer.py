@@ -19,7 +19,8 @@ from gsgd import host
 from gsgd import scores as row_scores
 from gsgd.sift.batch import BatchRows
 from gsgd.sift.compilation import CompiledScoring, backend_of
-from gsgd.sift.exits import EarlyExit, count_exits, exit_view, last_shared_layer, only_up_to
+from gsgd.sift.exits import EarlyExit, count_exits, exit_view, last_shared_layer, layers_after, only_up_to
+from gsgd.sift.forward_arguments import ForwardArguments
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.scoring_pass.forward import (
     LabelledHead,
@@ -81,7 +82,7 @@ class Scorer:
         self._compiled = _compiled_scoring(options)
         if self.function is not None:
             self.exits = count_exits(unwrap(model))
-        self._arguments = _accepted_arguments(innermost(model))
+        self._arguments = ForwardArguments.of(innermost(model))
 
     @property
     def loss(self) -> Callable[..., Tensor]:
@@ -138,8 +139,9 @@ class Scorer:
         size = self.rows.size(batch)
         device = batch[names[0]].device if names and isinstance(batch[names[0]], Tensor) else device_of_weights(model)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(unchanged(model))
-            stack.enter_context(scoring_mode(model, mode or self.options.scoring_mode))
+            unused = layers_after(model, exit_layer)
+            stack.enter_context(unchanged(model, unused=unused))
+            stack.enter_context(scoring_mode(model, mode or self.options.scoring_mode, unused=unused))
             stack.enter_context(no_autocast_cache(device))
             stack.enter_context(only_up_to(model, exit_layer))
             view = exit_view(model, exit_layer)
@@ -179,9 +181,10 @@ class Scorer:
                         recorded=recorded,
                         begin_head=begin_head,
                     )
-                    # On the CPU a score looks at values, which ends a graph.
-                    computed = function if compiled is None or padded is None else compiled.score(function)
-                    values = head.own_losses(names[0], function, computed) if own else head.scores(computed)
+                    score = row_scores.of_positions(function)
+                    if compiled is not None and padded is not None:
+                        score = compiled.score(score)
+                    values = head.own_losses(names[0], function, score) if own else head.scores(score)
                 else:
                     logits = view(**inputs) if isinstance(innermost(model), EarlyExit) else logits_of(run(view, inputs))
             if not own and reading.way != "positions":
@@ -338,16 +341,17 @@ class Scorer:
 
     def takes(self, name: str) -> bool:
         """Whether the model's forward names an argument so."""
-        return self._arguments is not None and name in self._arguments[0]
+        return self._arguments.known and name in self._arguments.named
 
     def inputs(self, batch: Mapping[str, Any], *, labels: bool) -> dict[str, Any]:
         """What of the batch the model is called with, with its labels or without."""
         left_out = () if labels else (*LABEL_NAMES, *self._label_names(batch))
         named = {name: value for name, value in batch.items() if name not in left_out}
-        if self._arguments is None:
+        if not self._arguments.known:
             return named
-        names, others = self._arguments[0], (Tensor, bool, int, float) if self._arguments[1] else ()
-        return {name: value for name, value in named.items() if name in names or isinstance(value, others)}
+        others = (Tensor, bool, int, float) if self._arguments.others else ()
+        known = self._arguments.named
+        return {name: value for name, value in named.items() if name in known or isinstance(value, others)}
 
     def __getstate__(self) -> dict[str, Any]:
         state = {name: value for name, value in self.__dict__.items() if name != "_compiled"}
@@ -407,19 +411,3 @@ def _checked(values: Any, rows: int) -> Tensor:
         return values
     shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
     raise ValueError(f"the score has shape {shape}, but must be one number per row, ({rows},)")
-
-
-def _accepted_arguments(model: nn.Module) -> tuple[frozenset[str], bool] | None:
-    """(names that the model's forward takes, whether it takes any other); None where it takes whatever comes."""
-    function = model.early_logits if isinstance(model, EarlyExit) else type(model).forward
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        return None
-    names = frozenset(entry.name for entry in parameters if entry.kind not in (entry.VAR_POSITIONAL, entry.VAR_KEYWORD))
-    any_name = any(entry.kind is entry.VAR_KEYWORD for entry in parameters)
-    if any_name and len(names) <= 2:
-        return None
-    if isinstance(model, EarlyExit):
-        names |= frozenset(inspect.signature(type(model).forward).parameters)
-    return names, any_name

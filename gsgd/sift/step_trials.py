@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from gsgd.sift.scorer import Scorer
+from gsgd.sift.scoring_pass.mode import draws_kept
+from gsgd.sift.scoring_pass.module_state import unchanged
 from gsgd.sift.timing import Stopwatch
 from gsgd.sift.wrappers import unwrap
 
@@ -121,24 +123,16 @@ class StepTrials:
 
 @contextlib.contextmanager
 def left_alone(model: nn.Module, seed: int) -> Iterator[None]:
-    """A model that trains, with draws from `seed`; in the end modes, buffers and generators are as they were."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    devices = {parameter.device.index for parameter in model.parameters() if parameter.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(devices)), torch.enable_grad():
+    """A model that trains, with draws from `seed`; in the end its state and the generators are as they were.
+
+    Raises:
+        ValueError: as `unchanged`.
+    """
+    with unchanged(model), draws_kept(model), torch.enable_grad():
         torch.manual_seed(seed)
-        try:
-            if not model.training:
-                model.train()
-            yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
-            with torch.no_grad():
-                for buffer, before in buffers:
-                    # Writing to a buffer, the same or not, spoils a graph that has saved it.
-                    if not torch.equal(buffer, before):
-                        buffer.copy_(before)
+        if not model.training:
+            model.train()
+        yield
 
 
 def _cosine(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:

@@ -77,7 +77,7 @@ class TrainedLosses:
                 return self._at_positions(logits, labels, *positions)
             if self.shift is None or number == AGAIN:
                 self.shift = self._found_shift(logits, labels, loss_of(output), items)
-            return _row_means(logits, _shifted(labels, self.shift), self.smoothing)[0]
+            return _row_means(logits, _shifted(labels, self.shift), self.smoothing)
 
     def _at_positions(self, logits: Tensor, labels: Tensor, rows: Tensor, number: int) -> Tensor:
         each = F.cross_entropy(
@@ -95,8 +95,12 @@ class TrainedLosses:
         fits = labels.shape == logits.shape[:-1]
         means = []
         for shift in (0, 1) if fits and labels.dim() > 1 else (0,) if fits else ():
-            sums, counts = _row_means(logits, _shifted(labels, shift), self.smoothing)
-            mean = float((sums * counts).sum() / (counts.sum().clamp(min=1) if items is None else items))
+            wanted = _shifted(labels, shift)
+            counts = _labels_of_rows(wanted)
+            mean = float(
+                (_row_means(logits, wanted, self.smoothing) * counts).sum()
+                / (counts.sum().clamp(min=1) if items is None else items)
+            )
             means.append(mean)
             if abs(mean - float(loss)) <= 1e-3 * max(1.0, abs(float(loss))) or not torch.isfinite(loss):
                 return shift
@@ -117,13 +121,17 @@ def _shifted(labels: Tensor, shift: int) -> Tensor:
     return torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORED)], dim=1)
 
 
-def _row_means(logits: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-    """((k,) mean losses of rows, 0 where none counts; (k,) how many labels each has)."""
+def _labels_of_rows(labels: Tensor) -> Tensor:
+    """(k,), how many labels of each row count."""
+    return (labels != IGNORED).reshape(len(labels), -1).sum(dim=1).float()
+
+
+def _row_means(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """(k,), mean losses of rows, 0 where no label counts."""
     if labels.dim() == 1:
-        each = F.cross_entropy(
+        return F.cross_entropy(
             logits.float(), labels, reduction="none", ignore_index=IGNORED, label_smoothing=smoothing
         )
-        return each, (labels != IGNORED).float()
     flat, wanted = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
     each = flat.new_zeros(len(wanted), dtype=torch.float32)
     if host.holds(labels):
@@ -137,5 +145,4 @@ def _row_means(logits: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor
         parts = zip(flat.split(size), wanted.split(size), strict=True)
         options: dict[str, Any] = {"reduction": "none", "ignore_index": IGNORED, "label_smoothing": smoothing}
         each = torch.cat([F.cross_entropy(part.float(), of, **options) for part, of in parts])
-    counts = (labels != IGNORED).reshape(len(labels), -1).sum(dim=1).float()
-    return each.reshape(len(labels), -1).sum(dim=1) / counts.clamp(min=1), counts
+    return each.reshape(len(labels), -1).sum(dim=1) / _labels_of_rows(labels).clamp(min=1)

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from gsgd import host
 from gsgd.sift.batch_structure import device_of
 from gsgd.sift.choice import normalises_by_batch
-from gsgd.sift.compilation import Compiled, HeadAtPositions, backend_of, outlasting
+from gsgd.sift.compilation import Compiled, backend_of, outlasting
 from gsgd.sift.reuse_trial import ReuseTrial
 from gsgd.sift.scorer import Scorer
-from gsgd.sift.scoring_pass.head_positions import positions_only
+from gsgd.sift.scoring_pass.head_positions import HeadAtPositions, positions_only
 from gsgd.sift.scoring_pass.row_losses import IGNORED
 from gsgd.sift.shared_forward.recording import Findings, Recording, say_once
 from gsgd.sift.shared_forward.sharing import Shared, two_passes_because
@@ -67,8 +67,11 @@ class TrainingPass:
         Args:
             together, holds_window: see `two_passes_because`.
         """
-        gross = self.options.batchnorm == "gross" and any(map(normalises_by_batch, every_module(model)))
         if self.scorer.function is None:
+            return None
+        gross = self.options.batchnorm == "gross" and any(map(normalises_by_batch, every_module(model)))
+        share, self.totals.sharing = self.reuse_trial.answer(self.options.reuse, device_of(batch).type)
+        if not share and not gross:
             return None
         reason = self.scorer.not_recorded_because(batch) or two_passes_because(
             model, exit_layer, self.options, together=together, holds_window=holds_window
@@ -80,9 +83,8 @@ class TrainingPass:
             if self.options.reuse is not False:
                 say_once(f"scoring and training make two passes: {reason}")
             return None
-        share, self.totals.sharing = self.reuse_trial.answer(self.options.reuse, device_of(batch).type)
         head = self.options.labelled_head and exit_layer == self.scorer.exits
-        return Recording(self.findings, share=share, gross_statistics=gross, head=head) if share or gross else None
+        return Recording(self.findings, share=share, gross_statistics=gross, head=head)
 
     @contextlib.contextmanager
     def sharing(self, model: nn.Module, rows: Mapping[str, Any]) -> Iterator[Shared | None]:

@@ -43,7 +43,7 @@ def small_bert():
 @pytest.fixture(scope="module")
 def measured():
     model, batch = small_bert()
-    return step_costs.measure(model, batch, exits=[1, LAYERS], keep=0.5, rounds=1)
+    return step_costs.measure(model, batch, exits=[1, LAYERS], keep=0.5, rounds=1, last_seen=True)
 
 
 def forward_flops():
@@ -85,6 +85,13 @@ def test_what_is_recorded_is_there_and_nothing_without_sharing(measured):
     assert all(cost.peak_bytes > 0 and cost.median_s > 0 for cost in costs.values())
 
 
+def test_losses_last_seen_cost_no_arithmetic(measured):
+    plain, costs = measured
+    cost = costs[step_costs.LAST_SEEN]
+    assert (cost.extra_flops, cost.recorded_bytes) == (0, 0)
+    assert plain["operators"] < cost.operators < costs[1, "two passes"].operators
+
+
 def test_peak_memory_is_what_a_step_has_at_once():
     def step():
         first = torch.zeros(1000, 250)  # a million bytes
@@ -104,10 +111,11 @@ def test_the_command_prints_a_row_for_each_way_and_writes_json(monkeypatch, caps
     path = tmp_path / "step.json"
     assert main(["bench", "step", "--model", "bert-small", "--exits", "2", "--rounds", "1", "--json", str(path)]) == 0
     shown = capsys.readouterr().out
-    assert shown.count("two passes") == shown.count("shared") == 1
+    assert shown.count("two passes") == shown.count("shared") == shown.count("last-seen") == 1
     assert "4 rows of 40 tokens kept, float32, eager" in shown
     written = json.loads(path.read_text())
-    assert [(row["exit_layer"], row["way"]) for row in written["steps"]] == [(2, "two passes"), (2, "shared")]
+    ways = [(2, "two passes"), (2, "shared"), (0, "last-seen")]
+    assert [(row["exit_layer"], row["way"]) for row in written["steps"]] == ways
     assert written["settings"]["model"] == "bert-small"
     assert written["plain"]["median_s"] > 0
     assert written["header"]["versions"]["torch"]

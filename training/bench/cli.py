@@ -31,6 +31,8 @@ backward pass of as many rows as selection keeps, with the vocabulary head on ma
 The floor counts floating point operations at one speed; a pass without gradients runs faster than one with, so that a
 measured figure may lie below it.
 
+"last-seen" chooses by the losses of the steps before: no exit scores, and what it costs is the choice alone.
+
 Columns: "operators" counts what a step runs, forward and backward; "waits" those for which the host waits until a GPU
 has caught up, or on a CPU would have to, and --json says in which lines. Both are of eager steps; in brackets is what
 torch itself reports of the step as it was timed, on CUDA. "recorded" is what scoring keeps for the training pass; where
@@ -85,6 +87,7 @@ def run(options: argparse.Namespace) -> int:
             precision=options.precision,
             device=options.device,
             compile=options.compile,
+            last_seen=True,
             progress=moving.advance,
         )
     plain["row"] = describe_rows(batch)
@@ -131,7 +134,7 @@ def show(
     headings = ("exit", "way", "time", "floor", "operators", "waits", "peak", "recorded", "must save")
     rows = [
         (
-            str(exit_layer),
+            str(exit_layer or ""),
             way,
             f"{cost.extra_time:+.1%}",
             f"{cost.extra_flops:+.1%}",

@@ -21,6 +21,8 @@ STEPS_BETWEEN_WAITS = 3
 """Timed together on a device, because the host runs ahead in training: what it does while the device computes the step
 before costs nothing."""
 PRECISIONS = ("float32", "tf32", "bf16")
+LAST_SEEN = (0, "last-seen")
+"""Exit and way of a choice by losses last seen: it has no exit."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def measure(
     precision: str = "float32",
     device: str = "cpu",
     compile: bool = False,
+    last_seen: bool = False,
     until: float | None = None,
     progress: Callable[[], object] = lambda: None,
 ) -> tuple[dict[str, Any], dict[tuple[int, str], Cost]]:
@@ -111,12 +114,13 @@ def measure(
             matrix products so, too, and "bf16" is autocast.
         compile: whether the engine compiles plain and selecting steps; operations, operators and waits are counted in
             eager steps all the same, since compiled ones hide them.
+        last_seen: whether to measure, too, how much a choice by losses last seen adds, which runs no exit.
         until: the time of `time.monotonic` after which no round is begun, but the first timed one.
 
     Returns:
         Of the plain step: `median_s`, `host_s`, `flops`, `operators`, `waits`, `waiting`, `cuda_waits`, `peak_bytes`,
         `rows`, `rounds`, `matrix_rate` (operations a second of a matrix product) and `matrix_share` (how much of that
-        rate the plain step reaches). And (exit, way) -> cost, of the ways "two passes" and "shared".
+        rate the plain step reaches). And (exit, way) -> cost, of the ways "two passes" and "shared", and of LAST_SEEN.
 
     Raises:
         ValueError: for an exit that the model has not, a device that is not there, or a precision that it lacks.
@@ -140,21 +144,24 @@ def measure(
     # What is compiled shares nothing.
     kinds = ("two passes",) if compile else ("two passes", "shared")
     ways = [(exit_layer, way) for exit_layer in exits for way in kinds]
+    inputs = {plain_key: rows, LAST_SEEN: {**batch, "id": torch.arange(len(batch["labels"]), device=where)}}
 
     def engines(**options: Any) -> dict[tuple[int, str], Sift]:
         found = {plain_key: Sift(model, **common, **options, end_step=0)}
         for exit_layer, way in ways:
             shared: dict[str, Any] = {"reuse": way == "shared", "batchnorm": batchnorm if way == "shared" else "kept"}
             found[exit_layer, way] = Sift(model, exit_layer=exit_layer, **shared, **common, **options)
+        if last_seen:
+            found[LAST_SEEN] = Sift(model, score="last-seen", data_rows=len(batch["labels"]), **common, **options)
         return found
 
     timed = engines(**_compiled(compile))
     counted = engines() if compile else timed
 
     def step(key: tuple[int, str], sifts: dict[tuple[int, str], Sift] = timed) -> int:
-        sift, inputs = sifts[key], rows if key == plain_key else batch
+        sift = sifts[key]
         with _autocast(where, precision):
-            chosen = sift.choose(inputs)
+            chosen = sift.choose(inputs.get(key, batch))
         recorded = sift.recorded_bytes
         with _autocast(where, precision):
             loss = sift.forward_kept(chosen).loss

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gsgd.scores import PositionScore
 from gsgd.sift.scoring_pass.head_positions import GivenOutput, NotCalled, positions_only
 from gsgd.sift.scoring_pass.padded_positions import Positions
 from gsgd.sift.scoring_pass.row_losses import (
@@ -19,7 +20,7 @@ from gsgd.sift.scoring_pass.row_losses import (
     LossCall,
     NoRowLoss,
     RowLosses,
-    entries_at_once,
+    at_labelled,
 )
 from gsgd.sift.wrappers import every_module, innermost, is_sharded
 
@@ -102,8 +103,8 @@ class LabelledHead:
                 self.rows = self.columns = torch.zeros(1, dtype=torch.int64, device=labels.device)
             self.wanted = labels[self.rows, self.columns]
 
-    def scores(self, function: Callable[..., Tensor]) -> Tensor:
-        """(B,) means over labelled positions of a score, `(logits (n, C), labels (n,)) -> (n,)`."""
+    def scores(self, score: PositionScore) -> Tensor:
+        """(B,) means over labelled positions of their score."""
         sizes = self._sizes(whole_rows=False)
 
         def predictions() -> Tensor:
@@ -113,11 +114,10 @@ class LabelledHead:
 
         with contextlib.closing(self._parts(sizes)) as parts:
             found = [
-                _score_part(self.view, predictions(), wanted, function)
+                _score_part(self.view, predictions(), wanted, score)
                 for _, wanted in zip(parts, self.wanted.split(sizes), strict=True)
             ]
-        there = self.wanted != IGNORED
-        every = torch.where(there, torch.cat(found), 0)
+        every, there = found[0] if len(found) == 1 else torch.cat(found), self.wanted != IGNORED
         if self.padded is not None:
             shape = self.padded.labels.shape
             total, count = every.view(shape).sum(dim=1), there.view(shape).sum(dim=1)
@@ -126,7 +126,7 @@ class LabelledHead:
             count = torch.bincount(self.rows[there], minlength=len(self.labels))
         return torch.where(count > 0, total / count.clamp(min=1), LEAST)
 
-    def own_losses(self, name: str, function: Callable[..., Tensor], computed: Callable[..., Tensor]) -> Tensor:
+    def own_losses(self, name: str, function: Callable[..., Tensor], computed: PositionScore) -> Tensor:
         """(B,) values of the model's own loss, whose labels are its input `name`; `computed` as of `RowLosses`."""
         sizes = self._sizes(whole_rows=True)
         part_rows: Sequence[Tensor | range] = self.rows.split(sizes)
@@ -208,14 +208,14 @@ def classes_of(model: nn.Module) -> int | None:
     return classes if isinstance(classes, int) and classes > 0 else None
 
 
-def _score_part(view: nn.Module, logits: Tensor, wanted: Tensor, function: Callable[..., Tensor]) -> Tensor:
+def _score_part(view: nn.Module, logits: Tensor, wanted: Tensor, score: PositionScore) -> Tensor:
+    """As `at_labelled`, of the predictions (1, n, C) that a head returned."""
     if logits.dim() != 3 or logits.shape[:2] != (1, len(wanted)):
         raise NotCalled(
             f"the head of {type(view).__name__} returned predictions {tuple(logits.shape[:-1])} for "
             f"{len(wanted)} positions"
         )
-    size = max(1, entries_at_once(logits) // logits.shape[2])
-    return torch.cat([function(*part) for part in zip(logits[0].split(size), wanted.split(size), strict=True)])
+    return at_labelled(score, logits[0], wanted, wanted != IGNORED)
 
 
 def run(view: nn.Module, inputs: dict[str, Any]) -> Any:

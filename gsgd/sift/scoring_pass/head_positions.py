@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -41,8 +42,7 @@ def positions_only(
 
     def cut(module: nn.Module, arguments: Any, output: Any) -> Any:
         called.append(True)
-        hidden = output[0]
-        return _with_hidden(output, then(hidden[rows.to(hidden.device), columns.to(hidden.device)].unsqueeze(0)))
+        return _with_hidden(output, then(_at(output[0], rows, columns)))
 
     called: list[bool] = []
     owner = innermost(model)  # PEFT has a `base_model` of its own
@@ -58,6 +58,52 @@ def positions_only(
         raise NotCalled(
             f"{type(base).__name__}, the model below the head of {type(owner).__name__}, ran {len(called)} times"
         )
+
+
+_KEYS = itertools.count()
+_POSITIONS: dict[int, tuple[Tensor, Tensor]] = {}
+"""Of a `HeadAtPositions`, the positions (rows, columns) that its head sees now.
+
+What hangs on a module is taken for a weight, at the same address in every step, and a graph is recorded anew where it
+is not. So they lie here.
+"""
+
+
+class HeadAtPositions:
+    """A head that sees chosen positions only, by a hook on the module below it that stays there.
+
+    What is compiled knows the hooks that were there then, and does not look for others.
+    """
+
+    def __init__(self) -> None:
+        self.key = next(_KEYS)
+
+    def __reduce__(self) -> tuple[type[HeadAtPositions], tuple[()]]:
+        return HeadAtPositions, ()  # a copied module has positions of its own
+
+    @classmethod
+    def on(cls, base: nn.Module) -> HeadAtPositions:
+        """Of the module below a head; all engines have the same one."""
+        for hook in base._forward_hooks.values():
+            if isinstance(getattr(hook, "__self__", None), cls):
+                return hook.__self__  # type: ignore[attr-defined]
+        found = cls()
+        base.register_forward_hook(found._cut)
+        return found
+
+    @contextlib.contextmanager
+    def at(self, rows: Tensor, columns: Tensor) -> Iterator[None]:
+        """Within the block the head sees the positions (rows, columns) (N,), as one row of N tokens."""
+        _POSITIONS[self.key] = rows, columns
+        try:
+            yield
+        finally:
+            del _POSITIONS[self.key]
+
+    def _cut(self, module: nn.Module, arguments: Any, output: Any) -> Any:
+        if self.key not in _POSITIONS:
+            return output
+        return _with_hidden(output, _at(output[0], *_POSITIONS[self.key]))
 
 
 def modules_below_head(model: nn.Module, layers: str) -> list[str]:
@@ -85,6 +131,11 @@ class GivenOutput(nn.Module):
 
     def forward(self, *arguments: Any, **more: Any) -> Any:
         return _with_hidden(self.output, self.hidden)
+
+
+def _at(hidden: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The positions (rows, columns) (N,) of hidden states (B, T, H), as one row (1, N, H)."""
+    return hidden[rows.to(hidden.device), columns.to(hidden.device)].unsqueeze(0)
 
 
 def _with_hidden(output: Any, hidden: Tensor) -> Any:

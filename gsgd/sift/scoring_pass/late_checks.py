@@ -48,6 +48,8 @@ class TooManyLabels:
 
 @dataclass(frozen=True)
 class _OnTheWay:
+    """Of a step, `numbers`: its scores, then the most labels of each of `fullest`, on the host once they `arrived`."""
+
     step: int
     fullest: list[Fullest]
     numbers: Tensor
@@ -61,18 +63,23 @@ class LateChecks:
         self._on_the_way: deque[_OnTheWay] = deque()
 
     def add(self, step: int, scores: Tensor | None, fullest: list[Fullest]) -> None:
-        """Have it found out on the device whether scores (B,) are finite, and whether rows had too many labels."""
-        found: list[Tensor] = []
+        """Have scores (B,), and how many labels rows had at most, sent to the host, which looks when they are there.
+
+        They are few numbers: to judge them on the device would take it more operators than to send them.
+        """
+        found = [one.most.reshape(1) for one in fullest]
         if scores is not None:
-            bad = ~torch.isfinite(scores)
-            first = bad.int().argmax()
-            found = [bad.sum(), first, scores.index_select(0, first.reshape(1)).squeeze(0)]
-        found += [one.most for one in fullest]
-        # Tensors of the device "meta" have no values to wait for.
-        if not found or found[0].device.type == "meta":
+            found.insert(0, scores if scores.is_floating_point() else scores.double())
+        if not found:
             return
-        # float32 has these numbers exactly: whole ones below 2^24, and a value that matters only if it is not finite.
-        numbers, arrived = torch.stack([value.float() for value in found]), None
+        # float32 has whole numbers below 2^24 exactly, half precision has not.
+        numbers = (
+            found[0] if len(found) == 1 else torch.cat([one if one.itemsize > 2 else one.float() for one in found])
+        )
+        arrived = None
+        # Tensors of the device "meta" have no values to wait for.
+        if numbers.device.type == "meta":
+            return
         if numbers.device.type == "cuda":
             there = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
             numbers = there.copy_(numbers, non_blocking=True)
@@ -93,10 +100,10 @@ class LateChecks:
                     return
                 first.arrived.synchronize()
             self._on_the_way.popleft()
-            numbers = first.numbers.tolist()
-            scores, most = numbers[: len(numbers) - len(first.fullest)], numbers[len(numbers) - len(first.fullest) :]
-            for at, number in zip(first.fullest, most, strict=True):
+            scores, most = first.numbers.split([len(first.numbers) - len(first.fullest), len(first.fullest)])
+            for at, number in zip(first.fullest, most.tolist(), strict=True):
                 if number > at.taken:
                     yield TooManyLabels(first.step, at, int(number))
-            if scores and scores[0] > 0:
-                yield BadScore(first.step, int(scores[1]), scores[2], int(scores[0]))
+            bad = torch.nonzero(~torch.isfinite(scores)).flatten().tolist()
+            if bad:
+                yield BadScore(first.step, bad[0], float(scores[bad[0]]), len(bad))

@@ -34,11 +34,17 @@ def _with_values(changes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
             assign(*change)
 
 
-def scoring_mode(model: nn.Module, mode: str) -> contextlib.AbstractContextManager[None]:
-    """Within the block the modules are in the mode that the option `scoring_mode` names."""
+def scoring_mode(
+    model: nn.Module, mode: str, *, unused: Iterable[nn.Module] = ()
+) -> contextlib.AbstractContextManager[None]:
+    """Within the block the modules are in the mode that the option `scoring_mode` names.
+
+    Args:
+        unused: modules that do not run there.
+    """
 
     def changes() -> Iterator[tuple[nn.Module, str, Any]]:
-        for module in every_module(model):
+        for module in every_module(model, but=unused):
             batchnorm = isinstance(module, nn.modules.batchnorm._BatchNorm)
             if mode == "eval" or (mode == "frozen-batchnorm" and batchnorm):
                 yield module, "training", False

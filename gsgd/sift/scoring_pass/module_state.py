@@ -16,7 +16,7 @@ import types
 import typing
 from abc import ABC
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ from gsgd.sift.wrappers import any_fsdp, fsdp1_classes
 
 
 @contextlib.contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
+def unchanged(model: nn.Module, *, unused: Iterable[nn.Module] = ()) -> Iterator[None]:
     """Within the block the model may run without gradients; afterwards its state is what it was before.
 
     State is what its modules hold: buffers, modes, attributes, and which parameter, buffer or module has which name; in
@@ -41,10 +41,13 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     itself writes. Parameters are not copied, for their size, except where a `max_norm` rescales them (`nn.Embedding`).
     Parameters of a model that FSDP shards are left to it, and, of the older FSDP, all tensors but buffers.
 
+    Args:
+        unused: modules that the block does not run. Of what they hold only that is followed which others hold, too.
+
     Raises:
         ValueError: after the block, if it wrote to another parameter; everything else is put back.
     """
-    snapshot = _Snapshot(model)
+    snapshot = _Snapshot(model, unused)
     try:
         yield
     finally:
@@ -202,7 +205,8 @@ def _held_by(thing: Any) -> list[Any]:
 class _Snapshot:
     """What the modules of a model hold at the time when this is made."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, unused: Iterable[nn.Module]):
+        self._unused = set(map(id, unused))
         self._modules: list[nn.Module] = []
         self._tables: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._parameter_tables: list[tuple[dict[str, Any], dict[str, Any]]] = []
@@ -308,5 +312,6 @@ class _Snapshot:
             self._empty.append(names)
         if own.get("max_norm") is not None:
             self._rescaled.update(map(id, parameters.values()))
-        values = [value for name, value in own.items() if type(value) not in _ATOMS and name not in _BASICS]
-        return [*values, *parts.values(), *buffers.values(), *parameters.values()]
+        values = [value for name, value in own.items() if name not in _BASICS and type(value) not in _ATOMS]
+        values += [part for part in parts.values() if id(part) not in self._unused] if parts else []
+        return [*values, *buffers.values(), *parameters.values()]

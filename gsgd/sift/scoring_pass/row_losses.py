@@ -22,14 +22,12 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gsgd import host, scores
+from gsgd.scores import PositionScore
 
 IGNORED = -100
 """The label that Hugging Face's losses skip."""
 LEAST = torch.finfo(torch.float32).min
 """The score of a row without labels, so that it ranks last; of float64, too, so that parts and ranks give the same."""
-
-PositionScore = Callable[[Tensor, Tensor], Tensor]
-"""`(logits (n, C), labels (n,)) -> (n,)`; larger is harder."""
 
 SCORED_AT_ONCE = 2**20
 """Entries that a score is computed from at a time: few enough to stay in a processor's cache through all its passes."""
@@ -73,7 +71,7 @@ class RowLosses(TorchFunctionMode):
         labels, label_rows: where the model is given labelled positions only, their labels (1, N) and their rows (N,);
             or, of the same number of positions of each row, a range of rows.
         before: called when the first loss function is.
-        computed: what computes the score, if not the score itself: the score compiled.
+        computed: what computes the score of positions, if not `scores.of_positions(score)`: that compiled.
 
     Attributes:
         calls: of the loss functions, in order.
@@ -86,7 +84,7 @@ class RowLosses(TorchFunctionMode):
     def __init__(
         self,
         rows: int,
-        score: PositionScore = scores.cross_entropy,
+        score: Callable[..., Tensor] = scores.cross_entropy,
         labels: Tensor | None = None,
         label_rows: Tensor | range | None = None,
         before: Callable[[], object] = lambda: None,
@@ -94,7 +92,7 @@ class RowLosses(TorchFunctionMode):
     ):
         super().__init__()
         self.before = before
-        self.computed = score if computed is None else computed
+        self.computed = scores.of_positions(score) if computed is None else computed
         self.labels = labels
         self.label_rows = label_rows
         self.rows = rows
@@ -139,8 +137,11 @@ class RowLosses(TorchFunctionMode):
                 return self.computed(z, y)
             return F.cross_entropy(_wide(z), y, weight, reduction="none", label_smoothing=label_smoothing)
 
-        at_labelled = _at_picked if host.holds(logits) else _at_all_masked
-        each, weights = at_labelled(position_loss, logits, flat, flat != ignore_index, weight)
+        counts = flat != ignore_index
+        each = at_labelled(position_loss, logits, flat, counts)
+        weights = counts.to(each.dtype)
+        if weight is not None:
+            weights = weights * weight[flat.clamp(0, logits.shape[1] - 1)].to(each.dtype)
         if weight is not None and not self.is_loss:
             each = each * weights  # the loss has them already
         if not at_positions:
@@ -150,13 +151,15 @@ class RowLosses(TorchFunctionMode):
 
     def _by_label_row(self, each: Tensor) -> Tensor:
         """(rows,): sums over the labelled positions (N,) of each row."""
+        if not isinstance(self.label_rows, range):
+            assert self.label_rows is not None
+            return each.new_zeros(self.rows).index_add_(0, self.label_rows, each)
+        found = each.view(len(self.label_rows), -1).sum(dim=1)
+        if len(found) == self.rows:
+            return found
         total = each.new_zeros(self.rows)
-        if isinstance(self.label_rows, range):
-            at = slice(self.label_rows.start, self.label_rows.stop)
-            total[at] = each.view(len(self.label_rows), -1).sum(dim=1)
-            return total
-        assert self.label_rows is not None
-        return total.index_add_(0, self.label_rows, each)
+        total[self.label_rows.start : self.label_rows.stop] = found
+        return total
 
     def binary_cross_entropy_with_logits(
         self,
@@ -211,7 +214,8 @@ class RowLosses(TorchFunctionMode):
             return total
         if reduction != "mean":
             raise NoRowLoss(f"the loss is asked for with reduction={reduction!r}, and what becomes of it is not known")
-        return total / torch.where(there, count, 1)
+        # Where there is nothing to count, the sum is 0; class weights may be small.
+        return total / count.clamp(min=torch.finfo(count.dtype).tiny)
 
     def _by_row(self, name: str, value: Tensor) -> Tensor:
         if value.numel() == 0 or value.numel() % self.rows:
@@ -226,38 +230,44 @@ class RowLosses(TorchFunctionMode):
             raise NoRowLoss(f"{score} needs the probabilities of classes, but the model's loss is {name}")
 
 
-def _at_picked(
-    position_loss: PositionScore, logits: Tensor, flat: Tensor, counts: Tensor, weight: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """((N,) values, (N,) weights), both 0 where no label counts, of the others picked out."""
-    chosen = torch.nonzero(counts).squeeze(1)
-    own, labels = (logits, flat) if len(chosen) == len(flat) else (logits[chosen], flat[chosen])
-    found = _in_parts(position_loss, own, labels) if len(chosen) else []
-    values = torch.cat(found) if found else _wide(own.new_zeros(0))
-    each = values.new_zeros(len(flat)).index_copy_(0, chosen, values)
-    weights = counts.to(each.dtype)
-    if weight is not None:
-        weights = weights.index_copy_(0, chosen, weight[labels].to(each.dtype))
-    return each, weights
+def at_labelled(score: PositionScore, logits: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
+    """(n,) scores of positions, 0 where no label counts.
+
+    Where the host holds the logits, labelled positions are picked out of the others. Else all are computed, without a
+    look at any value.
+
+    Args:
+        logits: (n, C).
+        labels: (n,); one out of range gives NaN on a device.
+        counts: (n,), which labels count.
+
+    Raises:
+        ValueError: for a label out of range that the host can see.
+    """
+    classes = logits.shape[1]
+    if host.holds(logits):
+        chosen = torch.nonzero(counts).squeeze(1)
+        if len(chosen) == 0:
+            return _wide(logits.new_zeros(len(labels)))
+        if len(chosen) < len(labels):
+            logits, labels = logits[chosen], labels[chosen]
+        least, most = torch.aminmax(labels)
+        if least < 0 or most >= classes:
+            scores.check_labels(labels, torch.ones_like(labels, dtype=torch.bool), classes)
+        values = _in_parts(score, logits, labels)
+        if len(chosen) == len(counts):
+            return values
+        return values.new_zeros(len(counts)).index_copy_(0, chosen, values)
+    within = labels.clamp(0, classes - 1)
+    values = _in_parts(score, logits, within)
+    return values.masked_fill_(within != labels, math.nan).masked_fill_(~counts, 0)
 
 
-def _at_all_masked(
-    position_loss: PositionScore, logits: Tensor, flat: Tensor, counts: Tensor, weight: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The same from all positions, without a look at any value; a label out of range gives NaN."""
-    good = counts & (flat >= 0) & (flat < logits.shape[1])
-    labels = torch.where(good, flat, 0)
-    values = torch.cat(_in_parts(position_loss, logits, labels))
-    each = torch.where(good, values, math.nan).masked_fill(~counts, 0)
-    weights = counts.to(each.dtype)
-    if weight is not None:
-        weights = weights * weight[labels].to(each.dtype)
-    return each, weights
-
-
-def _in_parts(position_loss: PositionScore, logits: Tensor, labels: Tensor) -> list[Tensor]:
+def _in_parts(score: PositionScore, logits: Tensor, labels: Tensor) -> Tensor:
     size = max(1, entries_at_once(logits) // logits.shape[1])
-    return [position_loss(*part) for part in zip(logits.split(size), labels.split(size), strict=True)]
+    if len(labels) <= size:
+        return score(logits, labels)
+    return torch.cat([score(*part) for part in zip(logits.split(size), labels.split(size), strict=True)])
 
 
 def _same_memory(one: Tensor, other: Tensor) -> bool:

@@ -13,10 +13,10 @@ most sqrt(L/2) |w - w'|, so that the mean loss of the kept rows falls short of t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,10 +66,9 @@ class LastSeen:
         return torch.where(inside, self._scores(ids.clamp(0, self.rows - 1), step, max_age), torch.nan)
 
     def _scores(self, ids: Tensor, step: int, max_age: int | None) -> Tensor:
-        seen_at = self.seen_at[ids]
         # A row never seen was seen before the first step, so it is too old for any bound.
-        first = seen_at < (0 if max_age is None else max(0, step - max_age))
-        return torch.where(first, UNSEEN, self.losses[ids])
+        first = self.seen_at.index_select(0, ids) < (0 if max_age is None else max(0, step - max_age))
+        return self.losses.index_select(0, ids).masked_fill_(first, UNSEEN)
 
     def note(self, ids: Tensor, losses: Tensor, *, step: int) -> None:
         """Rows `ids` (k,) had these losses (k,) at this step.
@@ -82,8 +81,8 @@ class LastSeen:
         ids = ids.to(self.losses.device)
         if not host.holds(ids):
             ids = ids.clamp(0, self.rows - 1)  # what is out of range was found when it was scored
-        self.losses[ids] = losses.detach().to(self.losses)
-        self.seen_at[ids] = step
+        self.losses.index_copy_(0, ids, losses.detach().to(self.losses))
+        self.seen_at.index_fill_(0, ids, step)
 
     @property
     def share_seen(self) -> float:
@@ -122,14 +121,14 @@ def check_ids(ids: Any, rows: int) -> Tensor:
     found = found.long()
     if not host.holds(found) or len(found) == 0:
         return found
-    ordered = np.sort(found.numpy())  # on so few numbers quicker than torch
-    low, high = ordered[0], ordered[-1]
+    listed = found.tolist()  # quicker than arrays on so few numbers, the first call of which takes longest
+    low, high = min(listed), max(listed)
     if low < 0 or high >= rows:
         raise ValueError(f"id {low if low < 0 else high} must lie in 0..{rows - 1}, the rows of the data (data_rows)")
-    twice = ordered[1:] == ordered[:-1]
-    if twice.any():
+    if len(set(listed)) < len(listed):
+        twice = next(row for row, times in Counter(listed).items() if times > 1)
         raise ValueError(
-            f"id {ordered[1:][twice][0]} comes twice in one batch: ids must name rows one to one; a sampler that "
+            f"id {twice} comes twice in one batch: ids must name rows one to one; a sampler that "
             "fills up the last batch needs drop_last=True"
         )
     return found

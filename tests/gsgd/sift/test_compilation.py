@@ -18,7 +18,8 @@ from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
 
 from gsgd import host, selectors  # noqa: E402
 from gsgd.sift import Sift  # noqa: E402
-from gsgd.sift.compilation import Compiled, HeadAtPositions, hardest  # noqa: E402
+from gsgd.sift.compilation import Compiled, hardest  # noqa: E402
+from gsgd.sift.scoring_pass.head_positions import HeadAtPositions  # noqa: E402
 
 BACKEND = "aot_eager"
 CASES = {

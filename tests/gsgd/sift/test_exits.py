@@ -11,7 +11,7 @@ transformers = pytest.importorskip("transformers")
 from torch import nn  # noqa: E402
 
 from gsgd.sift import EarlyExit, count_exits, exit_view  # noqa: E402
-from gsgd.sift.exits import find_layers  # noqa: E402
+from gsgd.sift.exits import find_layers, layers_after  # noqa: E402
 from gsgd.sift.wrappers import unwrap  # noqa: E402
 
 EXITS = range(1, 5)
@@ -167,6 +167,30 @@ def test_hidden_states_asked_of_a_view_first_come_once_from_the_model(kind, buil
     found = model(**inputs_of(batch), output_hidden_states=True).hidden_states
     assert len(found) == len(expected) == 5
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_stack_that_is_replaced_or_shortened_is_found_anew(build):
+    model = build("bert-mlm")
+    first = find_layers(model)[1]
+    model.bert.encoder.layer = nn.ModuleList(reversed(first))
+    found = find_layers(model)[1]
+    assert found is model.bert.encoder.layer
+    assert list(found) == list(reversed(first))
+    del found[-1]
+    model.config.num_hidden_layers -= 1
+    assert len(find_layers(model)[1]) == len(first) - 1
+    del found[-1]
+    with pytest.raises(ValueError, match="has no stack of layers to exit from"):
+        find_layers(model)
+
+
+def test_layers_after_an_exit(build):
+    model = build("bert-mlm")
+    layers = list(find_layers(model)[1])
+    assert layers_after(model, 1) == layers[1:]
+    assert layers_after(model, len(layers)) == []
+    model.bert.encoder.layer = nn.ModuleList([layers[0]] * len(layers))
+    assert layers_after(model, 1) == []
 
 
 def test_lists_inside_the_layers_as_long_as_the_stack_do_not_confuse():

@@ -15,7 +15,7 @@ hf = pytest.importorskip("transformers")
 
 from gsgd import selectors  # noqa: E402
 from gsgd.scores import entropy, gradient_norm_bound, margin  # noqa: E402
-from gsgd.sift import Sift  # noqa: E402
+from gsgd.sift import Sift, exit_view  # noqa: E402
 from gsgd.sift.trainer import SiftArguments, SiftTrainer  # noqa: E402
 
 SIZES = ((16, 80, 30_522), (32, 128, 50_257))
@@ -205,13 +205,22 @@ def test_scoring_in_parts_grows_with_the_parts_only(warm_step):
     assert alone.total() < counts[0].total() < 2.5 * alone.total()
 
 
+def test_choosing_takes_few_operators_beside_the_models_own(warm_step, built, host_waits):
+    """Each costs a GPU's program a launch. Two losses are scored, of words and of sentences."""
+    model, batch, _ = built(bert_for_pretraining, SIZES[0])
+    with torch.no_grad(), host_waits.NoHostWaits() as own:
+        exit_view(model, 1)(**batch)
+    chosen = warm_step(bert_for_pretraining, SIZES[0], labelled_head=True)[0]
+    assert chosen.total() - own.total() < 100
+
+
 def test_more_logits_than_memory_should_hold_are_scored_in_parts(warm_step, monkeypatch):
     whole = warm_step(bert, SIZES[0])[0]
     # 20 labels expected: P = 40.
     monkeypatch.setattr("gsgd.sift.scoring_pass.forward.ON_DEVICE_AT_ONCE", 4 * 40 * SIZES[0][2])
     parts = warm_step(bert, SIZES[0])[0]
-    assert whole["logaddexp"] == 1
-    assert parts["logaddexp"] == 4
+    assert whole["softplus"] == 1
+    assert parts["softplus"] == 4
 
 
 def test_the_trainers_step(built, host_waits, monkeypatch, tmp_path):

@@ -292,6 +292,19 @@ def do(statement: str) -> Callable[[Any], None]:
     return lambda m: exec(statement, {"torch": torch, "nn": nn, "m": m})
 
 
+def test_of_modules_that_do_not_run_only_what_others_hold_is_followed() -> None:
+    """A counter that a layer has of its own stays as the block left it; a list that it shares does not."""
+    used = Holder(do("m.seen.append(1)"), seen=[])
+    unused, root = Holder(seen=used.seen, calls=1), nn.ModuleList([used])
+    root.append(unused)
+    with torch.no_grad(), unchanged(root, unused=[unused]):
+        used(torch.ones(WIDTH))
+        unused.calls = 2
+        assert used.seen == [1]
+    assert used.seen == []
+    assert unused.calls == 2
+
+
 CHANGES: dict[str, tuple[dict[str, Callable[[], Any]], str]] = {
     # what is done: attributes, what the forward pass does to the module m
     "counter": ({"calls": lambda: 1000}, "m.calls += 1"),
