@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
@@ -165,6 +166,11 @@ class TrainingSettings:
         "`meters.csv` gets a row; 0 for never. It changes nothing that is trained. It is part of `wall_clock_s`, but "
         "neither of `selection_s` nor of the prices that a budget of time is kept by",
     )
+    log_rows: bool = key(
+        False,
+        "write which rows each step drew, which of them it trained on, and with what loss, as parquet in the folder "
+        "`rows` of the results, a file a rank and so many rows; `gsgd report` shows them. The engine's `log_rows`",
+    )
     tensorboard: bool = key(True, "write events for TensorBoard")
     test: bool = key(False, "evaluate on the test split, too, once, when the run has ended")
     save_model: bool = key(True, "write the trained model beside the results")
@@ -247,8 +253,11 @@ class TrainingSettings:
             drawn_per_step=self.gross_size * self.accumulation_steps * ranks,
         )
 
-    def sift_options(self, total_steps: int, exits: int, train_size: int) -> SiftOptions:
+    def sift_options(self, total_steps: int, exits: int, train_size: int, row_log: Path | None = None) -> SiftOptions:
         """The engine's options for a run of so many steps, of a model with so many exits, on so many rows.
+
+        Args:
+            row_log: folder of the log of rows, where this run keeps one.
 
         Each is the setting of its name, or made here from others, or one of `NO_SETTING`.
 
@@ -270,6 +279,7 @@ class TrainingSettings:
             "random_share": self.random_share if method.score == "last-seen" else None,
             "max_age": self.max_age or None if method.score == "last-seen" else None,
             "data_rows": train_size,
+            "log_rows": row_log if self.log_rows else None,
             "meter_every": self.meter_every if self.scores_rows else 0,
             # Scores that are not finite are a run that diverges, which shows in its loss.
             "on_bad_scores": "last",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from gsgd.ranges import flag, nearest, one_of, whole, within, words
@@ -132,6 +134,10 @@ class SiftOptions:
         data_rows: rows of the data set, for `score="last-seen"`; 8 bytes each.
         row_losses: `(output, batch) -> (k,)`, the losses of a batch's rows from the model's output on it, where they
             are not the cross-entropy of its logits.
+        log_rows: a folder for parquet files of which rows each step drew, which of them it trained on, and with what
+            loss (`gsgd.sift.row_log`), for batches with ids; None for no log. Nothing waits for it in a step: rows are
+            written by `Sift.write_rows`, at logs of a Trainer, by `state_dict`, in eval mode, or when 262,144 wait. The
+            last 16.8 million rows of each rank are kept. A run that goes on from a state has no row twice.
         seed: for rules that draw; ranks draw differently. At least 0.
 
     Raises:
@@ -165,6 +171,7 @@ class SiftOptions:
     id_key: str = "id"
     data_rows: int | None = None
     row_losses: RowLosses | None = None
+    log_rows: str | Path | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -223,6 +230,10 @@ class SiftOptions:
             raise ValueError(f"id_key = {self.id_key!r} must be the name of an entry of the batch")
         if self.row_losses is not None and not callable(self.row_losses):
             raise ValueError(f"row_losses = {self.row_losses!r} must be callable, (output, batch) -> (k,)")
+        if self.log_rows is not None:
+            if not isinstance(self.log_rows, (str, os.PathLike)) or not os.fspath(self.log_rows):
+                raise ValueError(f"log_rows = {self.log_rows!r} must be the path of a folder")
+            _set(self, "log_rows", os.fspath(self.log_rows))
         for name in ("rows", "label_names"):
             _set(self, name, words(name, getattr(self, name)))
 

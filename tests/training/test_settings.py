@@ -90,7 +90,7 @@ def test_out_of_range_names_the_key(key, value):
 def test_every_number_and_choice_has_a_range():
     """A key that is added later is to be tested, too."""
     free = {"method", "cycle_momentum", "decay_all", "channels_last", "compile", "labelled_head", "tensorboard", "test"}
-    free |= {"save_model", "label", "reuse", "check"}
+    free |= {"save_model", "label", "reuse", "check", "log_rows"}
     assert {field.name for field in dataclasses.fields(TrainingSettings)} == set(OUT_OF_RANGE) | free
 
 
@@ -201,7 +201,7 @@ OTHERWISE = {
 }
 """Options that are settings by the same name, each with another value than its default."""
 MADE = {"exit_layer", "auto", "score", "select", "start_step", "end_step", "on_bad_scores"}
-MADE |= {"data_rows", "random_share", "max_age"}
+MADE |= {"data_rows", "random_share", "max_age", "log_rows"}
 """Options that are made of other settings."""
 
 
