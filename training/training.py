@@ -106,7 +106,8 @@ class Training:
         """One optimizer step: draw a gross batch, select, train on the kept rows."""
         settings = self.settings
         # Paper: does not say which batch a step without selection trains on; here: as many rows as any other step.
-        rows = settings.gross_size if self.sift.schedule.selects(self.step) else settings.batch_size
+        selects = self.sift.schedule.selects(self.step)
+        rows = settings.drawn_at(self.sift.next_keep) if selects else settings.plain_size
         for micro in range(settings.accumulation_steps):
             last = micro + 1 == settings.accumulation_steps
             batch = self.next_batch(rows)
@@ -255,7 +256,7 @@ class Training:
         with torch.random.fork_rng(devices=devices), self.accelerator.autocast():
             for number in range(settings.quality_batches):
                 torch.manual_seed(settings.seed + number)
-                batch = self.task.training_batch(*order.take(settings.gross_size))
+                batch = self.task.training_batch(*order.take(settings.drawn_at(self.sift.next_keep)))
                 (reading,) = self.sift.read(self.placed(batch))
                 found.append((reading.overlap, reading.rank_correlation))
         overlap, correlation = torch.tensor(found, dtype=torch.float64).mean(dim=0).tolist()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from gsgd.sift.choice import Choice, Selection, number_kept
 from gsgd.sift.compilation import begin_step
 from gsgd.sift.diagnosis import Diagnosis, diagnose
 from gsgd.sift.exits import check_exit, count_exits
+from gsgd.sift.keep import KeepByAccuracy, PresentShare, read_keep
 from gsgd.sift.moving_exit import MovingExit
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.ranks import Ranks, exchange_rows
@@ -37,6 +39,7 @@ from gsgd.sift.shared_forward.recording import Recording, say_once
 from gsgd.sift.shared_forward.sharing import Shared
 from gsgd.sift.sources.named_rows import Drawn, NamedRows
 from gsgd.sift.timing import Elapsed, Totals
+from gsgd.sift.training_accuracy import training_accuracy
 from gsgd.sift.training_pass import TrainingPass
 from gsgd.sift.wrappers import is_sharded, unwrap
 
@@ -61,6 +64,7 @@ class Sift:
     Attributes:
         options: as they were given. Each is an attribute of the engine, too.
         exit_layer: the exit that scores at present; it moves with `exit_layer="auto"`.
+        keep: the share that was kept at the last training call; it moves with a table or an accuracy.
         auto: how that exit moves, with its `history`; None for a fixed exit.
         scorer: scores batches at any exit, without side effects.
         last: the last `Selection`, None before the first call.
@@ -100,6 +104,8 @@ class Sift:
         if options.labelled_head and shifts_by_name(unwrap(model)):
             raise ValueError("labelled_head=True is for masked language models; a causal model labels every position")
         self.schedule = Schedule(options.start_step, options.end_step, options.interrupt)
+        self._share = PresentShare(read_keep(options.keep))
+        self.keep = self._share.at(0)
         self.ranks = Ranks.here(options.scope)
         self.calls = 0
         self.totals = Totals()
@@ -131,6 +137,23 @@ class Sift:
     @step.setter
     def step(self, value: int) -> None:
         self.calls = value * self.options.accumulation_steps
+
+    @property
+    def next_keep(self) -> float:
+        """The share that the next training call keeps: a loop that draws gross batches by it asks before it draws."""
+        begins = self.calls % self.options.accumulation_steps == 0
+        return self._share.at(self.step) if begins else self.keep
+
+    def _measure_accuracy(self, batch: Any, step: int) -> None:
+        """Where shares go by the training accuracy, and it is due, measure it: from the next step on it counts."""
+        ended = self.schedule.end_step is not None and step >= self.schedule.end_step
+        begins = self.calls % self.options.accumulation_steps == 0
+        if ended or not begins or not self._share.measures_at(step):
+            return
+        with self._meters.measure(device_of(batch)):
+            accuracy = training_accuracy(self.scorer, batch, self.ranks)
+        if not math.isnan(accuracy):
+            self._share.note(accuracy)
 
     @property
     def causal(self) -> bool:
@@ -187,16 +210,19 @@ class Sift:
         self._learn_rows(batch)
         if selects and self.options.reuse == "auto" and self.scorer.function is not None:
             self.reuse_trial.begin(device_of(batch), self.ranks)
+        if self.calls % self.options.accumulation_steps == 0:  # all of a step's micro-batches keep one share
+            self.keep = self.scorer.keep = self._share.at(step)
+        self._measure_accuracy(batch, step)
         self.calls += 1
         self.totals.gross_samples += size
-        kept, because = number_kept(self.model, batch, size, self.options.keep)
+        kept, because = number_kept(self.model, batch, size, self.keep)
         joint = self.ranks.size > 1 and (self.auto is not None or is_sharded(self.model))
         # Where ranks must run the model together, what a single one could leave out may not depend on its batch.
-        trivial = kept == size and not self.ranks.together and not (joint and self.options.keep < 1)
-        if selects and (self.options.keep < 1 or not trivial):
+        trivial = kept == size and not self.ranks.together and not (joint and self.keep < 1)
+        if selects and (self.keep < 1 or not trivial):
             self._check.prepare(self.scorer, batch, self.ranks, scores=not trivial)
         if not selects or trivial:
-            if selects and self.options.keep < 1:
+            if selects and self.keep < 1:
                 self.totals.idle_steps += 1
                 say_once(f"a step selects nothing and trains on its whole batch: {because}")
             everything = torch.arange(size)
@@ -356,6 +382,7 @@ class Sift:
         options = dataclasses.replace(
             self.options,
             exit_layer=exit_layer,
+            keep=self.keep,
             reuse=reuse,
             auto=None,
             meter_every=0,
@@ -373,7 +400,7 @@ class Sift:
 
     @property
     def meter_s(self) -> float:
-        """Seconds that the readings took since the start of training; on a GPU, reading it waits for them to end."""
+        """Seconds that readings and accuracies took since the start of training; on a GPU, reading it waits for all."""
         return self._meters.seconds
 
     @property
@@ -435,6 +462,7 @@ class Sift:
             "totals": dataclasses.asdict(self.totals),
             "meter_s": self.meter_s,
             **({} if self.auto is None else {"auto": self.auto.state_dict()}),
+            **({"keep": self._share.state_dict()} if isinstance(self.options.keep, KeepByAccuracy) else {}),
             **({} if self.named_rows is None else {"named_rows": self.named_rows.state_dict()}),
             **({"reuse_trial": self.reuse_trial.state_dict()} if self.options.reuse == "auto" else {}),
         }
@@ -446,6 +474,7 @@ class Sift:
             ValueError: if `state` lacks an entry, naming it.
         """
         own = {"auto": 'exit_layer = "auto"'} if self.auto is not None else {}
+        own |= {"keep": "keep by accuracy"} if isinstance(self.options.keep, KeepByAccuracy) else {}
         own |= {"named_rows": 'score = "last-seen"'} if self.options.score == "last-seen" else {}
         missing = {"calls", "generator", "totals", *own} - set(state)
         if missing:
@@ -454,6 +483,8 @@ class Sift:
         if self.auto is not None:
             self.auto.load_state_dict(state["auto"])
             self.exit_layer = self.auto.present
+        if "keep" in own:
+            self._share.load_state_dict(state["keep"])
         self.calls = int(state["calls"])
         self.generator.set_state(state["generator"].cpu())
         vars(self.totals).update(state["totals"])

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from gsgd.ranges import flag, nearest, one_of, whole, within, words
 from gsgd.selectors import Selector, select_top_k
+from gsgd.sift.keep import KeepByAccuracy, KeepTable, read_keep
 from gsgd.sift.schedule import Schedule
 
 Score = Callable[..., Any]
@@ -74,7 +75,10 @@ class SiftOptions:
         exit_layer: 1..layers, the layer whose early prediction scores; the last is exact-loss selection (OHEM, ordered
             SGD). Of an encoder-decoder it is a layer of the decoder. "auto" moves it to the cheapest exit that keeps
             rows as exact losses would, see `auto`; the attribute `exit_layer` of the engine is the present one.
-        keep: share of rows to train on, in (0, 1]; max(1, round(keep * B)) rows are kept.
+        keep: share of rows to train on, in (0, 1]; max(1, round(keep * B)) rows are kept. Or a share for each step, as
+            {0: 1.0, 1000: 0.5} or such pairs, each good from its step on; or a `KeepByAccuracy`, ordered SGD's rule.
+            The engine's attribute `keep` is the present share. Where it changes, so do shapes: `compile` makes graphs
+            anew, once a share, and where torch makes no more of them it runs operator by operator.
         score: "loss" or "entropy" of the early prediction, "last-seen", the loss that a row had when it was trained on
             last, which costs no forward pass and needs the rows' ids (`gsgd.sift.sources`), "random" (the control:
             nothing is scored), or a callable `(logits, labels) -> (B,)`, or with three arguments
@@ -145,7 +149,7 @@ class SiftOptions:
     """
 
     exit_layer: int | Literal["auto"] = 1
-    keep: float = 0.5
+    keep: float | Mapping[int, float] | Sequence[tuple[int, float]] | KeepTable | KeepByAccuracy = 0.5
     score: ScoreName | Score = "loss"
     select: Selector = select_top_k
     start_step: int = 0
@@ -203,7 +207,7 @@ class SiftOptions:
             if not isinstance(layer, numbers.Integral) or isinstance(layer, bool) or layer < 1:
                 raise ValueError(f'exit_layer = {layer!r} must be a whole number in 1..layers, or "auto"')
             _set(self, "exit_layer", int(layer))
-        _set(self, "keep", within("keep", self.keep, "lie in (0, 1]", lambda value: 0 < value <= 1))
+        _set(self, "keep", read_keep(self.keep))
         smoothing = within("label_smoothing", self.label_smoothing, "lie in [0, 1)", lambda value: 0 <= value < 1)
         _set(self, "label_smoothing", smoothing)
         for name, value in vars(Schedule(self.start_step, self.end_step, self.interrupt)).items():

@@ -208,7 +208,7 @@ def _compare(
     budget = parse_budget(config.training.budget)
     if budget.unit == "baseline-epochs":
         # The time of one baseline for all, whatever batch or model a method brings along.
-        samples = config.training.batch_size * config.training.accumulation_steps * accelerator.num_processes
+        samples = config.training.plain_size * config.training.accumulation_steps * accelerator.num_processes
         first = next(iter(planned))
         steps = max(1, round(budget.amount * tasks[planned[first].data].train_size / samples))
         in_seconds = f"{steps * costs[first].plain_s:.15g}s"

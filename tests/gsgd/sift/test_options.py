@@ -218,4 +218,7 @@ def test_help_has_every_option_in_one_line():
     assert list(found) == NAMES
     assert SiftArguments.help() == found
     assert all(len(text) > 15 and "\n" not in text and "  " not in text for text in found.values())
-    assert found["keep"] == "share of rows to train on, in (0, 1]; max(1, round(keep * B)) rows are kept."
+    assert found["reuse"].startswith("let the training pass take from the scoring pass what both compute")
+    assert (
+        found["score_batch_size"] == "score at most so many rows at a time, which bounds memory; None for all at once."
+    )
