@@ -82,6 +82,8 @@ ENTRIES: dict[str, Entry] = {
         Entry("step_cost", "figure", "Where the time of a step goes, and its price", ("runs",), ("costs",)),
         Entry("selection_quality", "figure", "Overlap and rank correlation with exact losses", ("evaluations",)),
         Entry("readings", "figure", "Scores in training beside Theorems 5.15 and 6.2", ("readings",)),
+        Entry("times_chosen", "figure", "How often each row of the data was chosen", ("chosen",)),
+        Entry("chosen_rows", "table", "Rows of the data that were never and always chosen", ("chosen",)),
         Entry("diagnosis", "figure", "Can selection help: cost, overlap and gain by exit", ("diagnosis",)),
         Entry("gaussian_rho", "figure", "Theorem 5.18: rho_R exact and bounded", ("theory/gaussian_rho",)),
         Entry("noise", "figure", "Theorem 5.15: what noisy losses cost", ("theory/noise",)),

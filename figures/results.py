@@ -26,6 +26,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from figures.checked import Cell, Missing, fields, read_object, read_table
+from figures.chosen import read_chosen
 from figures.ladders import LADDER, read_claims, read_rows
 from figures.measured import DIAGNOSIS, READINGS, read_diagnoses, read_readings
 
@@ -185,6 +186,7 @@ class Results:
                 lambda: read_diagnoses(self.found(DIAGNOSIS)),
                 "no diagnosis (gsgd diagnose CONFIG writes it)",
             ),
+            "chosen": (self._chosen, "no log of rows (train with --log_rows true)"),
             "ladders": (
                 lambda: read_rows(self.found(LADDER)),
                 "no finished ladder (gsgd compare --ladder writes them)",
@@ -262,6 +264,18 @@ class Results:
         # A run may diverge before its first evaluation: its method still has a run that diverged.
         of = zip(found["group"], found["method"], strict=True)
         return found.assign(diverged=[method in diverged for method in of])
+
+    def _chosen(self) -> pd.DataFrame:
+        folders = self._folders
+        return read_chosen({folders[row["place"]]: row for row, _ in self.runs})
+
+    @functools.cached_property
+    def _folders(self) -> dict[str, Path]:
+        """Place -> folder of each run of the table "runs"."""
+        of_comparisons = {
+            f"{name}/{path.parent.name}": path.parent for name, folder, _ in self.comparisons for path in _runs(folder)
+        }
+        return {**of_comparisons, **{place: path.parent for place, path in self.single.items()}}
 
     def _summaries(self) -> pd.DataFrame:
         parts = []

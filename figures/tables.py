@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from figures import paper
+from figures.chosen import FEWEST_DRAWS, never_and_always
 from figures.methods import in_order, look
 from figures.statistics import groups_of, mean_and_half_width
 
@@ -25,6 +26,8 @@ FAMILIES = {
     **dict.fromkeys(("table_4", "table_5"), "food101"),
 }
 """Table beside the paper's -> the family of presets that ours are taken from."""
+MOST_LISTED = 12
+"""Ids of rows that a table names."""
 _BESIDE = ["paper", "ours", "ours_half_width", "runs", "note"]
 
 
@@ -135,6 +138,32 @@ def comparisons(summaries: pd.DataFrame) -> pd.DataFrame:
     return _with_digits(table, 0, ("steps", "backprop_samples", "samples_to_target"))
 
 
+def chosen_rows(chosen: pd.DataFrame) -> pd.DataFrame:
+    """Of each run how many rows of the data were never and always chosen, and the first `MOST_LISTED` of either."""
+    found = []
+    for (group, run), rows in chosen.groupby(["group", "run"], sort=False):
+        never, always = never_and_always(rows)
+        known = int((rows["drawn"] >= FEWEST_DRAWS).sum())
+        found.append(
+            {
+                "run": f"{group}, {run}",
+                "method": look(rows["method"].iloc[0]).label,
+                "rows_drawn": known,
+                "never_chosen": len(never) / known if known else math.nan,
+                "always_chosen": len(always) / known if known else math.nan,
+                "ids_never_chosen": _listed(never),
+                "ids_always_chosen": _listed(always),
+            }
+        )
+    return _with_digits(pd.DataFrame(found), 3, ("never_chosen", "always_chosen"))
+
+
+def _listed(rows: pd.DataFrame) -> str:
+    ids = [str(name) for name in rows["id"].iloc[:MOST_LISTED]]
+    more = f" and {len(rows) - len(ids)} more" if len(rows) > len(ids) else ""
+    return ", ".join(ids) + more or "none"
+
+
 MAKERS: dict[str, Callable[..., pd.DataFrame]] = {
     "table_1": table_1,
     "table_2": functools.partial(resnet_table, "table_2", SAME_TIME),
@@ -144,6 +173,7 @@ MAKERS: dict[str, Callable[..., pd.DataFrame]] = {
     "table_6": table_6,
     "crossing": crossing,
     "comparisons": comparisons,
+    "chosen_rows": chosen_rows,
 }
 
 

@@ -81,31 +81,38 @@ def steps_within(
     costs: StepCosts | None,
     selecting_steps: Callable[[int], int],
     drawn_per_step: int = 0,
+    samples_per_selecting_step: int | None = None,
 ) -> int:
     """The number of optimizer steps that the budget pays for.
 
     Args:
-        samples_per_step: backpropagated samples of all ranks in a step.
+        samples_per_step: backpropagated samples of all ranks in a step without selection.
         train_size: samples of an epoch.
         costs: needed for a budget of time or work only.
         selecting_steps: total steps -> how many of them select. If it now and then decreases, as the rounding of two
             shares makes it, up to 2 (selecting_s / plain_s - 1) steps of what time pays for may be missed.
         drawn_per_step: rows of all ranks' gross batches in a selecting step; needed for a budget of work only.
+        samples_per_selecting_step: backpropagated samples of a step that selects; None for as many as of any other.
 
     Returns:
-        At least 1. Samples are rounded to the nearest step; of time and work, no more is spent than there is.
+        At least 1. Samples are rounded to the nearest step, if all steps have as many; of time and work, and of samples
+        else, no more is spent than there is.
 
     Raises:
         ValueError: if a budget of time or work comes without costs, or pays for no step.
     """
+    kept = samples_per_step if samples_per_selecting_step is None else samples_per_selecting_step
+    if budget.unit in ("samples", "epochs") and kept != samples_per_step:
+        samples = budget.amount * (train_size if budget.unit == "epochs" else 1)
+        return _affordable(budget, samples, samples_per_step, kept, selecting_steps)
     if budget.unit in ("steps", "samples", "epochs"):
         samples_of = {"steps": samples_per_step, "samples": 1, "epochs": train_size}
         return _whole(budget, budget.amount * samples_of[budget.unit] / samples_per_step)
     if budget.unit == "work":
         if costs is None or costs.scoring_work is None:
             raise ValueError(f"budget = {budget} is work: it needs the counted work of scoring")
-        plain = 3.0 * samples_per_step
-        return _affordable(budget, budget.amount, plain, plain + costs.scoring_work * drawn_per_step, selecting_steps)
+        selecting = 3.0 * kept + costs.scoring_work * drawn_per_step
+        return _affordable(budget, budget.amount, 3.0 * samples_per_step, selecting, selecting_steps)
     if costs is None:
         raise ValueError(f"budget = {budget} is a time: it needs the measured costs of a step")
     seconds = budget.amount
@@ -127,7 +134,7 @@ def _affordable(
         else:
             high = middle - 1
     if low == 0:
-        unit = "work" if budget.unit == "work" else "s"
+        unit = budget.unit if budget.unit in ("work", "samples") else "samples" if budget.unit == "epochs" else "s"
         raise ValueError(f"budget = {budget} is {amount:.3g} {unit}, but a single step takes {selecting:.3g} {unit}")
     return low
 

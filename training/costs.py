@@ -29,7 +29,10 @@ ROUNDS = 12
 
 
 ONLY_SELECTING = frozenset(
-    ("method", "keep", "select", "trim", "scoring_mode", "scope", "score_batch_size", "reuse", "batchnorm")
+    (
+        *("method", "keep", "keep_schedule", "select", "trim", "scoring_mode", "scope", "score_batch_size", "reuse"),
+        "batchnorm",
+    )
 )
 """Settings that change what a selecting step costs, and no other."""
 FREE = BESIDE_THE_RUN | frozenset(

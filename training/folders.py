@@ -8,9 +8,12 @@ from pathlib import Path, PurePosixPath
 
 from gsgd.locks import LOCK
 
+ROWS = "rows"
+"""Folder of the log of rows."""
 KNOWN = (
     *("header.json", "evaluations.csv", "meters.csv", "live.csv", "checkpoint.pt", ".*.tmp"),
     "tensorboard/events.out.tfevents.*",
+    *("rows/rank-*-part-*.parquet", "rows/.*.tmp"),
     *("model/config.json", "model/generation_config.json", "model/*.index.json"),
     *("model/*.safetensors", "model/*.bin", "model/*.pt"),
 )
@@ -66,7 +69,8 @@ def remove(files: Iterable[Path]) -> None:
     """Remove the files, and the folders that this leaves empty, but for the run's own."""
     for path in files:
         path.unlink(missing_ok=True)
-        if path.parent.name in ("model", "tensorboard") and not any(path.parent.iterdir()):
+        ours = path.parent.name in ("model", "tensorboard", ROWS) and path.parent.is_dir()
+        if ours and not any(path.parent.iterdir()):
             path.parent.rmdir()
 
 

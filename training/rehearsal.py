@@ -137,7 +137,8 @@ def rehearse(config: Config, accelerator: Accelerator) -> Rehearsal:
     rows = next(n for n in itertools.count(2) if not settings.selects or round(n / settings.keep) > n)
     changes: dict[str, Any] = {
         # What a run looks at in its first steps alone, readings and the check of its scores, is no step's price.
-        **{"batch_size": rows, "accumulation_steps": 1, "meter_every": 0, "trim": 0.0, "check": False},
+        **{"batch_size": rows, "draw": 0, "keep_schedule": "", "accumulation_steps": 1},
+        **{"meter_every": 0, "trim": 0.0, "check": False},
         **{"start_step": 1, "start_share": 0.0, "end_step": 0, "end_share": 1.0},
     }
     small = dataclasses.replace(settings, **changes)
@@ -149,9 +150,10 @@ def rehearse(config: Config, accelerator: Accelerator) -> Rehearsal:
         training.train_step()
         training.mean_loss()  # waits for the device
         seconds.append(time.perf_counter() - begin)
-    scale = settings.batch_size / rows * settings.accumulation_steps
+    scale = settings.plain_size / rows * settings.accumulation_steps
     work = scoring_work(config, task, accelerator) if parse_budget(settings.budget).unit == "work" else None
-    costs = StepCosts(seconds[0] * scale, seconds[1] * scale, work)
+    selecting_s = seconds[1] * scale * settings.kept_size / settings.plain_size
+    costs = StepCosts(seconds[0] * scale, selecting_s, work)
     steps = settings.steps_within_budget(
         task.train_size, accelerator.num_processes, costs if parse_budget(settings.budget).is_priced else None
     )
@@ -164,7 +166,7 @@ def rehearse(config: Config, accelerator: Accelerator) -> Rehearsal:
         # A backward pass takes two forward passes.
         step_flops=3 * flops * scale,
         parameters=training.parameters,
-        memory=4 * weights + round(kept * settings.batch_size / rows),
+        memory=4 * weights + round(kept * settings.plain_size / rows),
         disk=2 * 3 * weights,
         made_up=made_up,
     )

@@ -25,6 +25,7 @@ from gsgd.host import processor
 from gsgd.locks import one_writer
 from gsgd.memory import keep_freed_memory
 from gsgd.results import check_writable, command_line, provenance
+from gsgd.sift.row_log import remove_log
 from training import checkpoint
 from training.budget import StepCosts, parse_budget, seconds_of
 from training.calibration import Calibration
@@ -32,7 +33,7 @@ from training.config import Config
 from training.costs import measure_costs
 from training.display import Display
 from training.events import Events
-from training.folders import is_empty, own_files, remove, written_names
+from training.folders import ROWS, is_empty, own_files, remove, written_names
 from training.metering import MeterLog, check_readings
 from training.ranks import agreed, built, failing_together, leaving_in_turn, told_by_others
 from training.records import (
@@ -167,7 +168,7 @@ def _train(
                 with display.measuring() as progress:
                     costs = measure_costs([config], [task], accelerator, progress=progress)[0]
             total_steps = settings.steps_within_budget(task.train_size, accelerator.num_processes, costs)
-        training = Training(config, task, accelerator, total_steps)
+        training = Training(config, task, accelerator, total_steps, row_log=folder / ROWS)
         if state is not None:
             try:
                 training.load_state_dict(state)
@@ -178,10 +179,14 @@ def _train(
         records = Records(folder) if accelerator.is_main_process else None
         if records is not None:
             remove(there.replaced)
+            if state is None:
+                remove_log(folder / ROWS)  # that a run killed before its first checkpoint has left
             if state is not None and header is not None:
                 records.evaluations = recorded_evaluations(folder, header, config.training, training.step)
             records.header = run_header(config, training, costs) if header is None or state is None else header
             records.update(status=RUNNING)
+        if settings.log_rows:
+            accelerator.wait_for_everyone()  # until no rank finds the log that was removed
         run = _Run(config, training, records, costs, display, folder, {} if state is None else state.get("logged", {}))
         status = run.to_the_end()
         # It holds on to every model it prepared.
@@ -293,6 +298,7 @@ class _Run:
     def _log(self) -> None:
         training = self.training
         self.last_loss = training.mean_loss()
+        training.sift.write_rows()
         self.display.log(self.last_loss)
         if self.events is not None:
             self.events.add("train/loss", self.last_loss, training.step)

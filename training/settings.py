@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
@@ -18,6 +19,7 @@ from gsgd.selectors import (
     trim,
 )
 from gsgd.sift.choice import LAST_SEEN_RANDOM_SHARE
+from gsgd.sift.keep import KeepByAccuracy, KeepTable
 from gsgd.sift.options import AutoExit, Reuse, SiftOptions
 from training.budget import UNITS, StepCosts, parse_budget, steps_within
 from training.keys import (
@@ -79,6 +81,25 @@ def parse_method(text: str) -> Method:
     )
 
 
+def parse_keep_schedule(text: str) -> KeepTable | KeepByAccuracy | None:
+    """The shares that `text` names; None for the empty one.
+
+    Raises:
+        ValueError: if it names none.
+    """
+    if not text:
+        return None
+    if text == "accuracy":
+        return KeepByAccuracy()
+    try:
+        pairs = [(int(step), float(share)) for step, share in (part.split(":") for part in text.split(","))]
+    except ValueError:
+        raise ValueError(
+            f'keep_schedule = {text!r} must be steps with shares, such as "0:1.0,1000:0.5", or "accuracy"'
+        ) from None
+    return KeepTable(tuple(pairs))
+
+
 @dataclass(frozen=True)
 class TrainingSettings:
     """Selection, optimizer, length and habits of a run.
@@ -93,6 +114,18 @@ class TrainingSettings:
         "loss@1, entropy@last or loss@auto",
     )
     keep: Number = engines("keep")
+    keep_schedule: str = key(
+        "",
+        'in place of `keep`, shares by steps, as "0:1.0,1000:0.5", each good from its step on, or "accuracy", the rule '
+        "of ordered SGD (arXiv:1907.04371): all rows, then a half, a quarter, an eighth, a sixteenth of them from "
+        "training accuracies of 80, 90, 95, 99.5% on. Prices change with it: budget in steps, samples or epochs",
+    )
+    draw: Natural = key(
+        0,
+        "rows drawn, per device and step, whether it selects or not: a selecting step trains on `keep` of them, any "
+        "other on all, and `batch_size` says nothing; 0 to train on `batch_size` rows in either and to draw more where "
+        "a step selects",
+    )
     select: Literal["top-k", "online-batch", "selective-backprop"] = key(
         "top-k", "the rule that turns scores into rows: top-k (SIFT), online-batch or selective-backprop (peers')"
     )
@@ -165,6 +198,11 @@ class TrainingSettings:
         "`meters.csv` gets a row; 0 for never. It changes nothing that is trained. It is part of `wall_clock_s`, but "
         "neither of `selection_s` nor of the prices that a budget of time is kept by",
     )
+    log_rows: bool = key(
+        False,
+        "write which rows each step drew, which of them it trained on, and with what loss, as parquet in the folder "
+        "`rows` of the results, a file a rank and so many rows; `gsgd report` shows them. The engine's `log_rows`",
+    )
     tensorboard: bool = key(True, "write events for TensorBoard")
     test: bool = key(False, "evaluate on the test split, too, once, when the run has ended")
     save_model: bool = key(True, "write the trained model beside the results")
@@ -173,12 +211,15 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         parse_method(self.method)
         parse_budget(self.budget)
+        parse_keep_schedule(self.keep_schedule)
         # What the engine will be told, so that it refuses nothing later that can be refused now.
         self.sift_options(total_steps=1, exits=1, train_size=1)
         self._check_combinations()
 
     def _check_combinations(self) -> None:
-        if self.selects and self.gross_size == self.batch_size:
+        if self.draw and self.selects and not self.keep_schedule and self.kept_size == self.draw:
+            raise ValueError(f"draw = {self.draw} with keep = {self.keep:g} keeps every row: lower keep, or draw more")
+        if self.selects and not self.draw and self.gross_size == self.batch_size:
             raise ValueError(
                 f"method = {self.method!r} with keep = {self.keep:g} and batch_size = {self.batch_size} keeps every "
                 "row: lower keep, or take the baseline"
@@ -191,9 +232,17 @@ class TrainingSettings:
             raise ValueError(f"end_step = {self.end_step} must be at least start_step = {self.start_step}")
         if self.end_share < self.start_share:
             raise ValueError(f"end_share = {self.end_share:g} must be at least start_share = {self.start_share:g}")
+        unit = parse_budget(self.budget).unit
+        priced = ("steps",) if self.draw else ("steps", "samples", "epochs")
+        if self.selects and self.keep_schedule and unit not in priced:
+            raise ValueError(
+                f"budget = {self.budget!r} with keep_schedule = {self.keep_schedule!r}"
+                f"{f' and draw = {self.draw}' if self.draw else ''}: what a step costs changes along the run, so give "
+                f"the budget in {' or '.join(priced)}"
+            )
         # As gsgd.selectors.trim counts.
         trimmed = math.floor(self.trim * self.gross_size + 1e-9)
-        if self.trim and self.scores_rows and self.gross_size - trimmed < self.batch_size:
+        if self.trim and self.scores_rows and self.gross_size - trimmed < self.kept_size:
             raise ValueError(
                 f"trim = {self.trim:g} and keep = {self.keep:g}: together they may not be more than 1, "
                 "since what is trimmed cannot be kept"
@@ -210,9 +259,28 @@ class TrainingSettings:
         return self.method not in ("baseline", "random", "last-seen")
 
     @property
+    def plain_size(self) -> int:
+        """Rows of a step that does not select, per device and micro-batch."""
+        return self.draw or self.batch_size
+
+    @property
+    def kept_size(self) -> int:
+        """Rows that a selecting step trains on, per device and micro-batch, where `keep` is a number."""
+        return max(1, round(self.keep * self.draw)) if self.draw and self.selects else self.plain_size
+
+    @property
     def gross_size(self) -> int:
-        """Rows of a gross batch, per device and micro-batch."""
-        return round(self.batch_size / self.keep) if self.selects else self.batch_size
+        """Rows of a gross batch, per device and micro-batch; where shares change, of the largest."""
+        if not self.selects:
+            return self.plain_size
+        schedule = parse_keep_schedule(self.keep_schedule)
+        if isinstance(schedule, KeepTable):
+            return max(self.drawn_at(share) for _, share in schedule.shares)
+        return self.drawn_at(self.keep if schedule is None else schedule.least)
+
+    def drawn_at(self, share: float) -> int:
+        """Rows that a selecting step draws when it keeps this share of them, per device and micro-batch."""
+        return self.draw or round(self.batch_size / share)
 
     def first_and_last(self, total_steps: int) -> tuple[int, int]:
         """(first step that selects, first that does not any more) of a run of so many steps."""
@@ -240,15 +308,19 @@ class TrainingSettings:
         """Optimizer steps that the budget pays for, see `training.budget.steps_within`."""
         return steps_within(
             parse_budget(self.budget),
-            samples_per_step=self.batch_size * self.accumulation_steps * ranks,
+            samples_per_step=self.plain_size * self.accumulation_steps * ranks,
             train_size=train_size,
             costs=costs,
             selecting_steps=self.selecting_steps,
             drawn_per_step=self.gross_size * self.accumulation_steps * ranks,
+            samples_per_selecting_step=self.kept_size * self.accumulation_steps * ranks,
         )
 
-    def sift_options(self, total_steps: int, exits: int, train_size: int) -> SiftOptions:
+    def sift_options(self, total_steps: int, exits: int, train_size: int, row_log: Path | None = None) -> SiftOptions:
         """The engine's options for a run of so many steps, of a model with so many exits, on so many rows.
+
+        Args:
+            row_log: folder of the log of rows, where this run keeps one.
 
         Each is the setting of its name, or made here from others, or one of `NO_SETTING`.
 
@@ -258,6 +330,7 @@ class TrainingSettings:
         method = parse_method(self.method)
         first, last = self.first_and_last(total_steps)
         made: dict[str, Any] = {
+            "keep": parse_keep_schedule(self.keep_schedule) or self.keep,
             "exit_layer": "auto" if method.auto else method.exit_layer or exits,
             "auto": AutoExit(level=self.auto_level, every=self.auto_every) if method.auto else None,
             "score": {None: "random", "margin": scores.margin}.get(method.score, method.score),
@@ -270,6 +343,7 @@ class TrainingSettings:
             "random_share": self.random_share if method.score == "last-seen" else None,
             "max_age": self.max_age or None if method.score == "last-seen" else None,
             "data_rows": train_size,
+            "log_rows": row_log if self.log_rows else None,
             "meter_every": self.meter_every if self.scores_rows else 0,
             # Scores that are not finite are a run that diverges, which shows in its loss.
             "on_bad_scores": "last",

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,12 +49,15 @@ class Training:
         task: of the config.
         accelerator: of this process; several ranks train on shares of each batch.
         total_steps: length of the run; the learning rate's schedule and the shares of selection end with it.
+        row_log: folder of the log of rows, if the settings ask for one; None for no log.
 
     Raises:
         ValueError: if the model has no such exit, or a step takes more rows than there are.
     """
 
-    def __init__(self, config: Config, task: Task, accelerator: Accelerator, total_steps: int):
+    def __init__(
+        self, config: Config, task: Task, accelerator: Accelerator, total_steps: int, row_log: Path | None = None
+    ):
         settings = config.training
         self.settings, self.task, self.accelerator, self.total_steps = settings, task, accelerator, total_steps
         ranks, rank = accelerator.num_processes, accelerator.process_index
@@ -81,7 +85,7 @@ class Training:
         # On the optimizer itself: a prepared scheduler would step once per rank.
         self.scheduler = build_scheduler(getattr(self.optimizer, "optimizer", self.optimizer), settings, total_steps)
         self.model: nn.Module = model.train()
-        self.sift = build_sift(model, settings, total_steps, task.train_size)
+        self.sift = build_sift(model, settings, total_steps, task.train_size, row_log)
         self.order = Order(task.train_size, settings.seed)
         # While a GPU works, the processor prepares the next batch; where both are one, that would only take turns.
         self.reader = ThreadPoolExecutor(1) if accelerator.device.type == "cuda" else None
@@ -102,7 +106,8 @@ class Training:
         """One optimizer step: draw a gross batch, select, train on the kept rows."""
         settings = self.settings
         # Paper: does not say which batch a step without selection trains on; here: as many rows as any other step.
-        rows = settings.gross_size if self.sift.schedule.selects(self.step) else settings.batch_size
+        selects = self.sift.schedule.selects(self.step)
+        rows = settings.drawn_at(self.sift.next_keep) if selects else settings.plain_size
         for micro in range(settings.accumulation_steps):
             last = micro + 1 == settings.accumulation_steps
             batch = self.next_batch(rows)
@@ -251,7 +256,7 @@ class Training:
         with torch.random.fork_rng(devices=devices), self.accelerator.autocast():
             for number in range(settings.quality_batches):
                 torch.manual_seed(settings.seed + number)
-                batch = self.task.training_batch(*order.take(settings.gross_size))
+                batch = self.task.training_batch(*order.take(settings.drawn_at(self.sift.next_keep)))
                 (reading,) = self.sift.read(self.placed(batch))
                 found.append((reading.overlap, reading.rank_correlation))
         overlap, correlation = torch.tensor(found, dtype=torch.float64).mean(dim=0).tolist()
@@ -337,9 +342,11 @@ def _labelled_only(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Any, dic
         return model(**batch), batch
 
 
-def build_sift(model: nn.Module, settings: TrainingSettings, total_steps: int, train_size: int) -> Sift:
+def build_sift(
+    model: nn.Module, settings: TrainingSettings, total_steps: int, train_size: int, row_log: Path | None = None
+) -> Sift:
     """The engine of a run; for the baseline one that never selects."""
-    return Sift(model, settings.sift_options(total_steps, count_exits(unwrap(model)), train_size))
+    return Sift(model, settings.sift_options(total_steps, count_exits(unwrap(model)), train_size, row_log))
 
 
 def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:

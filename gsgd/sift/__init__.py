@@ -4,6 +4,7 @@ from gsgd.sift.choice import Selection
 from gsgd.sift.diagnosis import Diagnosis
 from gsgd.sift.engine import Sift
 from gsgd.sift.exits import EarlyExit, count_exits, exit_view
+from gsgd.sift.keep import KeepByAccuracy
 from gsgd.sift.options import AutoExit, SiftOptions
 from gsgd.sift.readings import Reading
 from gsgd.sift.schedule import Schedule
@@ -17,6 +18,7 @@ __all__ = [
     "EarlyExit",
     "ImportanceSampler",
     "InfoBatchSampler",
+    "KeepByAccuracy",
     "LastSeen",
     "LastSeenSampler",
     "Reading",

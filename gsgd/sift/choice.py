@@ -39,8 +39,11 @@ class Selection:
             on rows of others; then these are the rows of the ranks' batches laid end to end.
         scores: (B,) of this rank, or None where nothing was scored.
         ids: (k,), of the rows that were trained on, where the batch carried them.
-        losses: (k,), of those rows, where losses last seen score; there after `forward_kept`.
+        losses: (k,), of those rows, where losses last seen score or `log_rows` has them logged; there after
+            `forward_kept`.
+        weights: (k,), what the losses of those rows were multiplied by, if `note` was told; None if all count alike.
         gross, kept: numbers of rows on this rank.
+        first_row: where this rank's batch begins among those that were chosen from.
         elapsed: what scoring and selecting took; None where the step did not select.
     """
 
@@ -53,6 +56,16 @@ class Selection:
     elapsed: Elapsed | None = None
     ids: Tensor | None = None
     losses: Tensor | None = None
+    weights: Tensor | None = None
+    first_row: int = 0
+
+    @property
+    def kept_flags(self) -> Tensor:
+        """(B,), bool: whether each row of this rank's batch was kept, by whatever rank."""
+        place = self.indices - self.first_row
+        # By where, at a fixed shape: a device is not waited for. What is of other ranks falls on a row too many.
+        place = torch.where((place >= 0) & (place < self.gross), place, self.gross)
+        return place.new_zeros(self.gross + 1, dtype=torch.bool).index_fill_(0, place, True)[: self.gross]
 
     @property
     def selection_s(self) -> float:

@@ -255,9 +255,9 @@ def _check(scorer: Scorer, batches: Sequence[Any], trained: Sequence[nn.Paramete
         raise ValueError(f"batches has {len(batches)}, but must have at least 2; 16 or more say something")
     for number, batch in enumerate(batches):
         size = scorer.rows.size(batch)
-        if max(1, round(scorer.options.keep * size)) == size:
+        if max(1, round(scorer.keep * size)) == size:
             raise ValueError(
-                f"keep = {scorer.options.keep:g} keeps all {size} rows of batches[{number}]: there is nothing to select"
+                f"keep = {scorer.keep:g} keeps all {size} rows of batches[{number}]: there is nothing to select"
             )
     whole("draws", draws, least=1)
     within("level", level, "lie in [0, 1]", lambda value: 0 <= value <= 1)

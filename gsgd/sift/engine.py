@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,11 +23,13 @@ from gsgd.sift.choice import Choice, Selection, number_kept
 from gsgd.sift.compilation import begin_step
 from gsgd.sift.diagnosis import Diagnosis, diagnose
 from gsgd.sift.exits import check_exit, count_exits
+from gsgd.sift.keep import KeepByAccuracy, PresentShare, read_keep
 from gsgd.sift.moving_exit import MovingExit
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.ranks import Ranks, exchange_rows
 from gsgd.sift.readings import Reading, read_batch
 from gsgd.sift.reuse_trial import ReuseTrial
+from gsgd.sift.row_log import RowLog
 from gsgd.sift.schedule import Schedule
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.labels import shifts_by_name
@@ -34,8 +37,9 @@ from gsgd.sift.scoring_pass.module_state import uninitialised
 from gsgd.sift.self_check import SelfCheck
 from gsgd.sift.shared_forward.recording import Recording, say_once
 from gsgd.sift.shared_forward.sharing import Shared
-from gsgd.sift.sources.named_rows import NamedRows
+from gsgd.sift.sources.named_rows import Drawn, NamedRows
 from gsgd.sift.timing import Elapsed, Totals
+from gsgd.sift.training_accuracy import training_accuracy
 from gsgd.sift.training_pass import TrainingPass
 from gsgd.sift.wrappers import is_sharded, unwrap
 
@@ -60,12 +64,14 @@ class Sift:
     Attributes:
         options: as they were given. Each is an attribute of the engine, too.
         exit_layer: the exit that scores at present; it moves with `exit_layer="auto"`.
+        keep: the share that was kept at the last training call; it moves with a table or an accuracy.
         auto: how that exit moves, with its `history`; None for a fixed exit.
         scorer: scores batches at any exit, without side effects.
         last: the last `Selection`, None before the first call.
         totals: counts since the start of training.
         readings: what `meter_every` has measured.
-        named_rows: with `score="last-seen"`, the losses last seen, as `named_rows.seen`; else None.
+        named_rows: with `score="last-seen"`, the losses last seen, as `named_rows.seen`; None where no loss of a row is
+            noted.
         reuse_trial: how `reuse="auto"` decides.
 
     Raises:
@@ -98,6 +104,8 @@ class Sift:
         if options.labelled_head and shifts_by_name(unwrap(model)):
             raise ValueError("labelled_head=True is for masked language models; a causal model labels every position")
         self.schedule = Schedule(options.start_step, options.end_step, options.interrupt)
+        self._share = PresentShare(read_keep(options.keep))
+        self.keep = self._share.at(0)
         self.ranks = Ranks.here(options.scope)
         self.calls = 0
         self.totals = Totals()
@@ -109,7 +117,8 @@ class Sift:
         self._meters = Elapsed()
         self.reuse_trial = ReuseTrial()
         self._of_this_process()
-        self.named_rows = NamedRows(options, self.ranks) if options.score == "last-seen" else None
+        notes = options.score == "last-seen" or options.log_rows is not None
+        self.named_rows = NamedRows(options, self.ranks) if notes else None
         # Ranks that select together must draw alike, others must not.
         seed = options.seed if self.ranks.together else options.seed + self.ranks.rank
         self.generator = torch.Generator().manual_seed(seed)
@@ -130,6 +139,23 @@ class Sift:
         self.calls = value * self.options.accumulation_steps
 
     @property
+    def next_keep(self) -> float:
+        """The share that the next training call keeps: a loop that draws gross batches by it asks before it draws."""
+        begins = self.calls % self.options.accumulation_steps == 0
+        return self._share.at(self.step) if begins else self.keep
+
+    def _measure_accuracy(self, batch: Any, step: int) -> None:
+        """Where shares go by the training accuracy, and it is due, measure it: from the next step on it counts."""
+        ended = self.schedule.end_step is not None and step >= self.schedule.end_step
+        begins = self.calls % self.options.accumulation_steps == 0
+        if ended or not begins or not self._share.measures_at(step):
+            return
+        with self._meters.measure(device_of(batch)):
+            accuracy = training_accuracy(self.scorer, batch, self.ranks)
+        if not math.isnan(accuracy):
+            self._share.note(accuracy)
+
+    @property
     def causal(self) -> bool:
         """Whether position t predicts label t + 1: as the model's loss has shown, before that as its class's name."""
         return self.scorer.shifts
@@ -138,11 +164,17 @@ class Sift:
         """Make what is of one process: checks on their way, and graphs, which are compiled when they first run."""
         self._choice = Choice(self.options, self.ranks)
         self._training_pass = TrainingPass(self.model, self.scorer, self.reuse_trial, self.totals)
+        self._row_log = None
+        if self.options.log_rows is not None:
+            self._row_log = RowLog(self.options.log_rows, self.ranks.rank)
+            if self.calls:
+                self._row_log.resume(self.step)
 
     def __call__(self, **batch: Any) -> Any:
         """The model's output on the kept rows; in eval mode, on all."""
         if not self.model.training:
             self.finish_checks()
+            self.write_rows()
             return self.model(**self._without_ids(batch)[1])
         return self.forward_kept(self.choose(batch))
 
@@ -171,18 +203,25 @@ class Sift:
             self.ranks.check_alike(batch)
         ids, batch = self._without_ids(batch)
         size = self._learn_rows(batch)
+        if ids is not None and self.named_rows is not None and len(ids) != size:
+            raise ValueError(
+                f"the batch has {size} rows, but {len(ids)} ids under {self.options.id_key!r} (id_key): each needs one"
+            )
         if selects and self.options.reuse == "auto" and self.scorer.function is not None:
             self.reuse_trial.begin(device_of(batch), self.ranks)
+        if self.calls % self.options.accumulation_steps == 0:  # all of a step's micro-batches keep one share
+            self.keep = self.scorer.keep = self._share.at(step)
+        self._measure_accuracy(batch, step)
         self.calls += 1
         self.totals.gross_samples += size
-        kept, because = number_kept(self.model, batch, size, self.options.keep)
+        kept, because = number_kept(self.model, batch, size, self.keep)
         joint = self.ranks.size > 1 and (self.auto is not None or is_sharded(self.model))
         # Where ranks must run the model together, what a single one could leave out may not depend on its batch.
-        trivial = kept == size and not self.ranks.together and not (joint and self.options.keep < 1)
-        if selects and (self.options.keep < 1 or not trivial):
+        trivial = kept == size and not self.ranks.together and not (joint and self.keep < 1)
+        if selects and (self.keep < 1 or not trivial):
             self._check.prepare(self.scorer, batch, self.ranks, scores=not trivial)
         if not selects or trivial:
-            if selects and self.options.keep < 1:
+            if selects and self.keep < 1:
                 self.totals.idle_steps += 1
                 say_once(f"a step selects nothing and trains on its whole batch: {because}")
             everything = torch.arange(size)
@@ -190,7 +229,7 @@ class Sift:
             self.totals.backprop_samples += size
             whole = dict(batch) if isinstance(batch, Mapping) else batch
             if self.named_rows is not None and ids is not None:
-                self.named_rows.awaits(whole, ids)
+                self._awaits(whole, ids, ids)
             return whole
         device = device_of(batch)
         part = self.options.score_batch_size if self.scorer.function is not None else None
@@ -225,6 +264,7 @@ class Sift:
             )
             rows = self.scorer.rows
             taken = exchange_rows(batch, chosen, self.ranks, rows) if self.ranks.together else rows.take(batch, chosen)
+            drawn = ids
             if ids is not None and self.ranks.together:
                 ids = self.ranks.gathered(ids)[self.ranks.share(chosen).to(ids.device)]
             elif ids is not None:
@@ -232,9 +272,10 @@ class Sift:
         if recording is not None and recording.segments:
             self._training_pass.shared = Shared(recording, self.exit_layer, taken, chosen, batch.get("labels"))
         number = rows.size(taken) if self.ranks.together else len(chosen)
-        self.last = Selection(step, True, chosen, scores, size, number, watch, ids)
-        if self.named_rows is not None and ids is not None:
-            self.named_rows.awaits(taken, ids)
+        first = self.ranks.rank * size if self.ranks.together else 0
+        self.last = Selection(step, True, chosen, scores, size, number, watch, ids, first_row=first)
+        if self.named_rows is not None and ids is not None and drawn is not None:
+            self._awaits(taken, ids, drawn)
         self.totals.backprop_samples += number
         self.totals.selected_steps += 1
         return taken
@@ -248,13 +289,28 @@ class Sift:
         self.note(output, rows)
         return output
 
-    def note(self, output: Any, rows: Mapping[str, Any], *, items: Tensor | int | None = None) -> None:
-        """Where losses last seen score, note those of rows that `choose` returned, from the model's output on them.
+    def _awaits(self, rows: Any, ids: Tensor, drawn: Tensor) -> None:
+        """Rows with these ids, of those drawn, are about to be trained on."""
+        assert self.named_rows is not None
+        assert self.last is not None
+        logged = None if self._row_log is None else Drawn(drawn, self.last.kept_flags)
+        self.named_rows.awaits(rows, ids, logged)
+
+    def note(
+        self,
+        output: Any,
+        rows: Mapping[str, Any],
+        *,
+        items: Tensor | int | None = None,
+        weights: Tensor | None = None,
+    ) -> None:
+        """Note the losses of rows that `choose` returned, from the model's output on them, to score by or to log.
 
         `forward_kept` does so; a loop that calls the model by itself calls this.
 
         Args:
             items: what the model's loss is divided by, if not the number of labels.
+            weights: (k,), what the loop multiplies the rows' losses by; None if all count alike.
 
         Raises:
             ValueError: if the losses of the rows are not the model's: see `row_losses`.
@@ -266,7 +322,18 @@ class Sift:
             batch, positions = {**rows, "labels": labelled[1]}, (labelled[0], len(rows["labels"]))
         noted = self.named_rows.note(output, rows, batch, step=self._present_step, positions=positions, items=items)
         if noted is not None:
-            self.last = dataclasses.replace(self.last, ids=noted[0], losses=noted[1])
+            self.last = dataclasses.replace(self.last, ids=noted.ids, losses=noted.losses, weights=weights)
+            if self._row_log is not None and noted.drawn is not None:
+                self._row_log.add(self._present_step, *noted.drawn, noted.ids, noted.losses, weights)
+
+    def write_rows(self) -> None:
+        """Write what `log_rows` has logged since the last time; a loop calls it where it logs, as it may wait.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        if self._row_log is not None:
+            self._row_log.write()
 
     def _without_ids(self, batch: Any) -> tuple[Tensor | None, Any]:
         """(ids (B,) where a batch carries them, the batch that the model sees).
@@ -314,6 +381,7 @@ class Sift:
         options = dataclasses.replace(
             self.options,
             exit_layer=exit_layer,
+            keep=self.keep,
             reuse=reuse,
             auto=None,
             meter_every=0,
@@ -322,6 +390,7 @@ class Sift:
             interrupt=None,
             accumulation_steps=1,
             check=False,
+            log_rows=None,
         )
         engine = Sift(self.model, options)
         engine.scorer = self.scorer
@@ -330,7 +399,7 @@ class Sift:
 
     @property
     def meter_s(self) -> float:
-        """Seconds that the readings took since the start of training; on a GPU, reading it waits for them to end."""
+        """Seconds that readings and accuracies took since the start of training; on a GPU, reading it waits for all."""
         return self._meters.seconds
 
     @property
@@ -349,7 +418,7 @@ class Sift:
 
     def _scores(self, batch: Any, ids: Tensor | None, recording: Recording | None) -> Tensor | None:
         """(B,) scores of a gross batch; None where nothing scores."""
-        if self.named_rows is not None and ids is not None:
+        if self.options.score == "last-seen" and self.named_rows is not None and ids is not None:
             return self.named_rows.scores(ids, step=self._present_step, device=device_of(batch))
         if self.scorer.function is None:
             return None
@@ -385,12 +454,14 @@ class Sift:
             ValueError: as `finish_checks`.
         """
         self.finish_checks()
+        self.write_rows()
         return {
             "calls": self.calls,
             "generator": self.generator.get_state(),
             "totals": dataclasses.asdict(self.totals),
             "meter_s": self.meter_s,
             **({} if self.auto is None else {"auto": self.auto.state_dict()}),
+            **({"keep": self._share.state_dict()} if isinstance(self.options.keep, KeepByAccuracy) else {}),
             **({} if self.named_rows is None else {"named_rows": self.named_rows.state_dict()}),
             **({"reuse_trial": self.reuse_trial.state_dict()} if self.options.reuse == "auto" else {}),
         }
@@ -401,8 +472,9 @@ class Sift:
         Raises:
             ValueError: if `state` lacks an entry, naming it.
         """
-        own = {"auto": 'exit_layer = "auto"', "named_rows": 'score = "last-seen"'}
-        own = {name: option for name, option in own.items() if getattr(self, name) is not None}
+        own = {"auto": 'exit_layer = "auto"'} if self.auto is not None else {}
+        own |= {"keep": "keep by accuracy"} if isinstance(self.options.keep, KeepByAccuracy) else {}
+        own |= {"named_rows": 'score = "last-seen"'} if self.options.score == "last-seen" else {}
         missing = {"calls", "generator", "totals", *own} - set(state)
         if missing:
             kind = " with ".join(["a Sift", *(own[name] for name in sorted(missing & own.keys()))])
@@ -410,18 +482,24 @@ class Sift:
         if self.auto is not None:
             self.auto.load_state_dict(state["auto"])
             self.exit_layer = self.auto.present
+        if "keep" in own:
+            self._share.load_state_dict(state["keep"])
         self.calls = int(state["calls"])
         self.generator.set_state(state["generator"].cpu())
         vars(self.totals).update(state["totals"])
         self._meters = Elapsed(state.get("meter_s", 0.0))
-        if self.named_rows is not None:
+        if self.named_rows is not None and "named_rows" in state:
             self.named_rows.load_state_dict(state["named_rows"])
+        if self._row_log is not None:
+            self._row_log.resume(self.step)
         if "reuse_trial" in state:
             self.reuse_trial.load_state_dict(state["reuse_trial"])
 
     def __getstate__(self) -> dict[str, Any]:
+        self.write_rows()
         # What is of one step or one process stays behind.
-        state = {name: value for name, value in self.__dict__.items() if name not in ("_choice", "_training_pass")}
+        left = ("_choice", "_training_pass", "_row_log")
+        state = {name: value for name, value in self.__dict__.items() if name not in left}
         state["generator"] = self.generator.get_state()
         return state
 

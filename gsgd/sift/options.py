@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from gsgd.ranges import flag, nearest, one_of, whole, within, words
 from gsgd.selectors import Selector, select_top_k
+from gsgd.sift.keep import KeepByAccuracy, KeepTable, read_keep
 from gsgd.sift.schedule import Schedule
 
 Score = Callable[..., Any]
@@ -72,7 +75,10 @@ class SiftOptions:
         exit_layer: 1..layers, the layer whose early prediction scores; the last is exact-loss selection (OHEM, ordered
             SGD). Of an encoder-decoder it is a layer of the decoder. "auto" moves it to the cheapest exit that keeps
             rows as exact losses would, see `auto`; the attribute `exit_layer` of the engine is the present one.
-        keep: share of rows to train on, in (0, 1]; max(1, round(keep * B)) rows are kept.
+        keep: share of rows to train on, in (0, 1]; max(1, round(keep * B)) rows are kept. Or a share for each step, as
+            {0: 1.0, 1000: 0.5} or such pairs, each good from its step on; or a `KeepByAccuracy`, ordered SGD's rule.
+            The engine's attribute `keep` is the present share. Where it changes, so do shapes: `compile` makes graphs
+            anew, once a share, and where torch makes no more of them it runs operator by operator.
         score: "loss" or "entropy" of the early prediction, "last-seen", the loss that a row had when it was trained on
             last, which costs no forward pass and needs the rows' ids (`gsgd.sift.sources`), "random" (the control:
             nothing is scored), or a callable `(logits, labels) -> (B,)`, or with three arguments
@@ -132,6 +138,10 @@ class SiftOptions:
         data_rows: rows of the data set, for `score="last-seen"`; 8 bytes each.
         row_losses: `(output, batch) -> (k,)`, the losses of a batch's rows from the model's output on it, where they
             are not the cross-entropy of its logits.
+        log_rows: a folder for parquet files of which rows each step drew, which of them it trained on, and with what
+            loss (`gsgd.sift.row_log`), for batches with ids; None for no log. Nothing waits for it in a step: rows are
+            written by `Sift.write_rows`, at logs of a Trainer, by `state_dict`, in eval mode, or when 262,144 wait. The
+            last 16.8 million rows of each rank are kept. A run that goes on from a state has no row twice.
         seed: for rules that draw; ranks draw differently. At least 0.
 
     Raises:
@@ -139,7 +149,7 @@ class SiftOptions:
     """
 
     exit_layer: int | Literal["auto"] = 1
-    keep: float = 0.5
+    keep: float | Mapping[int, float] | Sequence[tuple[int, float]] | KeepTable | KeepByAccuracy = 0.5
     score: ScoreName | Score = "loss"
     select: Selector = select_top_k
     start_step: int = 0
@@ -165,6 +175,7 @@ class SiftOptions:
     id_key: str = "id"
     data_rows: int | None = None
     row_losses: RowLosses | None = None
+    log_rows: str | Path | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -196,7 +207,7 @@ class SiftOptions:
             if not isinstance(layer, numbers.Integral) or isinstance(layer, bool) or layer < 1:
                 raise ValueError(f'exit_layer = {layer!r} must be a whole number in 1..layers, or "auto"')
             _set(self, "exit_layer", int(layer))
-        _set(self, "keep", within("keep", self.keep, "lie in (0, 1]", lambda value: 0 < value <= 1))
+        _set(self, "keep", read_keep(self.keep))
         smoothing = within("label_smoothing", self.label_smoothing, "lie in [0, 1)", lambda value: 0 <= value < 1)
         _set(self, "label_smoothing", smoothing)
         for name, value in vars(Schedule(self.start_step, self.end_step, self.interrupt)).items():
@@ -223,6 +234,10 @@ class SiftOptions:
             raise ValueError(f"id_key = {self.id_key!r} must be the name of an entry of the batch")
         if self.row_losses is not None and not callable(self.row_losses):
             raise ValueError(f"row_losses = {self.row_losses!r} must be callable, (output, batch) -> (k,)")
+        if self.log_rows is not None:
+            if not isinstance(self.log_rows, (str, os.PathLike)) or not os.fspath(self.log_rows):
+                raise ValueError(f"log_rows = {self.log_rows!r} must be the path of a folder")
+            _set(self, "log_rows", os.fspath(self.log_rows))
         for name in ("rows", "label_names"):
             _set(self, name, words(name, getattr(self, name)))
 

@@ -128,7 +128,7 @@ def read_batch(scorer: Scorer, batch: Mapping[str, Any], *, exits: Sequence[int]
     generators of CPU and CUDA are put back, and so is the model.
 
     Args:
-        scorer: with a score; `options.keep` is the share of the rows that selection keeps.
+        scorer: with a score; `keep` is the share of the rows that selection keeps.
         batch: a gross batch, on the model's device.
         exits: 1..layers.
         step: to be noted in the readings.
@@ -158,9 +158,7 @@ def read_batch(scorer: Scorer, batch: Mapping[str, Any], *, exits: Sequence[int]
     exact = torch.cat(losses)
     labelled = scorer.labelled(batch, exact)
     return [
-        _of_labelled(
-            torch.cat(scores[layer] or losses), exact, labelled, scorer.options.keep, step=step, exit_layer=layer
-        )
+        _of_labelled(torch.cat(scores[layer] or losses), exact, labelled, scorer.keep, step=step, exit_layer=layer)
         for layer in wanted
     ]
 

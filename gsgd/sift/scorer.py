@@ -21,6 +21,7 @@ from gsgd.sift.batch import BatchRows
 from gsgd.sift.compilation import CompiledScoring, backend_of
 from gsgd.sift.exits import EarlyExit, count_exits, exit_view, last_shared_layer, layers_after, only_up_to
 from gsgd.sift.forward_arguments import ForwardArguments
+from gsgd.sift.keep import PresentShare, read_keep
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.scoring_pass.forward import (
     LabelledHead,
@@ -62,6 +63,7 @@ class Scorer:
 
     Attributes:
         function: the score, `(logits, labels) -> (B,)`; None for "random" and "last-seen".
+        keep: the share of a gross batch's rows that selection keeps at present; the engine moves it.
         rows: which entries of a batch have rows.
         positions: how many positions of a row a head runs on, where labels lie on a device.
         reference: the model's own loss of a batch of one row, as training computes it; a Trainer sets its own.
@@ -74,6 +76,7 @@ class Scorer:
         self.model = model
         self.options = options
         self.function = score_function(options)
+        self.keep = PresentShare(read_keep(options.keep)).at(0)
         names = (*options.label_names, *LABEL_NAMES)
         self.rows = BatchRows(innermost(model), rows=options.rows, label_names=names)
         self.reference: Callable[[Mapping[str, Any]], Tensor | None] = self.own_loss

@@ -110,7 +110,7 @@ class StepTrials:
 
     def kept(self, batch: Mapping[str, Any]) -> int:
         """How many rows of the batch selection keeps."""
-        return max(1, round(self.plain.scorer.options.keep * self.rows.size(batch)))
+        return max(1, round(self.plain.scorer.keep * self.rows.size(batch)))
 
     def random_rows(self, batch: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
         """So many sets of as many rows as selection keeps, disjoint as far as there are rows."""

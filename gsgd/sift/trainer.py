@@ -110,9 +110,11 @@ class SiftMixin(_Base):
         self.sift_arguments = SiftArguments() if sift is None else sift
         if self.sift_arguments.labelled_head and (self.compute_loss_func is not None or self.label_smoother):
             raise ValueError("labelled_head=True needs the model's own loss: no compute_loss_func, no label smoothing")
-        if self.sift_arguments.score == "last-seen" and self.args.remove_unused_columns:
+        named = self.sift_arguments.score == "last-seen" or self.sift_arguments.log_rows is not None
+        if named and self.args.remove_unused_columns:
+            what = 'score = "last-seen"' if self.sift_arguments.score == "last-seen" else "log_rows"
             raise ValueError(
-                'score = "last-seen" needs the ids of rows, which remove_unused_columns=True takes out of the batch: '
+                f"{what} needs the ids of rows, which remove_unused_columns=True takes out of the batch: "
                 "pass False, train_dataset=gsgd.sift.WithIds(data) and data_rows=len(data)"
             )
         self.sift = self._build_sift()
@@ -255,8 +257,9 @@ class SiftMixin(_Base):
                 return super().compute_loss(call, inputs, *args, **kwargs)
             if self.sift.named_rows is not None:
                 wants_output = kwargs.pop("return_outputs", False)
-                # A copy, since the Trainer takes labels out where it computes the loss itself.
-                loss, output = super().compute_loss(model, dict(inputs), *args, return_outputs=True, **kwargs)
+                with self.sift.sharing(inputs):
+                    # A copy, since the Trainer takes labels out where it computes the loss itself.
+                    loss, output = super().compute_loss(model, dict(inputs), *args, return_outputs=True, **kwargs)
                 items = kwargs.get("num_items_in_batch") if self.model_accepts_loss_kwargs else None
                 self.sift.note(output, inputs, items=items)
                 return (loss, output) if wants_output else loss
@@ -310,6 +313,7 @@ class SiftMixin(_Base):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs or "train_runtime" in logs:
             self.sift.finish_checks()  # the Trainer has just waited for the loss
+            self.sift.write_rows()
             logs.update(self._meters.report(self.accelerator, self.sift, whole_run="train_runtime" in logs))
         super().log(logs, *args, **kwargs)
 

@@ -261,6 +261,19 @@ def write_live(folder, rows):
     return write_csv(folder / "live.csv", LIVE_COLUMNS, rows)
 
 
+def write_log(run, steps, part=0, rank=0):
+    """A part of a log of rows; `steps`: for each, id -> whether it was kept."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [(step, name, kept) for step, drawn in enumerate(steps) for name, kept in drawn.items()]
+    step, name, kept = zip(*rows, strict=True)
+    (run / "rows").mkdir(exist_ok=True)
+    path = run / "rows" / f"rank-{rank}-part-{part:06d}.parquet"
+    pq.write_table(pa.table({"step": step, "id": name, "kept": kept}), path)
+    return path
+
+
 def exit_of(layer, cost, gain, overlap=0.8, **changes):
     """An exit of a diagnosis."""
     entry = {

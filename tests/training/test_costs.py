@@ -117,7 +117,7 @@ def test_progress(prices):
 def test_what_a_price_depends_on(tiny):
     """Every key is one of these, or known to be free."""
     of_any_step = {"batch_size": 4, "accumulation_steps": 2, "precision": "bf16", "channels_last": True}
-    of_any_step |= {"compile": True, "clip_norm": 1.0, "labelled_head": True}
+    of_any_step |= {"draw": 6, "compile": True, "clip_norm": 1.0, "labelled_head": True}
     names = {field.name for field in dataclasses.fields(TrainingSettings)}
     assert names == set(of_any_step) | ONLY_SELECTING | FREE - {"cache_dir"}
     for name, value in of_any_step.items():

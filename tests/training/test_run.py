@@ -9,7 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -402,7 +404,9 @@ def test_overwrite_removes_nothing_of_a_run_if_the_new_one_cannot_start(go, tmp_
     with pytest.raises(ValueError, match="exit_layer = 7"):
         go(method="loss@7", overwrite=True)
     monkeypatch.setattr(module.checkpoint, "load", pytest.fail)  # nor is what is replaced read
-    monkeypatch.setattr(module.Training, "__init__", lambda *_: (_ for _ in ()).throw(ValueError("no such model")))
+    monkeypatch.setattr(
+        module.Training, "__init__", lambda *_, **__: (_ for _ in ()).throw(ValueError("no such model"))
+    )
     with pytest.raises(ValueError, match="no such model"):
         go(seed=2, overwrite=True)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
@@ -442,9 +446,9 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_trains(go, tmp_path
 
     init = module.Training.__init__
 
-    def noted(self, config, task, accelerator, total_steps):
+    def noted(self, config, task, accelerator, *others, **named):
         first.config, first.accelerator = config, accelerator
-        init(self, config, task, accelerator, total_steps)
+        init(self, config, task, accelerator, *others, **named)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module.Training, "__init__", noted)
@@ -628,6 +632,45 @@ def test_an_interrupted_run_goes_on_bitwise(go, tmp_path, at, number):
     assert outcome.evaluations[-1].wall_clock_s > stopped.header["wall_clock_s"]
     seconds = [row["meter_s"] for row in read_meters(tmp_path / "cut")]
     assert seconds == sorted(seconds)
+
+
+def logged(folder):
+    """The log of rows, in the order of step and row."""
+    rows = [row for path in sorted((folder / "rows").iterdir()) for row in pq.read_table(path).to_pylist()]
+    return sorted(rows, key=lambda row: (row["step"], row["id"]))
+
+
+@pytest.mark.parametrize("method", ["baseline", "last-seen", "loss@1"])
+def test_rows_are_logged_once_and_change_nothing(go, tmp_path, method):
+    values = {"method": method, "batch_size": 8, "budget": "12steps", "start_step": 3}
+    go("plain", **values)
+    go("whole", log_rows=True, **values)
+    assert same(weights(tmp_path / "plain"), weights(tmp_path / "whole"))
+    assert not (tmp_path / "plain" / "rows").exists()
+    go("cut", within={5: interrupt}, log_rows=True, **values)
+    go("cut", log_rows=True, **values)
+    found = logged(tmp_path / "whole")
+    assert logged(tmp_path / "cut") == found
+    drawn = Counter(row["step"] for row in found)
+    assert drawn == {step: 16 if method != "baseline" and step >= 3 else 8 for step in range(12)}
+    assert set(Counter(row["step"] for row in found if row["kept"]).values()) == {8}
+    assert all((row["loss"] is None) != row["kept"] for row in found)
+    assert "rows/rank-0-part-000000.parquet" in header(tmp_path / "whole")["files"]
+    go("whole", overwrite=True, log_rows=False, **values)
+    assert not (tmp_path / "whole" / "rows").exists()
+
+
+def test_what_a_run_logged_that_was_killed_before_its_first_checkpoint_is_logged_anew(go, tmp_path):
+    values = {"method": "random", "budget": "6steps", "log_rows": True}
+    go("whole", **values)
+    with pytest.raises(OSError, match="as if killed"):
+        go("killed", within={3: as_if_killed}, **values)
+    go("killed", **values)
+    assert logged(tmp_path / "killed") == logged(tmp_path / "whole")
+
+
+def as_if_killed():
+    raise OSError("as if killed")
 
 
 def test_interrupted_at_its_last_step_it_is_finished(go):

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from gsgd import scores
 from gsgd.selectors import select_top_k
+from gsgd.sift.keep import KeepByAccuracy
 from gsgd.sift.options import AutoExit, SiftOptions
+from training.budget import StepCosts
 from training.config import build
 from training.keys import described
 from training.settings import NO_SETTING, Method, TrainingSettings, parse_method
@@ -76,21 +78,24 @@ OUT_OF_RANGE = {
     "warmup_share": [1.1, -0.1],
     "random_share": [1.1, -0.1],
     "max_age": [-1],
+    "draw": [-1],
+    "keep_schedule": ["half", "0", "0:1,5", "1:0.5", "0:2"],
 }
 
 
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in OUT_OF_RANGE.items() for value in values])
 def test_out_of_range_names_the_key(key, value):
-    with pytest.raises(ValueError, match=f"^{key} = .* must "):
+    said = "^keep" if key == "keep_schedule" else f"^{key} = .* must "
+    with pytest.raises(ValueError, match=said):
         build("x", {"task": "bert", key: value})
-    with pytest.raises(ValueError, match=key):
+    with pytest.raises(ValueError, match=key.removesuffix("_schedule")):
         TrainingSettings(**{key: value})
 
 
 def test_every_number_and_choice_has_a_range():
     """A key that is added later is to be tested, too."""
     free = {"method", "cycle_momentum", "decay_all", "channels_last", "compile", "labelled_head", "tensorboard", "test"}
-    free |= {"save_model", "label", "reuse", "check"}
+    free |= {"save_model", "label", "reuse", "check", "log_rows"}
     assert {field.name for field in dataclasses.fields(TrainingSettings)} == set(OUT_OF_RANGE) | free
 
 
@@ -201,7 +206,7 @@ OTHERWISE = {
 }
 """Options that are settings by the same name, each with another value than its default."""
 MADE = {"exit_layer", "auto", "score", "select", "start_step", "end_step", "on_bad_scores"}
-MADE |= {"data_rows", "random_share", "max_age"}
+MADE |= {"data_rows", "random_share", "max_age", "log_rows"}
 """Options that are made of other settings."""
 
 
@@ -262,6 +267,42 @@ def test_options_that_are_made(values, expected):
 def test_what_the_engine_would_refuse_is_refused_at_once(values, message):
     with pytest.raises(ValueError, match=message):
         TrainingSettings(**values)
+
+
+def test_rows_of_a_step_with_a_fixed_gross_batch_and_with_shares_that_change():
+    drawn = TrainingSettings(method="loss@1", draw=64, keep=0.25)
+    assert (drawn.plain_size, drawn.kept_size, drawn.gross_size) == (64, 16, 64)
+    plain = TrainingSettings(draw=64, keep=0.25)
+    assert (plain.plain_size, plain.kept_size, plain.gross_size) == (64, 64, 64)
+    table = TrainingSettings(method="loss@1", batch_size=8, keep_schedule="0:1.0,10:0.25,20:0.5")
+    assert (table.plain_size, table.kept_size, table.gross_size) == (8, 8, 32)
+    assert table.sift_options(40, 2, 99).keep.shares == ((0, 1.0), (10, 0.25), (20, 0.5))
+    accuracy = TrainingSettings(method="loss@last", batch_size=8, keep_schedule="accuracy")
+    assert (accuracy.gross_size, accuracy.sift_options(40, 2, 99).keep) == (128, KeepByAccuracy())
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps"),
+    # Half of the steps select: of 2n steps n train on 16 rows and n on 4, drawing 16.
+    [("10steps", 10), ("200samples", 20), ("2epochs", 20), ("620work", 20), ("30s", 20)],
+)
+def test_a_budget_pays_for_what_a_fixed_gross_batch_trains_on(budget, steps):
+    settings = TrainingSettings(method="loss@1", draw=16, keep=0.25, start_share=0.5, budget=budget)
+    costs = StepCosts(2.0, 1.0, 1 / 8)
+    assert settings.steps_within_budget(100, 1, costs) == steps
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"draw": 8, "keep": 0.99}, r"draw = 8 with keep = 0\.99 keeps every row: lower keep, or draw more"),
+        ({"keep_schedule": "accuracy", "budget": "9s"}, "give the budget in steps or samples or epochs"),
+        ({"keep_schedule": "0:0.5", "draw": 8, "budget": "9samples"}, "and draw = 8: .* give the budget in steps"),
+    ],
+)
+def test_steps_whose_price_cannot_be_told(values, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingSettings(method="loss@1", **values)
 
 
 def test_every_key_has_a_help_and_options_have_the_engines():

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from gsgd.sift import KeepByAccuracy
 from training.order import Order
 from training.training import Training, build_scheduler, build_sift, parameter_groups
 
@@ -378,6 +379,8 @@ def test_no_scores_no_quality(tiny, tiny_module, accelerator, method):
         {"method": "last-seen", "start_step": 3},
         {"method": "loss@1", "accumulation_steps": 2},
         {"method": "last-seen", "accumulation_steps": 2},
+        {"method": "random", "keep_schedule": "0:1.0,4:0.5,9:0.25"},
+        {"method": "last-seen", "keep": 0.25, "draw": 16, "start_step": 4},
     ],
 )
 def test_a_state_goes_on_bitwise(tiny, tiny_module, accelerator, values):
@@ -402,6 +405,53 @@ def test_a_state_goes_on_bitwise(tiny, tiny_module, accelerator, values):
         assert torch.equal(value, resumed.model.state_dict()[name]), name
     assert whole.sift.totals == resumed.sift.totals
     assert whole.order.state_dict() == resumed.order.state_dict()
+
+
+def test_a_fixed_gross_batch_in_and_out_of_the_window(tiny, tiny_module, accelerator):
+    config = tiny(method="random", draw=12, keep=0.25, start_step=2, end_step=4)
+    training = Training(config, tiny_module.TinyTask(config.data, 0), accelerator, 6)
+    found = []
+    for _ in range(6):
+        training.train_step()
+        found.append((training.sift.last.gross, training.sift.last.kept))
+    assert found == [(12, 12)] * 2 + [(12, 3)] * 2 + [(12, 12)] * 2
+
+
+def test_a_table_of_shares_changes_what_is_drawn(tiny, tiny_module, accelerator):
+    config = tiny(method="random", keep_schedule="0:1.0,2:0.5,4:0.25", batch_size=4)
+    training = Training(config, tiny_module.TinyTask(config.data, 0), accelerator, 6)
+    found = []
+    for _ in range(6):
+        training.train_step()
+        found.append((training.sift.last.gross, training.sift.last.kept))
+    assert found == [(4, 4), (4, 4), (8, 4), (8, 4), (16, 4), (16, 4)]
+
+
+def test_shares_by_accuracy_are_drawn_and_resumed(tiny, tiny_module, accelerator, monkeypatch):
+    """With a low first level, which the net reaches; what is drawn for a step follows what was decided before it."""
+    rule = KeepByAccuracy(levels=((0.0, 0.5), (0.05, 0.25)), every=3, batches=2)
+    monkeypatch.setattr("training.settings.KeepByAccuracy", lambda: rule)
+    config = tiny(method="random", keep_schedule="accuracy", batch_size=4)
+    task = tiny_module.TinyTask(config.data, 0)
+
+    def go(training, steps):
+        found = []
+        for _ in range(steps):
+            training.train_step()
+            found.append((training.sift.last.gross, training.sift.last.kept))
+        return found
+
+    whole = Training(config, task, accelerator, 9)
+    found = go(whole, 9)
+    assert found == [(4, 4)] * 4 + [(16, 4)] * 5
+    cut = Training(config, task, accelerator, 9)
+    go(cut, 4)
+    state = cut.state_dict()  # with the global generator, which a new training seeds
+    resumed = Training(config, task, accelerator, 9)
+    resumed.load_state_dict(state)
+    assert go(resumed, 5) == found[4:]
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
 
 
 def test_reading_ahead_changes_nothing(tiny, tiny_module, accelerator):

@@ -201,7 +201,7 @@ class _Comparison:
         budget, settings = parse_budget(self.config.training.budget), self.config.training
         if budget.unit == "baseline-epochs":
             # The time of one baseline for all, whatever batch or model a method brings along.
-            samples = settings.batch_size * settings.accumulation_steps * self.accelerator.num_processes
+            samples = settings.plain_size * settings.accumulation_steps * self.accelerator.num_processes
             first = next(iter(self.planned))
             steps = max(1, round(budget.amount * self.train_sizes[self.planned[first].data] / samples))
             in_seconds = f"{steps * self.costs[first].plain_s:.15g}s"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,15 +16,31 @@ from gsgd.sift.sources.last_seen import LastSeen, check_age_bound, check_ids
 from gsgd.sift.trained_losses import TrainedLosses
 
 
+class Drawn(NamedTuple):
+    """The rows (B,) of this rank's batch: ids, and whether each was kept."""
+
+    ids: Tensor
+    kept: Tensor
+
+
+class Trained(NamedTuple):
+    """Rows (k,) that were trained on: ids and losses; and what they were chosen from."""
+
+    ids: Tensor
+    losses: Tensor
+    drawn: Drawn | None
+
+
 class NamedRows:
-    """Scores rows by the losses last seen of them, and notes those of the rows that a step trained on.
+    """Notes the losses of the rows that a step trained on, and, if they are to, scores rows by those last seen.
 
     Args:
-        options: of the engine, with `score="last-seen"`.
+        options: of the engine, with `score="last-seen"` or `log_rows`.
         ranks: every rank notes what all of them have seen.
 
     Attributes:
-        seen: the losses last seen; None before the first batch, which tells where they lie.
+        seen: the losses last seen; None before the first batch, which tells where they lie, and where they score
+            nothing.
     """
 
     def __init__(self, options: SiftOptions, ranks: Ranks):
@@ -35,7 +51,8 @@ class NamedRows:
         self.trained = TrainedLosses(options.row_losses, label, options.label_smoothing)
         self._state: Mapping[str, Any] | None = None
         # Chosen and not trained on yet: a trainer may choose all micro-batches of a step before the first is trained.
-        self._awaiting: deque[tuple[Mapping[str, Any], Tensor]] = deque(maxlen=max(2, options.accumulation_steps))
+        most = max(2, options.accumulation_steps)
+        self._awaiting: deque[tuple[Mapping[str, Any], Tensor, Drawn | None]] = deque(maxlen=most)
 
     def ids(self, batch: Any) -> Tensor:
         """(B,), int64: the ids that a batch carries.
@@ -46,14 +63,19 @@ class NamedRows:
         key = self.options.id_key
         if not isinstance(batch, Mapping) or key not in batch:
             held = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+            what = 'score = "last-seen"' if self._scores else "log_rows"
             raise ValueError(
-                f'score = "last-seen" needs the ids of a batch\'s rows under {key!r} (id_key), but it holds: {held}. '
+                f"{what} needs the ids of a batch's rows under {key!r} (id_key), but it holds: {held}. "
                 "gsgd.sift.WithIds(data) puts each sample's index there; samples of a stream need ids of their own"
             )
         ids = torch.as_tensor(batch[key])
         if len(ids) == 0:
             raise ValueError(f"{key!r} holds no ids")
-        return ids.long() if ids.dim() == 1 and not ids.dtype.is_floating_point else check_ids(ids, self._rows)
+        return ids.long() if ids.dim() == 1 and not ids.dtype.is_floating_point else check_ids(ids, 2**63 - 1)
+
+    @property
+    def _scores(self) -> bool:
+        return self.options.score == "last-seen"
 
     @property
     def _rows(self) -> int:
@@ -69,9 +91,9 @@ class NamedRows:
             check_age_bound(self.options.max_age, rows=self.seen.rows, gross=len(ids) * self.ranks.size)
         return self.seen.scores(ids, step=step, max_age=self.options.max_age)
 
-    def awaits(self, rows: Mapping[str, Any], ids: Tensor) -> None:
+    def awaits(self, rows: Mapping[str, Any], ids: Tensor, drawn: Drawn | None = None) -> None:
         """Rows with these ids are about to be trained on."""
-        self._awaiting.append((rows, ids))
+        self._awaiting.append((rows, ids, drawn))
 
     def note(
         self,
@@ -82,8 +104,8 @@ class NamedRows:
         step: int,
         positions: tuple[Tensor, int] | None = None,
         items: Tensor | int | None = None,
-    ) -> tuple[Tensor, Tensor] | None:
-        """(ids (k,), losses (k,)) of rows that were chosen, from the model's output on them; None for other rows.
+    ) -> Trained | None:
+        """The ids and losses of rows that were chosen, from the model's output on them; None for other rows.
 
         Args:
             output: the model's, on `batch`: the rows, with labels as the model saw them.
@@ -100,11 +122,13 @@ class NamedRows:
             return None
         losses = self.trained.of(output, batch, positions=positions, items=items)
         ids = host.sent(entry[1], losses.device)
+        if not self._scores:
+            return Trained(ids, losses, entry[2])
         if self.seen is None:
             self.seen = LastSeen(self._rows, losses.device)
         everywhere = (ids, losses) if self.ranks.size == 1 else (self.ranks.gathered(ids), self.ranks.gathered(losses))
         self.seen.note(*everywhere, step=step)
-        return ids, losses
+        return Trained(ids, losses, entry[2])
 
     def state_dict(self) -> dict[str, Any]:
         """The losses last seen, and what was learnt of labels."""

@@ -12,8 +12,10 @@ import datetime
 import functools
 import json
 import logging
+import operator
 import os
 import sys
+import tempfile
 import traceback
 from unittest import mock
 
@@ -721,6 +723,33 @@ def every_rank_notes_what_all_have_seen(rank):
         table = sift.named_rows.seen
         assert (table.seen_at >= 0).nonzero().flatten().tolist() == sorted(seen)
         assert all((float(table.losses[name]), int(table.seen_at[name])) == seen[name] for name in seen), scope
+
+
+def every_row_is_logged_by_one_rank(rank):
+    """Over each scope, in files a rank: what two ranks drew, and what they kept of it."""
+    import pyarrow.parquet as pq
+
+    for scope in ("rank", "global"):
+        folder = everywhere(tempfile.mkdtemp())[0]
+        sift = Sift(classifier(), score="loss", scope=scope, exit_layer=1, log_rows=folder)
+        expected = []
+        for step in range(3):
+            ids = torch.randperm(64, generator=torch.Generator().manual_seed(step))[: 8 * RANKS]
+            sift(**rows_of(rank, step), id=ids[8 * rank : 8 * (rank + 1)])
+            trained = {}
+            for of_rank_ids, losses in everywhere((sift.last.ids.tolist(), sift.last.losses.tolist())):
+                trained |= dict(zip(of_rank_ids, losses, strict=True))
+            flags = [flag for found in everywhere(sift.last.kept_flags.tolist()) for flag in found]
+            assert flags == [name in trained for name in ids.tolist()], scope
+            expected += [(step, name, name in trained, trained.get(name)) for name in ids.tolist()]
+        sift.write_rows()
+        dist.barrier()
+        names = sorted(os.listdir(folder))
+        assert names == [f"rank-{of}-part-000000.parquet" for of in range(RANKS)]
+        found = [row for name in names for row in pq.read_table(os.path.join(folder, name)).to_pylist()]
+        key = operator.itemgetter(0, 1)
+        rows = [(row["step"], row["id"], row["kept"], row["loss"]) for row in found]
+        assert sorted(rows, key=key) == sorted(expected, key=key), scope
 
 
 def samplers_deal_out_batches_and_agree(rank):

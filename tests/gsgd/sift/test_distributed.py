@@ -135,6 +135,7 @@ def pair(tmp_path_factory):
         "compile_around_fsdp",
         "every_rank_notes_what_all_have_seen",
         "samplers_deal_out_batches_and_agree",
+        "every_row_is_logged_by_one_rank",
     ],
 )
 def test_scenario(pair, scenario):

@@ -55,6 +55,7 @@ GOOD = {
     "id_key": ["id", "row"],
     "data_rows": [None, 1, 60_000, np.int64(9)],
     "row_losses": [None, first_logit],
+    "log_rows": [None, "rows"],
     "seed": [0, 1, np.int64(5), 2**63 - 1],
 }
 
@@ -78,6 +79,7 @@ BAD = [
     ("id_key", 3, "id_key = 3 must be the name of an entry"),
     ("data_rows", 2.5, "data_rows = 2.5 must be a whole number"),
     ("row_losses", "loss", "row_losses = 'loss' must be callable"),
+    ("log_rows", "", "log_rows = '' must be the path of a folder"),
     ("score", None, "score = None must be"),
     ("select", "top-k", "select = 'top-k' must be callable"),
     ("select", None, "select = None must be callable"),
@@ -216,4 +218,7 @@ def test_help_has_every_option_in_one_line():
     assert list(found) == NAMES
     assert SiftArguments.help() == found
     assert all(len(text) > 15 and "\n" not in text and "  " not in text for text in found.values())
-    assert found["keep"] == "share of rows to train on, in (0, 1]; max(1, round(keep * B)) rows are kept."
+    assert found["reuse"].startswith("let the training pass take from the scoring pass what both compute")
+    assert (
+        found["score_batch_size"] == "score at most so many rows at a time, which bounds memory; None for all at once."
+    )
