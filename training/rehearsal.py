@@ -20,15 +20,20 @@ from gsgd.sift.scoring_pass.row_losses import IGNORED
 from training.budget import StepCosts, parse_budget, seconds_of
 from training.config import Config
 from training.costs import scoring_work
-from training.images.task import build_resnet
+from training.images.task import build_resnet, build_small_net
 from training.run import weights_on_disk
 from training.task import Task
 from training.text.task import build_bert
 from training.text.wordpieces import vocabulary_size
 from training.training import Training
 
-IMAGES = {"uoft-cs/cifar10": (50_000, 10), "uoft-cs/cifar100": (50_000, 100), "ethz/food101": (75_750, 101)}
-"""Data sets of the hub that presets name -> (training images, classes)."""
+IMAGES = {
+    "uoft-cs/cifar10": (50_000, 10, 3),
+    "uoft-cs/cifar100": (50_000, 100, 3),
+    "ethz/food101": (75_750, 101, 3),
+    "zalando-datasets/fashion_mnist": (60_000, 10, 1),
+}
+"""Data sets of the hub that presets name -> (training images, classes, channels)."""
 TEXTS = ("bookcorpus", "wikimedia/wikipedia:20231101.en")
 """Sources of the hub that presets name."""
 
@@ -86,21 +91,23 @@ class MadeUpRows:
         if config.task == "bert":
             self.train_size = 10**8  # more than any batch; how many pairs the texts make is known once they are read
         else:
-            images, self.classes = IMAGES[config.data.data]
+            images, self.classes, self.channels = IMAGES[config.data.data]
             self.train_size = config.data.train_limit or round(images * (1 - config.data.validation_share))
 
     def build_model(self) -> nn.Module:
         """The run's own model."""
         if self.config.task == "bert":
             return build_bert(self.config.data)
-        return build_resnet(self.config.data, channels=3, num_labels=self.classes)
+        build: Any = build_resnet if self.config.task == "resnet" else build_small_net
+        model: nn.Module = build(self.config.data, channels=self.channels, num_labels=self.classes)
+        return model
 
     def training_batch(self, rows: np.ndarray, epoch: int) -> dict[str, Tensor]:
         """Random rows."""
         settings, count = self.config.data, len(rows)
         draw = torch.Generator().manual_seed(int(rows[0]))
-        if self.config.task == "resnet":
-            pixels = torch.randn(count, 3, settings.image_size, settings.image_size, generator=draw)
+        if self.config.task != "bert":
+            pixels = torch.randn(count, self.channels, settings.image_size, settings.image_size, generator=draw)
             return {"pixel_values": pixels, "labels": torch.randint(self.classes, (count,), generator=draw)}
         shape = (count, settings.sequence_length)
         vocabulary = vocabulary_size(settings.vocabulary or None)
@@ -118,9 +125,9 @@ class MadeUpRows:
 
 def is_made_up(config: Config) -> bool:
     """Whether made-up rows stand in for the data of this configuration."""
-    if config.task == "resnet":
-        return config.data.data in IMAGES
-    return config.task == "bert" and any(source in TEXTS for source in config.data.data)
+    if config.task == "bert":
+        return any(source in TEXTS for source in config.data.data)
+    return getattr(config.data, "data", None) in IMAGES
 
 
 def rehearse(config: Config, accelerator: Accelerator) -> Rehearsal:

@@ -465,7 +465,7 @@ def check_data(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> Non
     if fingerprint(there) != fingerprint(here):
         raise ValueError(
             f"the data are not those that {folder} began with: {fingerprint(there)} there, "
-            f"{fingerprint(here)} here. Choose another --name, or --overwrite to begin anew"
+            f"{fingerprint(here)} here. Choose another --name to begin anew"
         )
     if changed := [name for name in {**there, **here} if there.get(name) != here.get(name)]:
         logger.warning(
