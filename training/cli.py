@@ -18,7 +18,7 @@ examples:
   gsgd train bert-tiny                                a small BERT on a book that comes with the package, two minutes
   gsgd train resnet-tiny --method loss@1 --seed 3     a preset with other values
   gsgd train my.toml --data train.parquet --budget 600s
-  gsgd train bert-base/loss-1 --dry-run               two small steps of it, and what all will take
+  gsgd train bert-base/loss-1 --dry-run               a few small steps of it, and what all will take
   gsgd train --list                                   the presets: the small ones, and every run of the paper
   gsgd train --keys resnet                            every key, its type and default
 
@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     parser.add_argument("--overwrite", action="store_true", help="begin anew: replace the run that is there")
     parser.add_argument("--wait", action="store_true", help="if another command writes there: wait for its end")
-    parser.add_argument("--dry-run", action="store_true", help="do two small steps, and say what the run will take")
+    parser.add_argument("--dry-run", action="store_true", help="do a few small steps, and say what the run will take")
     parser.add_argument("--list", action="store_true", help="list the presets")
     parser.add_argument("--keys", metavar="TASK", help="list the keys of a task: bert, resnet or small-net")
 

@@ -1,4 +1,4 @@
-"""`gsgd train --dry-run`: a run's true model and shapes, two small steps, and what the whole run will take."""
+"""`gsgd train --dry-run`: a run's true model and shapes, a few small steps, and what the whole run will take."""
 
 from __future__ import annotations
 
@@ -37,6 +37,9 @@ IMAGES = {
 TEXTS = ("bookcorpus", "wikimedia/wikipedia:20231101.en")
 """Sources of the hub that presets name."""
 
+CHEAP, REPEATS = 1e10, 5
+"""A step of so many FLOPs takes less than a second anywhere, and most of it is not arithmetic: the quickest of some."""
+
 
 @dataclass(frozen=True)
 class Rehearsal:
@@ -44,7 +47,7 @@ class Rehearsal:
 
     Attributes:
         steps, selecting: optimizer steps, and how many of them select.
-        rows: trained on in each of the two steps.
+        rows: trained on in each of the steps that were timed.
         costs: of the run's own step on this machine: the measured one, scaled by FLOPs, which grow with the rows.
         step_flops: of the run's own step without selection, forward and backward, of this process.
         memory: bytes of weights, gradients, AdamW's moments, and what the forward pass keeps for the backward pass.
@@ -71,7 +74,7 @@ class Rehearsal:
             f"{self.costs.plain_s:.3g} s, with selection {self.costs.selecting_s:.3g} s"
         )
         yield (
-            f"measured on one step each of {self.rows} rows, and scaled by FLOPs, which grow with the rows, to "
+            f"measured on steps of {self.rows} rows, and scaled by FLOPs, which grow with the rows, to "
             f"{self.step_flops:.3g} of a step without selection"
         )
         yield f"memory: {in_bytes(self.memory)} for weights, gradients, AdamW and activations, in float32"
@@ -131,7 +134,7 @@ def is_made_up(config: Config) -> bool:
 
 
 def rehearse(config: Config, accelerator: Accelerator) -> Rehearsal:
-    """Build the run's model, do a step without and one with selection, and reckon what the run takes.
+    """Build the run's model, do a few steps without and with selection, and reckon what the run takes.
 
     Raises:
         ValueError: if the configuration does not fit the model or the data.
@@ -142,25 +145,24 @@ def rehearse(config: Config, accelerator: Accelerator) -> Rehearsal:
         raise ValueError(f"a gross batch has {settings.gross_size} rows, but the training set {task.train_size}")
     # Where rounding would select nothing of two rows, there are a few more.
     rows = next(n for n in itertools.count(2) if not settings.selects or round(n / settings.keep) > n)
-    changes: dict[str, Any] = {
-        # What a run looks at in its first steps alone, readings and the check of its scores, is no step's price.
-        **{"batch_size": rows, "draw": 0, "keep_schedule": "", "accumulation_steps": 1},
-        **{"meter_every": 0, "trim": 0.0, "check": False},
-        **{"start_step": 1, "start_share": 0.0, "end_step": 0, "end_share": 1.0},
-    }
-    small = dataclasses.replace(settings, **changes)
-    training = Training(dataclasses.replace(config, training=small), task, accelerator, total_steps=2)
+    each = 1
+    training = _training(config, task, accelerator, rows, each)
     flops, kept = _flops_and_activations(training, task, rows)
+    if 3 * flops * settings.plain_size / rows < CHEAP:
+        # What such a step takes does not grow with its rows: the run's own one is measured.
+        rows, each = settings.plain_size, REPEATS
+        training = _training(config, task, accelerator, rows, each)
+        flops, kept = _flops_and_activations(training, task, rows)
     seconds = []
-    for _ in range(2):
+    for _ in range(2 * each):
         begin = time.perf_counter()
         training.train_step()
         training.mean_loss()  # waits for the device
         seconds.append(time.perf_counter() - begin)
+    plain_s, selecting_s = min(seconds[:each]), min(seconds[each:])
     scale = settings.plain_size / rows * settings.accumulation_steps
     work = scoring_work(config, task, accelerator) if parse_budget(settings.budget).unit == "work" else None
-    selecting_s = seconds[1] * scale * settings.kept_size / settings.plain_size
-    costs = StepCosts(seconds[0] * scale, selecting_s, work)
+    costs = StepCosts(plain_s * scale, selecting_s * scale * settings.kept_size / settings.plain_size, work)
     steps = settings.steps_within_budget(
         task.train_size, accelerator.num_processes, costs if parse_budget(settings.budget).is_priced else None
     )
@@ -177,6 +179,18 @@ def rehearse(config: Config, accelerator: Accelerator) -> Rehearsal:
         disk=2 * 3 * weights,
         made_up=made_up,
     )
+
+
+def _training(config: Config, task: Task, accelerator: Accelerator, rows: int, each: int) -> Training:
+    """The run's, with so many rows in a step: `each` steps without selection, and as many with."""
+    changes: dict[str, Any] = {
+        # What a run looks at in its first steps alone, readings and the check of its scores, is no step's price.
+        **{"batch_size": rows, "draw": 0, "keep_schedule": "", "accumulation_steps": 1},
+        **{"meter_every": 0, "trim": 0.0, "check": False},
+        **{"start_step": each, "start_share": 0.0, "end_step": 0, "end_share": 1.0},
+    }
+    small = dataclasses.replace(config.training, **changes)
+    return Training(dataclasses.replace(config, training=small), task, accelerator, total_steps=2 * each)
 
 
 def _flops_and_activations(training: Training, task: Task, rows: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gsgd.cli import main
+from training import rehearsal
 from training.config import load, presets
 from training.rehearsal import MadeUpRows, rehearse
 
@@ -16,13 +17,20 @@ PAPER = [name for name in presets() if name.startswith(("bert-base/", "cifar100/
 def test_figures_by_hand(tiny, accelerator):
     config = tiny(method="loss@1", batch_size=8, budget="100steps", start_share=0.25, accumulation_steps=2)
     found = rehearse(config, accelerator)
-    assert (found.steps, found.selecting, found.rows, found.made_up) == (100, 75, 2, False)
+    assert (found.steps, found.selecting, found.rows, found.made_up) == (100, 75, 8, False)
     weights = 48 + 16 + 2 * 27 + 72
     assert found.parameters == weights
     assert found.disk == 2 * 3 * 4 * weights
     # Two FLOPs a multiplication with an addition, three forward passes, 16 rows in a step.
     assert found.step_flops == 2 * 3 * 16 * (6 * 8 + 8 * 3 + 8 * 8 + 8 * 3)
     assert found.memory > 4 * 4 * weights
+
+
+def test_a_dear_step_is_scaled_from_two_rows(tiny, accelerator, monkeypatch):
+    monkeypatch.setattr(rehearsal, "CHEAP", 0.0)
+    found = rehearse(tiny(batch_size=8, budget="100steps"), accelerator)
+    assert found.rows == 2
+    assert found.step_flops == 2 * 3 * 8 * (6 * 8 + 8 * 3 + 8 * 8 + 8 * 3)
 
 
 def test_a_budget_of_time_is_of_the_scaled_step(tiny, accelerator):
