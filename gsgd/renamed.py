@@ -31,7 +31,6 @@ MODULES = {
     "gsgd.sift.meters": "gsgd.sift.readings",
     "gsgd.sift.scoring": "gsgd.sift.scorer",
     "gsgd.sift.step_meters": "gsgd.sift.huggingface.trainer_log",
-    "gsgd.sift.batchnorm": "gsgd.sift.shared_forward.batchnorm",
     "gsgd.sift.convolutions": "gsgd.sift.shared_forward.cpu_kernels",
     "gsgd.sift.draws": "gsgd.sift.shared_forward.cpu_kernels",
     "gsgd.sift.reuse": "gsgd.sift.shared_forward.recording",

@@ -51,8 +51,6 @@ def cross_entropy(logits: Array, labels: Array, *, ignore_index: int = -100, lab
     Raises:
         ValueError: also if s is not in [0, 1).
     """
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing = {label_smoothing!r} must lie in [0, 1)")
     position_loss = functools.partial(_position_loss, label_smoothing=label_smoothing)
     return _mean_over_labelled(position_loss, logits, labels, ignore_index, lowest=0.0)
 
@@ -116,7 +114,8 @@ def of_positions(score: Callable[..., Array]) -> PositionScore:
     Args:
         score: one of this module's, or `functools.partial` of one.
     """
-    function, options = (score.func, score.keywords) if isinstance(score, functools.partial) else (score, {})
+    function, options = (score.func, dict(score.keywords)) if isinstance(score, functools.partial) else (score, {})
+    options.pop("ignore_index", None)  # every label counts
     of_position = _OF_POSITION[function]
 
     def position_score(z: Array, y: Array) -> Array:
@@ -139,6 +138,8 @@ def check_labels(labels: Array, labelled: Array, classes: int, *, ignore_index: 
 
 
 def _position_loss(xp: Any, z: Array, y: Array, *, label_smoothing: float = 0.0) -> Array:
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing = {label_smoothing!r} must lie in [0, 1)")
     if _is_fused(xp, z):
         loss = _fused_loss(z, y)
     else:

@@ -1,5 +1,6 @@
 """Scores of `gsgd.scores` against loops in double precision, SciPy, torch's loss and closed forms for two classes."""
 
+import functools
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gsgd import host
-from gsgd.scores import cross_entropy, entropy, gradient_norm_bound, margin
+from gsgd.scores import cross_entropy, entropy, gradient_norm_bound, margin, of_positions
 from gsgd.selectors import select_top_k
 
 try:
@@ -229,6 +230,40 @@ def test_what_has_no_score_is_nan_and_refused_by_name(lib, score, row):
     scores = score(lib.asarray([[0.0, 1.0], row]), lib.asarray([0, 0]))
     with pytest.raises(ValueError, match=r"scores\[1\] is nan"):
         select_top_k(scores, 1)
+
+
+@needs_torch
+@all_scores
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-13), ("float32", 2e-6)])
+@pytest.mark.parametrize("gap", [0.0, 0.1, 5.0, 30.0, 39.0, 41.0, 80.0])
+def test_what_needs_no_gradient_is_computed_alike(score, dtype, tolerance, gap):
+    """By fused kernels; also on both sides of where log(1 + e^d) becomes d, and where p_y is all but 1."""
+    logits = torch.randn((6, 7), generator=torch.Generator().manual_seed(0), dtype=getattr(torch, dtype))
+    logits[:3, 2] += gap
+    logits[3:, 2] -= gap
+    labels = torch.full((6,), 2)
+    expected = score(logits.clone().requires_grad_(), labels).detach()
+    # Near certainty both ways of taking an entropy round what is left of it next to 1.
+    absolute = 2 * torch.finfo(logits.dtype).eps if score is entropy else 0
+    torch.testing.assert_close(score(logits, labels), expected, rtol=tolerance, atol=absolute)
+
+
+@both
+@repeatable
+@given(batch=batches(ignore=False))
+def test_of_positions_is_the_score_without_checks_and_masks(lib, batch):
+    logits, labels = batch
+    z, y = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
+    for name, score in SCORES.items():
+        expected = [reference(name, row.tolist(), int(label)) for row, label in zip(z, y, strict=True)]
+        found = np.asarray(of_positions(score)(lib.asarray(z), lib.asarray(y)))
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+    smoothed = functools.partial(cross_entropy, label_smoothing=0.1, ignore_index=-1)
+    expected = [0.9 * reference("cross_entropy", row, label) for row, label in zip(z.tolist(), y.tolist(), strict=True)]
+    for place, row in enumerate(z.tolist()):
+        expected[place] += 0.1 * math.fsum(reference("cross_entropy", row, j) for j in range(len(row))) / len(row)
+    found = np.asarray(of_positions(smoothed)(lib.asarray(z), lib.asarray(y)))
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
 # --- which positions count --------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from gsgd import host, scores
 from gsgd.scores import PositionScore
+from gsgd.sift.torch_internals import memory_of
 
 IGNORED = -100
 """The label that Hugging Face's losses skip."""
@@ -272,8 +273,7 @@ def _in_parts(score: PositionScore, logits: Tensor, labels: Tensor) -> Tensor:
 
 def _same_memory(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors begin at the same place; those of the device "meta" have no address to tell it by."""
-    storages = one.untyped_storage()._cdata, other.untyped_storage()._cdata
-    return storages[0] == storages[1] and one.storage_offset() == other.storage_offset()
+    return memory_of(one) == memory_of(other) and one.storage_offset() == other.storage_offset()
 
 
 def _wide(value: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gsgd.sift.shared_forward.torch_internals import version_of
+from gsgd.sift.torch_internals import version_of
 
 aten = torch.ops.aten
 

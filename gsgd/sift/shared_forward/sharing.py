@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gsgd.sift.batchnorm import gross_statistics
 from gsgd.sift.exits import EarlyExit, find_layers, last_shared_layer
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.scoring_pass.mode import without_cache
 from gsgd.sift.scoring_pass.row_losses import IGNORED
-from gsgd.sift.shared_forward.batchnorm import gross_statistics
 from gsgd.sift.shared_forward.recording import Recording
 from gsgd.sift.wrappers import (
     any_fsdp,

@@ -4,6 +4,7 @@ Everything is seeded; no expected value comes from `gsgd`.
 """
 
 import copy
+import logging
 import warnings
 
 import pytest
@@ -206,3 +207,14 @@ def _row_scores(logits, labels, kind, causal=False):
         else:
             found.append(float(torch.distributions.Categorical(logits=row).entropy().mean()))
     return found
+
+
+@pytest.fixture
+def warnings_said(caplog):
+    """What was logged in the test, though other tests may have had it logged before."""
+    from gsgd.sift.shared_forward.recording import say_once
+
+    say_once.cache_clear()
+    name = "gsgd.sift.shared_forward.recording"
+    caplog.set_level(logging.WARNING, logger=name)
+    return lambda: [record.getMessage() for record in caplog.records if record.name == name]

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import importlib.util
-import logging
 import sys
 from pathlib import Path
 
@@ -13,17 +12,6 @@ if any(importlib.util.find_spec(package) is None for package in ("torch", "trans
     collect_ignore_glob = ["test_*.py"]
 else:
     sys.path.insert(0, str(Path(__file__).parent))
-
-
-@pytest.fixture
-def warnings_said(caplog):
-    """What was logged in the test, though other tests may have had it logged before."""
-    from gsgd.sift.shared_forward.recording import say_once
-
-    say_once.cache_clear()
-    name = "gsgd.sift.shared_forward.recording"
-    caplog.set_level(logging.WARNING, logger=name)
-    return lambda: [record.getMessage() for record in caplog.records if record.name == name]
 
 
 @pytest.fixture

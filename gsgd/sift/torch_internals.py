@@ -1,4 +1,4 @@
-"""What the shared forward uses of torch that is private: tried with torch 2.13."""
+"""What is used of torch that is private, for the shared forward above all: tried with torch 2.11 and 2.13."""
 
 from __future__ import annotations
 

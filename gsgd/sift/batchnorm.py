@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gsgd.sift.shared_forward.torch_internals import memory_of, will_be_computed_again
+from gsgd.sift.torch_internals import memory_of, will_be_computed_again
 from gsgd.sift.wrappers import every_module
 
 
