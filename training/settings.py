@@ -259,6 +259,11 @@ class TrainingSettings:
         return self.method not in ("baseline", "random", "last-seen")
 
     @property
+    def measures_scores(self) -> bool:
+        """Whether there are scores to hold against exact losses."""
+        return self.scores_rows or self.method == "last-seen"
+
+    @property
     def plain_size(self) -> int:
         """Rows of a step that does not select, per device and micro-batch."""
         return self.draw or self.batch_size
@@ -301,7 +306,7 @@ class TrainingSettings:
 
     def metered_at(self, total_steps: int) -> range:
         """The steps at which a run of so many reads its meters."""
-        metered = self.meter_every and self.scores_rows
+        metered = self.meter_every and self.measures_scores
         return range(*self.first_and_last(total_steps), self.meter_every) if metered else range(0)
 
     def steps_within_budget(self, train_size: int, ranks: int, costs: StepCosts | None) -> int:
@@ -344,7 +349,7 @@ class TrainingSettings:
             "max_age": self.max_age or None if method.score == "last-seen" else None,
             "data_rows": train_size,
             "log_rows": row_log if self.log_rows else None,
-            "meter_every": self.meter_every if self.scores_rows else 0,
+            "meter_every": self.meter_every if self.measures_scores else 0,
             # Scores that are not finite are a run that diverges, which shows in its loss.
             "on_bad_scores": "last",
         }

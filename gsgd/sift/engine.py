@@ -243,7 +243,7 @@ class Sift:
         meter_every = self.options.meter_every
         if meter_every and self.totals.selected_steps % (meter_every * self.options.accumulation_steps) == 0:
             with self._meters.measure(device):
-                self.readings += read_batch(self.scorer, batch, exits=[self.exit_layer], step=step)
+                self.readings += self._read(batch, ids, [self.exit_layer], step)
         recording = self._training_pass.recording(
             self.model,
             batch,
@@ -362,13 +362,21 @@ class Sift:
     def read(
         self, batch: Mapping[str, Any], *, exits: Sequence[int] | None = None, step: int | None = None
     ) -> list[Reading]:
-        """How well scores at some exits stand in for exact losses on a batch: see `gsgd.sift.readings.read_batch`."""
-        return read_batch(
-            self.scorer,
-            batch,
-            exits=[self.exit_layer] if exits is None else exits,
-            step=self.step if step is None else step,
-        )
+        """How well scores at some exits stand in for exact losses on a batch: see `gsgd.sift.readings.read_batch`.
+
+        Losses last seen have no exits: theirs is one reading, of the rows of the batch that were seen, by their ids
+        (`NamedRows.read`).
+        """
+        ids = None
+        if self.options.score == "last-seen" or self.options.id_key in batch:
+            ids, batch = self._without_ids(batch)
+        exits = [self.exit_layer] if exits is None else exits
+        return self._read(batch, ids, exits, self.step if step is None else step)
+
+    def _read(self, batch: Any, ids: Tensor | None, exits: Sequence[int], step: int) -> list[Reading]:
+        if self.options.score == "last-seen" and self.named_rows is not None and ids is not None:
+            return [self.named_rows.read(self.scorer, batch, ids, step=step)]
+        return read_batch(self.scorer, batch, exits=exits, step=step)
 
     def diagnose(self, batches: Iterable[Mapping[str, Any]], **options: Any) -> Diagnosis:
         """What selection at each exit costs and brings on gross batches: see `gsgd.sift.diagnosis.diagnose`."""

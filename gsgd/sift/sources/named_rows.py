@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,10 +11,17 @@ import torch
 from torch import Tensor
 
 from gsgd import host
+from gsgd.sift.batch_structure import device_of
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.ranks import Ranks
-from gsgd.sift.sources.last_seen import LastSeen, check_age_bound, check_ids
+from gsgd.sift.readings import Reading, read_usable
+from gsgd.sift.scorer import Scorer
+from gsgd.sift.scoring_pass.mode import draws_kept, scoring_mode
+from gsgd.sift.scoring_pass.module_state import unchanged
+from gsgd.sift.scoring_pass.row_losses import IGNORED
+from gsgd.sift.sources.last_seen import UNSEEN, LastSeen, check_age_bound, check_ids
 from gsgd.sift.trained_losses import TrainedLosses
+from gsgd.sift.wrappers import unwrap
 
 
 class Drawn(NamedTuple):
@@ -91,6 +99,30 @@ class NamedRows:
             check_age_bound(self.options.max_age, rows=self.seen.rows, gross=len(ids) * self.ranks.size)
         return self.seen.scores(ids, step=step, max_age=self.options.max_age)
 
+    def read(self, scorer: Scorer, batch: Mapping[str, Any], ids: Tensor, *, step: int) -> Reading:
+        """How well the losses last seen of a gross batch stand in for its exact ones; it waits for a device.
+
+        A forward pass of the batch, without gradients and in the mode that `scoring_mode` names, of which nothing is
+        left; none where no row of it was ever seen.
+
+        Raises:
+            ValueError: as `TrainedLosses.of`.
+        """
+        ids = check_ids(ids, self._rows)
+        scores = self.scores(ids, step=step, device=device_of(batch))
+        seen = scores < UNSEEN
+        losses = scores
+        if bool(seen.any()):
+            model = unwrap(scorer.model)
+            with contextlib.ExitStack() as stack:
+                for kept in (torch.no_grad(), unchanged(model), draws_kept(model)):
+                    stack.enter_context(kept)
+                stack.enter_context(scoring_mode(model, self.options.scoring_mode))
+                found = [self.trained.peek(model(**part), part) for part in scorer.parts(batch)]
+            losses = torch.cat(found)
+            seen = seen & _labelled(batch.get(self.trained.labels), losses)
+        return read_usable(scores, losses, seen, scorer.keep, step=step)
+
     def awaits(self, rows: Mapping[str, Any], ids: Tensor, drawn: Drawn | None = None) -> None:
         """Rows with these ids are about to be trained on."""
         self._awaiting.append((rows, ids, drawn))
@@ -146,6 +178,13 @@ class NamedRows:
             seen = LastSeen(self._rows)
             seen.load_state_dict(self._state)  # so that another data set is refused here
             self.seen = None
+
+
+def _labelled(labels: Any, losses: Tensor) -> Tensor:
+    """(B,), bool: the rows with a label, where rows have several."""
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or len(labels) != len(losses):
+        return torch.ones_like(losses, dtype=torch.bool)
+    return (labels.reshape(len(losses), -1) != IGNORED).any(dim=1)
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
