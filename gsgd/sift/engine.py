@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -281,13 +281,18 @@ class Sift:
         self.totals.selected_steps += 1
         return taken
 
-    def forward_kept(self, rows: Mapping[str, Any]) -> Any:
-        """The model's output on rows that `choose` returned."""
+    def forward_kept(self, rows: Mapping[str, Any], *, weights: Tensor | Callable[[Any], Tensor] | None = None) -> Any:
+        """The model's output on rows that `choose` returned.
+
+        Args:
+            weights: (k,), what the loop multiplies the rows' losses by, or what makes it of the output, to be logged.
+        """
         output = self._training_pass.run(self.model, rows)
         fullest = self.scorer.positions.fullest()
         if self.last is None or not self.last.selected:  # else scoring has looked at these rows
             self._choice.late.add(self._present_step, None, fullest)
-        self.note(output, rows)
+        noted = self.named_rows is not None and weights is not None
+        self.note(output, rows, weights=(weights(output) if callable(weights) else weights) if noted else None)
         return output
 
     def _awaits(self, rows: Any, ids: Tensor, drawn: Tensor) -> None:

@@ -136,8 +136,9 @@ class _RowSampler(Sampler[list[int]]):
             raise ValueError(f"ids has shape {tuple(ids.shape)} and losses {tuple(losses.shape)}: both must be (k,)")
         losses = losses.detach().float()
         parts = _of_all_ranks(ids.to(losses.device), losses)
-        for part_ids, _ in parts:
-            self._forget(_listed(part_ids))
+        # Those of this rank alone are on the host, where a device need not be waited for.
+        for noted in [ids] if len(parts) == 1 else [part_ids for part_ids, _ in parts]:
+            self._forget(_listed(noted))
         of_device = not host.holds(losses)
         for part_ids, part_losses in parts:
             copies = part_ids.to("cpu", non_blocking=True), part_losses.to("cpu", non_blocking=True)
