@@ -125,7 +125,8 @@ class SiftOptions:
             exit, on the gross batch; `meter_s` tells.
         check: hold the scores against the model's own losses at the first step that selects, 100 such steps later, and
             when the batch's form changes (`gsgd.sift.self_check`); a difference is a ValueError. It costs a few passes
-            of two rows. A callable `score` of one's own is never checked.
+            of two rows. A callable `score` of one's own is never checked. Also whether an id always comes with the same
+            class, of 1,000 ids, where labels are one class a row on the host.
         rows: names of entries of the batch that have one entry a row and that no other sign tells (`gsgd.sift.batch`).
         label_names: the batch's entries that are labels; () for the model's usual ones (`labels`, or `start_positions`
             and `end_positions`).

@@ -23,6 +23,9 @@ from gsgd.sift.sources.last_seen import UNSEEN, LastSeen, check_age_bound, check
 from gsgd.sift.trained_losses import TrainedLosses
 from gsgd.sift.wrappers import unwrap
 
+MOST_REMEMBERED = 1000
+"""Ids whose class is remembered, to notice ids that change."""
+
 
 class Drawn(NamedTuple):
     """The rows (B,) of this rank's batch: ids, and whether each was kept."""
@@ -58,6 +61,7 @@ class NamedRows:
         label = options.label_names[0] if options.label_names else "labels"
         self.trained = TrainedLosses(options.row_losses, label, options.label_smoothing)
         self._state: Mapping[str, Any] | None = None
+        self._labels: dict[int, int] = {}
         # Chosen and not trained on yet: a trainer may choose all micro-batches of a step before the first is trained.
         most = max(2, options.accumulation_steps)
         self._awaiting: deque[tuple[Mapping[str, Any], Tensor, Drawn | None]] = deque(maxlen=most)
@@ -144,7 +148,8 @@ class NamedRows:
             positions, items: as of `TrainedLosses.of`.
 
         Raises:
-            ValueError: as `TrainedLosses.of`.
+            ValueError: as `TrainedLosses.of`; where rows have a class each, on the host, for an id that has another one
+                than before.
         """
         for entry in self._awaiting:
             if _same(entry[0], rows):
@@ -152,6 +157,8 @@ class NamedRows:
                 break
         else:
             return None
+        if self.options.check:
+            self._check_labels(entry[1], rows.get(self.trained.labels))
         losses = self.trained.of(output, batch, positions=positions, items=items)
         ids = host.sent(entry[1], losses.device)
         if not self._scores:
@@ -161,6 +168,23 @@ class NamedRows:
         everywhere = (ids, losses) if self.ranks.size == 1 else (self.ranks.gathered(ids), self.ranks.gathered(losses))
         self.seen.note(*everywhere, step=step)
         return Trained(ids, losses, entry[2])
+
+    def _check_labels(self, ids: Tensor, labels: Any) -> None:
+        """Of some ids the class is remembered: one that comes back with another does not always name the same row."""
+        if not isinstance(labels, Tensor) or labels.dim() != 1 or labels.is_floating_point():
+            return
+        if not host.holds(labels) or not host.holds(ids):
+            return
+        for name, label in zip(ids.tolist(), labels.tolist(), strict=True):
+            known = self._labels.get(name, label)
+            if known != label:
+                raise ValueError(
+                    f"id {name} came with the label {known} and comes with {label} now: an id must name the same row "
+                    "in every epoch, so number the rows before they are shuffled (gsgd.sift.WithIds); where labels of "
+                    "a row do change, check=False"
+                )
+            if len(self._labels) < MOST_REMEMBERED:
+                self._labels[name] = label
 
     def state_dict(self) -> dict[str, Any]:
         """The losses last seen, and what was learnt of labels."""
