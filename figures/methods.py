@@ -18,6 +18,13 @@ _SCORES = {
     "margin": ("#009E73", "#66C7A8", "D", "d", "H"),
 }
 """Score -> (colour at the first exit, colour at the last, markers: of exits, of what is called the last, of "auto")."""
+_UNSCORED = {
+    "infobatch": ("InfoBatch", "#882255", "v"),
+    "importance": ("importance sampling", "#44AA99", "d"),
+    "focal": ("all rows, focal weights", "#999933", "*"),
+    "loss-power": ("all rows, weights by loss", "#AA4499", "1"),
+}
+"""Method without a score of its own -> label, colour, marker."""
 _CHANGES = {
     "keep": "#CC79A7",
     "start_share": "#6B4C9A",
@@ -107,6 +114,9 @@ def _plain(name: str) -> Look:
         return Look("random rows", "#808080", "s", (0, (4, 2)), True, (1, 0.0, 0, name))
     if name == "last-seen":
         return Look("loss last seen", "#009e73", "h", "-", True, (1, 1.0, 0, name))
+    if name in _UNSCORED:
+        label, colour, marker = _UNSCORED[name]
+        return Look(label, colour, marker, "-", True, (1, 2.0 + list(_UNSCORED).index(name), 0, name))
     score, _, layer = name.partition("@")
     if score not in _SCORES or not (layer in ("last", "auto") or layer.isdigit()):
         colour = _OTHER_CHANGES[_hash(name) % len(_OTHER_CHANGES)]

@@ -39,6 +39,7 @@ FREE = BESIDE_THE_RUN | frozenset(
     (
         *("start_step", "end_step", "start_share", "end_share", "auto_level", "auto_every", "meter_every", "budget"),
         *("max_lr", "weight_decay", "decay_all", "beta1", "beta2", "eps", "schedule", "warmup_share", "cycle_momentum"),
+        *("prune", "uniform_share", "focal_gamma", "loss_power"),
         *("random_share", "max_age", "seed", "evaluations", "evaluation_batch_size", "quality_batches", "test"),
     )
 )
@@ -47,6 +48,7 @@ FREE = BESIDE_THE_RUN | frozenset(
 
 def price(config: Config) -> tuple:
     """What the cost of a selecting step depends on: methods of one price are measured once."""
+    # A method that does not select is charged as plain training: weights cost a cross-entropy.
     without = FREE if config.training.selects else FREE | ONLY_SELECTING
     return tuple(item for item in _as_priced(config).values().items() if item[0] not in without)
 

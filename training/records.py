@@ -68,9 +68,10 @@ COLUMNS: dict[str, Any] = get_type_hints(Evaluation)
 METER_COLUMNS: dict[str, Any] = {
     **{"method": str, "seed": int},
     **{name: int if name in ("step", "exit_layer", "rows", "kept") else float for name in MEASURED},
+    **dict.fromkeys(("delta_chosen", "delta_hardest"), float | None),
     **{"meter_s": float},
 }
-"""Of `meters.csv`; a number that is not defined is `nan`."""
+"""Of `meters.csv`; a number that is not defined is `nan`, and one that older versions did not measure None."""
 
 
 class Records:

@@ -126,6 +126,7 @@ class CheckpointState(Record):
     scheduler: dict[str, Any]
     scaler: dict[str, Any] | None
     order: Place
+    sampler: dict[str, Any] | None = None
     wall_clock_s: Seconds
     seconds: dict[str, Seconds]
     loss_since_evaluation: list[float]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic.dataclasses import dataclass
 
 from gsgd import scores
+from gsgd.ranges import within
 from gsgd.selectors import (
     Selector,
     select_online_batch,
@@ -37,6 +38,10 @@ from training.keys import (
 )
 
 SCORES = ("loss", "entropy", "margin")
+WEIGHTED = ("focal", "loss-power")
+"""Methods that train on all rows, with weights (`training.weighting`)."""
+SAMPLED = ("infobatch", "importance")
+"""Methods that choose rows before they are read (`training.sampled`)."""
 SELECTORS: dict[str, Selector] = {
     "top-k": select_top_k,
     "online-batch": select_online_batch,
@@ -50,7 +55,8 @@ NO_SETTING = ("interrupt", "rows", "label_names", "label_smoothing", "id_key", "
 class Method:
     """What decides which rows are trained on.
 
-    "baseline", "random", "last-seen", or an early prediction: "loss@1", "entropy@6", "loss@last", "loss@auto".
+    "baseline", "random", "last-seen", one of `SAMPLED` or `WEIGHTED`, for which nothing is scored, or an early
+    prediction: "loss@1", "entropy@6", "loss@last", "loss@auto".
     """
 
     score: str | None
@@ -66,7 +72,7 @@ def parse_method(text: str) -> Method:
     Raises:
         ValueError: if it names none.
     """
-    if text == "baseline":
+    if text in ("baseline", *SAMPLED, *WEIGHTED):
         return Method(None, None)
     if text in ("random", "last-seen"):
         return Method(text, None)
@@ -76,7 +82,8 @@ def parse_method(text: str) -> Method:
     if score in SCORES and layer.isascii() and layer.isdigit() and int(layer) >= 1:
         return Method(score, int(layer))
     raise ValueError(
-        f"method = {text!r} must be baseline, random, last-seen, or SCORE@LAYER with a score of {', '.join(SCORES)} "
+        f"method = {text!r} must be baseline, random, last-seen, {', '.join((*SAMPLED, *WEIGHTED))}, or SCORE@LAYER "
+        f"with a score of {', '.join(SCORES)} "
         'and an exit layer of 1, 2, ..., "last" or "auto", such as loss@1'
     )
 
@@ -111,7 +118,8 @@ class TrainingSettings:
     method: str = key(
         "baseline",
         "baseline, random, last-seen (the loss that a row had when it was trained on last), or SCORE@LAYER such as "
-        "loss@1, entropy@last or loss@auto",
+        "loss@1, entropy@last or loss@auto; infobatch or importance (rows are chosen by losses last seen before they "
+        "are read, and weighted without bias); or the controls focal and loss-power (all rows, the harder the more)",
     )
     keep: Number = engines("keep")
     keep_schedule: str = key(
@@ -134,6 +142,17 @@ class TrainingSettings:
         LAST_SEEN_RANDOM_SHARE, "of the kept rows, drawn among those that last-seen leaves, in [0, 1]"
     )
     max_age: Natural = key(0, "steps after which a last-seen loss counts as never seen; 0 for no bound")
+    prune: ShareBelowOne = key(
+        0.5,
+        "share of the rows below the mean loss that infobatch leaves out of an epoch, in [0, 1); none in a run's last "
+        "eighth",
+    )
+    uniform_share: AboveZero = key(
+        0.25,
+        "of importance, e in (0, 1]: rows are drawn by (1 - e) loss + e mean loss, so that no weight exceeds 1 / e",
+    )
+    focal_gamma: AtLeastZero = key(2.0, "of focal: a loss is multiplied by (1 - p)^gamma, p of the right class")
+    loss_power: AtLeastZero = key(1.0, "of loss-power, a: a loss is multiplied by loss^a")
     start_step: Natural = engines("start_step")
     end_step: Natural = key(0, "steps from it on train on the whole batch again; 0 for never")
     start_share: Share = key(0.0, "start_step as a share of the run, in [0, 1]")
@@ -224,6 +243,14 @@ class TrainingSettings:
                 f"method = {self.method!r} with keep = {self.keep:g} and batch_size = {self.batch_size} keeps every "
                 "row: lower keep, or take the baseline"
             )
+        if self.method in (*WEIGHTED, *SAMPLED) and self.labelled_head:
+            raise ValueError(
+                f"method = {self.method!r} weights all labels' losses, but labelled_head has a head that sees some: "
+                "set it to false"
+            )
+        if self.method in SAMPLED and self.draw:
+            raise ValueError(f"draw = {self.draw} is not for method = {self.method!r}, which draws by itself")
+        within("uniform_share", self.uniform_share, "lie in (0, 1]", lambda share: share <= 1)
         if self.start_step and self.start_share:
             raise ValueError(f"start_step = {self.start_step} and start_share = {self.start_share:g}: give one of them")
         if self.end_step and self.end_share < 1:
@@ -251,12 +278,17 @@ class TrainingSettings:
     @property
     def selects(self) -> bool:
         """Whether any step may select."""
-        return self.method != "baseline"
+        return self.method not in ("baseline", *WEIGHTED, *SAMPLED)
 
     @property
     def scores_rows(self) -> bool:
         """Whether an early prediction scores."""
-        return self.method not in ("baseline", "random", "last-seen")
+        return self.selects and self.method not in ("random", "last-seen")
+
+    @property
+    def measures_scores(self) -> bool:
+        """Whether there are scores to hold against exact losses."""
+        return self.scores_rows or self.method == "last-seen"
 
     @property
     def plain_size(self) -> int:
@@ -301,7 +333,7 @@ class TrainingSettings:
 
     def metered_at(self, total_steps: int) -> range:
         """The steps at which a run of so many reads its meters."""
-        metered = self.meter_every and self.scores_rows
+        metered = self.meter_every and self.measures_scores
         return range(*self.first_and_last(total_steps), self.meter_every) if metered else range(0)
 
     def steps_within_budget(self, train_size: int, ranks: int, costs: StepCosts | None) -> int:
@@ -344,7 +376,7 @@ class TrainingSettings:
             "max_age": self.max_age or None if method.score == "last-seen" else None,
             "data_rows": train_size,
             "log_rows": row_log if self.log_rows else None,
-            "meter_every": self.meter_every if self.scores_rows else 0,
+            "meter_every": self.meter_every if self.measures_scores else 0,
             # Scores that are not finite are a run that diverges, which shows in its loss.
             "on_bad_scores": "last",
         }

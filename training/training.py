@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,8 +28,10 @@ from gsgd.sift.wrappers import innermost, unwrap
 from training.calibration import Calibration
 from training.config import Config
 from training.order import Order
-from training.settings import TrainingSettings
+from training.sampled import SampledOrder
+from training.settings import SAMPLED, WEIGHTED, TrainingSettings
 from training.task import Task
+from training.weighting import hard_row_weights, hard_weights, label_losses, reweighted, row_means
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,11 @@ class Training:
         self.model: nn.Module = model.train()
         self.sift = build_sift(model, settings, total_steps, task.train_size, row_log)
         self.order = Order(task.train_size, settings.seed)
+        self.sampled: SampledOrder | None = None
+        if settings.method in SAMPLED:
+            self.sampled = SampledOrder(settings, task.train_size, total_steps, ranks=ranks, rank=rank)
+        # Read ahead or not, the first is of the batch that is trained on next: ids (k,), weights (k,).
+        self._sampled: deque[tuple[np.ndarray, np.ndarray]] = deque()
         # While a GPU works, the processor prepares the next batch; where both are one, that would only take turns.
         self.reader = ThreadPoolExecutor(1) if accelerator.device.type == "cuda" else None
         self._ahead: _Ahead | None = None
@@ -127,12 +135,29 @@ class Training:
         with self.accelerator.autocast():
             kept = self.sift.choose(batch)
         with self._forward.measure(device):
-            loss = self.sift.forward_kept(kept).loss
+            loss = self._loss(kept)
         with self._backward.measure(device):
             self.accelerator.backward(loss / self.settings.accumulation_steps)
         assert self.sift.last is not None
         self._selections.append(self.sift.last)
         return loss
+
+    def _loss(self, kept: dict[str, Tensor]) -> Tensor:
+        """The model's loss on the kept rows, with weights where the method has any; what a sampler needs is noted."""
+        settings = self.settings
+        if settings.method in WEIGHTED:
+            labels = kept["labels"]
+            output = self.sift.forward_kept(kept, weights=functools.partial(hard_row_weights, labels, settings))
+            losses = label_losses(output, labels)
+            return reweighted(output.loss, losses, hard_weights(losses, labels, settings), labels)
+        if self.sampled is None:
+            return self.sift.forward_kept(kept).loss
+        labels, (ids, of_rows) = kept["labels"], self._sampled.popleft()
+        weights = host.sent(torch.from_numpy(of_rows), labels.device)
+        output = self.sift.forward_kept(kept, weights=weights)
+        losses = label_losses(output, labels)
+        self.sampled.sampler.note(torch.from_numpy(ids), row_means(losses.detach(), labels))
+        return reweighted(output.loss, losses, weights.reshape(-1, *[1] * (labels.dim() - 1)), labels)
 
     def next_batch(self, rows: int) -> dict[str, Tensor]:
         """The next `rows` rows of this rank, on its device."""
@@ -151,6 +176,10 @@ class Training:
 
     def _reading(self, rows: int) -> Callable[[], dict[str, Tensor]]:
         """Moves on in the order of the data, and leaves what is to be done for the batch to whoever calls it."""
+        if self.sampled is not None:
+            ids, weights, epoch = self.sampled.take()
+            self._sampled.append((ids, weights))
+            return functools.partial(self._read, ids, epoch)
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         taken, epoch = self.order.take(rows * ranks)
         return functools.partial(self._read, taken[rank * rows : (rank + 1) * rows], epoch)
@@ -281,6 +310,7 @@ class Training:
             "scheduler": self.scheduler.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "order": self.order.state_dict() if self._ahead is None else self._ahead.before,
+            "sampler": None if self.sampled is None else self.sampled.state_dict(),
             "wall_clock_s": self.wall_clock_s,
             "seconds": dict(self.seconds),
             "loss_since_evaluation": [self._loss_sum, self._loss_count],
@@ -308,6 +338,9 @@ class Training:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.order.load_state_dict(state["order"])
         self._ahead = None
+        self._sampled.clear()
+        if self.sampled is not None:
+            self.sampled.load_state_dict(state["sampler"])
         self.wall_clock_s = state["wall_clock_s"]
         self.seconds = dict(state["seconds"])
         self._forward, self._backward = Elapsed(self.seconds["forward_s"]), Elapsed(self.seconds["backward_s"])

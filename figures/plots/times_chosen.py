@@ -27,7 +27,9 @@ def draw(chosen: pd.DataFrame) -> Figure:
         ax.set(xlabel="times a row was chosen", ylabel="share of the rows", xlim=(edges[0], edges[-1]), ylim=(0, None))
         ax.yaxis.set_major_formatter(PercentFormatter(1.0))
         said = ", ".join(f"{look(method).brief} {_half(rows[rows['method'] == method]):.0%}" for method in methods[:3])
-        style.title(ax, f"{style.group(rows)}: half of all choices fall on this share of rows: {said}")
+        style.title(
+            ax, f"{style.group(rows)}: half of all choices fall on this share of rows: {said}", width=style.DOUBLE_IN
+        )
     style.legend_below(figure, axes, columns=4, order=labels_in_order(chosen["method"]))
     return figure
 

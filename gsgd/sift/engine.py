@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -242,7 +242,7 @@ class Sift:
         meter_every = self.options.meter_every
         if meter_every and self.totals.selected_steps % (meter_every * self.options.accumulation_steps) == 0:
             with self._meters.measure(device):
-                self.readings += read_batch(self.scorer, batch, exits=[self.exit_layer], step=step)
+                self.readings += self._read(batch, ids, [self.exit_layer], step)
         recording = self._training_pass.recording(
             self.model,
             batch,
@@ -280,13 +280,18 @@ class Sift:
         self.totals.selected_steps += 1
         return taken
 
-    def forward_kept(self, rows: Mapping[str, Any]) -> Any:
-        """The model's output on rows that `choose` returned."""
+    def forward_kept(self, rows: Mapping[str, Any], *, weights: Tensor | Callable[[Any], Tensor] | None = None) -> Any:
+        """The model's output on rows that `choose` returned.
+
+        Args:
+            weights: (k,), what the loop multiplies the rows' losses by, or what makes it of the output, to be logged.
+        """
         output = self._training_pass.run(self.model, rows)
         fullest = self.scorer.positions.fullest()
         if self.last is None or not self.last.selected:  # else scoring has looked at these rows
             self._choice.late.add(self._present_step, None, fullest)
-        self.note(output, rows)
+        noted = self.named_rows is not None and weights is not None
+        self.note(output, rows, weights=(weights(output) if callable(weights) else weights) if noted else None)
         return output
 
     def _awaits(self, rows: Any, ids: Tensor, drawn: Tensor) -> None:
@@ -361,13 +366,21 @@ class Sift:
     def read(
         self, batch: Mapping[str, Any], *, exits: Sequence[int] | None = None, step: int | None = None
     ) -> list[Reading]:
-        """How well scores at some exits stand in for exact losses on a batch: see `gsgd.sift.readings.read_batch`."""
-        return read_batch(
-            self.scorer,
-            batch,
-            exits=[self.exit_layer] if exits is None else exits,
-            step=self.step if step is None else step,
-        )
+        """How well scores at some exits stand in for exact losses on a batch: see `gsgd.sift.readings.read_batch`.
+
+        Losses last seen have no exits: theirs is one reading, of the rows of the batch that were seen, by their ids
+        (`NamedRows.read`).
+        """
+        ids = None
+        if self.options.score == "last-seen" or self.options.id_key in batch:
+            ids, batch = self._without_ids(batch)
+        exits = [self.exit_layer] if exits is None else exits
+        return self._read(batch, ids, exits, self.step if step is None else step)
+
+    def _read(self, batch: Any, ids: Tensor | None, exits: Sequence[int], step: int) -> list[Reading]:
+        if self.options.score == "last-seen" and self.named_rows is not None and ids is not None:
+            return [self.named_rows.read(self.scorer, batch, ids, step=step)]
+        return read_batch(self.scorer, batch, exits=exits, step=step)
 
     def diagnose(self, batches: Iterable[Mapping[str, Any]], **options: Any) -> Diagnosis:
         """What selection at each exit costs and brings on gross batches: see `gsgd.sift.diagnosis.diagnose`."""

@@ -120,11 +120,13 @@ class SiftOptions:
             has the moves, as `history`. What it measures is part of `selection_s`.
         meter_every: every so many steps that select, from the first of them on, `choose` measures on the gross batch
             how well the scores stand in for exact losses (`gsgd.sift.readings`) and appends the `Reading` to
-            `readings`; 0 for never. Weights, draws and counts are bit for bit those of a run without. A reading costs
-            about a forward pass of the model and one up to the exit, on the gross batch; `meter_s` tells.
+            `readings`; 0 for never. Losses last seen are measured on the rows that were seen. Weights, draws and counts
+            are bit for bit those of a run without. A reading costs about a forward pass of the model and one up to the
+            exit, on the gross batch; `meter_s` tells.
         check: hold the scores against the model's own losses at the first step that selects, 100 such steps later, and
             when the batch's form changes (`gsgd.sift.self_check`); a difference is a ValueError. It costs a few passes
-            of two rows. A callable `score` of one's own is never checked.
+            of two rows. A callable `score` of one's own is never checked. Also whether an id always comes with the same
+            class, of 1,000 ids, where labels are one class a row on the host.
         rows: names of entries of the batch that have one entry a row and that no other sign tells (`gsgd.sift.batch`).
         label_names: the batch's entries that are labels; () for the model's usual ones (`labels`, or `start_positions`
             and `end_positions`).
@@ -267,7 +269,7 @@ class SiftOptions:
             raise ValueError(
                 f'compile = {self.compile!r} does not go with batchnorm = "gross", whose statistics no graph hands on'
             )
-        if self.meter_every and not self.scores_by_forward:
+        if self.meter_every and self.score == "random":
             raise ValueError(
                 f'meter_every = {self.meter_every}, but score = "{self.score}" has no early prediction to measure: set '
                 "it to 0"

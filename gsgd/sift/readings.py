@@ -1,4 +1,4 @@
-"""How well an early exit's scores stand in for exact losses, measured on one gross batch.
+"""How well scores, of an early exit or losses last seen, stand in for exact losses, measured on one gross batch.
 
     reading = read(scores, losses, kept=16)      # of two columns of numbers
     first, last = read_batch(sift.scorer, batch, exits=(1, 4))
@@ -34,9 +34,9 @@ class Reading:
 
     Attributes:
         step: the training step, counted from 0, on whose batch it was taken.
-        exit_layer: of the scores.
+        exit_layer: of the scores; 0 of losses last seen.
         rows: B, rows with an exact loss; rows without labels are left out, and so are those whose score or exact loss
-            is not finite.
+            is not finite, or that were never seen where losses last seen score.
         kept: k = max(1, round(keep * B)).
         rho: rho_{B,k} >= 1, the mean exact loss of the k rows with the largest exact losses, over the mean of all.
             NaN where all exact losses are 0, and so are the next three.
@@ -58,6 +58,10 @@ class Reading:
         overlap: the share of the k rows with the largest scores that are among the k with the largest exact losses;
             of equal ones the earlier row comes first. In [0, 1].
         rank_correlation: Spearman's, of scores and exact losses, in [-1, 1]. NaN where either is constant.
+        delta_chosen: the root of the mean of (sqrt(score) - sqrt(exact loss))^2 over the k rows with the largest
+            scores. With `delta_hardest` it bounds what any score loses (`theory.formulas.stale`): the root of the mean
+            exact loss of the rows chosen is at least that of the hardest less both. NaN where a score is negative.
+        delta_hardest: the same over the k rows with the largest exact losses.
     """
 
     step: int
@@ -74,6 +78,8 @@ class Reading:
     pairwise_agreement: float
     overlap: float
     rank_correlation: float
+    delta_chosen: float = math.nan
+    delta_hardest: float = math.nan
 
 
 def read(scores: Any, losses: Any, *, kept: int, step: int = 0, exit_layer: int = 0) -> Reading:
@@ -118,7 +124,27 @@ def read(scores: Any, losses: Any, *, kept: int, step: int = 0, exit_layer: int 
         pairwise_agreement=_agreement(score_ranks, loss_ranks),
         overlap=len(np.intersect1d(chosen, hardest)) / kept,
         rank_correlation=_correlation(score_ranks, loss_ranks),
+        delta_chosen=_delta(scores[chosen], losses[chosen]),
+        delta_hardest=_delta(scores[hardest], losses[hardest]),
     )
+
+
+def read_usable(
+    scores: Tensor, losses: Tensor, usable: Tensor, keep: float, *, step: int = 0, exit_layer: int = 0
+) -> Reading:
+    """The reading of those of B rows that are usable and have finite numbers; where there are none, all of it is NaN.
+
+    Args:
+        scores, losses, usable: (B,).
+        keep: the share of the rows that selection keeps.
+        step, exit_layer: as of `read`.
+    """
+    usable = usable.to(losses.device) & torch.isfinite(losses) & torch.isfinite(scores)
+    count = int(usable.sum())
+    if count == 0:
+        return Reading(step, exit_layer, 0, 0, *[math.nan] * 10)
+    kept = max(1, round(keep * count))
+    return read(scores[usable], losses[usable], kept=kept, step=step, exit_layer=exit_layer)
 
 
 def read_batch(scorer: Scorer, batch: Mapping[str, Any], *, exits: Sequence[int], step: int = 0) -> list[Reading]:
@@ -140,7 +166,7 @@ def read_batch(scorer: Scorer, batch: Mapping[str, Any], *, exits: Sequence[int]
         ValueError: if nothing is scored, the model has no such exit, or the batch has no labels with a loss.
     """
     if scorer.function is None:
-        raise ValueError('score = "random" has no scores to compare with exact losses')
+        raise ValueError(f'score = "{scorer.options.score}" has no scores to compare with exact losses')
     model = unwrap(scorer.model)
     last, loss = scorer.exits, scorer.loss
     wanted = [check_exit_layer(layer, last) for layer in exits]
@@ -158,20 +184,9 @@ def read_batch(scorer: Scorer, batch: Mapping[str, Any], *, exits: Sequence[int]
     exact = torch.cat(losses)
     labelled = scorer.labelled(batch, exact)
     return [
-        _of_labelled(torch.cat(scores[layer] or losses), exact, labelled, scorer.keep, step=step, exit_layer=layer)
+        read_usable(torch.cat(scores[layer] or losses), exact, labelled, scorer.keep, step=step, exit_layer=layer)
         for layer in wanted
     ]
-
-
-def _of_labelled(
-    scores: Tensor, losses: Tensor, labelled: Tensor, keep: float, *, step: int, exit_layer: int
-) -> Reading:
-    usable = labelled.to(losses.device) & torch.isfinite(losses) & torch.isfinite(scores)
-    count = int(usable.sum())
-    if count == 0:
-        return Reading(step, exit_layer, 0, 0, *[math.nan] * 10)
-    kept = max(1, round(keep * count))
-    return read(scores[usable], losses[usable], kept=kept, step=step, exit_layer=exit_layer)
 
 
 def _column(name: str, values: Any) -> Column:
@@ -184,6 +199,13 @@ def _column(name: str, values: Any) -> Column:
     if len(bad):
         raise ValueError(f"{name}[{bad[0]}] is {column[bad[0]]}, but must be finite: leave such rows out")
     return column
+
+
+def _delta(scores: Column, losses: Column) -> float:
+    """The distance in mean square of the roots of two columns."""
+    if scores.min() < 0:
+        return math.nan
+    return float(np.sqrt(np.square(np.sqrt(scores) - np.sqrt(losses)).mean()))
 
 
 def _ratio(value: float, mean: float) -> float:

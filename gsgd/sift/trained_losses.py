@@ -79,6 +79,16 @@ class TrainedLosses:
                 self.shift = self._found_shift(logits, labels, loss_of(output), items)
             return _row_means(logits, _shifted(labels, self.shift), self.smoothing)
 
+    def peek(self, output: Any, batch: Mapping[str, Any]) -> Tensor:
+        """(B,), float32: the losses of rows that are not trained on, from the model's output; nothing is counted.
+
+        Raises:
+            ValueError: as `of`.
+        """
+        looker = TrainedLosses(self.function, self.labels, self.smoothing)
+        looker.shift, looker.steps = self.shift, 1
+        return looker.of(output, batch)
+
     def _at_positions(self, logits: Tensor, labels: Tensor, rows: Tensor, number: int) -> Tensor:
         each = F.cross_entropy(
             logits[0].float(), labels[0], reduction="none", ignore_index=IGNORED, label_smoothing=self.smoothing

@@ -61,6 +61,7 @@ def test_many_counts_share_bins():
     assert list(bins(pytest.importorskip("numpy").array([0, 79]))[:3]) == [-0.5, 1.5, 3.5]
 
 
+@pytest.mark.slow
 def test_runs_of_comparisons_are_counted_and_stand_in_the_report(recorded, tmp_path):
     recorded.write_comparison(tmp_path / "c", {"baseline": [[0.4]], "random": [[0.5]]})
     recorded.write_log(tmp_path / "c" / "random-seed0", [{1: True, 2: False}] * 2)

@@ -103,7 +103,10 @@ def test_divergence_is_1(train):
         (["tiny.toml", "--batchsize", "3"], "no key 'batchsize' for task = tiny; did you mean batch_size?"),
         (["tiny.toml", "--max_lr", "quick"], "max_lr = 'quick' must be a valid number"),
         (["tiny.toml", "--budget", "600"], "budget = '600' must be a number above 0 and a unit"),
-        (["tiny.toml", "--method", "loss"], "method = 'loss' must be baseline, random, last-seen, or SCORE@LAYER"),
+        (
+            ["tiny.toml", "--method", "loss"],
+            "method = 'loss' must be baseline, random, last-seen, infobatch, importance, focal, loss-power, or SCORE",
+        ),
         (["tiny.toml", "--method", "loss@7"], "exit_layer = 7 must be a whole number in 1..2"),
         (["tiny.toml", "--batch_size", "100"], "a gross batch has 100 rows, but the training set 64"),
         (["tiny.toml", "--batch_size", "-8"], "batch_size = '-8' must be greater than or equal to 1"),

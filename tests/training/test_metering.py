@@ -34,6 +34,8 @@ READING = Reading(
     pairwise_agreement=0.75,
     overlap=0.625,
     rank_correlation=-1.0,
+    delta_chosen=0.125,
+    delta_hardest=0.3,
 )
 ROW = {"method": "loss@1:keep=0.7", "seed": 3, **dataclasses.asdict(READING), "meter_s": 1 / 3}
 UNDEFINED = {**ROW, "step": 24, "sigma": math.nan, "independence": math.nan}
@@ -70,9 +72,29 @@ def test_readings_are_read_back_exactly(tmp_path):
     assert repr(second) == repr(UNDEFINED)
     assert (tmp_path / "meters.csv").read_text().splitlines()[0] == (
         "method,seed,step,exit_layer,rows,kept,rho,rho_approx,rho_pairs,rho_pairs_approx,sigma,independence,"
-        "margin_correlation,pairwise_agreement,overlap,rank_correlation,meter_s"
+        "margin_correlation,pairwise_agreement,overlap,rank_correlation,delta_chosen,delta_hardest,meter_s"
     )
     assert table(tmp_path)[1]["sigma"] == "nan"
+
+
+def test_a_table_of_before_deltas_were_measured_can_be_read(tmp_path):
+    old = {name: value for name, value in ROW.items() if not name.startswith("delta")}
+    (tmp_path / "meters.csv").write_text(",".join(old) + "\n" + ",".join(map(str, old.values())) + "\n")
+    assert read_meters(tmp_path) == [{**ROW, "delta_chosen": None, "delta_hardest": None}]
+
+
+def test_losses_last_seen_are_metered_and_it_changes_nothing(go, tmp_path):
+    values = {"method": "last-seen", "dropout": 0.2, "budget": "20steps"}
+    go("plain", meter_every=0, **values)
+    go(**values)
+    found = read_meters(tmp_path / "run")
+    assert [row["step"] for row in found] == [0, 5, 10, 15]
+    assert {row["exit_layer"] for row in found} == {0}
+    assert found[0]["rows"] == 0
+    assert math.isnan(found[0]["overlap"])
+    assert all(row["rows"] > 4 and row["delta_chosen"] > 0 and row["delta_hardest"] > 0 for row in found[2:])
+    one, two = (torch.load(tmp_path / name / "model" / "weights.pt") for name in ("plain", "run"))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
 def test_nothing_there(tmp_path):

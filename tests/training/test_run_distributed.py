@@ -13,6 +13,7 @@ import sys
 import time
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -20,6 +21,8 @@ from torch.nn.functional import cross_entropy
 from training.metering import read_meters
 from training.order import Order
 from training.records import read_evaluations
+from training.sampled import SampledOrder
+from training.settings import TrainingSettings
 
 if not torch.distributed.is_available():
     pytest.skip("torch is built without torch.distributed", allow_module_level=True)
@@ -216,3 +219,43 @@ def test_processes_that_disagree_end_alike_or_go_on(tmp_path):
         assert words in (fault if fault and differs == "0" else ends[speaks]["said"]), (name, ends)
         shown = [int(differs)] if fault else []
         assert [n for n, end in enumerate(ends) if "Traceback" in end["said"]] == shown, (name, ends)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["infobatch", "importance"])
+def test_a_sampler_over_two_processes_chooses_and_weighs_as_over_one(tmp_path, tiny_module, method):
+    """Row by row of the log: ids, weights and losses of one process that averages both ranks' gradients."""
+    changed = {"method": f'"{method}"', "budget": '"30steps"', "schedule": '"constant"', "weight_decay": "0.0"}
+    lines = [line for line in CONFIG.splitlines() if line.split(" =")[0] not in {*changed, "meter_every"}]
+    lines += [f"{name} = {value}" for name, value in {**changed, "log_rows": "true"}.items()]
+    (tmp_path / "tiny.toml").write_text("\n".join(lines) + "\n")
+    with Launched(tmp_path, 0.0) as launched:
+        assert launched.process.wait(timeout=120) == 0, launched.text()
+    folder = tmp_path / "results" / "run" / "rows"
+    logged = [pq.read_table(folder / f"rank-{rank}-part-000000.parquet").to_pylist() for rank in range(2)]
+
+    settings = tiny_module.TinySettings(rows=ROWS, dropout=0.0, batch_normalised=False)
+    task = tiny_module.TinyTask(settings, 0)
+    torch.manual_seed(0)
+    model = task.build_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.0)
+    order = SampledOrder(TrainingSettings(method=method, batch_size=8), ROWS, 30, ranks=2, rank=0)
+    for step in range(30):
+        parts = []
+        order.take()
+        for ids, weights in list(order.sampler._handed)[-2:]:
+            batch = task.training_batch(np.array(ids), order.sampler.epoch)
+            each = cross_entropy(model(x=batch["x"]).logits, batch["labels"], reduction="none")
+            parts.append((ids, weights, each))
+        for rank, (ids, weights, each) in enumerate(parts):
+            rows = logged[rank][8 * step : 8 * (step + 1)]
+            assert [row["id"] for row in rows] == ids, (step, rank)
+            assert [row["weight"] for row in rows] == pytest.approx(weights, rel=1e-4)
+            assert [row["loss"] for row in rows] == pytest.approx(each.tolist(), rel=1e-3, abs=1e-5)
+        loss = sum((torch.tensor(weights) * each).mean() for _, weights, each in parts) / 2
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        for ids, _, each in parts:
+            order.sampler.note(torch.tensor(ids), each)
+        order.sampler.step = step + 1  # two notes of one process are one of each of two

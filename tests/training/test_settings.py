@@ -24,6 +24,8 @@ from training.settings import NO_SETTING, Method, TrainingSettings, parse_method
         ("baseline", Method(None, None)),
         ("random", Method("random", None)),
         ("last-seen", Method("last-seen", None)),
+        ("infobatch", Method(None, None)),
+        ("focal", Method(None, None)),
         ("loss@1", Method("loss", 1)),
         ("entropy@12", Method("entropy", 12)),
         ("margin@last", Method("margin", None)),
@@ -39,7 +41,8 @@ def test_methods(text, method):
 )
 def test_what_is_no_method(text):
     with pytest.raises(
-        ValueError, match=r"method = .* must be baseline, random, last-seen, or SCORE@LAYER.*such as loss@1"
+        ValueError,
+        match=r"method = .* must be baseline, random, last-seen, infobatch, .*or SCORE@LAYER.*such as loss@1",
     ):
         TrainingSettings(method=text)
 
@@ -79,6 +82,10 @@ OUT_OF_RANGE = {
     "random_share": [1.1, -0.1],
     "max_age": [-1],
     "draw": [-1],
+    "prune": [-0.1, 1.0],
+    "uniform_share": [0.0, 1.5],
+    "focal_gamma": [-1.0, float("nan")],
+    "loss_power": [-0.5],
     "keep_schedule": ["half", "0", "0:1,5", "1:0.5", "0:2"],
 }
 
@@ -267,6 +274,15 @@ def test_options_that_are_made(values, expected):
 def test_what_the_engine_would_refuse_is_refused_at_once(values, message):
     with pytest.raises(ValueError, match=message):
         TrainingSettings(**values)
+
+
+@pytest.mark.parametrize("method", ["infobatch", "importance", "focal", "loss-power"])
+def test_methods_that_do_not_select_train_on_all_they_draw(method):
+    settings = TrainingSettings(method=method, keep=0.25)
+    assert (settings.selects, settings.scores_rows, settings.gross_size) == (False, False, 32)
+    assert settings.sift_options(100, 3, 77).start_step == 100
+    with pytest.raises(ValueError, match="labelled_head has a head that sees some: set it to false"):
+        TrainingSettings(method=method, labelled_head=True)
 
 
 def test_rows_of_a_step_with_a_fixed_gross_batch_and_with_shares_that_change():

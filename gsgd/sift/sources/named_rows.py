@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,10 +11,20 @@ import torch
 from torch import Tensor
 
 from gsgd import host
+from gsgd.sift.batch_structure import device_of
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.ranks import Ranks
-from gsgd.sift.sources.last_seen import LastSeen, check_age_bound, check_ids
+from gsgd.sift.readings import Reading, read_usable
+from gsgd.sift.scorer import Scorer
+from gsgd.sift.scoring_pass.mode import draws_kept, scoring_mode
+from gsgd.sift.scoring_pass.module_state import unchanged
+from gsgd.sift.scoring_pass.row_losses import IGNORED
+from gsgd.sift.sources.last_seen import UNSEEN, LastSeen, check_age_bound, check_ids
 from gsgd.sift.trained_losses import TrainedLosses
+from gsgd.sift.wrappers import unwrap
+
+MOST_REMEMBERED = 1000
+"""Ids whose class is remembered, to notice ids that change."""
 
 
 class Drawn(NamedTuple):
@@ -50,6 +61,7 @@ class NamedRows:
         label = options.label_names[0] if options.label_names else "labels"
         self.trained = TrainedLosses(options.row_losses, label, options.label_smoothing)
         self._state: Mapping[str, Any] | None = None
+        self._labels: dict[int, int] = {}
         # Chosen and not trained on yet: a trainer may choose all micro-batches of a step before the first is trained.
         most = max(2, options.accumulation_steps)
         self._awaiting: deque[tuple[Mapping[str, Any], Tensor, Drawn | None]] = deque(maxlen=most)
@@ -91,6 +103,30 @@ class NamedRows:
             check_age_bound(self.options.max_age, rows=self.seen.rows, gross=len(ids) * self.ranks.size)
         return self.seen.scores(ids, step=step, max_age=self.options.max_age)
 
+    def read(self, scorer: Scorer, batch: Mapping[str, Any], ids: Tensor, *, step: int) -> Reading:
+        """How well the losses last seen of a gross batch stand in for its exact ones; it waits for a device.
+
+        A forward pass of the batch, without gradients and in the mode that `scoring_mode` names, of which nothing is
+        left; none where no row of it was ever seen.
+
+        Raises:
+            ValueError: as `TrainedLosses.of`.
+        """
+        ids = check_ids(ids, self._rows)
+        scores = self.scores(ids, step=step, device=device_of(batch))
+        seen = scores < UNSEEN
+        losses = scores
+        if bool(seen.any()):
+            model = unwrap(scorer.model)
+            with contextlib.ExitStack() as stack:
+                for kept in (torch.no_grad(), unchanged(model), draws_kept(model)):
+                    stack.enter_context(kept)
+                stack.enter_context(scoring_mode(model, self.options.scoring_mode))
+                found = [self.trained.peek(model(**part), part) for part in scorer.parts(batch)]
+            losses = torch.cat(found)
+            seen = seen & _labelled(batch.get(self.trained.labels), losses)
+        return read_usable(scores, losses, seen, scorer.keep, step=step)
+
     def awaits(self, rows: Mapping[str, Any], ids: Tensor, drawn: Drawn | None = None) -> None:
         """Rows with these ids are about to be trained on."""
         self._awaiting.append((rows, ids, drawn))
@@ -112,7 +148,8 @@ class NamedRows:
             positions, items: as of `TrainedLosses.of`.
 
         Raises:
-            ValueError: as `TrainedLosses.of`.
+            ValueError: as `TrainedLosses.of`; where rows have a class each, on the host, for an id that has another one
+                than before.
         """
         for entry in self._awaiting:
             if _same(entry[0], rows):
@@ -120,6 +157,8 @@ class NamedRows:
                 break
         else:
             return None
+        if self.options.check:
+            self._check_labels(entry[1], rows.get(self.trained.labels))
         losses = self.trained.of(output, batch, positions=positions, items=items)
         ids = host.sent(entry[1], losses.device)
         if not self._scores:
@@ -129,6 +168,23 @@ class NamedRows:
         everywhere = (ids, losses) if self.ranks.size == 1 else (self.ranks.gathered(ids), self.ranks.gathered(losses))
         self.seen.note(*everywhere, step=step)
         return Trained(ids, losses, entry[2])
+
+    def _check_labels(self, ids: Tensor, labels: Any) -> None:
+        """Of some ids the class is remembered: one that comes back with another does not always name the same row."""
+        if not isinstance(labels, Tensor) or labels.dim() != 1 or labels.is_floating_point():
+            return
+        if not host.holds(labels) or not host.holds(ids):
+            return
+        for name, label in zip(ids.tolist(), labels.tolist(), strict=True):
+            known = self._labels.get(name, label)
+            if known != label:
+                raise ValueError(
+                    f"id {name} came with the label {known} and comes with {label} now: an id must name the same row "
+                    "in every epoch, so number the rows before they are shuffled (gsgd.sift.WithIds); where labels of "
+                    "a row do change, check=False"
+                )
+            if len(self._labels) < MOST_REMEMBERED:
+                self._labels[name] = label
 
     def state_dict(self) -> dict[str, Any]:
         """The losses last seen, and what was learnt of labels."""
@@ -146,6 +202,13 @@ class NamedRows:
             seen = LastSeen(self._rows)
             seen.load_state_dict(self._state)  # so that another data set is refused here
             self.seen = None
+
+
+def _labelled(labels: Any, losses: Tensor) -> Tensor:
+    """(B,), bool: the rows with a label, where rows have several."""
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or len(labels) != len(losses):
+        return torch.ones_like(losses, dtype=torch.bool)
+    return (labels.reshape(len(losses), -1) != IGNORED).any(dim=1)
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, IterableDataset, Sampler
 
 from gsgd import host
 from gsgd.ranges import whole, within
@@ -42,7 +42,8 @@ class WithIds(Dataset[Any]):
     """
 
     def __init__(self, data: Any, id_key: str = "id"):
-        if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
+        numbered = hasattr(data, "__len__") and hasattr(data, "__getitem__")
+        if not numbered or isinstance(data, IterableDataset):  # which may say how long it is
             raise ValueError(
                 f"a {type(data).__name__} has no rows to number: last-seen losses need a data set with a length and "
                 "an index; of a stream, put ids of your own into the samples and give data_rows"
@@ -136,8 +137,9 @@ class _RowSampler(Sampler[list[int]]):
             raise ValueError(f"ids has shape {tuple(ids.shape)} and losses {tuple(losses.shape)}: both must be (k,)")
         losses = losses.detach().float()
         parts = _of_all_ranks(ids.to(losses.device), losses)
-        for part_ids, _ in parts:
-            self._forget(_listed(part_ids))
+        # Those of this rank alone are on the host, where a device need not be waited for.
+        for noted in [ids] if len(parts) == 1 else [part_ids for part_ids, _ in parts]:
+            self._forget(_listed(noted))
         of_device = not host.holds(losses)
         for part_ids, part_losses in parts:
             copies = part_ids.to("cpu", non_blocking=True), part_losses.to("cpu", non_blocking=True)

@@ -95,7 +95,16 @@ def by_hand(scores, losses, kept):
         "pairwise_agreement": math.nan if no_pairs else statistics.fmean(alike),
         "overlap": len(chosen & hardest) / kept,
         "rank_correlation": quietly(scipy.stats.spearmanr, scores, losses),
+        "delta_chosen": delta(chosen, scores, losses),
+        "delta_hardest": delta(hardest, scores, losses),
     }
+
+
+def delta(rows, scores, losses):
+    """The distance in mean square of the roots over some rows."""
+    if min(scores) < 0:
+        return math.nan
+    return math.sqrt(statistics.fmean((math.sqrt(scores[row]) - math.sqrt(losses[row])) ** 2 for row in rows))
 
 
 def numbers(reading):
@@ -140,10 +149,23 @@ def test_ranges(rows, data):
         "pairwise_agreement": (0, 1),
         "overlap": (0, 1),
         "rank_correlation": (-1, 1),
+        "delta_chosen": (0, math.inf),
+        "delta_hardest": (0, math.inf),
     }
     for name, (low, high) in ranges.items():
         value = getattr(found, name)
         assert math.isnan(value) or low - 1e-9 <= value <= high + 1e-9, name
+
+
+@given(st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=12), st.data())
+def test_what_any_score_loses_is_bounded_by_both_deltas(rows, data):
+    """sqrt(mean of the chosen) >= sqrt(mean of the hardest) - delta_chosen - delta_hardest, whatever the score."""
+    scores, losses = ([row[column] for row in rows] for column in (0, 1))
+    kept = data.draw(st.integers(1, len(rows)))
+    found = read(scores, losses, kept=kept)
+    means = [statistics.fmean(losses[row] for row in top(of, kept)) for of in (scores, losses)]
+    chosen, hardest = map(math.sqrt, means)
+    assert chosen >= hardest - found.delta_chosen - found.delta_hardest - 1e-9 * (1 + hardest)
 
 
 def test_a_large_batch_with_ties():

@@ -118,7 +118,8 @@ def test_the_numbers_of_a_reading_are_the_meters():
     pytest.importorskip("torch")
     from gsgd.sift.readings import Reading
 
-    assert tuple(field.name for field in dataclasses.fields(Reading)) == readings.MEASURED
+    names = tuple(field.name for field in dataclasses.fields(Reading))
+    assert names == (*readings.MEASURED, "delta_chosen", "delta_hardest")
 
 
 def write_meters(folder, rows):

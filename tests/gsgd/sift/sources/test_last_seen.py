@@ -3,11 +3,13 @@
 import copy
 import math
 import pickle
+import random
 
 import pytest
 
 torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
+from scipy.stats import spearmanr  # noqa: E402
 
 from gsgd import host  # noqa: E402
 from gsgd.sift import LastSeen, Sift, SiftOptions  # noqa: E402
@@ -110,6 +112,47 @@ def test_steps_that_do_not_select_are_seen_too(data):
         assert sift.named_rows.seen.seen_at[batch["id"]].tolist() == [sift.last.step] * GROSS
 
 
+def test_ids_that_change_are_noticed_where_rows_have_a_class(data):
+    """Row 3 comes back as another row; with check=False nobody looks."""
+
+    def batch(ids, labels):
+        return {"x": data[0][: len(ids)], "labels": torch.tensor(labels), "id": torch.tensor(ids)}
+
+    for check in (True, False):
+        sift = Sift(Net(), score="last-seen", data_rows=ROWS, keep=1.0, check=check)
+        sift(**batch([3, 5], [0, 1]))
+        sift(**batch([5, 3], [1, 0]))
+        if check:
+            with pytest.raises(ValueError, match=r"id 3 came with the label 0 and comes with 2 now: .*WithIds"):
+                sift(**batch([7, 3], [1, 2]))
+        else:
+            sift(**batch([7, 3], [1, 2]))
+
+
+def test_a_run_resumed_at_random_moments_goes_on_bit_for_bit(data):
+    """Ten runs, each cut three times at moments drawn with a fixed seed, against a dictionary of the whole run."""
+    moments = random.Random(8)
+
+    def run(stops):
+        net = Net()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.3)
+        sift = Sift(net, score="last-seen", data_rows=ROWS, max_age=12, seed=4)
+        chosen = []
+        for step, batch in enumerate(batches(data, 25)):
+            for _ in range(stops.count(step)):
+                state = copy.deepcopy(sift.state_dict())
+                sift = Sift(net, score="last-seen", data_rows=ROWS, max_age=12, seed=moments.randrange(100))
+                sift.load_state_dict(state)
+            train(sift, batch, optimizer)
+            chosen.append((sift.last.ids.tolist(), sift.last.losses.tolist()))
+        return chosen
+
+    whole = run([])
+    for _ in range(10):
+        stops = [moments.randrange(25) for _ in range(3)]
+        assert run(stops) == whole, stops
+
+
 @pytest.mark.parametrize("how", ["state", "pickle"])
 def test_a_run_resumed_at_any_moment_goes_on_bit_for_bit(data, how):
     def run(stop=None):
@@ -193,7 +236,6 @@ def test_ids_that_name_no_rows_are_refused(ids, message, data):
         ({"score": "last-seen", "data_rows": 9, "random_share": 1.5}, r"random_share = 1\.5 must lie in \[0, 1\]"),
         ({"score": "random", "max_age": 5}, 'max_age is for score = "last-seen"'),
         ({"score": "last-seen", "data_rows": 9, "exit_layer": "auto"}, "needs exits that score"),
-        ({"score": "last-seen", "data_rows": 9, "meter_every": 5}, "no early prediction to measure"),
         ({"score": "random", "id_key": ""}, "id_key = '' must be the name"),
         ({"score": "last-seen", "data_rows": 9, "row_losses": 3}, "row_losses = 3 must be callable"),
     ],
@@ -207,6 +249,61 @@ def test_an_age_bound_that_cannot_hold_is_refused(data):
     sift = Sift(Net(), score="last-seen", data_rows=ROWS, max_age=4)
     with pytest.raises(ValueError, match=r"max_age = 4 steps cannot hold: a row is drawn once in 5 steps"):
         sift(**next(batches(data, 1)))
+
+
+def test_readings_hold_what_was_seen_against_exact_losses(data):
+    """Against a dictionary: which of the seen rows each would choose, their ranks, and F0's distances of roots."""
+    net = Net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.3)
+    sift = Sift(net, score="last-seen", data_rows=ROWS, random_share=0.0, meter_every=2)
+    plain = Sift(Net(), score="last-seen", data_rows=ROWS, random_share=0.0)
+    other = torch.optim.SGD(plain.model.parameters(), lr=0.3)
+    seen: dict[int, float] = {}
+    for step, batch in enumerate(batches(data, 21)):
+        exact = losses_by_hand(net, batch, torch.arange(GROSS))
+        names = batch["id"].tolist()
+        known = [row for row in range(GROSS) if names[row] in seen]
+        old = {row: seen[names[row]] for row in known}
+        train(sift, batch, optimizer)
+        train(plain, batch, other)
+        seen |= dict(zip(sift.last.ids.tolist(), sift.last.losses.tolist(), strict=True))
+        if step % 2:
+            continue
+        reading = sift.readings[-1]
+        assert (reading.step, reading.rows, reading.exit_layer) == (step, len(known), 0)
+        if len(known) < 2:
+            assert math.isnan(reading.overlap) == (not known)
+            continue
+        k = max(1, round(0.5 * len(known)))
+        chosen = sorted(known, key=lambda row: -old[row])[:k]
+        hardest = sorted(known, key=lambda row: -exact[row])[:k]
+        assert reading.overlap == pytest.approx(len({*chosen} & {*hardest}) / k)
+        assert reading.rank_correlation == pytest.approx(
+            spearmanr([old[row] for row in known], [exact[row] for row in known])[0]
+        )
+        for rows, found in ((chosen, reading.delta_chosen), (hardest, reading.delta_hardest)):
+            mean = sum((math.sqrt(old[row]) - math.sqrt(exact[row])) ** 2 for row in rows) / k
+            assert found == pytest.approx(math.sqrt(mean), rel=1e-4)
+        best, mine = (math.sqrt(sum(exact[row] for row in rows) / k) for rows in (hardest, chosen))
+        assert mine >= best - reading.delta_chosen - reading.delta_hardest - 1e-6
+    assert len(sift.readings) == 11
+    assert torch.equal(net.layer.weight, plain.model.layer.weight), "metering changes nothing"
+    assert plain.readings == []
+
+
+def test_readings_of_sequences_leave_rows_without_labels_out(build, make_batch):
+    model = build("bert-mlm", dropout=0.0).train()
+    batch = make_batch("bert-mlm", rows=4, seed=1)
+    sift = Sift(model, score="last-seen", data_rows=9, keep=1.0)
+    ids = torch.tensor([5, 2, 8, 0])
+    sift(**batch, id=ids)
+    (reading,) = sift.read({**batch, "id": ids})
+    labelled = (batch["labels"] != -100).any(dim=1)
+    assert (reading.rows, reading.overlap) == (int(labelled.sum()), 1.0)
+    assert reading.delta_chosen == pytest.approx(0, abs=1e-3)
+    row = labelled.nonzero()[0]
+    unlabelled = {**batch, "labels": batch["labels"].index_fill(0, row, -100), "id": ids}
+    assert sift.read(unlabelled)[0].rows == reading.rows - 1
 
 
 def test_another_data_set_is_refused_on_resuming(data):
