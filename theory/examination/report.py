@@ -198,7 +198,7 @@ class Examination:
         seen = {True: "seen to hold", False: "NO", None: "not verified"}
         assumptions = [[item.name, seen[item.holds], item.how] for item in self.assumptions]
         runs = self.curves[self.method].samples
-        seen_in = "" if runs is None else f" in {runs.shape[1]} runs: a sample, others may go lower"
+        seen_in = "" if runs is None else f" in {runs.shape[1]} runs, a sample"
         constants = [
             ["L", _digits(self.L), "smoothness of every loss"],
             ["eta", _digits(self.eta), f"step size; eta L = {self.eta * self.L:.3g}"],
@@ -209,7 +209,7 @@ class Examination:
             [
                 "rho, ball",
                 _digits(self.rho_ball),
-                "the least of 512 sampled points of the ball around w* through w_0: a sample, no bound",
+                "a sample, no bound: the least of 512 points of the ball around w* through w_0",
             ],
         ]
         constants = [row for row in constants if row[1] != "none"]
@@ -243,9 +243,8 @@ class Examination:
         if enough:
             words.append(f"At K = {self.K} a gain is promised by the bounds, keeping {', '.join(enough)}.")
         elif self.promises:
-            words.append(
-                f"At K = {self.K} no gain is promised, whether 1 or half of up to {self.promises[-1].R} candidates are kept."
-            )
+            largest = self.promises[-1].R
+            words.append(f"At K = {self.K} no gain is promised, be 1 or half of up to {largest} candidates kept.")
         for name, curve in self.curves.items():
             error = f" +- {curve.errors[-1]:.1g} (standard error)" if curve.samples is not None else ""
             words.append(f"{name}: {curve.mean[-1]:.6g}{error}, {curve.how}.")
