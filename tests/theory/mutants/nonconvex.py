@@ -15,5 +15,5 @@ MUTANTS = {
     "nonconvex.objective_is_not_stationary": {"R": 1},
     # Slow turns leave no valley.
     "nonconvex.growth_of_the_mean_is_not_enough": {"frequency": 1.0},
-    "nonconvex.quasar": [{"gamma": 0.55}],
+    "nonconvex.quasar": [{"gamma": 0.5}],
 }
