@@ -10,6 +10,7 @@ from gsgd.oracle import Noise
 from gsgd.selectors import select_online_batch, select_random
 from theory.examination import read_csv
 from theory.examination.finite import FiniteProblem, LinearModel, selected_mean
+from theory.formulas.rho import expected_top_k
 from theory.routes import exact
 
 
@@ -142,6 +143,19 @@ def test_interpolation_promises_a_gain_for_every_K():
     assert found.F_star == 0
     assert found.predicted == np.inf
     assert "every K" in str(found)
+
+
+def test_promises_vary_what_is_kept(overlapping):
+    found = theory.examine(loss="logistic", data=overlapping, ridge=0.1, w0=[2.0, 2.0, -2.0], K=60, R=5, k=3)
+    promises = {(item.R, item.k): item for item in found.promises}
+    assert {(2, 1), (4, 1), (4, 2), (64, 32), (5, 3)} <= set(promises)
+    w = found.minimiser
+    losses = np.logaddexp(0, -np.where(overlapping[1] == 1, 1, -1) * (overlapping[0] @ w)) + 0.05 * w @ w
+    for (R, k), item in promises.items():
+        assert item.Delta == pytest.approx(expected_top_k(losses, R, k))
+    # The fewer are kept, the larger is what is selected.
+    assert promises[8, 1].rho > promises[8, 4].rho >= 1
+    assert promises[5, 3].rho == found.rho
 
 
 def test_own_rule_has_no_bound():

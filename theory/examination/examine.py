@@ -376,15 +376,16 @@ def _bound_sgd(found: Examination, points: np.ndarray, problem: FiniteProblem, s
 
 
 def _promise(found: Examination, problem: FiniteProblem, visited: np.ndarray, own: Noise | None) -> None:
-    """For each R: rho over some of the visited iterates, Delta, and up to where the bounds promise a gain."""
+    """For R and k: rho over some of the visited iterates, Delta, and up to where the bounds promise a gain."""
     assert found.minimiser is not None
     assert found.D0 is not None
     assert found.F_star is not None
     some = visited[:: max(1, len(visited) // 400)]
-    for R in sorted({*(R for R in _TRIED_R if found.k < R), found.R} - {1}):
-        selected = functools.partial(finite.selected_mean, weights=problem.weights, R=R, k=found.k)
+    tried = {(R, k) for R in _TRIED_R for k in (1, max(1, R // 2))} | {(found.R, found.k)}
+    for R, k in sorted(pair for pair in tried if pair[1] < pair[0]):
+        selected = functools.partial(finite.selected_mean, weights=problem.weights, R=R, k=k)
         Delta = float(selected(problem.all_losses(found.minimiser)))
-        rho = found.rho if found.R == R else _infimum(problem, selected, some)
+        rho = found.rho if (R, k) == (found.R, found.k) else _infimum(problem, selected, some)
         # F* of 0 may have left some rounding in Delta.
         rho, Delta = (min(rho, Delta / found.F_star), Delta) if found.F_star else (rho, 0.0)
         until, sigma = 0.0, 0.0
@@ -394,7 +395,7 @@ def _promise(found: Examination, problem: FiniteProblem, visited: np.ndarray, ow
             until = convergence.crossover_tuned(L=found.L, **known)
         if rho > 1:
             sigma = noise_bounds.sigma_max_R(min(rho, R), R)
-        found.promises.append(Promise(R, rho, Delta, until, sigma))
+        found.promises.append(Promise(R, k, rho, Delta, until, sigma))
     rate = found.noise_factor * found.rho
     if rate > 1 and found.D0 > 0:
         found.predicted = convergence.crossover(

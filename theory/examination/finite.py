@@ -10,6 +10,7 @@ import numpy as np
 from scipy import optimize, special
 
 from gsgd.linear import ScalarLoss, squared
+from theory.formulas.rho import selected_share
 
 Function = Callable[[np.ndarray], Any]
 
@@ -276,7 +277,7 @@ def selected_mean(losses: np.ndarray, weights: np.ndarray, R: int, k: int = 1) -
     """F^_R, for k > 1 F^_{R,k}: the expected mean of the k largest of R draws, for losses (..., n) with weights (n,).
 
     By parts as in `theory.formulas.rho`, where atoms are equally likely: f_(1) + sum_i (f_(i+1) - f_(i)) S(v_i), with
-    v_i the probability of the atoms above the i-th and S(v) = E min(k, Bin(R, v)) / k.
+    v_i the probability of the atoms above the i-th and S = `selected_share`.
     """
     n = len(weights)
     if np.ptp(weights) == 0:
@@ -287,11 +288,7 @@ def selected_mean(losses: np.ndarray, weights: np.ndarray, R: int, k: int = 1) -
         f = np.take_along_axis(losses, order, axis=-1)
         # Rounding must leave v in [0, 1].
         above = np.clip(np.cumsum(weights[order][..., ::-1], axis=-1)[..., -2::-1], 0.0, 1.0)
-    if k == R:
-        share = above
-    else:
-        share = R * above * special.betainc(R - k, k, 1 - above) / k + special.betainc(k + 1, R - k, above)
-    return f[..., 0] + np.sum(np.diff(f, axis=-1) * share, axis=-1)
+    return f[..., 0] + np.sum(np.diff(f, axis=-1) * selected_share(above, R, k), axis=-1)
 
 
 def _probabilities(weights: Any, n: int) -> np.ndarray:

@@ -68,14 +68,15 @@ class Bound:
 
 @dataclass(frozen=True)
 class Promise:
-    """What R candidates promise: `until` is how many steps GSGD's bound is below SGD's, each at its own best step.
+    """What k of R candidates promise: `until` is how many steps GSGD's bound is below SGD's, each at its own best step.
 
     Attributes:
-        rho, Delta: of R candidates with exact losses, rho over visited iterates. `until` counts the noise in.
+        rho, Delta: of k of R candidates with exact losses, rho over visited iterates. `until` counts the noise in.
         sigma: noise of the approximate losses, of any law, below which rho stays above 1.
     """
 
     R: int
+    k: int
     rho: float
     Delta: float
     until: float
@@ -94,12 +95,12 @@ class Examination:
         D0, F0: |w_0 - w*|, F(w_0).
         F_star, Delta: F and F^ at the minimiser; None if there is none, as D0 and `minimiser`.
         rho: the least F^ / F over the visited iterates, and at most Delta / F*: what the bounds are evaluated with.
-        rho_ball: the least over sampled points of the ball around w* through w_0.
+        rho_ball: the least over sampled points of the ball around w* through w_0; the infimum may be lower.
         noise_factor: at least this share of F^ is left by the noise.
         assumptions: what was looked at, numerically.
         curves: method -> F of the average iterate.
         bounds: all of them, of both methods.
-        promises: for several R.
+        promises: for several R, and of each for k = 1, R / 2 and what was asked for.
         predicted: steps up to which GSGD's bound is below SGD's at this step size (Corollary 5.10); None: not promised.
         remarks: what else must be said.
     """
@@ -196,14 +197,20 @@ class Examination:
     def _sections(self) -> list[Section]:
         seen = {True: "seen to hold", False: "NO", None: "not verified"}
         assumptions = [[item.name, seen[item.holds], item.how] for item in self.assumptions]
+        runs = self.curves[self.method].samples
+        seen_in = "" if runs is None else f" in {runs.shape[1]} runs, a sample"
         constants = [
             ["L", _digits(self.L), "smoothness of every loss"],
             ["eta", _digits(self.eta), f"step size; eta L = {self.eta * self.L:.3g}"],
             ["D0", _digits(self.D0), "distance from w_0 to the minimiser"],
             ["F*", _digits(self.F_star), "least mean loss"],
             ["Delta", _digits(self.Delta), "mean of the selected loss at the minimiser"],
-            ["rho", _digits(self.rho), "selected over mean loss, the least over the visited iterates"],
-            ["rho, ball", _digits(self.rho_ball), "the least over 512 points of the ball around w* through w_0"],
+            ["rho", _digits(self.rho), f"selected over mean loss, the least over the iterates visited{seen_in}"],
+            [
+                "rho, ball",
+                _digits(self.rho_ball),
+                "a sample, no bound: the least of 512 points of the ball around w* through w_0",
+            ],
         ]
         constants = [row for row in constants if row[1] != "none"]
         if self.sigma:
@@ -220,23 +227,24 @@ class Examination:
             (f"F of the average iterate, K = {self.K}", _BOUNDS, bounds, (0, 1, 4)),
         ]
         promises = [
-            [str(item.R), _digits(item.rho), _digits(item.Delta), _steps(item.until), f"{item.sigma:.3g}"]
+            [str(item.R), str(item.k), _digits(item.rho), _digits(item.Delta), _steps(item.until), f"{item.sigma:.3g}"]
             for item in self.promises
         ]
         if any(item.until > 0 for item in self.promises):
             title = (
                 "GSGD's bound is the lower one for K below, each method at its best step (rho over iterates seen here)"
             )
-            sections.append((title, ("R", "rho", "Delta", "K below", "noise below"), promises, ()))
+            sections.append((title, ("R", "k", "rho", "Delta", "K below", "noise below"), promises, ()))
         return sections
 
     def _words(self) -> list[str]:
         words = list(self.remarks)
-        enough = [item.R for item in self.promises if item.until >= self.K]
+        enough = [f"{item.k} of {item.R}" for item in self.promises if item.until >= self.K]
         if enough:
-            words.append(f"At K = {self.K} a gain is promised by the bounds, with R = {', '.join(map(str, enough))}.")
+            words.append(f"At K = {self.K} a gain is promised by the bounds, keeping {', '.join(enough)}.")
         elif self.promises:
-            words.append(f"At K = {self.K} no R up to {self.promises[-1].R} is promised a gain.")
+            largest = self.promises[-1].R
+            words.append(f"At K = {self.K} no gain is promised, be 1 or half of up to {largest} candidates kept.")
         for name, curve in self.curves.items():
             error = f" +- {curve.errors[-1]:.1g} (standard error)" if curve.samples is not None else ""
             words.append(f"{name}: {curve.mean[-1]:.6g}{error}, {curve.how}.")

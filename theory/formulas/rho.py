@@ -60,14 +60,18 @@ def expected_top_k(losses: Any, B: int, k: int) -> Any:
     B, k = integer("B", B), integer("k", k)
     if k > B:
         raise ValueError(f"k = {k} must lie in 1..B = 1..{B}: k of the B draws are kept")
+    return _selected_mean(losses, lambda v: selected_share(v, B, k))
+
+
+def selected_share(v: np.ndarray, B: int, k: int) -> np.ndarray:
+    """The expected share of the k largest of B draws that come from the atoms of the largest losses, of probability v.
+
+    E min(k, M) / k with M ~ Bin(B, v), elementwise for v in [0, 1]; 1 <= k <= B.
+    """
     if k == B:
-        return _selected_mean(losses, lambda v: v)
-
-    def share(v: np.ndarray) -> np.ndarray:
-        # E min(k, M) = B v P(Bin(B-1, v) <= k-1) + k P(M >= k+1): two positive terms.
-        return B * v * special.betainc(B - k, k, 1 - v) / k + special.betainc(k + 1, B - k, v)
-
-    return _selected_mean(losses, share)
+        return v
+    # E min(k, M) = B v P(Bin(B-1, v) <= k-1) + k P(M >= k+1): two positive terms.
+    return B * v * special.betainc(B - k, k, 1 - v) / k + special.betainc(k + 1, B - k, v)
 
 
 def cvar(losses: Any, kappa: float) -> Any:

@@ -1,89 +1,102 @@
-"""One-dimensional losses that are smooth and not negative, but not convex, with a fine grid for their envelope."""
+"""One-dimensional losses phi(sqrt(a) (w - c)) that are smooth and not negative, but not convex, and their envelope."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from gsgd.linear import LinearProblem, ScalarLoss
 from theory.problems.known import KnownProblem, point
-
-REACH, STEPS = 12.0, 4801
-"""The grid on which envelopes are minimised: [-REACH, REACH], with a spacing of 0.005."""
+from theory.routes.exact import Law
 
 
-@dataclass(frozen=True)
-class Shape:
-    """phi >= 0 of minimum phi(0) = 0, with |phi''| <= 1: `value` and `slope` of it."""
-
-    name: str
-    value: Callable[[np.ndarray], np.ndarray]
-    slope: Callable[[np.ndarray], np.ndarray]
+def _bump(z: Any, c: Any) -> Any:
+    far = np.abs(z)
+    return np.where(far <= 1, z**2 / 2, 1 - np.maximum(2 - far, 0.0) ** 2 / 2)
 
 
-GEMAN_MCCLURE = Shape("z^2/(1 + z^2)/2", lambda z: z**2 / (1 + z**2) / 2, lambda z: z / (1 + z**2) ** 2)
-WAVE = Shape("1 - cos z", lambda z: 1 - np.cos(z), np.sin)
-WELSCH = Shape("1 - exp(-z^2/2)", lambda z: -np.expm1(-(z**2) / 2), lambda z: z * np.exp(-(z**2) / 2))
-SHAPES = (GEMAN_MCCLURE, WAVE, WELSCH)
+def _bump_slope(z: Any, c: Any) -> Any:
+    far = np.abs(z)
+    return np.sign(z) * np.where(far <= 1, far, np.maximum(2 - far, 0.0))
 
 
-@dataclass(frozen=True)
-class Shifted:
-    """f_i(w) = a_i phi(w - c_i) with 0 < a_i <= 1, D uniform: 1-smooth, and in general not convex."""
-
-    shape: Shape
-    scale: np.ndarray
-    centre: np.ndarray
-
-    @property
-    def n(self) -> int:
-        return len(self.centre)
-
-    @property
-    def dim(self) -> int:
-        return 1
-
-    def draw(self, rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
-        return rng.integers(self.n, size=size)
-
-    def losses(self, w: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        return self.scale[candidates] * self.shape.value(w[..., :1] - self.centre[candidates])
-
-    def gradients(self, w: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        return (self.scale[candidates] * self.shape.slope(w[..., :1] - self.centre[candidates]))[..., None]
-
-    def objective(self, w: np.ndarray) -> np.ndarray:
-        return self.losses(np.asarray(w, float), np.arange(self.n)).mean(axis=-1)
+def _geman_mcclure(z: Any, c: Any) -> Any:
+    return z**2 / (1 + z**2) / 2
 
 
-def random_nonconvex(rng: np.random.Generator, shape: Shape, n: int) -> KnownProblem:
-    """n atoms at random places and scales, L = 1; what it states of minimisers is a placeholder that nothing uses."""
+def _geman_mcclure_slope(z: Any, c: Any) -> Any:
+    return z / (1 + z**2) ** 2
+
+
+def _quasar(z: Any, c: Any) -> Any:
+    return z**2 + 3 * np.sin(z) ** 2
+
+
+def _quasar_slope(z: Any, c: Any) -> Any:
+    return 2 * z + 3 * np.sin(2 * z)
+
+
+BUMP = ScalarLoss("bump", _bump, _bump_slope, c=1.0, curvature=1.0)
+"""z^2 / 2 up to 1, then of curvature -1 up to 2, then flat: it turns as fast as smoothness allows."""
+GEMAN_MCCLURE = ScalarLoss("Geman-McClure", _geman_mcclure, _geman_mcclure_slope, c=1.0, curvature=1.0)
+WAVE = ScalarLoss("1 - cos z", lambda z, c: 1 - np.cos(z), lambda z, c: np.sin(z), c=1.0, curvature=1.0)
+WELSCH = ScalarLoss(
+    "1 - exp(-z^2/2)", lambda z, c: -np.expm1(-(z**2) / 2), lambda z, c: z * np.exp(-(z**2) / 2), 1.0, 1.0
+)
+SHAPES = (BUMP, GEMAN_MCCLURE, WAVE, WELSCH)
+QUASAR = ScalarLoss("z^2 + 3 sin^2 z", _quasar, _quasar_slope, c=1.0, curvature=8.0)
+"""Quasar-convex about 0, and not convex."""
+
+
+def nonconvex(loss: ScalarLoss, scale: Any, centre: Any, *, start: float) -> KnownProblem:
+    """f_i(w) = phi(sqrt(a_i) (w - c_i)), of smoothness a_i sup|phi''|, D uniform; it says of minimisers only {0}.
+
+    Args:
+        scale, centre: (n,), the a_i > 0 and the c_i.
+    """
+    root, centre = np.sqrt(np.asarray(scale, float)), np.asarray(centre, float)
+    problem = LinearProblem(root[:, None], root * centre, loss)
+    return KnownProblem(loss.name, problem, problem.smoothness, point([0.0]), centre[:, None], np.array([start]))
+
+
+def random_nonconvex(rng: np.random.Generator, loss: ScalarLoss, n: int) -> KnownProblem:
+    """n atoms at random places and scales, L = sup|phi''|."""
     scale = np.exp(-rng.exponential(0.3, n))
-    problem = Shifted(shape, scale / scale.max(), rng.normal(0, 1.5, n))
-    return KnownProblem(shape.name, problem, 1.0, point([0.0]), problem.centre[:, None], rng.normal(0, 2, 1))
+    return nonconvex(loss, scale / scale.max(), rng.normal(0, 1.5, n), start=float(rng.normal(0, 2)))
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """env(w) = min over u of F^(u) + L |u - w|^2 with L = 1, on the grid, then refined."""
+    """env(w) = min over u of F^(u) + |u - w|^2, with L = 1 and one parameter."""
 
-    F_hat: Callable[[np.ndarray], np.ndarray]
+    known: KnownProblem
+    law: Law
+
+    def F_hat(self, w: np.ndarray) -> np.ndarray:
+        """F^ at w (m,): (m,)."""
+        return self.law.expected_loss(self.known.atom_losses(w[:, None]))
 
     def nearest(self, w: np.ndarray) -> np.ndarray:
-        """The minimising u for w (m,): (m,). The function is strongly convex: the best of the grid is next to it."""
-        u = np.linspace(-REACH, REACH, STEPS)
-        on_grid = self.F_hat(u[:, None])
-        best = u[np.argmin(on_grid + (u - w[:, None]) ** 2, axis=1)]
-        for width in (5e-3, 2e-4, 8e-6):
-            tried = best[:, None] + width * np.linspace(-1, 1, 51)
-            value = self.F_hat(tried.reshape(-1, 1)).reshape(tried.shape) + (tried - w[:, None]) ** 2
-            best = tried[np.arange(len(w)), np.argmin(value, axis=1)]
-        return best
+        """The minimising u for w (m,): (m,).
+
+        F^ + |u - w|^2 is strongly convex: its slope increases, with a jump up where losses cross, and is bisected
+        down to float64's resolution. |u - w|^2 <= F^(w) holds at the minimiser.
+        """
+        reach = np.sqrt(self.F_hat(w)) + 1e-300
+        low, high = w - reach, w + reach
+        for _ in range(52):
+            middle = (low + high) / 2
+            at = middle[:, None]
+            shares = self.law.probabilities(self.known.atom_losses(at))
+            slope = np.sum(shares * (self.known.atom_gradients(at)[..., 0] @ self.law.weights.T), axis=1)
+            right = slope + 2 * (middle - w) > 0
+            low, high = np.where(right, low, middle), np.where(right, middle, high)
+        return (low + high) / 2
 
     def __call__(self, w: Any) -> tuple[np.ndarray, np.ndarray]:
         """(env, |grad env|^2) at w (m,): the gradient is 2 (w - nearest)."""
         w = np.asarray(w, float)
-        p = self.nearest(w)
-        return self.F_hat(p[:, None]) + (p - w) ** 2, 4 * (w - p) ** 2
+        u = self.nearest(w)
+        return self.F_hat(u) + (u - w) ** 2, 4 * (w - u) ** 2

@@ -13,7 +13,7 @@ MUTANTS = {
     "descent.relu_pair_rho": {"expected": 1.34},
     "descent.rho_inside_the_minimisers": {"w": 1.0},
     "descent.distance_potential": {"coefficient": 3.0},
-    "descent.leaving_the_minimisers": {"factor": 0.1},
+    "descent.leaving_the_minimisers": {"factor": 0.12},
     "descent.largest_inside_the_minimisers": {"share": 0.99},
     "descent.dividing_by_one_over_K": {"divisor": 5},
     "descent.mean_of_objectives": {"bound": lambda K, **q: convergence.gsgd_bound(K, **(q | {"Delta": 0.0}))},

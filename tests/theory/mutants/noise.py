@@ -81,8 +81,8 @@ MUTANTS = {
     "noise_laws.fixed_noise_of_two": {
         "chosen": lambda q, f, R, sigma: chosen_with_fixed_noise(q, f, R + 1, sigma),
     },
-    "noise.theorem": {"bound": keep(0.15)},
-    "noise.theorem_for_rho": {"bound": keep(0.1)},
+    "noise.theorem": {"bound": keep(0.17)},
+    "noise.theorem_for_rho": {"bound": keep(0.16)},
     "noise.theorem_by_simulation": {"bound": lambda sigma: 1.0},
     "noise.independent_of_mu": {
         # mu scales the noise instead of the loss.
@@ -104,11 +104,11 @@ MUTANTS = {
     "noise_proof.mean_by_cantelli": {"bound": lambda s: 1 / (1 + s**2)},
     "noise_proof.in_terms_of_h": {"h": lambda t, sigma: noise.h(t, np.sqrt(2) * sigma)},
     "noise_proof.by_lemma": {"constant": 0.511},
-    "noise_proof.pair": {"factors": sharper_factors(0.3)},
-    "noise_proof.either_order": {"factors": sharper_factors(0.3)},
-    "noise_proof.over_candidates": {"factors": sharper_factors(0.1)},
-    "noise_proof.relative_to_mean": {"factors": sharper_factors(0.1)},
-    "noise_proof.over_points": {"factors": sharper_factors(0.1)},
+    "noise_proof.pair": {"factors": sharper_factors(0.33)},
+    "noise_proof.either_order": {"factors": sharper_factors(0.33)},
+    "noise_proof.over_candidates": {"factors": sharper_factors(0.16)},
+    "noise_proof.relative_to_mean": {"factors": sharper_factors(0.16)},
+    "noise_proof.over_points": {"factors": sharper_factors(0.125)},
     "noise_level.statement": {"sigma_max": lambda rho: 1.02 * noise.sigma_max(rho)},
     "noise_level.within_theorem": {"sigma_max": lambda rho: np.minimum(noise.sigma_max(rho), noise.SIGMA_LIMIT)},
     "noise_level.within_theorem_up_to": {"rho_limit": 1.3954},

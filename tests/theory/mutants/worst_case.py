@@ -24,12 +24,12 @@ def smaller(method, K, **q):
 
 
 ALL = {
-    "worst_case.gsgd_two_atoms": printed(0.44),
+    "worst_case.gsgd_two_atoms": printed(0.48),
     "worst_case.gsgd_gaining": printed(0.5),
-    "worst_case.gsgd_three_atoms": printed(0.4),
+    "worst_case.gsgd_three_atoms": printed(0.53),
     "worst_case.sgd": {"bound": scaled(convergence.sgd_bound, 0.5)},
     "worst_case.noisy": printed(0.5),
-    "worst_case.top_k": printed(0.4),
+    "worst_case.top_k": printed(0.45),
     "worst_case.sharper_bound": sharp(0.98),
     "worst_case.sharper_bound_small_minimum": sharp(0.95),
     "worst_case.improved_step": {"share": 0.99},
