@@ -33,7 +33,7 @@ from training.costs import measure_costs
 from training.display import Display
 from training.events import Events
 from training.folders import is_empty, own_files, remove, written_names
-from training.metering import MeterLog, check_readings
+from training.metering import MeterLog, check_all_there, check_readings
 from training.ranks import agreed, built, failing_together, leaving_in_turn, told_by_others
 from training.records import (
     EVALUATIONS,
@@ -376,6 +376,7 @@ class _Run:
         entries["first_loss"] = training.first_loss
         if self.meters is not None:
             self.meters.write()
+            entries["readings"] = len(self.meters.rows)
             entries["meter_s"] = training.sift.meter_s
             self.display.say(self.meters.cost(training.wall_clock_s))
         if test is not None:
@@ -434,6 +435,8 @@ def _what_is_there(config: Config, folder: Path, costs: StepCosts | None, overwr
         )
     if header["status"] in (FINISHED, DIVERGED):
         evaluations = recorded_evaluations(folder, header, config.training)
+        if "readings" in header:
+            check_all_there(folder, header["readings"])
         return Outcome(header["status"], folder, header, evaluations, before=True)
     return _There(header, [])
 
