@@ -177,12 +177,14 @@ def _train(
                 ) from error
         records = Records(folder) if accelerator.is_main_process else None
         if records is not None:
-            remove(there.replaced)
             if state is not None and header is not None:
                 records.evaluations = recorded_evaluations(folder, header, config.training, training.step)
             records.header = run_header(config, training, costs) if header is None or state is None else header
-            records.update(status=RUNNING)
         run = _Run(config, training, records, costs, display, folder, {} if state is None else state.get("logged", {}))
+        if records is not None:
+            # All that is there has been read.
+            remove(there.replaced)
+            records.update(status=RUNNING)
         status = run.to_the_end()
         # It holds on to every model it prepared.
         accelerator.free_memory()

@@ -537,8 +537,10 @@ def test_a_table_of_readings_that_lost_one_is_named_when_the_run_goes_on(go, tmp
     path = tmp_path / "run" / "meters.csv"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:3], *lines[4:]]) + "\n")
+    before = (tmp_path / "run" / "header.json").read_bytes()
     with pytest.raises(ValueError, match=r"meters\.csv, line 4: there is step 9 where the header tells of step 6"):
         go(**values)
+    assert (tmp_path / "run" / "header.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(
