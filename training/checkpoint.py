@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import torch
 
 from gsgd.results import atomically
+from training.files import checked
 
 NAME = "checkpoint.pt"
 _MARK = b"sha256 "
@@ -62,13 +63,16 @@ def load(folder: Path) -> dict[str, Any] | None:
     path = folder / NAME
     if not path.exists():
         return None
-    if not _is_as_written(path):
+    if not _is_as_written(checked(path)):
         raise ValueError(f"{path} cannot be read (it is not what was written): remove it to start the run anew")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises what it likes, depending on what is broken
         # Not its words: they advise to unpickle whatever the file holds.
         raise ValueError(f"{path} cannot be read ({type(error).__name__}): remove it to start the run anew") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds a {type(state).__name__}, no checkpoint: remove it to start the run anew")
+    return state
 
 
 def _is_as_written(path: Path) -> bool:

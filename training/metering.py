@@ -6,6 +6,7 @@ gross batch, and `meter_s`, the seconds on the device's clock that readings took
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -66,6 +67,22 @@ def check_readings(folder: Path, rows: Iterable[dict[str, Any]], metered: Iterab
         ValueError: if not, naming the file and the line.
     """
     check_steps(folder / METERS, [row["step"] for row in rows], [step for step in metered if step < done])
+
+
+def check_all_there(folder: Path, readings: int) -> None:
+    """Whether the table of a run that has ended holds so many readings, in the order of their steps.
+
+    Raises:
+        ValueError: if not, or if it cannot be read, naming the file and the line.
+    """
+    steps = [row["step"] for row in read_meters(folder)]
+    ascending = next((n for n, (one, two) in enumerate(itertools.pairwise(steps), 1) if two <= one), len(steps))
+    if ascending < len(steps):
+        raise ValueError(
+            f"{folder / METERS}, line {ascending + 2}: step {steps[ascending]} is not after the one before"
+        )
+    if len(steps) != readings:
+        raise ValueError(f"{folder / METERS}: {len(steps)} rows are there, but the header tells of {readings}")
 
 
 def write_meters(folder: Path, rows: Iterable[dict[str, Any]]) -> None:

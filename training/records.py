@@ -14,6 +14,7 @@ from typing import Any, get_args, get_type_hints
 
 from gsgd.results import write_json, write_table
 from theory.readings import MEASURED
+from training.files import checked
 from training.schema import DIVERGED, RunHeader, check
 from training.settings import TrainingSettings
 
@@ -100,7 +101,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: if it cannot be read, or is no object, naming the file.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(checked(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
@@ -185,6 +186,7 @@ def read_table(path: Path, columns: Mapping[str, Any], kind: str) -> list[dict[s
     if not path.exists():
         return []
     found: list[dict[str, Any]] = []
+    checked(path)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)

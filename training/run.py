@@ -34,7 +34,7 @@ from training.costs import measure_costs
 from training.display import Display
 from training.events import Events
 from training.folders import ROWS, is_empty, own_files, remove, written_names
-from training.metering import MeterLog, check_readings
+from training.metering import MeterLog, check_all_there, check_readings
 from training.ranks import agreed, built, failing_together, leaving_in_turn, told_by_others
 from training.records import (
     EVALUATIONS,
@@ -178,16 +178,18 @@ def _train(
                 ) from error
         records = Records(folder) if accelerator.is_main_process else None
         if records is not None:
-            remove(there.replaced)
-            if state is None:
-                remove_log(folder / ROWS)  # that a run killed before its first checkpoint has left
             if state is not None and header is not None:
                 records.evaluations = recorded_evaluations(folder, header, config.training, training.step)
             records.header = run_header(config, training, costs) if header is None or state is None else header
+        run = _Run(config, training, records, costs, display, folder, {} if state is None else state.get("logged", {}))
+        if records is not None:
+            # All that is there has been read.
+            remove(there.replaced)
+            if state is None:
+                remove_log(folder / ROWS)  # that a run killed before its first checkpoint has left
             records.update(status=RUNNING)
         if settings.log_rows:
             accelerator.wait_for_everyone()  # until no rank finds the log that was removed
-        run = _Run(config, training, records, costs, display, folder, {} if state is None else state.get("logged", {}))
         status = run.to_the_end()
         # It holds on to every model it prepared.
         accelerator.free_memory()
@@ -382,6 +384,7 @@ class _Run:
         entries["first_loss"] = training.first_loss
         if self.meters is not None:
             self.meters.write()
+            entries["readings"] = len(self.meters.rows)
             entries["meter_s"] = training.sift.meter_s
             self.display.say(self.meters.cost(training.wall_clock_s))
         if test is not None:
@@ -440,6 +443,8 @@ def _what_is_there(config: Config, folder: Path, costs: StepCosts | None, overwr
         )
     if header["status"] in (FINISHED, DIVERGED):
         evaluations = recorded_evaluations(folder, header, config.training)
+        if "readings" in header:
+            check_all_there(folder, header["readings"])
         return Outcome(header["status"], folder, header, evaluations, before=True)
     return _There(header, [])
 

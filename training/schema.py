@@ -40,6 +40,7 @@ class RunHeader(Record):
     files: list[str] = []
     processes: Annotated[int, Field(ge=1)] = 1
     wall_clock_s: Seconds = 0.0
+    readings: Count = 0
     test_accuracy: Share | None = None
 
     @model_validator(mode="after")
@@ -76,6 +77,12 @@ class ComparisonHeader(Record):
     target: Share | None = None
     tuned: dict[str, str] = {}
     summary: list[Summary] = []
+
+    @model_validator(mode="after")
+    def _priced(self) -> ComparisonHeader:
+        if without := [method for method in self.methods if method not in self.step_costs]:
+            raise ValueError(f"step_costs has no price of {without[0]!r}")
+        return self
 
 
 class LadderHeader(Record):

@@ -41,6 +41,13 @@ def test_a_corrupt_one_says_what_to_do(tmp_path, damage):
         checkpoint.load(tmp_path)
 
 
+@pytest.mark.parametrize("content", [[1, 2], None, torch.ones(3)])
+def test_what_is_whole_but_no_checkpoint_says_what_to_do(tmp_path, content):
+    checkpoint.save(tmp_path, content)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt holds a \w+, no checkpoint: remove it"):
+        checkpoint.load(tmp_path)
+
+
 def test_a_flipped_byte_is_found_wherever_it_is(tmp_path):
     checkpoint.save(tmp_path, STATE)
     path = tmp_path / "checkpoint.pt"

@@ -365,6 +365,15 @@ def test_a_run_at_the_prices_of_another_comparison_is_refused(go, tmp_path):
         go(seeds=1)
 
 
+def test_a_comparison_that_lost_a_price_is_named(go, tmp_path):
+    go(seeds=1)
+    content = recorded(tmp_path / "c")
+    del content["step_costs"]["random"]
+    (tmp_path / "c" / "compare.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"compare\.json: step_costs has no price of 'random'"):
+        go(seeds=1)
+
+
 def test_a_comparison_goes_on_with_the_data_it_began_with(go, tmp_path):
     go(seeds=1)
     path = tmp_path / "c" / "compare.json"

@@ -541,8 +541,36 @@ def test_a_table_of_readings_that_lost_one_is_named_when_the_run_goes_on(go, tmp
     path = tmp_path / "run" / "meters.csv"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:3], *lines[4:]]) + "\n")
+    before = (tmp_path / "run" / "header.json").read_bytes()
     with pytest.raises(ValueError, match=r"meters\.csv, line 4: there is step 9 where the header tells of step 6"):
         go(**values)
+    assert (tmp_path / "run" / "header.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (lambda lines: lines[:-1], "3 rows are there, but the header tells of 4"),
+        (lambda lines: [*lines, lines[-1]], "line 6: step 18 is not after the one before"),
+        (lambda lines: [*lines[:2], lines[3], lines[2], lines[4]], "line 4: step 6 is not after the one before"),
+        (lambda lines: [*lines[:4], lines[4] + "x"], "line 5: not a reading"),
+    ],
+)
+def test_a_finished_run_whose_readings_were_damaged_is_not_finished(go, tmp_path, damage, what):
+    go(method="loss@1", meter_every=6)
+    path = tmp_path / "run" / "meters.csv"
+    path.write_text("\n".join(damage(path.read_text().splitlines())) + "\n")
+    with pytest.raises(ValueError, match=rf"meters\.csv.*{what}"):
+        go(method="loss@1", meter_every=6)
+
+
+@pytest.mark.parametrize("name", ["header.json", "evaluations.csv", "meters.csv"])
+def test_a_pipe_in_the_place_of_a_record_is_named_and_not_waited_for(go, tmp_path, name):
+    go(method="loss@1", meter_every=6)
+    (tmp_path / "run" / name).unlink()
+    os.mkfifo(tmp_path / "run" / name)
+    with pytest.raises(ValueError, match=rf"{name} must be a file, not a pipe"):
+        go(method="loss@1", meter_every=6)
 
 
 def test_a_checkpoint_of_another_run_is_named(go, tmp_path):
