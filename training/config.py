@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from training.files import checked
 from training.images.settings import ImageSettings, SmallNetSettings
 from training.images.task import ResNetTask, SmallNetTask
+from training.records import BESIDE_THE_RUN
 from training.settings import TrainingSettings
 from training.task import Task
 from training.text.settings import TextSettings
@@ -56,6 +58,16 @@ class Config:
     def values(self) -> dict[str, Any]:
         """Every key's value, `task` first."""
         return {"task": self.task, **dataclasses.asdict(self.training), **dataclasses.asdict(self.data)}
+
+    def differences(self, recorded: Mapping[str, Any]) -> list[str]:
+        """Keys whose values make a run of this configuration another one than that of a recorded configuration.
+
+        A key that the record lacks is younger than it; its default is what was done before there was such a key.
+        """
+        # Every key has a default, so that its class can be made without any.
+        defaults = Config("", self.task, type(self.data)(), TrainingSettings()).values()
+        here, there = json.loads(json.dumps([self.values(), {**defaults, **recorded}]))
+        return [name for name in {**there, **here} if name not in BESIDE_THE_RUN and there.get(name) != here.get(name)]
 
 
 def load(source: str, values: Mapping[str, Any] | None = None) -> Config:

@@ -210,10 +210,3 @@ def _cell(name: str, text: str | None, kind: Any) -> Any:
         return kinds[0](text)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-
-
-def differences(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
-    """Keys whose values make two configurations different runs."""
-    names = [name for name in {**one, **two} if name not in BESIDE_THE_RUN]
-    plain = json.loads(json.dumps([one, two]))
-    return [name for name in names if plain[0].get(name) != plain[1].get(name)]

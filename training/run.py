@@ -42,7 +42,6 @@ from training.records import (
     OF_COMPARISON,
     Evaluation,
     Records,
-    differences,
     fingerprint,
     read_header,
     recorded_evaluations,
@@ -428,7 +427,7 @@ def _what_is_there(config: Config, folder: Path, costs: StepCosts | None, overwr
             if (folder / name).exists():
                 raise ValueError(f"{folder} has a {name}, but no {HEADER}: no run of this name began it")
         return _There(None, [])
-    if changed := differences(header["config"], config.values()):
+    if changed := config.differences(header["config"]):
         named = ", ".join(
             f"{key} ({header['config'].get(key)!r} there, {config.values().get(key)!r} here)" for key in changed[:3]
         )

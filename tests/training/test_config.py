@@ -1,6 +1,7 @@
 """Configurations: files with bases, keys with types, and errors that name them."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -188,3 +189,15 @@ def test_every_key_can_be_given_on_the_command_line(task):
         return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
     assert build("x", {key: text(value) for key, value in config.values().items()}) == config
+
+
+def test_differences_from_a_recorded_configuration():
+    """A file's lists are tuples here; what is not trained does not count; a younger key has been its default."""
+    sizes = {"depths": [1, 1], "hidden_sizes": [8, 8], "exit_stage": 1}
+    config = build("x", {"task": "resnet", **sizes, "max_lr": 0.1, "cache_dir": "here", "label": "x"})
+    there = {**json.loads(json.dumps(config.values())), "cache_dir": "there", "label": "y"}
+    assert config.differences(there) == []
+    assert config.differences({**there, "max_lr": 0.2, "depths": [1]}) == ["max_lr", "depths"]
+    assert config.differences({**there, "gone": 1}) == ["gone"]
+    older = {name: value for name, value in there.items() if name not in ("trim", "early_loss", "max_lr")}
+    assert config.differences(older) == ["max_lr"]

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from training.records import COLUMNS, Evaluation, Records, differences, read_evaluations, read_header
+from training.records import COLUMNS, Evaluation, Records, read_evaluations, read_header
 
 EVALUATION = Evaluation(
     step=12,
@@ -89,12 +89,3 @@ def test_the_header_is_whole_json(tmp_path):
         "step_costs": None,
         "test_loss": "inf",
     }
-
-
-def test_differences():
-    """A file's lists are the configuration's tuples; what is not trained does not count."""
-    here = {"task": "tiny", "data": ("a", "b"), "max_lr": 0.1, "cache_dir": "here", "label": "x"}
-    there = {"task": "tiny", "data": ["a", "b"], "max_lr": 0.1, "cache_dir": "there", "label": "y"}
-    assert differences(there, here) == []
-    assert differences(there, {**here, "max_lr": 0.2, "data": ("a",)}) == ["data", "max_lr"]
-    assert differences({**there, "gone": 1}, {**here, "added": 2}) == ["gone", "added"]

@@ -36,7 +36,7 @@ from training.config import Config
 from training.display import Display
 from training.metering import read_meters, write_meters
 from training.ranks import failing_together
-from training.records import COLUMNS, EVALUATIONS, HEADER, OF_COMPARISON, Evaluation, differences, read_json
+from training.records import COLUMNS, EVALUATIONS, HEADER, OF_COMPARISON, Evaluation, read_json
 from training.run import Outcome, train
 from training.schema import DIVERGED, FINISHED, ComparisonHeader, check
 
@@ -177,7 +177,7 @@ class _Comparison:
         recorded = check(ComparisonHeader, read_json(path), path)
         # Seeds may be added to a comparison, and what is beside its runs may change.
         changed = [name for name in ("methods", "sweep") if recorded.get(name) != self.header[name]]
-        if changed := differences(recorded["config"], self.header["config"]) + changed:
+        if changed := self.config.differences(recorded["config"]) + changed:
             raise ValueError(
                 f"{self.folder} has another comparison: its {', '.join(changed)} differ. "
                 "Choose another --name, or remove it"

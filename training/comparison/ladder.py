@@ -47,7 +47,7 @@ from training.comparison.tuning import Trial, Values, at_an_edge, best, draw_tri
 from training.config import Config
 from training.display import Display
 from training.ranks import failing_together
-from training.records import HEADER, OF_COMPARISON, differences, read_json
+from training.records import HEADER, OF_COMPARISON, read_json
 from training.run import Outcome
 from training.schema import DIVERGED, FINISHED, LadderHeader, check
 from training.task import Task
@@ -198,7 +198,7 @@ class _Ladder:
             changed.append("methods")
         if any(self.header["trials"].get(label, trials) != trials for label, trials in recorded["trials"].items()):
             changed.append("trials")
-        if changed := differences(recorded["config"], self.header["config"]) + changed:
+        if changed := self.config.differences(recorded["config"]) + changed:
             raise ValueError(
                 f"{self.folder} has another ladder: its {', '.join(changed)} differ. "
                 "Choose another --name, or remove it"
