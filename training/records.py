@@ -18,7 +18,7 @@ from training.files import checked
 from training.schema import DIVERGED, RunHeader, check
 from training.settings import TrainingSettings
 
-OF_COMPARISON = "compare.json"
+OF_COMPARISON, OF_LADDER = "compare.json", "ladder.json"
 HEADER = "header.json"
 EVALUATIONS = "evaluations.csv"
 METERS = "meters.csv"

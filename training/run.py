@@ -151,6 +151,8 @@ def _train(
         if header is not None:
             check_data(folder, header["data"], task.description)
             state = checkpoint.load(folder)
+            if state is None and header["status"] == INTERRUPTED:
+                display.say(f"{folder} was interrupted, but its {checkpoint.NAME} is gone: it begins anew")
         if state is not None:
             check(CheckpointState, state, folder / checkpoint.NAME)
     agreed(accelerator, "data", task.description)

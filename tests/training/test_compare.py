@@ -385,8 +385,17 @@ def test_a_comparison_goes_on_with_the_data_it_began_with(go, tmp_path):
 def test_a_comparison_replaces_no_run(go, tmp_path):
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "header.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"c is the folder of a run, which has a header\.json"):
+    with pytest.raises(ValueError, match=r"c is of something else, which has a header\.json"):
         go(seeds=1)
+
+
+def test_a_comparison_that_lost_its_record_is_not_begun_anew(go, tmp_path):
+    go(seeds=1)
+    (tmp_path / "c" / "compare.json").unlink()
+    there = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=r"c holds runs, such as .*-seed0, but no compare\.json"):
+        go(seeds=1)
+    assert sorted(tmp_path.rglob("*")) == there
 
 
 def test_an_interrupted_tuning_goes_on(go, trained, monkeypatch):

@@ -221,7 +221,7 @@ def test_records_that_are_none_of_this_ladder(go, trained, tmp_path):
         with pytest.raises(ValueError, match=message):
             go(grid={}, seeds=1)
     path.rename(path.with_name("header.json"))
-    with pytest.raises(ValueError, match=r"holds something else, with a header\.json"):
+    with pytest.raises(ValueError, match=r"is of something else, which has a header\.json"):
         go(grid={}, seeds=1)
     assert trained == []
 

@@ -1,6 +1,7 @@
 """A run from its configuration to its results: what is written when, and that nothing is lost on the way."""
 
 import csv
+import io
 import itertools
 import json
 import os
@@ -14,10 +15,12 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 import torch
+from rich.console import Console
 
 import training.run as module
 from training import checkpoint
 from training.budget import StepCosts
+from training.display import Display
 from training.metering import read_meters
 from training.records import COLUMNS, read_evaluations
 from training.run import DIVERGED, FINISHED, INTERRUPTED, train
@@ -60,7 +63,7 @@ def go(tiny, accelerator, tmp_path, monkeypatch):
 
     monkeypatch.setattr(module.Training, "next_batch", watched)
 
-    def run(name="run", within=None, costs=None, overwrite=False, **values):
+    def run(name="run", within=None, costs=None, overwrite=False, display=None, **values):
         steps.clear()
         steps.update(within or {})
         config = tiny(**values)
@@ -71,6 +74,7 @@ def go(tiny, accelerator, tmp_path, monkeypatch):
             task=config.build_task(),
             costs=costs,
             overwrite=overwrite,
+            display=display,
         )
 
     return run
@@ -235,6 +239,15 @@ def test_tensorboard_agrees_with_the_tables_after_interruptions_and_failures(go,
     read = [(row["step"], pytest.approx(row["rho"])) for row in read_meters(tmp_path / "cut")]
     assert found["meters/rho"] == read
     assert found == scalars(tmp_path / "whole")
+
+
+def test_a_run_that_lost_its_checkpoint_says_that_it_begins_anew(go, tmp_path):
+    said = io.StringIO()
+    display = Display(Console(file=said, width=1000))
+    assert go(within={9: interrupt}).status == INTERRUPTED
+    (tmp_path / "run" / "checkpoint.pt").unlink()
+    assert go(display=display).status == FINISHED
+    assert "run was interrupted, but its checkpoint.pt is gone: it begins anew" in said.getvalue()
 
 
 # ---- Budgets of time ----

@@ -101,6 +101,7 @@ def run(options: argparse.Namespace) -> int:
     from training.comparison.contenders import parse_contender
     from training.folders import named
     from training.precision import affordable
+    from training.ranks import failing_together, launched
     from training.run import running
 
     values = options.key_values
@@ -108,7 +109,9 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"--method {values['method']}: methods are compared, so name them in --methods")
     if options.budget:
         values["budget"] = options.budget
-    config = affordable(configs.load(options.config, values))
+    with failing_together(launched()):
+        config = configs.load(options.config, values)
+    config = affordable(config)
     contenders = [parse_contender(text.strip()) for text in options.methods.split(",") if text.strip()]
     if not contenders:
         raise ValueError("--methods names no method")
@@ -116,7 +119,8 @@ def run(options: argparse.Namespace) -> int:
         return _climb(options, config, contenders)
     if options.tune or options.trials or options.jobs > 1:
         raise ValueError("--tune, --trials and --jobs are of a ladder: give --ladder N, too (or --sweep KEY=V,V)")
-    name = options.name or f"compare-{config.name.replace('/', '-')}-{config.training.budget}"
+    usual = f"compare-{config.name.replace('/', '-')}-{config.training.budget}"
+    name = usual if options.name is None else options.name
     with running(config) as (accelerator, display):
         found = compare(
             config,
@@ -143,7 +147,8 @@ def _climb(options: argparse.Namespace, config: Config, contenders: list[Contend
 
     if options.sweep or options.target:
         raise ValueError("--sweep and --target are of a comparison at one budget: a ladder has --tune")
-    name = options.name or f"ladder-{config.name.replace('/', '-')}-{config.training.budget}"
+    usual = f"ladder-{config.name.replace('/', '-')}-{config.training.budget}"
+    name = usual if options.name is None else options.name
     grid = parse_grid(options.tune)
     plan = Plan(contenders, options.ladder, options.seeds, grid, options.trials, options.tuning_seeds)
     with running(config) as (accelerator, display):

@@ -27,6 +27,7 @@ from training.comparison.contenders import (
     check_shared,
     folder_name,
     header_of,
+    no_record,
     prices,
     same_data,
     tasks_of,
@@ -36,7 +37,7 @@ from training.config import Config
 from training.display import Display
 from training.metering import read_meters, write_meters
 from training.ranks import failing_together
-from training.records import COLUMNS, EVALUATIONS, HEADER, OF_COMPARISON, Evaluation, read_json
+from training.records import COLUMNS, EVALUATIONS, OF_COMPARISON, Evaluation, read_json
 from training.run import Outcome, train
 from training.schema import DIVERGED, FINISHED, ComparisonHeader, check
 
@@ -171,8 +172,7 @@ class _Comparison:
         """The record of the comparison in the folder, which must be of this one; None if there is none."""
         path = self.folder / OF_COMPARISON
         if not path.exists():
-            if (self.folder / HEADER).exists():
-                raise ValueError(f"{self.folder} is the folder of a run, which has a {HEADER}: choose another --name")
+            no_record(self.folder, OF_COMPARISON)
             return None
         recorded = check(ComparisonHeader, read_json(path), path)
         # Seeds may be added to a comparison, and what is beside its runs may change.

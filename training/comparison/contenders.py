@@ -16,7 +16,7 @@ from training.config import Config
 from training.costs import measure_costs
 from training.display import Display
 from training.ranks import built, failing_together, told_by_others
-from training.records import fingerprint
+from training.records import HEADER, OF_COMPARISON, OF_LADDER, fingerprint
 from training.run import check_data, check_room
 from training.settings import parse_method
 from training.task import Task
@@ -75,6 +75,19 @@ def header_of(config: Config, contenders: Sequence[Contender], seeds: int) -> di
         "methods": [contender.label for contender in contenders],
         "seeds": seeds,
     }
+
+
+def no_record(folder: Path, record: str) -> None:
+    """Look at a folder in which a comparison is to begin, since its record is not there.
+
+    Raises:
+        ValueError: if it is the folder of something else, or its record was lost.
+    """
+    for other in (HEADER, OF_COMPARISON, OF_LADDER):
+        if (folder / other).exists():
+            raise ValueError(f"{folder} is of something else, which has a {other}: choose another --name")
+    if run := next(folder.rglob(HEADER), None):
+        raise ValueError(f"{folder} holds runs, such as {run.parent}, but no {record}: choose another --name")
 
 
 def tasks_of(configs: Iterable[Config], accelerator: Accelerator) -> dict[Any, Task]:

@@ -27,6 +27,7 @@ from training.comparison.contenders import (
     check_shared,
     folder_name,
     header_of,
+    no_record,
     prices,
     same_data,
     tasks_of,
@@ -47,12 +48,12 @@ from training.comparison.tuning import Trial, Values, at_an_edge, best, draw_tri
 from training.config import Config
 from training.display import Display
 from training.ranks import failing_together
-from training.records import HEADER, OF_COMPARISON, read_json
+from training.records import OF_LADDER, read_json
 from training.run import Outcome
 from training.schema import DIVERGED, FINISHED, LadderHeader, check
 from training.task import Task
 
-LADDER, ROWS = "ladder.json", "ladder.csv"
+ROWS = "ladder.csv"
 SHARED = ("rungs", "tune", "tuning_seeds")
 """Entries of the header in which a ladder that goes on must agree with what is there, beside the configuration."""
 
@@ -186,10 +187,9 @@ class _Ladder:
 
     def recorded(self) -> dict[str, Any] | None:
         """The record of the ladder in the folder, which must be of this one; None if there is none."""
-        path = self.folder / LADDER
+        path = self.folder / OF_LADDER
         if not path.exists():
-            if others := [name for name in (HEADER, OF_COMPARISON) if (self.folder / name).exists()]:
-                raise ValueError(f"{self.folder} holds something else, with a {others[0]}: choose another --name")
+            no_record(self.folder, OF_LADDER)
             return None
         recorded = check(LadderHeader, read_json(path), path)
         changed = [name for name in SHARED if recorded[name] != self.header[name]]
@@ -380,7 +380,7 @@ class _Ladder:
 
     def _write_header(self) -> None:
         if self.accelerator.is_main_process:
-            write_json(self.folder / LADDER, self.header)
+            write_json(self.folder / OF_LADDER, self.header)
 
     def result(self, status: str, rows: list[Row], claims: list[Claim]) -> LadderResult:
         """The result in a status."""

@@ -94,12 +94,15 @@ def _of_config(options: argparse.Namespace, values: dict[str, str]) -> int:
     from training.diagnose.measure import diagnose_config
     from training.folders import named
     from training.precision import affordable
+    from training.ranks import failing_together, launched
     from training.run import running
 
-    config = affordable(configs.load(options.target, values))
+    with failing_together(launched()):
+        config = configs.load(options.target, values)
+    config = affordable(config)
     names = ("after", "batches", "exits", "model", "level")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
-    name = options.name or f"diagnose-{config.name.replace('/', '-')}"
+    name = f"diagnose-{config.name.replace('/', '-')}" if options.name is None else options.name
     path = named(options.results or Path("results"), name) / DIAGNOSIS
     check_writable(path)
     with running(config) as (accelerator, _), _progress(Console(stderr=True)) as progress:
