@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -185,6 +186,8 @@ def test_an_interrupted_ladder_goes_on_and_seeds_may_be_added(go, trained, tmp_p
 
 def test_a_method_may_be_added(go, trained, tmp_path):
     before = go(("baseline", "random")).rows
+    shutil.rmtree(tmp_path / "l" / "tuning")  # what is frozen needs no more of it
+    tuning = table(tmp_path / "l" / "tuning.csv")
     header = json.loads((tmp_path / "l" / "ladder.json").read_text())
     trained.clear()
     found = go(("baseline", "random", "loss@last"))
@@ -194,6 +197,7 @@ def test_a_method_may_be_added(go, trained, tmp_path):
     after = json.loads((tmp_path / "l" / "ladder.json").read_text())
     for entry in ("frozen", "step_costs", "trials"):
         assert after[entry].items() > header[entry].items()
+    assert table(tmp_path / "l" / "tuning.csv")[: len(tuning)] == tuning
     assert len(table(tmp_path / "l" / "tuning.csv")) == 3 * 3 * 2
     with pytest.raises(ValueError, match="has another ladder: its methods differ"):
         go(("baseline", "random"))

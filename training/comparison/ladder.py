@@ -8,6 +8,7 @@ once a run. `training.comparison.speedup` says what the values come to.
 from __future__ import annotations
 
 import contextlib
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -273,11 +274,11 @@ class _Ladder:
             (label, rung): [Trial(values, (), ()) for values in self.trials[label]]
             for rung in self.rungs
             for label in self.labels
+            if label not in recorded
         }
         if self.tuned:
             places = [(place, number) for place, found in trials.items() for number in range(len(found))]
             seeds = range(TUNING_SEED, TUNING_SEED + self.plan.tuning_seeds)
-            # What is frozen already is among them: its runs are finished, and read.
             jobs = [
                 self._job(label, trials[label, rung][number].values, rung, seed, tuning=True)
                 for (label, rung), number in places
@@ -289,10 +290,10 @@ class _Ladder:
             for at, (place, number) in enumerate(places):
                 found = outcomes[at * len(seeds) : (at + 1) * len(seeds)]
                 trials[place][number] = _trial(trials[place][number].values, found)
-            self.frozen = {place: best(found).values for place, found in trials.items()} | self.frozen
+            self.frozen |= {place: best(found).values for place, found in trials.items()}
             self._write_trials(trials)
         else:
-            self.frozen = {place: found[0].values for place, found in trials.items()}
+            self.frozen |= {place: found[0].values for place, found in trials.items()}
         self.header["frozen"] = {
             label: {str(rung): in_words(self.frozen[label, rung]) for rung in self.rungs} for label in self.labels
         }
@@ -311,7 +312,11 @@ class _Ladder:
             for trial in found
         ]
         if self.accelerator.is_main_process:
-            write_table(self.folder / "tuning.csv", columns, rows)
+            path = self.folder / "tuning.csv"
+            # Methods that were tuned before stay in the table as they are.
+            before = list(csv.reader(path.read_text().splitlines()))[1:] if path.exists() else []
+            now = {label for label, _ in trials}
+            write_table(path, columns, [*(row for row in before if row[0] not in now), *rows])
 
     # ---- Fresh seeds ----
 
