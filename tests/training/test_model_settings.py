@@ -19,18 +19,23 @@ from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetB
 
 from training.config import TASKS, build
 from training.images.resnet import EarlyExitResNet
-from training.images.task import build_resnet
+from training.images.task import build_resnet, build_small_net
 from training.text.task import build_bert
 
 CHANNELS, CLASSES = 3, 5
 SMALL = {
     "resnet": {"depths": "1,1,1", "hidden_sizes": "8,12,16", "embedding_size": "4", "layer_type": "basic"},
+    "small-net": {"network": "mlp", "image_size": "8", "hidden_size": "5"},
     "bert": {"layers": "1", "hidden_size": "8", "heads": "2", "intermediate_size": "12", "vocab_limit": "40"},
 }
 DATA = {
     "resnet": {
         *("data", "test_data", "label_column", "image_column", "validation_share", "test_share", "train_limit"),
         *("image_size", "augment", "cache_dir"),
+    },
+    "small-net": {
+        *("data", "test_data", "label_column", "image_column", "validation_share", "test_share", "train_limit"),
+        *("augment", "cache_dir"),
     },
     "bert": {
         *("data", "validation_data", "validation_share", "test_share", "max_validation_rows", "mask_share"),
@@ -91,6 +96,11 @@ READ = {
         "small_images": ("true", has_small_stem),
         "early_loss": ("0.5", early_loss),
     },
+    "small-net": {
+        "network": ("lenet", lambda model: "lenet" if isinstance(model.layers[0], nn.Conv2d) else "mlp"),
+        "hidden_size": ("9", lambda model: model.classifier.in_features),
+        "image_size": ("12", lambda model: round((model.layers[1].in_features / CHANNELS) ** 0.5)),
+    },
     "bert": {
         "layers": ("3", lambda model: len(model.bert.encoder.layer)),
         "hidden_size": ("12", lambda model: model.bert.embeddings.word_embeddings.embedding_dim),
@@ -110,7 +120,8 @@ def built(task, **values):
     torch.manual_seed(0)
     if task == "bert":
         return config.data, build_bert(config.data)
-    return config.data, build_resnet(config.data, channels=CHANNELS, num_labels=CLASSES)
+    build_model = build_resnet if task == "resnet" else build_small_net
+    return config.data, build_model(config.data, channels=CHANNELS, num_labels=CLASSES)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -731,7 +731,8 @@ def every_row_is_logged_by_one_rank(rank):
 
     for scope in ("rank", "global"):
         folder = everywhere(tempfile.mkdtemp())[0]
-        sift = Sift(classifier(), score="loss", scope=scope, exit_layer=1, log_rows=folder)
+        # Ids name no rows here: what stands under one has another class at every step.
+        sift = Sift(classifier(), score="loss", scope=scope, exit_layer=1, log_rows=folder, check=False)
         expected = []
         for step in range(3):
             ids = torch.randperm(64, generator=torch.Generator().manual_seed(step))[: 8 * RANKS]
