@@ -10,7 +10,7 @@ transformers = pytest.importorskip("transformers")
 from gsgd.cli import main  # noqa: E402
 from training.bench import cli as bench  # noqa: E402
 from training.bench import steps as step_costs  # noqa: E402
-from training.bench.models import MODELS, Shape  # noqa: E402
+from training.bench.models import MODELS, BatchShape  # noqa: E402
 
 LAYERS, HIDDEN, VOCABULARY, ROWS, TOKENS = 3, 64, 500, 8, 40
 
@@ -164,14 +164,14 @@ def test_every_kind_of_model_is_measured(name, row, capsys):
 
 
 def test_plain_steps_of_images_do_not_wait():
-    model, batch, exits = MODELS["vit-tiny"](Shape(gross=4))
+    model, batch, exits = MODELS["vit-tiny"](BatchShape(gross=4))
     plain, _ = step_costs.measure(model, batch, exits=exits[:1], keep=0.5, rounds=1)
     assert plain["waits"] == 0
 
 
 def parameters(name):
     with torch.device("meta"):
-        model, _, _ = MODELS[name](Shape(gross=2))
+        model, _, _ = MODELS[name](BatchShape(gross=2))
     return sum(weight.numel() for weight in model.parameters())
 
 
@@ -186,7 +186,7 @@ def test_models_have_the_sizes_that_are_known_of_them():
 
 @pytest.mark.parametrize("name", ["bert-tiny", "gpt2-tiny", "llama-tiny", "vit-tiny"])
 def test_dropout_is_that_of_the_whole_model(name):
-    model, _, _ = MODELS[name](Shape(gross=2, seq=8, dropout=0.25))
+    model, _, _ = MODELS[name](BatchShape(gross=2, seq=8, dropout=0.25))
     modules = list(model.modules())
     rates = {module.p for module in modules if isinstance(module, torch.nn.Dropout)}
     # Of attention that runs as one operator, the rate is an attribute.

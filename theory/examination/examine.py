@@ -14,7 +14,7 @@ from gsgd.selectors import Selector, select_random, select_top_k
 from gsgd.sgd import run
 from theory.examination import finite
 from theory.examination.finite import Assumption, Callables, FiniteProblem, Function, LinearModel
-from theory.examination.report import Curve, Examination, Promise
+from theory.examination.report import Curve, Examination, PromisedGain
 from theory.formulas import convergence, improved, nonconvex
 from theory.formulas import noise as noise_bounds
 from theory.problems.known import KnownProblem, point
@@ -395,7 +395,7 @@ def _promise(found: Examination, problem: FiniteProblem, visited: np.ndarray, ow
             until = convergence.crossover_tuned(L=found.L, **known)
         if rho > 1:
             sigma = noise_bounds.sigma_max_R(min(rho, R), R)
-        found.promises.append(Promise(R, k, rho, Delta, until, sigma))
+        found.promises.append(PromisedGain(R, k, rho, Delta, until, sigma))
     rate = found.noise_factor * found.rho
     if rate > 1 and found.D0 > 0:
         found.predicted = convergence.crossover(

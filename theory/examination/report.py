@@ -67,7 +67,7 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class Promise:
+class PromisedGain:
     """What k of R candidates promise: `until` is how many steps GSGD's bound is below SGD's, each at its own best step.
 
     Attributes:
@@ -125,7 +125,7 @@ class Examination:
     assumptions: list[Assumption]
     curves: dict[str, Curve]
     bounds: list[Bound] = field(default_factory=list)
-    promises: list[Promise] = field(default_factory=list)
+    promises: list[PromisedGain] = field(default_factory=list)
     predicted: float | None = None
     remarks: list[str] = field(default_factory=list)
 

@@ -15,7 +15,7 @@ from gsgd.oracle import Problem
 from theory.formulas.rho import expected_max
 
 
-class FiniteProblem(Problem, Protocol):
+class EnumerableProblem(Problem, Protocol):
     """A problem whose D is uniform on n atoms; candidates are indices of atoms."""
 
     @property
@@ -87,7 +87,7 @@ class KnownProblem:
     """
 
     name: str
-    problem: FiniteProblem
+    problem: EnumerableProblem
     L: float
     minimisers: MinimiserSet
     atom_minimisers: np.ndarray | None

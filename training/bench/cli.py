@@ -14,7 +14,7 @@ from rich.console import Console
 from gsgd.arguments import number, whole, wholes
 from gsgd.console import bar, print_table
 from gsgd.results import command_line, provenance, write_json
-from training.bench.models import MODELS, Shape, describe_rows
+from training.bench.models import MODELS, BatchShape, describe_rows
 from training.bench.steps import PRECISIONS, WARM_UP, Cost, describe_device, device_of, measure
 
 EXAMPLES = """\
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     """`gsgd bench step`: returns 0."""
     quiet_profiler()
     device_of(options.device)  # before a large model is built for nothing
-    shape = Shape(gross=options.gross, seq=options.seq, size=options.size, dropout=options.dropout)
+    shape = BatchShape(gross=options.gross, seq=options.seq, size=options.size, dropout=options.dropout)
     model, batch, exits = MODELS[options.model](shape)
     with bar(Console(stderr=True), "rounds", options.rounds + WARM_UP) as moving:
         plain, costs = measure(

@@ -21,7 +21,7 @@ from gsgd.arguments import number, whole
 from gsgd.cli import main
 from gsgd.console import print_table
 from training.bench.cli import counts, header, quiet_profiler
-from training.bench.models import MODELS, Shape, describe_rows
+from training.bench.models import MODELS, BatchShape, describe_rows
 from training.bench.steps import Cost, device_of, measure
 
 EXAMPLES = """\
@@ -60,7 +60,7 @@ class Case:
 
     name: str
     model: str
-    shape: Shape
+    shape: BatchShape
     exits: tuple[int, ...]
     toy: str
     toy_exits: tuple[int, ...]
@@ -76,12 +76,12 @@ def _compiled(case: Case) -> list[Case]:
 
 
 _DROPPED, _UNDROPPED = (
-    Case(name, "bert-base", Shape(gross=64, seq=512, dropout=rate), (1, 6, 12), "bert-tiny", (1, 2, 3))
+    Case(name, "bert-base", BatchShape(gross=64, seq=512, dropout=rate), (1, 6, 12), "bert-tiny", (1, 2, 3))
     for name, rate in (("bert, dropout .1", 0.1), ("bert, dropout 0", 0.0))
 )
-_LARGE = Case("resnet50, 224", "resnet50", Shape(gross=128, size=224), (1, 2), "resnet-tiny", (1, 2))
-_SMALL = Case("resnet50, 32", "resnet50", Shape(gross=512, size=32), (1, 2), "resnet-tiny", (1, 2))
-_LLAMA = Case("llama", "llama", Shape(gross=16, seq=1024), (1, 8, 16), "llama-tiny", (1, 2, 3))
+_LARGE = Case("resnet50, 224", "resnet50", BatchShape(gross=128, size=224), (1, 2), "resnet-tiny", (1, 2))
+_SMALL = Case("resnet50, 32", "resnet50", BatchShape(gross=512, size=32), (1, 2), "resnet-tiny", (1, 2))
+_LLAMA = Case("llama", "llama", BatchShape(gross=16, seq=1024), (1, 8, 16), "llama-tiny", (1, 2, 3))
 CASES = [
     *(_DROPPED, _UNDROPPED, *_compiled(_DROPPED), _LARGE, *_compiled(_LARGE)),
     *(_LLAMA, *_compiled(_LLAMA), _SMALL, *_compiled(_SMALL), *_compiled(_UNDROPPED)),

@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Shape:
+class BatchShape:
     """How large a gross batch is, and how much is dropped; None for the model's own.
 
     Attributes:
@@ -37,7 +37,7 @@ def describe_rows(batch: dict[str, Any]) -> str:
     return f"{batch['input_ids'].shape[1]} tokens"
 
 
-def _transformer(kind: str, layers: int, hidden: int, sizes: dict[str, Any], shape: Shape) -> Built:
+def _transformer(kind: str, layers: int, hidden: int, sizes: dict[str, Any], shape: BatchShape) -> Built:
     """A model of transformers; `sizes` are further entries of its configuration."""
     import torch
     import transformers
@@ -67,7 +67,7 @@ def _transformer(kind: str, layers: int, hidden: int, sizes: dict[str, Any], sha
     return model, batch, sorted({1, max(1, layers // 2), layers})
 
 
-def _resnet(sizes: dict[str, Any], gross: int, shape: Shape) -> Built:
+def _resnet(sizes: dict[str, Any], gross: int, shape: BatchShape) -> Built:
     import torch
     from transformers import ResNetConfig
 
@@ -109,7 +109,7 @@ _BERT: dict[str, Any] = {"vocab_size": 30522, "max_position_embeddings": 512}
 _GPT2: dict[str, Any] = {"vocab_size": 50257, "max_position_embeddings": 1024, "use_cache": False}
 _LLAMA: dict[str, Any] = {"max_position_embeddings": 2048, "use_cache": False}
 _VIT: dict[str, Any] = {"num_labels": 1000}
-MODELS: dict[str, Callable[[Shape], Built]] = {
+MODELS: dict[str, Callable[[BatchShape], Built]] = {
     "bert-base": partial(_transformer, "bert", 12, 768, {**_BERT, "intermediate_size": 3072}),
     "bert-small": partial(_transformer, "bert", 4, 512, {**_BERT, "intermediate_size": 2048}),
     "bert-tiny": partial(_transformer, "bert", 3, 64, {**_BERT, "intermediate_size": 256, "vocab_size": 500}),
