@@ -29,6 +29,8 @@ from gsgd.sift.trainer import SiftArguments, SiftTrainer  # noqa: E402
 
 STEPS, PER_EPOCH, SAVED_EVERY = 9, 4, 2
 
+# Where others use the cores, the threads of a model this small wait for each other, many times as long as it takes.
+ONE_THREAD = {"capture_output": True, "text": True, "timeout": 300, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
 KILLED = {
     "between steps": {"step": 5},
     "at the end of an epoch": {"step": 4, "on": "epoch"},
@@ -213,7 +215,7 @@ def runs(tmp_path_factory):
     if not hasattr(os, "fork"):
         pytest.skip("needs os.fork and SIGKILL")
     base = tmp_path_factory.mktemp("runs")
-    done = subprocess.run([sys.executable, __file__, str(base)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, __file__, str(base)], **ONE_THREAD)
     assert done.returncode == 0, done.stderr[-3000:]
     codes = json.loads((base / "codes.json").read_text())
     assert codes["whole"] == 0, done.stderr[-3000:]
@@ -254,7 +256,7 @@ def test_a_run_killed_at_random_ends_as_if_nothing_had_been(tmp_path):
     if not hasattr(os, "fork"):
         pytest.skip("needs os.fork and SIGKILL")
     command = [sys.executable, __file__, str(tmp_path), "random"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, **ONE_THREAD)
     assert done.returncode == 0, done.stderr[-3000:]
     whole, folders = result(tmp_path, "whole"), sorted(tmp_path.glob("killed *"))
     assert folders
