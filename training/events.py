@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
+
+_log = logging.getLogger(__name__)
 
 
 class Events:
@@ -19,6 +23,7 @@ class Events:
     def __init__(self, folder: Path, step: int, again: Mapping[str, float]):
         from torch.utils.tensorboard import SummaryWriter
 
+        _pass_the_newest(folder / "tensorboard")
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
         self._latest: dict[str, tuple[int, float]] = {}
         for name, value in again.items():
@@ -41,3 +46,26 @@ class Events:
     def close(self) -> None:
         """Have all on the disk, and end."""
         self._writer.close()
+
+
+def _pass_the_newest(folder: Path) -> None:
+    """Wait until a file opened now stands after all that are there.
+
+    TensorBoard reads the files of a folder in the order of their names, and a name begins with the second in which
+    its file was opened: of two of one second the later one could be read first, and hide points that count.
+    """
+    seconds = [
+        int(second)
+        for path in folder.glob("events.out.tfevents.*")
+        if (second := path.name.removeprefix("events.out.tfevents.").partition(".")[0]).isdecimal()
+    ]
+    newest = max(seconds, default=0)
+    ahead = newest + 1 - time.time()
+    if ahead > 2:
+        _log.warning(
+            "%s has events of %s, which is ahead of this machine's clock: TensorBoard may hide points of this run",
+            folder,
+            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(newest)),
+        )
+    elif ahead > 0:
+        time.sleep(ahead)

@@ -21,6 +21,7 @@ import training.run as module
 from training import checkpoint
 from training.budget import StepCosts
 from training.display import Display
+from training.events import Events
 from training.metering import read_meters
 from training.records import COLUMNS, read_evaluations
 from training.run import DIVERGED, FINISHED, INTERRUPTED, train
@@ -239,6 +240,27 @@ def test_tensorboard_agrees_with_the_tables_after_interruptions_and_failures(go,
     read = [(row["step"], pytest.approx(row["rho"])) for row in read_meters(tmp_path / "cut")]
     assert found["meters/rho"] == read
     assert found == scalars(tmp_path / "whole")
+
+
+def test_event_files_of_one_second_stand_in_the_order_of_their_making(tmp_path):
+    """TensorBoard reads them by name, of which the second is the first part and a counter, 9 before 10, the last."""
+    pytest.importorskip("tensorboard")
+    for step in range(3):
+        events = Events(tmp_path, step, {})
+        events.add("loss", float(step), step)
+        events.close()
+    names = sorted(path.name for path in (tmp_path / "tensorboard").iterdir())
+    assert len({name.split(".")[3] for name in names}) == 3
+    assert scalars(tmp_path)["loss"] == [(0, 0.0), (1, 1.0), (2, 2.0)]
+
+
+def test_events_ahead_of_the_clock_are_told_of(tmp_path, caplog):
+    pytest.importorskip("tensorboard")
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard" / "events.out.tfevents.4102444800.host.2.0").touch()
+    (tmp_path / "tensorboard" / "events.out.tfevents.of.a.stranger").touch()
+    Events(tmp_path, 0, {}).close()
+    assert "ahead of this machine's clock" in caplog.text
 
 
 def test_a_run_that_lost_its_checkpoint_says_that_it_begins_anew(go, tmp_path):
