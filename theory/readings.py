@@ -1,7 +1,7 @@
 """Measured training against the formulas: what a reading's numbers would be if the assumptions held.
 
-A reading is a mapping of the numbers that `gsgd.sift.readings.Reading` has: two columns, scores and exact losses of the
-rows of a gross batch, said in fourteen numbers. Whoever measured them need not be known here.
+A reading is a mapping of the numbers that `gsgd.sift.measures.readings.Reading` has: two columns, scores and exact
+losses of the rows of a gross batch, said in fourteen numbers. Whoever measured them need not be known here.
 """
 
 from __future__ import annotations

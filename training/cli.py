@@ -68,10 +68,10 @@ def run(options: argparse.Namespace) -> int:
         config = configs.load(options.config, options.key_values)
     if options.dry_run:
         return _rehearse(config)
-    from training.folders import named
     from training.precision import affordable
     from training.run import running, train
-    from training.schema import DIVERGED, FINISHED
+    from training.run_folder.folders import named
+    from training.run_folder.schema import DIVERGED, FINISHED
 
     config = affordable(config)
     settings = config.training

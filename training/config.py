@@ -15,10 +15,10 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from training.files import checked
+from training.data.files import checked
 from training.images.settings import ImageSettings, SmallNetSettings
 from training.images.task import ResNetTask, SmallNetTask
-from training.records import BESIDE_THE_RUN
+from training.run_folder.records import BESIDE_THE_RUN
 from training.settings import TrainingSettings
 from training.task import Task
 from training.text.settings import TextSettings

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gsgd.host import finished
 from training.budget import StepCosts
 from training.config import Config
-from training.records import BESIDE_THE_RUN
+from training.run_folder.records import BESIDE_THE_RUN
 from training.settings import parse_method
 from training.task import Task
 from training.training import Training

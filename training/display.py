@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from gsgd.console import Bar, bar
-from training.records import Evaluation
+from training.run_folder.records import Evaluation
 
 
 class Display:

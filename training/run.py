@@ -26,17 +26,17 @@ from gsgd.locks import one_writer
 from gsgd.memory import keep_freed_memory
 from gsgd.results import check_writable, command_line, provenance
 from gsgd.sift.row_log import remove_log
-from training import checkpoint
 from training.budget import StepCosts, parse_budget, seconds_of
 from training.calibration import Calibration
 from training.config import Config
 from training.costs import measure_costs
 from training.display import Display
-from training.events import Events
-from training.folders import ROWS, is_empty, own_files, remove, written_names
-from training.metering import MeterLog, check_all_there, check_readings
 from training.ranks import agreed, built, failing_together, leaving_in_turn, told_by_others
-from training.records import (
+from training.run_folder import checkpoint
+from training.run_folder.events import Events
+from training.run_folder.folders import ROWS, is_empty, own_files, remove, written_names
+from training.run_folder.metering import MeterLog, check_all_there, check_readings
+from training.run_folder.records import (
     EVALUATIONS,
     HEADER,
     OF_COMPARISON,
@@ -46,7 +46,7 @@ from training.records import (
     read_header,
     recorded_evaluations,
 )
-from training.schema import DIVERGED, FINISHED, INTERRUPTED, RUNNING, CheckpointState, check
+from training.run_folder.schema import DIVERGED, FINISHED, INTERRUPTED, RUNNING, CheckpointState, check
 from training.settings import parse_method
 from training.task import Task
 from training.training import Training, saved_model

@@ -16,7 +16,7 @@ MOST_EMPTY_EPOCHS = 10
 
 
 class SampledOrder:
-    """Takes the place of `training.order.Order` where a sampler chooses: of its batches, each rank has every n-th.
+    """Takes the place of `training.data.order.Order` where a sampler chooses: of its batches, each rank has every n-th.
 
     Args:
         settings: with method "infobatch" or "importance".

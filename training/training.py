@@ -21,13 +21,13 @@ from transformers import get_constant_schedule_with_warmup, get_linear_schedule_
 from gsgd import host
 from gsgd.sift import Selection, Sift, SiftOptions
 from gsgd.sift.exits import count_exits
+from gsgd.sift.models.wrappers import innermost, unwrap
 from gsgd.sift.scoring_pass.head_positions import positions_only
 from gsgd.sift.scoring_pass.row_losses import IGNORED
 from gsgd.sift.timing import Elapsed
-from gsgd.sift.wrappers import innermost, unwrap
 from training.calibration import Calibration
 from training.config import Config
-from training.order import Order
+from training.data.order import Order
 from training.sampled import SampledOrder
 from training.settings import SAMPLED, WEIGHTED, TrainingSettings
 from training.task import Task

@@ -1,12 +1,12 @@
 """SIFT: early-exit sample selection for any PyTorch loop and the Hugging Face Trainer (extra `train`)."""
 
 from gsgd.sift.choice import Selection
-from gsgd.sift.diagnosis import Diagnosis
 from gsgd.sift.engine import Sift
 from gsgd.sift.exits import EarlyExit, count_exits, exit_view
 from gsgd.sift.keep import KeepByAccuracy
+from gsgd.sift.measures.diagnosis import Diagnosis
+from gsgd.sift.measures.readings import Reading
 from gsgd.sift.options import AutoExit, SiftOptions
-from gsgd.sift.readings import Reading
 from gsgd.sift.schedule import Schedule
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.sources.last_seen import LastSeen

@@ -15,12 +15,12 @@ from gsgd import host
 from gsgd.selectors import select_random, select_top_k, unchecked
 from gsgd.sift.batch import is_packed
 from gsgd.sift.compilation import Compiled, backend_of, hardest
+from gsgd.sift.models.wrappers import every_module
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.ranks import Ranks
 from gsgd.sift.scoring_pass.late_checks import LateChecks, TooManyLabels
 from gsgd.sift.scoring_pass.padded_positions import PositionsPerRow
 from gsgd.sift.timing import Elapsed, Totals
-from gsgd.sift.wrappers import every_module
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gsgd.sift.models.wrappers import innermost
 from gsgd.sift.options import SiftOptions, nearest
 from gsgd.sift.scoring_pass.labels import LabelReading
-from gsgd.sift.wrappers import innermost
 
 logger = logging.getLogger(__name__)
 

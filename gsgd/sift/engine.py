@@ -21,27 +21,27 @@ from torch import Tensor, nn
 from gsgd.sift.batch_structure import device_of
 from gsgd.sift.choice import Choice, Selection, number_kept
 from gsgd.sift.compilation import begin_step
-from gsgd.sift.diagnosis import Diagnosis, diagnose
 from gsgd.sift.exits import check_exit, count_exits
 from gsgd.sift.keep import KeepByAccuracy, PresentShare, read_keep
+from gsgd.sift.measures.diagnosis import Diagnosis, diagnose
+from gsgd.sift.measures.readings import Reading, read_batch
+from gsgd.sift.measures.self_check import SelfCheck
+from gsgd.sift.measures.training_accuracy import training_accuracy
+from gsgd.sift.models.wrappers import is_sharded, unwrap
 from gsgd.sift.moving_exit import MovingExit
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.ranks import Ranks, exchange_rows
-from gsgd.sift.readings import Reading, read_batch
 from gsgd.sift.reuse_trial import ReuseTrial
 from gsgd.sift.row_log import RowLog
 from gsgd.sift.schedule import Schedule
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.labels import shifts_by_name
 from gsgd.sift.scoring_pass.module_state import uninitialised
-from gsgd.sift.self_check import SelfCheck
 from gsgd.sift.shared_forward.recording import Recording, say_once
 from gsgd.sift.shared_forward.sharing import Shared
 from gsgd.sift.sources.named_rows import Drawn, NamedRows
 from gsgd.sift.timing import Elapsed, Totals
-from gsgd.sift.training_accuracy import training_accuracy
 from gsgd.sift.training_pass import TrainingPass
-from gsgd.sift.wrappers import is_sharded, unwrap
 
 logger = logging.getLogger(__name__)
 
@@ -366,7 +366,7 @@ class Sift:
     def read(
         self, batch: Mapping[str, Any], *, exits: Sequence[int] | None = None, step: int | None = None
     ) -> list[Reading]:
-        """How well scores at some exits stand in for exact losses on a batch: see `gsgd.sift.readings.read_batch`.
+        """How well scores at some exits stand in for exact losses on a batch: `gsgd.sift.measures.readings.read_batch`.
 
         Losses last seen have no exits: theirs is one reading, of the rows of the batch that were seen, by their ids
         (`NamedRows.read`).
@@ -383,7 +383,7 @@ class Sift:
         return read_batch(self.scorer, batch, exits=exits, step=step)
 
     def diagnose(self, batches: Iterable[Mapping[str, Any]], **options: Any) -> Diagnosis:
-        """What selection at each exit costs and brings on gross batches: see `gsgd.sift.diagnosis.diagnose`."""
+        """What selection at each exit costs and brings on gross batches: `gsgd.sift.measures.diagnosis.diagnose`."""
         return diagnose(self.scorer, batches, engine_at=self._always_at, **options)
 
     def _always_at(self, exit_layer: int) -> Sift:

@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from gsgd.sift.wrappers import innermost, is_fsdp1
+from gsgd.sift.models.wrappers import innermost, is_fsdp1
 
 
 @runtime_checkable

@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 
 from gsgd.sift.batch_structure import device_of
+from gsgd.sift.measures.readings import read_batch
 from gsgd.sift.options import AutoExit, SiftOptions
 from gsgd.sift.ranks import Ranks
-from gsgd.sift.readings import read_batch
 from gsgd.sift.scorer import Scorer
 
 logger = logging.getLogger(__name__)

@@ -119,14 +119,14 @@ class SiftOptions:
         auto: what `exit_layer="auto"` holds to (`AutoExit`), None for its defaults. The engine's attribute `auto` then
             has the moves, as `history`. What it measures is part of `selection_s`.
         meter_every: every so many steps that select, from the first of them on, `choose` measures on the gross batch
-            how well the scores stand in for exact losses (`gsgd.sift.readings`) and appends the `Reading` to
+            how well the scores stand in for exact losses (`gsgd.sift.measures.readings`) and appends the `Reading` to
             `readings`; 0 for never. Losses last seen are measured on the rows that were seen. Weights, draws and counts
             are bit for bit those of a run without. A reading costs about a forward pass of the model and one up to the
             exit, on the gross batch; `meter_s` tells.
         check: hold the scores against the model's own losses at the first step that selects, 100 such steps later, and
-            when the batch's form changes (`gsgd.sift.self_check`); a difference is a ValueError. It costs a few passes
-            of two rows. A callable `score` of one's own is never checked. Also whether an id always comes with the same
-            class, of 1,000 ids, where labels are one class a row on the host.
+            when the batch's form changes (`gsgd.sift.measures.self_check`); a difference is a ValueError. It costs
+            a few passes of two rows. A callable `score` of one's own is never checked. Also whether an id always comes
+            with the same class, of 1,000 ids, where labels are one class a row on the host.
         rows: names of entries of the batch that have one entry a row and that no other sign tells (`gsgd.sift.batch`).
         label_names: the batch's entries that are labels; () for the model's usual ones (`labels`, or `start_positions`
             and `end_positions`).

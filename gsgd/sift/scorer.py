@@ -20,8 +20,9 @@ from gsgd import scores as row_scores
 from gsgd.sift.batch import BatchRows
 from gsgd.sift.compilation import CompiledScoring, backend_of
 from gsgd.sift.exits import EarlyExit, count_exits, exit_view, last_shared_layer, layers_after, only_up_to
-from gsgd.sift.forward_arguments import ForwardArguments
 from gsgd.sift.keep import PresentShare, read_keep
+from gsgd.sift.models.forward_arguments import ForwardArguments
+from gsgd.sift.models.wrappers import device_of_weights, innermost, unwrap
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.scoring_pass.forward import (
     LabelledHead,
@@ -45,7 +46,6 @@ from gsgd.sift.scoring_pass.module_state import unchanged
 from gsgd.sift.scoring_pass.padded_positions import Form, Positions, PositionsPerRow
 from gsgd.sift.scoring_pass.row_losses import IGNORED, LEAST, RowLosses
 from gsgd.sift.shared_forward.recording import Recording
-from gsgd.sift.wrappers import device_of_weights, innermost, unwrap
 
 BUILT_IN = (row_scores.cross_entropy, row_scores.entropy, row_scores.margin, row_scores.gradient_norm_bound)
 """Scores that are a mean over labelled positions, so that the head need not run on the others."""

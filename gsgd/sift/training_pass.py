@@ -13,6 +13,7 @@ from gsgd import host
 from gsgd.sift.batch_structure import device_of
 from gsgd.sift.choice import normalises_by_batch
 from gsgd.sift.compilation import Compiled, backend_of, outlasting
+from gsgd.sift.models.wrappers import every_module, innermost, unwrap
 from gsgd.sift.reuse_trial import ReuseTrial
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.head_positions import HeadAtPositions, positions_only
@@ -20,7 +21,6 @@ from gsgd.sift.scoring_pass.row_losses import IGNORED
 from gsgd.sift.shared_forward.recording import Findings, Recording, say_once
 from gsgd.sift.shared_forward.sharing import Shared, two_passes_because
 from gsgd.sift.timing import Totals
-from gsgd.sift.wrappers import every_module, innermost, unwrap
 
 
 class TrainingPass:

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from gsgd.linear import squared
 from theory.formulas import nonconvex
 from theory.formulas.convergence import gsgd_bound
-from theory.problems.nonconvex import SHAPES, Envelope
+from theory.problems.nonconvex import SHAPES
 from theory.problems.nonconvex import nonconvex as nonconvex_problem
 from theory.routes import exact
+from theory.routes.envelope import Envelope
 from theory.verdict import AssumptionViolated
 
 

@@ -22,8 +22,9 @@ import torch
 from torch.distributed import TCPStore
 
 from gsgd import cli
-from training import checkpoint, precision, run  # noqa: F401 (which the command imports when it is called)
-from training.records import Records
+from training import precision, run  # noqa: F401 (which the command imports when it is called)
+from training.run_folder import checkpoint
+from training.run_folder.records import Records
 from training.training import Training
 
 LIMIT_S = 10.0

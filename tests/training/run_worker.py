@@ -21,10 +21,11 @@ import tiny
 import torch
 from accelerate import Accelerator
 
-from training import checkpoint, config, records
+from training import config
 from training import run as runs
 from training.comparison.compare import compare
 from training.comparison.contenders import parse_contender
+from training.run_folder import checkpoint, records
 
 VALUES = {
     "task": "tiny",

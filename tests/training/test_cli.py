@@ -20,7 +20,7 @@ from gsgd.cli import main
 from gsgd.locks import one_writer
 from gsgd.sift.options import SiftOptions
 from training.config import load, presets
-from training.records import read_evaluations
+from training.run_folder.records import read_evaluations
 
 BASE = 'task = "tiny"\nbatch_size = 8\nbudget = "12steps"\nevaluations = 3\ntensorboard = false\n'
 

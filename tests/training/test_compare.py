@@ -11,7 +11,7 @@ import training.comparison.contenders as module
 import training.run as runs
 from training.comparison.compare import compare, parse_sweep
 from training.comparison.contenders import TUNING_SEED, parse_contender
-from training.records import read_evaluations
+from training.run_folder.records import read_evaluations
 
 METHODS = ("baseline", "random", "loss@1")
 

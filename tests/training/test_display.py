@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from training.display import Display
-from training.records import Evaluation
+from training.run_folder.records import Evaluation
 
 
 def evaluation(**values):

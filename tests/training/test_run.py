@@ -18,13 +18,13 @@ import torch
 from rich.console import Console
 
 import training.run as module
-from training import checkpoint
 from training.budget import StepCosts
 from training.display import Display
-from training.events import Events
-from training.metering import read_meters
-from training.records import COLUMNS, read_evaluations
 from training.run import DIVERGED, FINISHED, INTERRUPTED, train
+from training.run_folder import checkpoint
+from training.run_folder.events import Events
+from training.run_folder.metering import read_meters
+from training.run_folder.records import COLUMNS, read_evaluations
 
 TIMES = {"wall_clock_s", "selection_s", "forward_s", "backward_s"}
 WORKER = pathlib.Path(__file__).with_name("run_worker.py")

@@ -18,9 +18,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from training.metering import read_meters
-from training.order import Order
-from training.records import read_evaluations
+from training.data.order import Order
+from training.run_folder.metering import read_meters
+from training.run_folder.records import read_evaluations
 from training.sampled import SampledOrder
 from training.settings import TrainingSettings
 

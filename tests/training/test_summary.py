@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.comparison.summary import Interval, RunResult, default_target, interval, reach, summarise
-from training.records import Evaluation
+from training.run_folder.records import Evaluation
 
 
 def evaluation(step, accuracy, samples=None, wall=None, reference=None, selection=0.0):

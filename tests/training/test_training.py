@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from gsgd.sift import KeepByAccuracy
-from training.order import Order
+from training.data.order import Order
 from training.training import Training, build_scheduler, build_sift, parameter_groups
 
 STEPS = 7
@@ -317,7 +317,7 @@ def everything(training):
         torch.get_rng_state(),
         training.sift.generator.get_state(),
         training.sift.totals,
-        training.order.state_dict(),
+        training.data.order.state_dict(),
     ]
 
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from theory.formulas import noise_laws, nonconvex
 from theory.problems.known import KnownProblem
-from theory.problems.nonconvex import BUMP, QUASAR, SHAPES, WAVE, Envelope, random_nonconvex
+from theory.problems.nonconvex import BUMP, QUASAR, SHAPES, WAVE, random_nonconvex
 from theory.problems.nonconvex import nonconvex as problem
 from theory.routes import exact
+from theory.routes.envelope import Envelope
 from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
 
 

@@ -1,15 +1,13 @@
-"""One-dimensional losses phi(sqrt(a) (w - c)) that are smooth and not negative, but not convex, and their envelope."""
+"""One-dimensional losses phi(sqrt(a) (w - c)) that are smooth and not negative, but not convex."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from gsgd.linear import LinearProblem, ScalarLoss
 from theory.problems.known import KnownProblem, point
-from theory.routes.exact import Law
 
 
 def _bump(z: Any, c: Any) -> Any:
@@ -65,38 +63,3 @@ def random_nonconvex(rng: np.random.Generator, loss: ScalarLoss, n: int) -> Know
     """n atoms at random places and scales, L = sup|phi''|."""
     scale = np.exp(-rng.exponential(0.3, n))
     return nonconvex(loss, scale / scale.max(), rng.normal(0, 1.5, n), start=float(rng.normal(0, 2)))
-
-
-@dataclass(frozen=True)
-class Envelope:
-    """env(w) = min over u of F^(u) + |u - w|^2, with L = 1 and one parameter."""
-
-    known: KnownProblem
-    law: Law
-
-    def F_hat(self, w: np.ndarray) -> np.ndarray:
-        """F^ at w (m,): (m,)."""
-        return self.law.expected_loss(self.known.atom_losses(w[:, None]))
-
-    def nearest(self, w: np.ndarray) -> np.ndarray:
-        """The minimising u for w (m,): (m,).
-
-        F^ + |u - w|^2 is strongly convex: its slope increases, with a jump up where losses cross, and is bisected
-        down to float64's resolution. |u - w|^2 <= F^(w) holds at the minimiser.
-        """
-        reach = np.sqrt(self.F_hat(w)) + 1e-300
-        low, high = w - reach, w + reach
-        for _ in range(52):
-            middle = (low + high) / 2
-            at = middle[:, None]
-            shares = self.law.probabilities(self.known.atom_losses(at))
-            slope = np.sum(shares * (self.known.atom_gradients(at)[..., 0] @ self.law.weights.T), axis=1)
-            right = slope + 2 * (middle - w) > 0
-            low, high = np.where(right, low, middle), np.where(right, middle, high)
-        return (low + high) / 2
-
-    def __call__(self, w: Any) -> tuple[np.ndarray, np.ndarray]:
-        """(env, |grad env|^2) at w (m,): the gradient is 2 (w - nearest)."""
-        w = np.asarray(w, float)
-        u = self.nearest(w)
-        return self.F_hat(u) + (u - w) ** 2, 4 * (w - u) ** 2

@@ -99,10 +99,10 @@ def run(options: argparse.Namespace) -> int:
     from training import config as configs
     from training.comparison.compare import compare, parse_sweep
     from training.comparison.contenders import parse_contender
-    from training.folders import named
     from training.precision import affordable
     from training.ranks import failing_together, launched
     from training.run import running
+    from training.run_folder.folders import named
 
     values = options.key_values
     if "method" in values:
@@ -142,8 +142,8 @@ def _climb(options: argparse.Namespace, config: Config, contenders: list[Contend
     from training.comparison import ladder_tables
     from training.comparison.ladder import Plan, climb
     from training.comparison.tuning import parse_grid
-    from training.folders import named
     from training.run import running
+    from training.run_folder.folders import named
 
     if options.sweep or options.target:
         raise ValueError("--sweep and --target are of a comparison at one budget: a ladder has --tune")

@@ -35,11 +35,11 @@ from training.comparison.contenders import (
 from training.comparison.summary import INTERVALS, MethodSummary, RunResult, default_target, summarise
 from training.config import Config
 from training.display import Display
-from training.metering import read_meters, write_meters
 from training.ranks import failing_together
-from training.records import COLUMNS, EVALUATIONS, OF_COMPARISON, Evaluation, read_json
 from training.run import Outcome, train
-from training.schema import DIVERGED, FINISHED, ComparisonHeader, check
+from training.run_folder.metering import read_meters, write_meters
+from training.run_folder.records import COLUMNS, EVALUATIONS, OF_COMPARISON, Evaluation, read_json
+from training.run_folder.schema import DIVERGED, FINISHED, ComparisonHeader, check
 
 
 @dataclass(frozen=True)

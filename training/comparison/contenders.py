@@ -16,8 +16,8 @@ from training.config import Config
 from training.costs import measure_costs
 from training.display import Display
 from training.ranks import built, failing_together, told_by_others
-from training.records import HEADER, OF_COMPARISON, OF_LADDER, fingerprint
 from training.run import check_data, check_room
+from training.run_folder.records import HEADER, OF_COMPARISON, OF_LADDER, fingerprint
 from training.settings import parse_method
 from training.task import Task
 

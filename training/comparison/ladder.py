@@ -49,9 +49,9 @@ from training.comparison.tuning import Trial, Values, at_an_edge, best, draw_tri
 from training.config import Config
 from training.display import Display
 from training.ranks import failing_together
-from training.records import OF_LADDER, read_json
 from training.run import Outcome
-from training.schema import DIVERGED, FINISHED, LadderHeader, check
+from training.run_folder.records import OF_LADDER, read_json
+from training.run_folder.schema import DIVERGED, FINISHED, LadderHeader, check
 from training.task import Task
 
 ROWS = "ladder.csv"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gsgd.intervals import mean_half_width
-from training.records import Evaluation
+from training.run_folder.records import Evaluation
 
 
 @dataclass(frozen=True)

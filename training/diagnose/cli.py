@@ -92,10 +92,10 @@ def _of_config(options: argparse.Namespace, values: dict[str, str]) -> int:
     from training import config as configs
     from training.diagnose.diagnosis_file import DIAGNOSIS, point_entry
     from training.diagnose.measure import diagnose_config
-    from training.folders import named
     from training.precision import affordable
     from training.ranks import failing_together, launched
     from training.run import running
+    from training.run_folder.folders import named
 
     with failing_together(launched()):
         config = configs.load(options.target, values)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from gsgd.sift.diagnosis import ExitDiagnosis
+from gsgd.sift.measures.diagnosis import ExitDiagnosis
 from theory import readings as formulas
 from training.diagnose.measure import Point
 

@@ -12,13 +12,13 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
-from gsgd.sift.diagnosis import Diagnosis
 from gsgd.sift.exits import check_exit_layer, count_exits
-from gsgd.sift.wrappers import innermost, unwrap
+from gsgd.sift.measures.diagnosis import Diagnosis
+from gsgd.sift.models.wrappers import innermost, unwrap
 from training.budget import parse_budget
 from training.config import Config
 from training.costs import measure_costs
-from training.order import Order
+from training.data.order import Order
 from training.run import run_header
 from training.settings import parse_method
 from training.task import Task
@@ -81,7 +81,7 @@ def diagnose_config(
     Args:
         after: numbers of steps; None is `AFTER`, as far as the run is long enough, and 0 for a trained model.
         batches: gross batches to diagnose on, at least 2; None is `BATCHES`, or as many as the training set has.
-        exits, level: as of `gsgd.sift.diagnosis.diagnose`.
+        exits, level: as of `gsgd.sift.measures.diagnosis.diagnose`.
         model: a folder that `gsgd train` saved a model in, to be diagnosed as it is; None begins anew.
         task: of the configuration; made from it if not given.
         progress: told (what is being done, how much of it is, how much there is).

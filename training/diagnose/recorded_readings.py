@@ -11,7 +11,7 @@ from rich.console import Console
 from gsgd.console import print_table
 from gsgd.results import write_table
 from theory import readings as formulas
-from training.records import METER_COLUMNS, METERS, read_table
+from training.run_folder.records import METER_COLUMNS, METERS, read_table
 
 LIVE = "live.csv"
 WHAT_FORMULAS_TAKE = (

@@ -19,9 +19,9 @@ from rich.console import Console
 
 from gsgd.console import Bar, bar
 from gsgd.results import write_json
-from training.cache import cached_folder, default_cache, read_array
+from training.data.cache import cached_folder, default_cache, read_array
 from training.images.labelled import LabelledImages
-from training.records import read_json
+from training.run_folder.records import read_json
 
 VERSION = 2
 """Of the cache's layout, of how images are decoded and classes numbered: a change makes old folders be passed over."""

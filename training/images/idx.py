@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from training.files import files_below, stamp
+from training.data.files import files_below, stamp
 from training.images.labelled import LabelledImages, Labels
 
 NAME = re.compile(r"(?:(?P<set>.+)[-_.])?(?P<split>train|t10k|test)[-_.](?P<kind>images|labels)[-_.]idx[13]-ubyte")

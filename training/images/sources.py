@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from training.files import checked, files_below, stamp
+from training.data.files import checked, files_below, stamp
 from training.images.idx import IdxImages, idx_pairs
 from training.images.labelled import LabelledImages, Labels
 from training.images.tables import TableImages, hub_tables, parquet_tables

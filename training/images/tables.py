@@ -11,9 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from training.hub import loading
+from training.data.hub import loading
+from training.data.parquet import column_values, schema_of
 from training.images.labelled import LabelledImages, Labels
-from training.parquet import column_values, schema_of
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label", "labels")

@@ -23,9 +23,9 @@ from typing import Any, TextIO
 
 import pyarrow as pa
 
-from training.files import checked, files_below, stamp
-from training.hub import loading
-from training.parquet import column_size, column_values, schema_of
+from training.data.files import checked, files_below, stamp
+from training.data.hub import loading
+from training.data.parquet import column_size, column_values, schema_of
 from training.text.layouts import PEEK, Layout, prose, runs, settle, table_documents
 
 EMBEDDED = Path(__file__).parent / "embedded" / "documents.parquet"

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from gsgd.console import bar
-from training.cache import cached_folder, read_array
+from training.data.cache import cached_folder, read_array
 from training.text.tokens import Tokens
 
 VERSION = 1

@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForPreTraining
 from gsgd.ranges import whole
 from gsgd.sift.huggingface.collator import MaskingCollator
 from gsgd.sift.scoring_pass.row_losses import IGNORED
-from training.cache import default_cache
+from training.data.cache import default_cache
 from training.task import SPLITS, held_out_rows
 from training.text.documents import parse_source
 from training.text.pairs import VERSION as PAIRS

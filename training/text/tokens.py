@@ -16,8 +16,8 @@ from rich.console import Console
 
 from gsgd.console import bar
 from gsgd.results import write_json
-from training.cache import cached_folder, read_array
-from training.records import read_json
+from training.data.cache import cached_folder, read_array
+from training.run_folder.records import read_json
 from training.text import sentences
 from training.text.documents import Source
 from training.text.wordpieces import tokenizer, vocabulary_digest

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from gsgd.sift.batch import BatchRows
+from gsgd.sift.models.wrappers import innermost
 from gsgd.sift.scoring_pass.mode import draws_kept, scoring_mode
 from gsgd.sift.scoring_pass.module_state import unchanged
 from gsgd.sift.scoring_pass.row_losses import IGNORED
-from gsgd.sift.wrappers import innermost
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gsgd.sift.choice import Selection
 from gsgd.sift.engine import Sift
-from gsgd.sift.readings import Reading
+from gsgd.sift.measures.readings import Reading
 from gsgd.sift.timing import Elapsed
 
 QUANTILES = (0.1, 0.5, 0.9)

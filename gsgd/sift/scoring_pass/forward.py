@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gsgd.scores import PositionScore
+from gsgd.sift.models.wrappers import every_module, innermost, is_sharded
 from gsgd.sift.scoring_pass.head_positions import GivenOutput, NotCalled, positions_only
 from gsgd.sift.scoring_pass.padded_positions import Positions
 from gsgd.sift.scoring_pass.row_losses import (
@@ -22,7 +23,6 @@ from gsgd.sift.scoring_pass.row_losses import (
     RowLosses,
     at_labelled,
 )
-from gsgd.sift.wrappers import every_module, innermost, is_sharded
 
 BeginHead = Callable[[Tensor, Tensor | None], None]
 """`(hidden states (1, N, H) that the head is about to see, which of the recorded ones they are) -> None`."""

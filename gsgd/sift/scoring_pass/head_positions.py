@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gsgd.sift.wrappers import innermost
+from gsgd.sift.models.wrappers import innermost
 
 
 class NotCalled(ValueError):

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from gsgd.sift.exits import EarlyExit, exit_view, find_layers
+from gsgd.sift.models.wrappers import innermost, unwrap
 from gsgd.sift.scoring_pass.forward import own_losses
 from gsgd.sift.scoring_pass.head_positions import NotCalled, modules_below_head
 from gsgd.sift.scoring_pass.labels import LabelReading, found_shift, makes_decoder_inputs, shifts_by_name
 from gsgd.sift.scoring_pass.row_losses import LossCall, NoRowLoss, RowLosses
-from gsgd.sift.wrappers import innermost, unwrap
 
 
 class Probed(Protocol):

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gsgd.sift.models.wrappers import innermost
 from gsgd.sift.scoring_pass.row_losses import IGNORED, LossCall
-from gsgd.sift.wrappers import innermost
 
 LABEL_NAMES = ("labels", "next_sentence_label", "start_positions", "end_positions", "sentence_order_label")
 """Entries of a batch from which a model computes a loss."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gsgd.sift.wrappers import checkpoints_activations, every_module, innermost
+from gsgd.sift.models.wrappers import checkpoints_activations, every_module, innermost
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from gsgd.sift.wrappers import any_fsdp, fsdp1_classes
+from gsgd.sift.models.wrappers import any_fsdp, fsdp1_classes
 
 
 @contextlib.contextmanager

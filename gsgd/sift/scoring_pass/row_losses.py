@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from gsgd import host, scores
 from gsgd.scores import PositionScore
-from gsgd.sift.torch_internals import memory_of
+from gsgd.sift.models.torch_internals import memory_of
 
 IGNORED = -100
 """The label that Hugging Face's losses skip."""

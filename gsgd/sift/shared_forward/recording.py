@@ -36,11 +36,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gsgd.sift.batchnorm import Statistics
+from gsgd.sift.models.batchnorm import Statistics
+from gsgd.sift.models.torch_internals import SwitchedMode, memory_of, will_be_computed_again
 from gsgd.sift.shared_forward import row_operations as operations
 from gsgd.sift.shared_forward.cpu_kernels import as_product, bernoulli_, is_one_product, is_slow_draw
 from gsgd.sift.shared_forward.row_operations import Operation, Sample, operation_of
-from gsgd.sift.torch_internals import SwitchedMode, memory_of, will_be_computed_again
 
 logger = logging.getLogger(__name__)
 aten = torch.ops.aten

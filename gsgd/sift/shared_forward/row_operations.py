@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gsgd.sift.torch_internals import version_of
+from gsgd.sift.models.torch_internals import version_of
 
 aten = torch.ops.aten
 

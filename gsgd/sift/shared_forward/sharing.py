@@ -9,13 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gsgd.sift.batchnorm import gross_statistics
 from gsgd.sift.exits import EarlyExit, find_layers, last_shared_layer
-from gsgd.sift.options import SiftOptions
-from gsgd.sift.scoring_pass.mode import without_cache
-from gsgd.sift.scoring_pass.row_losses import IGNORED
-from gsgd.sift.shared_forward.recording import Recording
-from gsgd.sift.wrappers import (
+from gsgd.sift.models.batchnorm import gross_statistics
+from gsgd.sift.models.wrappers import (
     any_fsdp,
     checkpoints_activations,
     every_module,
@@ -23,6 +19,10 @@ from gsgd.sift.wrappers import (
     is_compiled,
     is_itself_compiled,
 )
+from gsgd.sift.options import SiftOptions
+from gsgd.sift.scoring_pass.mode import without_cache
+from gsgd.sift.scoring_pass.row_losses import IGNORED
+from gsgd.sift.shared_forward.recording import Recording
 
 
 class Shared:

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from gsgd import host
 from gsgd.sift.batch_structure import device_of
+from gsgd.sift.measures.readings import Reading, read_usable
+from gsgd.sift.models.wrappers import unwrap
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.ranks import Ranks
-from gsgd.sift.readings import Reading, read_usable
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.mode import draws_kept, scoring_mode
 from gsgd.sift.scoring_pass.module_state import unchanged
 from gsgd.sift.scoring_pass.row_losses import IGNORED
 from gsgd.sift.sources.last_seen import UNSEEN, LastSeen, check_age_bound, check_ids
-from gsgd.sift.trained_losses import TrainedLosses
-from gsgd.sift.wrappers import unwrap
+from gsgd.sift.sources.trained_losses import TrainedLosses
 
 MOST_REMEMBERED = 1000
 """Ids whose class is remembered, to notice ids that change."""

@@ -12,7 +12,7 @@ from torch import nn  # noqa: E402
 
 from gsgd.sift import EarlyExit, count_exits, exit_view  # noqa: E402
 from gsgd.sift.exits import find_layers, layers_after  # noqa: E402
-from gsgd.sift.wrappers import unwrap  # noqa: E402
+from gsgd.sift.models.wrappers import unwrap  # noqa: E402
 
 EXITS = range(1, 5)
 

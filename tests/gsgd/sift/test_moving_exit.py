@@ -18,8 +18,8 @@ from torch import nn  # noqa: E402
 from torch.nn.functional import cross_entropy  # noqa: E402
 
 from gsgd.sift import AutoExit, Sift, moving_exit  # noqa: E402
+from gsgd.sift.huggingface.trainer import SiftArguments  # noqa: E402
 from gsgd.sift.moving_exit import MovingExit  # noqa: E402
-from gsgd.sift.trainer import SiftArguments  # noqa: E402
 
 ROWS, KEPT = 20, 10
 

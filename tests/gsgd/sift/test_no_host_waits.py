@@ -16,7 +16,7 @@ hf = pytest.importorskip("transformers")
 from gsgd import selectors  # noqa: E402
 from gsgd.scores import entropy, gradient_norm_bound, margin  # noqa: E402
 from gsgd.sift import Sift, exit_view  # noqa: E402
-from gsgd.sift.trainer import SiftArguments, SiftTrainer  # noqa: E402
+from gsgd.sift.huggingface.trainer import SiftArguments, SiftTrainer  # noqa: E402
 
 SIZES = ((16, 80, 30_522), (32, 128, 50_257))
 """Rows, tokens of a row, vocabulary: at both, more logits than are taken without a look at the labels."""

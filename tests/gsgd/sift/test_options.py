@@ -14,7 +14,7 @@ from torch import nn  # noqa: E402
 
 from gsgd import scores, selectors  # noqa: E402
 from gsgd.sift import AutoExit, Sift, SiftOptions  # noqa: E402
-from gsgd.sift.trainer import SiftArguments  # noqa: E402
+from gsgd.sift.huggingface.trainer import SiftArguments  # noqa: E402
 
 NAMES = [field.name for field in dataclasses.fields(SiftOptions)]
 

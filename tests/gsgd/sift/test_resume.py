@@ -25,7 +25,7 @@ transformers = pytest.importorskip("transformers")
 from gsgd.selectors import select_online_batch  # noqa: E402
 from gsgd.sift.huggingface.checkpoints import last_complete_checkpoint, list_files, outdate, what_is_missing  # noqa: E402
 from gsgd.sift.huggingface.collator import MaskingCollator  # noqa: E402
-from gsgd.sift.trainer import SiftArguments, SiftTrainer  # noqa: E402
+from gsgd.sift.huggingface.trainer import SiftArguments, SiftTrainer  # noqa: E402
 
 STEPS, PER_EPOCH, SAVED_EVERY = 9, 4, 2
 

@@ -116,7 +116,7 @@ def test_the_tables_hold_the_numbers():
 
 def test_the_numbers_of_a_reading_are_the_meters():
     pytest.importorskip("torch")
-    from gsgd.sift.readings import Reading
+    from gsgd.sift.measures.readings import Reading
 
     names = tuple(field.name for field in dataclasses.fields(Reading))
     assert names == (*readings.MEASURED, "delta_chosen", "delta_hardest")

@@ -8,9 +8,9 @@ pytest.importorskip("torch")
 
 import torch
 
+from training.data.order import Order
 from training.diagnose import measure
 from training.diagnose.measure import diagnose_config, load_weights
-from training.order import Order
 from training.training import Training, build_sift
 
 

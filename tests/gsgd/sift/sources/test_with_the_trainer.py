@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from gsgd.sift import WithIds  # noqa: E402
-from gsgd.sift.trainer import SiftArguments, SiftTrainer  # noqa: E402
+from gsgd.sift.huggingface.trainer import SiftArguments, SiftTrainer  # noqa: E402
 
 
 @pytest.fixture

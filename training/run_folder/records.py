@@ -14,8 +14,8 @@ from typing import Any, get_args, get_type_hints
 
 from gsgd.results import write_json, write_table
 from theory.readings import MEASURED
-from training.files import checked
-from training.schema import DIVERGED, RunHeader, check
+from training.data.files import checked
+from training.run_folder.schema import DIVERGED, RunHeader, check
 from training.settings import TrainingSettings
 
 OF_COMPARISON, OF_LADDER = "compare.json", "ladder.json"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.order import Order
+from training.data.order import Order
 
 
 def epochs(order, sizes, count):

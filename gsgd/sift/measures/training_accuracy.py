@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gsgd.sift.models.wrappers import unwrap
 from gsgd.sift.ranks import Ranks
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.forward import logits_of
 from gsgd.sift.scoring_pass.mode import draws_kept, scoring_mode
 from gsgd.sift.scoring_pass.module_state import unchanged
 from gsgd.sift.scoring_pass.row_losses import IGNORED
-from gsgd.sift.wrappers import unwrap
 
 
 def training_accuracy(scorer: Scorer, batch: Mapping[str, Any], ranks: Ranks) -> float:

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gsgd.sift.models.wrappers import unwrap
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.mode import draws_kept
 from gsgd.sift.scoring_pass.module_state import unchanged
 from gsgd.sift.timing import Stopwatch
-from gsgd.sift.wrappers import unwrap
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from torch import nn
 from gsgd.intervals import Column, fieller, mean_half_width, median_interval
 from gsgd.ranges import whole, within
 from gsgd.sift.exits import check_exit_layer
+from gsgd.sift.measures.readings import Reading, read_batch
+from gsgd.sift.measures.step_trials import Engine, StepTrials, left_alone
+from gsgd.sift.models.wrappers import is_sharded, unwrap
 from gsgd.sift.ranks import Ranks
-from gsgd.sift.readings import Reading, read_batch
 from gsgd.sift.scorer import Scorer
-from gsgd.sift.step_trials import Engine, StepTrials, left_alone
-from gsgd.sift.wrappers import is_sharded, unwrap
 
 ERROR = 0.05
 """Probability that an interval misses what it is about."""

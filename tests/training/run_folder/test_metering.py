@@ -10,12 +10,12 @@ import torch
 from rich.console import Console
 
 import training.run as runs
-from gsgd.sift.readings import Reading
+from gsgd.sift.measures.readings import Reading
 from training.comparison.compare import compare
 from training.comparison.contenders import parse_contender
 from training.display import Display
-from training.metering import MeterLog, read_meters, write_meters
 from training.run import FINISHED, train
+from training.run_folder.metering import MeterLog, read_meters, write_meters
 from training.settings import TrainingSettings
 from training.training import Training
 

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from training import cache
-from training.cache import cached_folder, default_cache
+from training.data import cache
+from training.data.cache import cached_folder, default_cache
 
 
 def write_two(folder):

@@ -24,7 +24,7 @@ F = torch.nn.functional
 from gsgd.scores import margin  # noqa: E402
 from gsgd.sift import SiftOptions  # noqa: E402
 from gsgd.sift.huggingface.collator import MaskingCollator  # noqa: E402
-from gsgd.sift.trainer import SiftArguments, SiftMixin, SiftTrainer  # noqa: E402
+from gsgd.sift.huggingface.trainer import SiftArguments, SiftMixin, SiftTrainer  # noqa: E402
 
 LR = 0.2
 CAUSAL = ("gpt2", "llama")

@@ -1,7 +1,7 @@
 """`meters.csv`: how well the scores stood in for exact losses, one row a reading of the engine's meters.
 
-A row is a dictionary: which run it is of (`method`, `seed`), the fields of `gsgd.sift.readings.Reading`, of rank 0's
-gross batch, and `meter_s`, the seconds on the device's clock that readings took since the run's start.
+A row is a dictionary: which run it is of (`method`, `seed`), the fields of `gsgd.sift.measures.readings.Reading`, of
+rank 0's gross batch, and `meter_s`, the seconds on the device's clock that readings took since the run's start.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 from gsgd.results import write_table
 from gsgd.sift import Sift
-from training.events import Events
-from training.records import METER_COLUMNS, METERS, check_steps, read_table
+from training.run_folder.events import Events
+from training.run_folder.records import METER_COLUMNS, METERS, check_steps, read_table
 from training.settings import TrainingSettings
 
 

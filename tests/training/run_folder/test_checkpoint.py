@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 
-from training import checkpoint
+from training.run_folder import checkpoint
 
 STATE = {"step": 3, "model": {"w": torch.arange(4.0)}, "ranks": [{"torch": torch.get_rng_state(), "cuda": None}]}
 

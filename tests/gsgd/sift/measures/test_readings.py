@@ -19,8 +19,9 @@ transformers = pytest.importorskip("transformers")
 from torch import nn  # noqa: E402
 
 from gsgd import scores as gsgd_scores  # noqa: E402
-from gsgd.sift import Scorer, Sift, engine, readings  # noqa: E402
-from gsgd.sift.readings import Reading, read, read_batch  # noqa: E402
+from gsgd.sift import Scorer, Sift, engine  # noqa: E402
+from gsgd.sift.measures import readings  # noqa: E402
+from gsgd.sift.measures.readings import Reading, read, read_batch  # noqa: E402
 from training.images.resnet import EarlyExitResNet  # noqa: E402
 
 LEAST = float(torch.finfo(torch.float32).min)

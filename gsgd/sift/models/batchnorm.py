@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gsgd.sift.torch_internals import memory_of, will_be_computed_again
-from gsgd.sift.wrappers import every_module
+from gsgd.sift.models.torch_internals import memory_of, will_be_computed_again
+from gsgd.sift.models.wrappers import every_module
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from gsgd.selectors import select_top_k
 from gsgd.sift.exits import check_exit_layer
+from gsgd.sift.models.wrappers import unwrap
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.mode import draws_kept
 from gsgd.sift.scoring_pass.module_state import unchanged
-from gsgd.sift.wrappers import unwrap
 
 Column = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -28,9 +28,9 @@ from gsgd.sift.huggingface.checkpoints import last_complete_checkpoint, list_fil
 from gsgd.sift.huggingface.collator import MaskingCollator, warn_not_resumable
 from gsgd.sift.huggingface.loss_scale import heeds_number_of_items
 from gsgd.sift.huggingface.trainer_log import StepMeters
+from gsgd.sift.models.wrappers import innermost, unwrap
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.scoring_pass.mode import draws_kept, without_router_losses
-from gsgd.sift.wrappers import innermost, unwrap
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from training.records import COLUMNS, Evaluation, Records, read_evaluations, read_header
+from training.run_folder.records import COLUMNS, Evaluation, Records, read_evaluations, read_header
 
 EVALUATION = Evaluation(
     step=12,

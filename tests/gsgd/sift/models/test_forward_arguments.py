@@ -7,7 +7,7 @@ transformers = pytest.importorskip("transformers")
 
 from torch import nn  # noqa: E402
 
-from gsgd.sift.forward_arguments import ForwardArguments  # noqa: E402
+from gsgd.sift.models.forward_arguments import ForwardArguments  # noqa: E402
 
 
 class Plain(nn.Module):

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from gsgd.sift.exits import EarlyExit
+from gsgd.sift.models.wrappers import device_of_weights, innermost, is_sharded, unwrap
 from gsgd.sift.ranks import Ranks
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.label_learning import readings_to_try
 from gsgd.sift.scoring_pass.labels import LabelReading
 from gsgd.sift.scoring_pass.padded_positions import Form
 from gsgd.sift.scoring_pass.row_losses import IGNORED
-from gsgd.sift.wrappers import device_of_weights, innermost, is_sharded, unwrap
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from training.files import checked, files_below, stamp
+from training.data.files import checked, files_below, stamp
 
 
 def test_all_files_of_the_suffixes_in_the_order_of_their_paths(tmp_path):

@@ -14,9 +14,10 @@ pytest.importorskip("transformers")
 from torch import nn  # noqa: E402
 from torch.nn.functional import cross_entropy  # noqa: E402
 
-from gsgd.sift import Sift, diagnosis  # noqa: E402
+from gsgd.sift import Sift  # noqa: E402
+from gsgd.sift.measures import diagnosis  # noqa: E402
+from gsgd.sift.measures.readings import Reading  # noqa: E402
 from gsgd.sift.ranks import Ranks  # noqa: E402
-from gsgd.sift.readings import Reading  # noqa: E402
 
 FEATURES = 6
 
@@ -90,7 +91,7 @@ def clock(monkeypatch):
         def __exit__(self, *_):
             self.seconds = now[0] - self.begin
 
-    monkeypatch.setattr("gsgd.sift.step_trials.Stopwatch", Watch)
+    monkeypatch.setattr("gsgd.sift.measures.step_trials.Stopwatch", Watch)
     return now
 
 

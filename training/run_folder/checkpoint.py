@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import torch
 
 from gsgd.results import atomically
-from training.files import checked
+from training.data.files import checked
 
 NAME = "checkpoint.pt"
 _MARK = b"sha256 "

@@ -17,9 +17,10 @@ from torch._dynamo.testing import CompileCounter  # noqa: E402
 from transformers.modeling_outputs import CausalLMOutput  # noqa: E402
 
 from gsgd import scores  # noqa: E402
-from gsgd.sift import Sift, self_check  # noqa: E402
-from gsgd.sift.self_check import SelfCheck  # noqa: E402
-from gsgd.sift.trainer import SiftArguments, SiftTrainer  # noqa: E402
+from gsgd.sift import Sift  # noqa: E402
+from gsgd.sift.huggingface.trainer import SiftArguments, SiftTrainer  # noqa: E402
+from gsgd.sift.measures import self_check  # noqa: E402
+from gsgd.sift.measures.self_check import SelfCheck  # noqa: E402
 
 WORDS = 40
 LLAMA = {
