@@ -96,8 +96,13 @@ NAMES: dict[str, dict[str, str]] = {
         ("AFTER", "BATCHES", "DEFAULT_SCORE", "Diagnosed", "Point", "diagnose_config", "load_weights"),
         "training.diagnose.measure",
     ),
+    "training.run": {
+        **dict.fromkeys(("check_data", "run_header"), "training.run.header"),
+        **dict.fromkeys(("check_room", "weights_on_disk"), "training.run.model_files"),
+        "Outcome": "training.run:Ending",
+    },
 }
-"""Module that is still there -> names that have left it -> the module that they are in."""
+"""Module that is still there -> names that have left it -> the module that they are in; module:name if that is new."""
 
 
 class _OldNames(MetaPathFinder, Loader):
@@ -138,11 +143,12 @@ def _is_package(old: str) -> bool:
 
 
 def _moved(module: str, name: str) -> Any:
-    new = NAMES[module].get(name)
-    if new is None:
+    if name not in NAMES[module]:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    warnings.warn(_sentence(f"{module}.{name}", f"{new}.{name}"), DeprecationWarning, stacklevel=3)
-    return getattr(importlib.import_module(new), name)
+    new, _, called = NAMES[module][name].partition(":")
+    called = called or name
+    warnings.warn(_sentence(f"{module}.{name}", f"{new}.{called}"), DeprecationWarning, stacklevel=3)
+    return getattr(importlib.import_module(new), called)
 
 
 def _sentence(old: str, new: str) -> str:

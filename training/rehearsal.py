@@ -21,7 +21,7 @@ from training.budget import StepCosts, parse_budget, seconds_of
 from training.config import Config
 from training.costs import scoring_work
 from training.images.task import build_resnet, build_small_net
-from training.run import weights_on_disk
+from training.run.model_files import weights_on_disk
 from training.task import Task
 from training.text.task import build_bert
 from training.text.wordpieces import vocabulary_size

@@ -63,7 +63,7 @@ def accelerator(make_accelerator):
 @pytest.fixture
 def note_runs(monkeypatch):
     """`note_runs("label", "seed")`: a list that gets these settings, as a tuple, of each run that trains."""
-    from training.run import _Run
+    from training.run.loop import _Run
 
     def note(*names):
         found = []

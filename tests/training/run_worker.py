@@ -22,9 +22,9 @@ import torch
 from accelerate import Accelerator
 
 from training import config
-from training import run as runs
 from training.comparison.compare import compare
 from training.comparison.contenders import parse_contender
+from training.run import loop as runs
 from training.run_folder import checkpoint, records
 
 VALUES = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import training.comparison.contenders as comparing
-import training.run as runs
+import training.run.loop as runs
 from gsgd.sift import AutoExit
 from training.budget import StepCosts
 from training.comparison.compare import compare

@@ -14,7 +14,7 @@ import time
 import pytest
 import torch
 
-import training.run as runs
+import training.run.loop as runs
 from gsgd.arguments import add_keys, name_keys, take_keys
 from gsgd.cli import main
 from gsgd.locks import one_writer

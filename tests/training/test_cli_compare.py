@@ -10,7 +10,7 @@ import signal
 import pytest
 from rich.console import Console
 
-import training.run as runs
+import training.run.loop as runs
 from gsgd.cli import main
 from training.comparison.cli import show, verdict
 from training.comparison.compare import Comparison

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 import training.comparison.contenders as module
-import training.run as runs
+import training.run.loop as runs
 from training.comparison.compare import compare, parse_sweep
 from training.comparison.contenders import TUNING_SEED, parse_contender
 from training.run_folder.records import read_evaluations

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 import training.comparison.contenders as module
-import training.run as runs
+import training.run.loop as runs
 from gsgd.cli import main
 from gsgd.locks import one_writer
 from training.comparison.contenders import TUNING_SEED, parse_contender

@@ -163,7 +163,7 @@ def recorded(call, whole, monkeypatch):
     import os
     import signal
 
-    import training.run as runs
+    import training.run.loop as runs
 
     if not (whole / "tiny.toml").exists():
         (whole / "tiny.toml").write_text(TINY)

@@ -17,14 +17,16 @@ import pytest
 import torch
 from rich.console import Console
 
-import training.run as module
+import training.run.loop as module
 from training.budget import StepCosts
 from training.display import Display
-from training.run import DIVERGED, FINISHED, INTERRUPTED, train
+from training.run import train
+from training.run.header import check_data
 from training.run_folder import checkpoint
 from training.run_folder.events import Events
 from training.run_folder.metering import read_meters
 from training.run_folder.records import COLUMNS, read_evaluations
+from training.run_folder.schema import DIVERGED, FINISHED, INTERRUPTED
 
 TIMES = {"wall_clock_s", "selection_s", "forward_s", "backward_s"}
 WORKER = pathlib.Path(__file__).with_name("run_worker.py")
@@ -532,7 +534,7 @@ def test_data_that_other_code_prepared_are_warned_of(go, tmp_path, caplog):
     path.write_text(json.dumps({**header(tmp_path / "run"), "data": {"source": "tiny", "content": "a", "code": 1}}))
     with pytest.raises(ValueError, match="data are not those"):
         go()
-    module.check_data(tmp_path, {"content": "a", "code": 1}, {"content": "a", "code": 2})
+    check_data(tmp_path, {"content": "a", "code": 1}, {"content": "a", "code": 2})
     assert "other code has prepared them: code differs" in caplog.text
 
 

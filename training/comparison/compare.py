@@ -36,7 +36,7 @@ from training.comparison.summary import INTERVALS, MethodSummary, RunResult, def
 from training.config import Config
 from training.display import Display
 from training.ranks import failing_together
-from training.run import Outcome, train
+from training.run import Ending, train
 from training.run_folder.metering import read_meters, write_meters
 from training.run_folder.records import COLUMNS, EVALUATIONS, OF_COMPARISON, Evaluation, read_json
 from training.run_folder.schema import DIVERGED, FINISHED, ComparisonHeader, check
@@ -250,7 +250,7 @@ class _Comparison:
             _write(self.folder, self.header, summaries, results, target, tuned)
         return Comparison(FINISHED, self.folder, target, summaries, results, self.costs, tuned)
 
-    def train(self, label: str, values: dict[str, Any], name: str, costs: StepCosts) -> Outcome:
+    def train(self, label: str, values: dict[str, Any], name: str, costs: StepCosts) -> Ending:
         """Train one run, or take it from the folder."""
         self.done += 1
         self.display.title = f"[{self.done}/{self.total}] {name}"

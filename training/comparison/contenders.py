@@ -16,7 +16,8 @@ from training.config import Config
 from training.costs import measure_costs
 from training.display import Display
 from training.ranks import built, failing_together, told_by_others
-from training.run import check_data, check_room
+from training.run.header import check_data
+from training.run.model_files import check_room
 from training.run_folder.records import HEADER, OF_COMPARISON, OF_LADDER, fingerprint
 from training.settings import parse_method
 from training.task import Task

@@ -17,7 +17,8 @@ from accelerate import Accelerator
 from training.budget import StepCosts
 from training.config import Config
 from training.display import Display
-from training.run import DIVERGED, FINISHED, Outcome, make_accelerator, train
+from training.run import Ending, make_accelerator, train
+from training.run_folder.schema import DIVERGED, FINISHED
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ def run_jobs(
     processes: int,
     accelerator: Accelerator,
     display: Display,
-    tell: Callable[[Job, Outcome], None] = lambda job, outcome: None,
-) -> list[Outcome] | None:
+    tell: Callable[[Job, Ending], None] = lambda job, outcome: None,
+) -> list[Ending] | None:
     """The outcomes in the order of the jobs; None if someone interrupted.
 
     What is finished in its folder is not trained again, and what was interrupted goes on. Several processes divide this
@@ -65,7 +66,7 @@ def run_jobs(
     return outcomes
 
 
-def _in_processes(jobs: Sequence[Job], processes: int, tell: Callable[[Job, Outcome], None]) -> list[Outcome] | None:
+def _in_processes(jobs: Sequence[Job], processes: int, tell: Callable[[Job, Ending], None]) -> list[Ending] | None:
     threads = max(1, torch.get_num_threads() // processes)
     asked: list[int] = []
     # A fork would inherit this process's threads in the middle of what they do.
@@ -85,7 +86,7 @@ def _in_processes(jobs: Sequence[Job], processes: int, tell: Callable[[Job, Outc
                     os.kill(worker, signal.SIGTERM)
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        outcomes: dict[int, Outcome] = {}
+        outcomes: dict[int, Ending] = {}
         try:
             for future in as_completed(waiting):
                 try:
@@ -113,5 +114,5 @@ def _begin(threads: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _train(job: Job) -> Outcome:
+def _train(job: Job) -> Ending:
     return train(job.config, job.folder, accelerator=make_accelerator(job.config), costs=job.costs)

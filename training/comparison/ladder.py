@@ -49,7 +49,7 @@ from training.comparison.tuning import Trial, Values, at_an_edge, best, draw_tri
 from training.config import Config
 from training.display import Display
 from training.ranks import failing_together
-from training.run import Outcome
+from training.run import Ending
 from training.run_folder.records import OF_LADDER, read_json
 from training.run_folder.schema import DIVERGED, FINISHED, LadderHeader, check
 from training.task import Task
@@ -320,7 +320,7 @@ class _Ladder:
 
     # ---- Fresh seeds ----
 
-    def train(self) -> dict[Place, list[Outcome]] | None:
+    def train(self) -> dict[Place, list[Ending]] | None:
         """The runs that count, in the order of their seeds; None if interrupted."""
         first = self.config.training.seed
         places = [
@@ -333,7 +333,7 @@ class _Ladder:
         outcomes = self._run(jobs, "measuring")
         if outcomes is None:
             return None
-        found: dict[Place, list[Outcome]] = {}
+        found: dict[Place, list[Ending]] = {}
         for (label, rung, _), outcome in zip(places, outcomes, strict=True):
             found.setdefault((label, rung), []).append(outcome)
         return found
@@ -349,10 +349,10 @@ class _Ladder:
             folder = self.folder / str(rung) / folder_name(name)
         return Job(config, folder, self.costs[label, values], f"{rung} {name}")
 
-    def _run(self, jobs: Sequence[Job], stage: str) -> list[Outcome] | None:
+    def _run(self, jobs: Sequence[Job], stage: str) -> list[Ending] | None:
         done = 0
 
-        def tell(job: Job, outcome: Outcome) -> None:
+        def tell(job: Job, outcome: Ending) -> None:
             nonlocal done
             done += 1
             end = f"accuracy {outcome.evaluations[-1].val_accuracy:.4f}" if outcome.evaluations else outcome.status
@@ -364,7 +364,7 @@ class _Ladder:
 
     # ---- What came out ----
 
-    def measure(self, outcomes: Mapping[Place, Sequence[Outcome]]) -> tuple[list[Row], list[Claim]]:
+    def measure(self, outcomes: Mapping[Place, Sequence[Ending]]) -> tuple[list[Row], list[Claim]]:
         """Rows by rung and method, and what is claimed of each method; all of it is written."""
         chosen = {
             (label, rung): Chosen(
@@ -401,7 +401,7 @@ def _moves(display: Display) -> bool:
     return display.console is not None and display.console.is_terminal
 
 
-def _trial(values: Values, outcomes: Sequence[Outcome]) -> Trial:
+def _trial(values: Values, outcomes: Sequence[Ending]) -> Trial:
     if any(each.status == DIVERGED for each in outcomes):
         return Trial(values, (), (), diverged=True)
     last = [each.evaluations[-1] for each in outcomes]

@@ -15,7 +15,8 @@ from gsgd.results import write_table
 from training.budget import Budget
 from training.comparison.speedup import PlainCurve, SpeedUp, claim, speed_up
 from training.comparison.summary import Interval, interval
-from training.run import DIVERGED, Outcome
+from training.run import Ending
+from training.run_folder.schema import DIVERGED
 
 PLAIN = "baseline"
 MEASURES = {"accuracy": True, "loss": False}
@@ -102,7 +103,7 @@ class LadderResult:
 
 
 def rows_and_claims(
-    rungs: Sequence[Budget], outcomes: Mapping[Place, Sequence[Outcome]], chosen: Mapping[Place, Chosen]
+    rungs: Sequence[Budget], outcomes: Mapping[Place, Sequence[Ending]], chosen: Mapping[Place, Chosen]
 ) -> tuple[list[Row], list[Claim]]:
     """Rows by rung and method, and what is claimed of each method.
 
@@ -149,7 +150,7 @@ def _plain_curves(rungs: Sequence[Budget], plain: Sequence[list[dict[str, Any]] 
 def _row(
     label: str,
     rung: Budget,
-    runs: Sequence[Outcome],
+    runs: Sequence[Ending],
     chosen: Chosen,
     values: Mapping[Place, list[dict[str, Any]] | None],
     curves: Mapping[str, PlainCurve],
@@ -180,7 +181,7 @@ def _row(
 
 
 def write_tables(
-    folder: Path, rows: Sequence[Row], claims: Sequence[Claim], outcomes: Mapping[Place, Sequence[Outcome]]
+    folder: Path, rows: Sequence[Row], claims: Sequence[Claim], outcomes: Mapping[Place, Sequence[Ending]]
 ) -> None:
     """Write `ladder.csv`, `claims.csv` and `runs.csv`."""
     of_runs = [
@@ -204,7 +205,7 @@ def cells_of(found: Claim) -> dict[str, Any]:
     }
 
 
-def _values(outcome: Outcome) -> dict[str, Any]:
+def _values(outcome: Ending) -> dict[str, Any]:
     """Measure -> value at the end of a run, on the test split if the run was tested; None of a run that diverged."""
     header = outcome.header
     if outcome.status == DIVERGED:

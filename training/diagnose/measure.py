@@ -19,7 +19,7 @@ from training.budget import parse_budget
 from training.config import Config
 from training.costs import measure_costs
 from training.data.order import Order
-from training.run import run_header
+from training.run.header import run_header
 from training.settings import parse_method
 from training.task import Task
 from training.training import Training, build_sift

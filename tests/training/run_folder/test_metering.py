@@ -9,13 +9,14 @@ import pytest
 import torch
 from rich.console import Console
 
-import training.run as runs
+import training.run.loop as runs
 from gsgd.sift.measures.readings import Reading
 from training.comparison.compare import compare
 from training.comparison.contenders import parse_contender
 from training.display import Display
-from training.run import FINISHED, train
+from training.run import train
 from training.run_folder.metering import MeterLog, read_meters, write_meters
+from training.run_folder.schema import FINISHED
 from training.settings import TrainingSettings
 from training.training import Training
 
