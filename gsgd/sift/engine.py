@@ -21,32 +21,28 @@ from torch import Tensor, nn
 from gsgd.sift.batch_structure import device_of
 from gsgd.sift.choice import Choice, Selection, number_kept
 from gsgd.sift.compilation import begin_step
+from gsgd.sift.engine_state import EngineState
 from gsgd.sift.exits import check_exit, count_exits
-from gsgd.sift.keep import KeepByAccuracy, PresentShare, read_keep
-from gsgd.sift.measures.diagnosis import Diagnosis, diagnose
+from gsgd.sift.measures.diagnosis import Diagnosis, always_selecting, diagnose
 from gsgd.sift.measures.readings import Reading, read_batch
 from gsgd.sift.measures.self_check import SelfCheck
 from gsgd.sift.measures.training_accuracy import training_accuracy
 from gsgd.sift.models.wrappers import is_sharded, unwrap
-from gsgd.sift.moving_exit import MovingExit
 from gsgd.sift.options import SiftOptions
-from gsgd.sift.ranks import Ranks, exchange_rows
-from gsgd.sift.reuse_trial import ReuseTrial
-from gsgd.sift.row_log import RowLog
+from gsgd.sift.ranks import exchange_rows
 from gsgd.sift.schedule import Schedule
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.labels import shifts_by_name
 from gsgd.sift.scoring_pass.module_state import uninitialised
 from gsgd.sift.shared_forward.recording import Recording, say_once
 from gsgd.sift.shared_forward.sharing import Shared
-from gsgd.sift.sources.named_rows import Drawn, NamedRows
-from gsgd.sift.timing import Elapsed, Totals
+from gsgd.sift.timing import Elapsed
 from gsgd.sift.training_pass import TrainingPass
 
 logger = logging.getLogger(__name__)
 
 
-class Sift:
+class Sift(EngineState):
     """Selects before the forward pass of a model that trains; otherwise it is the model.
 
     In eval mode, before `start_step`, from `end_step` on, and on steps that `interrupt` skips, a call is the model's
@@ -93,35 +89,23 @@ class Sift:
         self.options = options
         self.model = model
         self.scorer = Scorer(model, options)
-        self.auto = None
-        if options.exit_layer == "auto":
-            self.auto = MovingExit.of(options, count_exits(unwrap(model)))
-            self.exit_layer = self.auto.present
-        else:
-            self.exit_layer = options.exit_layer
-            if options.scores_by_forward:
-                check_exit(unwrap(model), self.exit_layer)
+        if options.exit_layer != "auto" and options.scores_by_forward:
+            check_exit(unwrap(model), options.exit_layer)
         if options.labelled_head and shifts_by_name(unwrap(model)):
             raise ValueError("labelled_head=True is for masked language models; a causal model labels every position")
         self.schedule = Schedule(options.start_step, options.end_step, options.interrupt)
-        self._share = PresentShare(read_keep(options.keep))
-        self.keep = self._share.at(0)
-        self.ranks = Ranks.here(options.scope)
-        self.calls = 0
-        self.totals = Totals()
+        super().__init__(options, count_exits(unwrap(model)) if options.exit_layer == "auto" else None)
         self.readings: list[Reading] = []
         self.last: Selection | None = None
         # A trainer that selects all micro-batches of a step before it trains on the first of them says so.
         self.holds_window = False
         self._check = SelfCheck(options.check)
-        self._meters = Elapsed()
-        self.reuse_trial = ReuseTrial()
         self._of_this_process()
-        notes = options.score == "last-seen" or options.log_rows is not None
-        self.named_rows = NamedRows(options, self.ranks) if notes else None
-        # Ranks that select together must draw alike, others must not.
-        seed = options.seed if self.ranks.together else options.seed + self.ranks.rank
-        self.generator = torch.Generator().manual_seed(seed)
+
+    def _of_this_process(self) -> None:
+        """Make what is of one process: checks on their way, and graphs, which are compiled when they first run."""
+        self._choice = Choice(self.options, self.ranks)
+        self._training_pass = TrainingPass(self.model, self.scorer, self.reuse_trial, self.totals)
 
     def __getattr__(self, name: str) -> Any:
         options = self.__dict__.get("options")
@@ -129,53 +113,12 @@ class Sift:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(options, name)
 
-    @property
-    def step(self) -> int:
-        """The optimizer step of the next training call, counted from 0. Set it where a trainer counts by itself."""
-        return self.calls // self.options.accumulation_steps
-
-    @step.setter
-    def step(self, value: int) -> None:
-        self.calls = value * self.options.accumulation_steps
-
-    @property
-    def next_keep(self) -> float:
-        """The share that the next training call keeps: a loop that draws gross batches by it asks before it draws."""
-        begins = self.calls % self.options.accumulation_steps == 0
-        return self._share.at(self.step) if begins else self.keep
-
-    def _measure_accuracy(self, batch: Any, step: int) -> None:
-        """Where shares go by the training accuracy, and it is due, measure it: from the next step on it counts."""
-        ended = self.schedule.end_step is not None and step >= self.schedule.end_step
-        begins = self.calls % self.options.accumulation_steps == 0
-        if ended or not begins or not self._share.measures_at(step):
-            return
-        with self._meters.measure(device_of(batch)):
-            accuracy = training_accuracy(self.scorer, batch, self.ranks)
-        if not math.isnan(accuracy):
-            self._share.note(accuracy)
-
-    @property
-    def causal(self) -> bool:
-        """Whether position t predicts label t + 1: as the model's loss has shown, before that as its class's name."""
-        return self.scorer.shifts
-
-    def _of_this_process(self) -> None:
-        """Make what is of one process: checks on their way, and graphs, which are compiled when they first run."""
-        self._choice = Choice(self.options, self.ranks)
-        self._training_pass = TrainingPass(self.model, self.scorer, self.reuse_trial, self.totals)
-        self._row_log = None
-        if self.options.log_rows is not None:
-            self._row_log = RowLog(self.options.log_rows, self.ranks.rank)
-            if self.calls:
-                self._row_log.resume(self.step)
-
     def __call__(self, **batch: Any) -> Any:
         """The model's output on the kept rows; in eval mode, on all."""
         if not self.model.training:
             self.finish_checks()
             self.write_rows()
-            return self.model(**self._without_ids(batch)[1])
+            return self.model(**self._notes.without_ids(batch, self.scorer, trains=False)[1])
         return self.forward_kept(self.choose(batch))
 
     def choose(self, batch: Any) -> Any:
@@ -201,7 +144,7 @@ class Sift:
         selects = self.schedule.selects(step)
         if selects and self.ranks.together:
             self.ranks.check_alike(batch)
-        ids, batch = self._without_ids(batch)
+        ids, batch = self._notes.without_ids(batch, self.scorer, trains=self.model.training)
         size = self._learn_rows(batch)
         if ids is not None and self.named_rows is not None and len(ids) != size:
             raise ValueError(
@@ -209,7 +152,7 @@ class Sift:
             )
         if selects and self.options.reuse == "auto" and self.scorer.function is not None:
             self.reuse_trial.begin(device_of(batch), self.ranks)
-        if self.calls % self.options.accumulation_steps == 0:  # all of a step's micro-batches keep one share
+        if self._begins_step:  # all of a step's micro-batches keep one share
             self.keep = self.scorer.keep = self._share.at(step)
         self._measure_accuracy(batch, step)
         self.calls += 1
@@ -220,17 +163,12 @@ class Sift:
         trivial = kept == size and not self.ranks.together and not (joint and self.keep < 1)
         if selects and (self.keep < 1 or not trivial):
             self._check.prepare(self.scorer, batch, self.ranks, scores=not trivial)
+        if selects and trivial and self.keep < 1:
+            self.totals.idle_steps += 1
+            say_once(f"a step selects nothing and trains on its whole batch: {because}")
         if not selects or trivial:
-            if selects and self.keep < 1:
-                self.totals.idle_steps += 1
-                say_once(f"a step selects nothing and trains on its whole batch: {because}")
-            everything = torch.arange(size)
-            self.last = Selection(step, False, everything, None, size, size, ids=ids)
-            self.totals.backprop_samples += size
             whole = dict(batch) if isinstance(batch, Mapping) else batch
-            if self.named_rows is not None and ids is not None:
-                self._awaits(whole, ids, ids)
-            return whole
+            return self._chosen(whole, Selection(step, False, torch.arange(size), None, size, size, ids=ids), ids)
         device = device_of(batch)
         part = self.options.score_batch_size if self.scorer.function is not None else None
         if part is not None and self.ranks.size > 1 and is_sharded(self.model):
@@ -239,10 +177,7 @@ class Sift:
         if self.auto is not None:
             with watch.measure(device):
                 self.exit_layer = self.auto.moved(self.scorer, batch, step)
-        meter_every = self.options.meter_every
-        if meter_every and self.totals.selected_steps % (meter_every * self.options.accumulation_steps) == 0:
-            with self._meters.measure(device):
-                self.readings += self._read(batch, ids, [self.exit_layer], step)
+        self._take_reading(batch, ids, step)
         recording = self._training_pass.recording(
             self.model,
             batch,
@@ -257,7 +192,7 @@ class Sift:
                 kept,
                 size,
                 device,
-                step=self._present_step,
+                step=step,
                 generator=self.generator,
                 totals=self.totals,
                 positions=self.scorer.positions,
@@ -273,12 +208,16 @@ class Sift:
             self._training_pass.shared = Shared(recording, self.exit_layer, taken, chosen, batch.get("labels"))
         number = rows.size(taken) if self.ranks.together else len(chosen)
         first = self.ranks.rank * size if self.ranks.together else 0
-        self.last = Selection(step, True, chosen, scores, size, number, watch, ids, first_row=first)
-        if self.named_rows is not None and ids is not None and drawn is not None:
-            self._awaits(taken, ids, drawn)
-        self.totals.backprop_samples += number
         self.totals.selected_steps += 1
-        return taken
+        selection = Selection(step, True, chosen, scores, size, number, watch, ids, first_row=first)
+        return self._chosen(taken, selection, drawn)
+
+    def _chosen(self, rows: Any, selection: Selection, drawn: Tensor | None) -> Any:
+        """The rows that a step trains on, once it is noted what they are; `drawn` has the ids of its gross batch."""
+        self.last = selection
+        self.totals.backprop_samples += selection.kept
+        self._notes.await_losses(rows, selection.ids, drawn, selection)
+        return rows
 
     def forward_kept(self, rows: Mapping[str, Any], *, weights: Tensor | Callable[[Any], Tensor] | None = None) -> Any:
         """The model's output on rows that `choose` returned.
@@ -293,13 +232,6 @@ class Sift:
         noted = self.named_rows is not None and weights is not None
         self.note(output, rows, weights=(weights(output) if callable(weights) else weights) if noted else None)
         return output
-
-    def _awaits(self, rows: Any, ids: Tensor, drawn: Tensor) -> None:
-        """Rows with these ids, of those drawn, are about to be trained on."""
-        assert self.named_rows is not None
-        assert self.last is not None
-        logged = None if self._row_log is None else Drawn(drawn, self.last.kept_flags)
-        self.named_rows.awaits(rows, ids, logged)
 
     def note(
         self,
@@ -325,11 +257,11 @@ class Sift:
         labelled, positions, batch = self._training_pass.labelled, None, rows
         if labelled is not None:
             batch, positions = {**rows, "labels": labelled[1]}, (labelled[0], len(rows["labels"]))
-        noted = self.named_rows.note(output, rows, batch, step=self._present_step, positions=positions, items=items)
+        noted = self._notes.note(
+            output, rows, batch, step=self._present_step, positions=positions, items=items, weights=weights
+        )
         if noted is not None:
             self.last = dataclasses.replace(self.last, ids=noted.ids, losses=noted.losses, weights=weights)
-            if self._row_log is not None and noted.drawn is not None:
-                self._row_log.add(self._present_step, *noted.drawn, noted.ids, noted.losses, weights)
 
     def write_rows(self) -> None:
         """Write what `log_rows` has logged since the last time; a loop calls it where it logs, as it may wait.
@@ -337,23 +269,7 @@ class Sift:
         Raises:
             OSError: if it cannot be written.
         """
-        if self._row_log is not None:
-            self._row_log.write()
-
-    def _without_ids(self, batch: Any) -> tuple[Tensor | None, Any]:
-        """(ids (B,) where a batch carries them, the batch that the model sees).
-
-        Raises:
-            ValueError: if ids are needed, and it carries none.
-        """
-        key = self.options.id_key
-        if self.named_rows is not None and self.model.training:
-            ids = self.named_rows.ids(batch)
-        elif not isinstance(batch, Mapping) or key not in batch or self.scorer.takes(key):
-            return None, batch
-        else:
-            ids = torch.as_tensor(batch[key])
-        return ids, {name: value for name, value in batch.items() if name != key}
+        self._notes.write()
 
     def sharing(self, rows: Mapping[str, Any]) -> contextlib.AbstractContextManager[Shared | None]:
         """Within the block, the model on `rows` takes from the scoring pass what that has computed.
@@ -373,7 +289,7 @@ class Sift:
         """
         ids = None
         if self.options.score == "last-seen" or self.options.id_key in batch:
-            ids, batch = self._without_ids(batch)
+            ids, batch = self._notes.without_ids(batch, self.scorer, trains=self.model.training)
         exits = [self.exit_layer] if exits is None else exits
         return self._read(batch, ids, exits, self.step if step is None else step)
 
@@ -381,6 +297,23 @@ class Sift:
         if self.options.score == "last-seen" and self.named_rows is not None and ids is not None:
             return [self.named_rows.read(self.scorer, batch, ids, step=step)]
         return read_batch(self.scorer, batch, exits=exits, step=step)
+
+    def _take_reading(self, batch: Any, ids: Tensor | None, step: int) -> None:
+        """Where readings are asked for, and one is due, take it."""
+        every = self.options.meter_every * self.options.accumulation_steps
+        if every and self.totals.selected_steps % every == 0:
+            with self._meters.measure(device_of(batch)):
+                self.readings += self._read(batch, ids, [self.exit_layer], step)
+
+    def _measure_accuracy(self, batch: Any, step: int) -> None:
+        """Where shares go by the training accuracy, and it is due, measure it: from the next step on it counts."""
+        ended = self.schedule.end_step is not None and step >= self.schedule.end_step
+        if ended or not self._begins_step or not self._share.measures_at(step):
+            return
+        with self._meters.measure(device_of(batch)):
+            accuracy = training_accuracy(self.scorer, batch, self.ranks)
+        if not math.isnan(accuracy):
+            self._share.note(accuracy)
 
     def diagnose(self, batches: Iterable[Mapping[str, Any]], **options: Any) -> Diagnosis:
         """What selection at each exit costs and brings on gross batches: `gsgd.sift.measures.diagnosis.diagnose`."""
@@ -391,29 +324,15 @@ class Sift:
         reuse: Any = self.options.reuse
         if reuse == "auto":  # whose turns would be measured in place of steps
             reuse = "cpu" if self.reuse_trial.decision is None else self.reuse_trial.decision
-        options = dataclasses.replace(
-            self.options,
-            exit_layer=exit_layer,
-            keep=self.keep,
-            reuse=reuse,
-            auto=None,
-            meter_every=0,
-            start_step=0,
-            end_step=None,
-            interrupt=None,
-            accumulation_steps=1,
-            check=False,
-            log_rows=None,
-        )
-        engine = Sift(self.model, options)
+        engine = Sift(self.model, always_selecting(self.options, exit_layer=exit_layer, keep=self.keep, reuse=reuse))
         engine.scorer = self.scorer
         engine._of_this_process()  # by this scorer, which knows how labels are read
         return engine
 
     @property
-    def meter_s(self) -> float:
-        """Seconds that readings and accuracies took since the start of training; on a GPU, reading it waits for all."""
-        return self._meters.seconds
+    def causal(self) -> bool:
+        """Whether position t predicts label t + 1: as the model's loss has shown, before that as its class's name."""
+        return self.scorer.shifts
 
     @property
     def recorded_bytes(self) -> int:
@@ -453,71 +372,20 @@ class Sift:
     def _read_checks(self, *, wait: bool = False) -> None:
         self._choice.read_checks(self.totals, self.scorer.positions, wait=wait)
 
-    @property
-    def _present_step(self) -> int:
-        """The optimizer step of the last training call."""
-        return max(0, self.calls - 1) // self.options.accumulation_steps
-
     def state_dict(self) -> dict[str, Any]:
-        """Step, generator, totals, moving exit: what a resumed run needs to select as the run would have. Per rank.
-
-        Of the meters it has the seconds, not the readings.
+        """As `EngineState.state_dict`, once all steps so far are checked and their rows written.
 
         Raises:
             ValueError: as `finish_checks`.
         """
         self.finish_checks()
         self.write_rows()
-        return {
-            "calls": self.calls,
-            "generator": self.generator.get_state(),
-            "totals": dataclasses.asdict(self.totals),
-            "meter_s": self.meter_s,
-            **({} if self.auto is None else {"auto": self.auto.state_dict()}),
-            **({"keep": self._share.state_dict()} if isinstance(self.options.keep, KeepByAccuracy) else {}),
-            **({} if self.named_rows is None else {"named_rows": self.named_rows.state_dict()}),
-            **({"reuse_trial": self.reuse_trial.state_dict()} if self.options.reuse == "auto" else {}),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`.
-
-        Raises:
-            ValueError: if `state` lacks an entry, naming it.
-        """
-        own = {"auto": 'exit_layer = "auto"'} if self.auto is not None else {}
-        own |= {"keep": "keep by accuracy"} if isinstance(self.options.keep, KeepByAccuracy) else {}
-        own |= {"named_rows": 'score = "last-seen"'} if self.options.score == "last-seen" else {}
-        missing = {"calls", "generator", "totals", *own} - set(state)
-        if missing:
-            kind = " with ".join(["a Sift", *(own[name] for name in sorted(missing & own.keys()))])
-            raise ValueError(f"the state lacks {', '.join(sorted(missing))}: it is not of {kind}")
-        if self.auto is not None:
-            self.auto.load_state_dict(state["auto"])
-            self.exit_layer = self.auto.present
-        if "keep" in own:
-            self._share.load_state_dict(state["keep"])
-        self.calls = int(state["calls"])
-        self.generator.set_state(state["generator"].cpu())
-        vars(self.totals).update(state["totals"])
-        self._meters = Elapsed(state.get("meter_s", 0.0))
-        if self.named_rows is not None and "named_rows" in state:
-            self.named_rows.load_state_dict(state["named_rows"])
-        if self._row_log is not None:
-            self._row_log.resume(self.step)
-        if "reuse_trial" in state:
-            self.reuse_trial.load_state_dict(state["reuse_trial"])
+        return super().state_dict()
 
     def __getstate__(self) -> dict[str, Any]:
-        self.write_rows()
-        # What is of one step or one process stays behind.
-        left = ("_choice", "_training_pass", "_row_log")
-        state = {name: value for name, value in self.__dict__.items() if name not in left}
-        state["generator"] = self.generator.get_state()
-        return state
+        left = ("_choice", "_training_pass")  # what is of one step or one process
+        return {name: value for name, value in super().__getstate__().items() if name not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.generator = torch.Generator()
-        self.generator.set_state(state["generator"])
+        super().__setstate__(state)
         self._of_this_process()

@@ -21,6 +21,7 @@ from gsgd.sift.exits import check_exit_layer
 from gsgd.sift.measures.readings import Reading, read_batch
 from gsgd.sift.measures.step_trials import Engine, StepTrials, left_alone
 from gsgd.sift.models.wrappers import is_sharded, unwrap
+from gsgd.sift.options import Reuse, SiftOptions
 from gsgd.sift.ranks import Ranks
 from gsgd.sift.scorer import Scorer
 
@@ -211,6 +212,24 @@ def diagnose(
         recommended=recommended,
         verdict=verdict,
         reason=reason,
+    )
+
+
+def always_selecting(options: SiftOptions, *, exit_layer: int, keep: float, reuse: Reuse) -> SiftOptions:
+    """The options of an engine whose every step selects at one exit, and does nothing beside."""
+    return dataclasses.replace(
+        options,
+        exit_layer=exit_layer,
+        keep=keep,
+        reuse=reuse,
+        auto=None,
+        meter_every=0,
+        start_step=0,
+        end_step=None,
+        interrupt=None,
+        accumulation_steps=1,
+        check=False,
+        log_rows=None,
     )
 
 
