@@ -70,3 +70,10 @@ class Display:
             f"  step {evaluation.step:>7}  {evaluation.backprop_samples:>9} samples  {evaluation.wall_clock_s:8.1f} s  "
             f"accuracy {evaluation.val_accuracy:.4f}  loss {evaluation.val_loss:.4f}{overlap}"
         )
+
+
+def duration(seconds: float) -> str:
+    """So many seconds as a user reads them."""
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} s"

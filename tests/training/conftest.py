@@ -1,8 +1,11 @@
 """The tiny task as one more kind of task, and configurations of it."""
 
+import contextlib
 import gc
 import importlib.util
+import os
 import pathlib
+import signal
 import sys
 
 import pytest
@@ -58,6 +61,27 @@ def make_accelerator():
 def accelerator(make_accelerator):
     """On the CPU, in float32."""
     return make_accelerator()
+
+
+@pytest.fixture
+def interrupting(monkeypatch):
+    """`with interrupting(when):` Ctrl-C after the steps of which `when(training)` is true."""
+    from training.training import Training
+
+    step = Training.train_step
+
+    @contextlib.contextmanager
+    def within(when):
+        def interrupted(training):
+            step(training)
+            if when(training):
+                os.kill(os.getpid(), signal.SIGINT)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Training, "train_step", interrupted)
+            yield
+
+    return within
 
 
 @pytest.fixture

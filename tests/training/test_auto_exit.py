@@ -2,19 +2,17 @@
 
 import csv
 import json
-import signal
 
 import pytest
 import torch
 
-import training.comparison.contenders as comparing
-import training.run.loop as runs
+import training.comparison.opening as comparing
 from gsgd.sift import AutoExit
 from training.budget import StepCosts
 from training.comparison.compare import compare
 from training.comparison.contenders import parse_contender
 from training.run import train
-from training.training import Training, build_sift
+from training.training import build_sift
 
 
 @pytest.fixture
@@ -91,18 +89,10 @@ def test_the_meters_and_the_quality_follow(go, tmp_path):
 
 
 @pytest.mark.parametrize("at", [2, 5, 13])
-def test_an_interrupted_run_goes_on_exactly(go, tmp_path, monkeypatch, at):
+def test_an_interrupted_run_goes_on_exactly(go, tmp_path, interrupting, at):
     """In the first measurements, and later."""
     whole = go("whole", evaluations=24)
-    step = Training.train_step
-
-    def interrupted(self):
-        step(self)
-        if self.step == at:
-            signal.raise_signal(signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(runs.Training, "train_step", interrupted)
+    with interrupting(lambda training: training.step == at):
         assert go("parts", evaluations=24).status == "interrupted"
     parts = go("parts", evaluations=24)
     assert parts.status == "finished"

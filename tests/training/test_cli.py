@@ -14,7 +14,6 @@ import time
 import pytest
 import torch
 
-import training.run.loop as runs
 from gsgd.arguments import add_keys, name_keys, take_keys
 from gsgd.cli import main
 from gsgd.locks import one_writer
@@ -37,17 +36,6 @@ def train(tiny, accelerator, tmp_path, monkeypatch, capsys):
         return code, out, err
 
     return run
-
-
-def interrupt_at(monkeypatch, step):
-    inner = runs.Training.train_step
-
-    def interrupting(self):
-        inner(self)
-        if self.step == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(runs.Training, "train_step", interrupting)
 
 
 def test_a_run(train, tmp_path):
@@ -217,9 +205,8 @@ def test_another_configuration_in_the_folder_is_2(train):
     assert train("tiny.toml", "--max_lr", "0.5", "--overwrite")[0] == 0
 
 
-def test_interrupted_is_130_and_the_same_command_goes_on(train, monkeypatch, tmp_path):
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 5)
+def test_interrupted_is_130_and_the_same_command_goes_on(train, interrupting, tmp_path):
+    with interrupting(lambda training: training.step == 5):
         code, out, _ = train("tiny.toml")
     assert code == 130
     assert "interrupted; results in" in out

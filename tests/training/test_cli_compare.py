@@ -2,15 +2,12 @@
 
 import io
 import json
-import os
 import pathlib
 import re
-import signal
 
 import pytest
 from rich.console import Console
 
-import training.run.loop as runs
 from gsgd.cli import main
 from training.comparison.cli import show, verdict
 from training.comparison.compare import Comparison
@@ -105,16 +102,9 @@ def test_another_comparison_is_2(compare):
     assert "has another comparison: its methods differ" in err
 
 
-def test_interrupted_is_130(compare, monkeypatch):
-    inner = runs.Training.train_step
-
-    def interrupting(self):
-        inner(self)
-        if self.settings.label == "random" and self.total_steps == 12 and self.step == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(runs.Training, "train_step", interrupting)
+def test_interrupted_is_130(compare, interrupting):
+    random = ("random", 12, 5)
+    with interrupting(lambda training: (training.settings.label, training.total_steps, training.step) == random):
         code, out, _ = compare("tiny.toml", "--methods", "baseline,random", "--seeds", "1")
     assert code == 130
     assert "interrupted; the same command goes on from here" in out

@@ -3,15 +3,15 @@
 import csv
 import json
 import os
-import signal
 
 import pytest
 
-import training.comparison.contenders as module
-import training.run.loop as runs
+import training.comparison.opening as module
 from training.comparison.compare import compare, parse_sweep
 from training.comparison.contenders import TUNING_SEED, parse_contender
+from training.run import train
 from training.run_folder.records import read_evaluations
+from training.training import Training
 
 METHODS = ("baseline", "random", "loss@1")
 
@@ -95,7 +95,7 @@ def test_a_run_of_a_comparison_is_the_run_that_train_makes(go, tiny, accelerator
     """The data, too, are those of its seed."""
     go(("loss@1:keep=0.25",), seeds=2)
     config = tiny(method="loss@1", keep=0.25, seed=1, evaluations=2, budget="8steps")
-    alone = runs.train(config, tmp_path / "alone", accelerator=accelerator)
+    alone = train(config, tmp_path / "alone", accelerator=accelerator)
     within = read_evaluations(tmp_path / "c" / "loss@1-keep=0.25-seed1")
     assert [row.val_loss for row in within] == [row.val_loss for row in alone.evaluations]
 
@@ -225,7 +225,7 @@ def test_divergence_is_reported_and_the_others_stand(go):
 
 def test_each_method_is_tuned_by_validation_on_a_seed_apart(go, trained, tmp_path, monkeypatch):
     judged = []
-    evaluate = runs.Training.evaluate
+    evaluate = Training.evaluate
 
     def scripted(self, split, *more):
         settings = self.settings
@@ -237,7 +237,7 @@ def test_each_method_is_tuned_by_validation_on_a_seed_apart(go, trained, tmp_pat
         best = {"baseline": 0.1, "loss@1": 0.01}[settings.label]
         return (0.8 if settings.max_lr == best else 0.3), loss
 
-    monkeypatch.setattr(runs.Training, "evaluate", scripted)
+    monkeypatch.setattr(Training, "evaluate", scripted)
     found = go(("baseline", "loss@1"), sweep="max_lr=1e-1,1e-2", evaluations=1)
     assert found.tuned == {"baseline": "1e-1", "loss@1": "1e-2"}
     assert trained == [
@@ -284,19 +284,11 @@ def test_a_sweep_that_changes_the_price_keeps_the_budget(go, tmp_path, monkeypat
 # ---- Going on ----
 
 
-def test_an_interrupted_comparison_goes_on(go, trained, tmp_path, monkeypatch):
+def test_an_interrupted_comparison_goes_on(go, trained, tmp_path, monkeypatch, interrupting):
     """Interrupted in its fourth run: the first three are not trained again, and the prices stay."""
     go(name="whole")
     trained.clear()
-    step = runs.Training.train_step
-
-    def interrupting(self):
-        step(self)
-        if len(trained) == 4 and self.step == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(runs.Training, "train_step", interrupting)
+    with interrupting(lambda training: len(trained) == 4 and training.step == 5):
         found = go()
     assert (found.status, found.summaries, len(found.results)) == ("interrupted", [], 3)
     costs = recorded(tmp_path / "c")["step_costs"]
@@ -321,17 +313,9 @@ def test_an_interrupted_comparison_goes_on(go, trained, tmp_path, monkeypatch):
     assert again.summaries == found.summaries
 
 
-def test_ctrl_c_in_the_last_step_of_a_run_ends_the_comparison(go, trained, monkeypatch):
+def test_ctrl_c_in_the_last_step_of_a_run_ends_the_comparison(go, trained, interrupting):
     """That run is finished; the next one does not begin."""
-    step = runs.Training.train_step
-
-    def interrupting(self):
-        step(self)
-        if len(trained) == 2 and self.step == 8:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(runs.Training, "train_step", interrupting)
+    with interrupting(lambda training: len(trained) == 2 and training.step == 8):
         assert go(seeds=1).status == "interrupted"
     assert [label for label, _, _ in trained] == ["baseline", "random"]
     trained.clear()
@@ -398,16 +382,8 @@ def test_a_comparison_that_lost_its_record_is_not_begun_anew(go, tmp_path):
     assert sorted(tmp_path.rglob("*")) == there
 
 
-def test_an_interrupted_tuning_goes_on(go, trained, monkeypatch):
-    step = runs.Training.train_step
-
-    def interrupting(self):
-        step(self)
-        if len(trained) == 2 and self.step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(runs.Training, "train_step", interrupting)
+def test_an_interrupted_tuning_goes_on(go, trained, interrupting):
+    with interrupting(lambda training: len(trained) == 2 and training.step == 3):
         assert go(("baseline",), seeds=1, sweep="max_lr=1e-2,1e-3").status == "interrupted"
     trained.clear()
     found = go(("baseline",), seeds=1, sweep="max_lr=1e-2,1e-3")

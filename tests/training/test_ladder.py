@@ -4,24 +4,23 @@ import csv
 import io
 import json
 import math
-import os
 import shutil
-import signal
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-import training.comparison.contenders as module
-import training.run.loop as runs
+import training.comparison.opening as module
 from gsgd.cli import main
 from gsgd.locks import one_writer
 from training.comparison.contenders import TUNING_SEED, parse_contender
-from training.comparison.ladder import Plan, climb, rungs_of
+from training.comparison.ladder import climb
 from training.comparison.ladder_results import Claim
 from training.comparison.ladder_tables import show, verdict
+from training.comparison.plan import Plan, rungs_of
 from training.comparison.speedup import ABOVE, ON, PlainCurve, SpeedUp, claim, speed_up
 from training.comparison.tuning import Trial, at_an_edge, best, combinations, draw_trials, parse_grid
+from training.training import Training
 
 METHODS = ("baseline", "random")
 GRID = {"max_lr": ("1e-2", "1e-3"), "keep": ("0.5", "0.25")}
@@ -105,7 +104,7 @@ def test_rungs():
 
 def test_tuned_by_validation_frozen_and_tested_once(go, trained, tmp_path, monkeypatch):
     judged = []
-    evaluate = runs.Training.evaluate
+    evaluate = Training.evaluate
 
     def scripted(self, split, *more):
         settings = self.settings
@@ -114,7 +113,7 @@ def test_tuned_by_validation_frozen_and_tested_once(go, trained, tmp_path, monke
         # On validation the larger rate is better, on the test split the smaller one would be.
         return (0.8 if (settings.max_lr == 1e-2) == (split == "validation") else 0.3), loss
 
-    monkeypatch.setattr(runs.Training, "evaluate", scripted)
+    monkeypatch.setattr(Training, "evaluate", scripted)
     found = go(tuning_seeds=2, grid={"max_lr": ("1e-2", "1e-3")})
     rungs = ["64samples", "128samples", "256samples"]
     tuning = [run for run in trained if run[1] >= TUNING_SEED]
@@ -159,16 +158,8 @@ def test_the_tables_hold_what_the_measure_makes_of_the_runs(go, tmp_path):
     assert 0 < float(rows["baseline", 64.0]["calibration_error"]) < 1
 
 
-def test_an_interrupted_ladder_goes_on_and_seeds_may_be_added(go, trained, tmp_path, monkeypatch):
-    step = runs.Training.train_step
-
-    def interrupting(self):
-        step(self)
-        if len(trained) == 14 and self.step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(runs.Training, "train_step", interrupting)
+def test_an_interrupted_ladder_goes_on_and_seeds_may_be_added(go, trained, tmp_path, monkeypatch, interrupting):
+    with interrupting(lambda training: len(trained) == 14 and training.step == 3):
         assert go().status == "interrupted"
     assert len(trained) == 14
     trained.clear()

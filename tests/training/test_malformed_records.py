@@ -158,26 +158,13 @@ def listing(folder):
 
 
 @pytest.fixture
-def recorded(call, whole, monkeypatch):
+def recorded(call, whole, interrupting):
     """The results of a finished run, a finished comparison, and a run that was interrupted."""
-    import os
-    import signal
-
-    import training.run.loop as runs
-
     if not (whole / "tiny.toml").exists():
         (whole / "tiny.toml").write_text(TINY)
         assert call("run")[0] == 0
         assert call("c")[0] == 0
-        inner = runs.Training.train_step
-
-        def interrupting(self):
-            inner(self)
-            if self.step == 5:
-                os.kill(os.getpid(), signal.SIGINT)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(runs.Training, "train_step", interrupting)
+        with interrupting(lambda training: training.step == 5):
             assert call("cut")[0] == 130
     return whole / "results"
 

@@ -140,7 +140,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _climb(options: argparse.Namespace, config: Config, contenders: list[Contender]) -> int:
     from training.comparison import ladder_tables
-    from training.comparison.ladder import Plan, climb
+    from training.comparison.ladder import climb
+    from training.comparison.plan import Plan
     from training.comparison.tuning import parse_grid
     from training.run import running
     from training.run_folder.folders import named

@@ -6,7 +6,6 @@ time is up, scoring that nobody charges for, and one lucky seed.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -16,30 +15,33 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from gsgd.locks import one_writer
 from gsgd.results import write_json, write_table
 from training.budget import StepCosts, parse_budget, seconds_of
 from training.comparison.contenders import (
-    BEGUN,
     QUIET,
     TUNING_SEED,
     Contender,
+    check_contenders,
     check_shared,
     folder_name,
+)
+from training.comparison.opening import (
+    BEGUN,
+    check_same,
     header_of,
-    no_record,
+    opened,
     prices,
+    record_of,
     same_data,
     tasks_of,
 )
 from training.comparison.summary import INTERVALS, MethodSummary, RunResult, default_target, summarise
 from training.config import Config
-from training.display import Display
-from training.ranks import failing_together
+from training.display import Display, duration
 from training.run import Ending, train
 from training.run_folder.metering import read_meters, write_meters
-from training.run_folder.records import COLUMNS, EVALUATIONS, OF_COMPARISON, Evaluation, read_json
-from training.run_folder.schema import DIVERGED, FINISHED, ComparisonHeader, check
+from training.run_folder.records import COLUMNS, EVALUATIONS, OF_COMPARISON, Evaluation
+from training.run_folder.schema import FINISHED, ComparisonHeader
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,7 @@ def compare(
     """
     display = display or Display.silent()
     comparison = _Comparison(config, contenders, folder, seeds, accelerator, sweep, display)
-    with contextlib.ExitStack() as lock:
-        with failing_together(accelerator):
-            if accelerator.is_main_process:
-                lock.enter_context(one_writer(folder, display.say if wait else None))
-            recorded = comparison.recorded()
+    with opened(folder, comparison.recorded, accelerator, wait=wait, display=display) as recorded:
         comparison.begin(recorded)
         return comparison.run(target)
 
@@ -144,10 +142,7 @@ class _Comparison:
     ):
         self.config, self.folder, self.seeds, self.sweep = config, folder, seeds, sweep
         self.accelerator, self.display = accelerator, display
-        if len({contender.label for contender in contenders}) < len(contenders):
-            raise ValueError("a method is named twice")
-        for contender in contenders:
-            check_shared(f"the method {contender.label!r}", contender.values)
+        check_contenders(contenders)
         self.planned = {
             contender.label: config.with_values({**QUIET, **contender.values, "label": contender.label})
             for contender in contenders
@@ -170,18 +165,11 @@ class _Comparison:
 
     def recorded(self) -> dict[str, Any] | None:
         """The record of the comparison in the folder, which must be of this one; None if there is none."""
-        path = self.folder / OF_COMPARISON
-        if not path.exists():
-            no_record(self.folder, OF_COMPARISON)
-            return None
-        recorded = check(ComparisonHeader, read_json(path), path)
-        # Seeds may be added to a comparison, and what is beside its runs may change.
-        changed = [name for name in ("methods", "sweep") if recorded.get(name) != self.header[name]]
-        if changed := self.config.differences(recorded["config"]) + changed:
-            raise ValueError(
-                f"{self.folder} has another comparison: its {', '.join(changed)} differ. "
-                "Choose another --name, or remove it"
-            )
+        recorded = record_of(self.folder, OF_COMPARISON, ComparisonHeader)
+        if recorded is not None:
+            # Seeds may be added to a comparison, and what is beside its runs may change.
+            changed = [name for name in ("methods", "sweep") if recorded.get(name) != self.header[name]]
+            check_same("comparison", self.folder, self.config, recorded, changed)
         return recorded
 
     def begin(self, recorded: dict[str, Any] | None) -> None:
@@ -218,8 +206,7 @@ class _Comparison:
                 self.train_sizes[config.data], self.accelerator.num_processes, self.costs[label]
             )
             seconds += per_method * seconds_of(steps, self.costs[label], config.training.selecting_steps(steps))
-        time = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} s"
-        return f"{self.total} runs, about {time} of training"
+        return f"{self.total} runs, about {duration(seconds)} of training"
 
     def run(self, target: float | None) -> Comparison:
         """Tune, train, summarise."""
@@ -240,7 +227,7 @@ class _Comparison:
             for label, config in self.planned.items():
                 values = {"seed": seed, "test": config.data in self.tested}
                 outcome = self.train(label, values, _run_name(label, seed), self.costs[label])
-                if outcome.interrupted or outcome.status not in (FINISHED, DIVERGED):
+                if outcome.interrupted or not outcome.is_final:
                     return interrupted
                 accuracy = outcome.header.get("test_accuracy")
                 results.append(RunResult(label, seed, outcome.status, outcome.evaluations, accuracy))
@@ -266,7 +253,7 @@ class _Comparison:
             name = f"tuning/{folder_name(f'{label}-{sweep.key}{value}')}"
             values = {sweep.key: value, "seed": TUNING_SEED, "test": False}
             outcome = self.train(label, values, name, self.costs[_swept(label, sweep, value)])
-            if outcome.interrupted or outcome.status not in (FINISHED, DIVERGED):
+            if outcome.interrupted or not outcome.is_final:
                 return None
             finished = outcome.status == FINISHED
             found[value] = outcome.evaluations[-1].val_accuracy if finished else float("-inf")

@@ -18,7 +18,6 @@ from training.budget import StepCosts
 from training.config import Config
 from training.display import Display
 from training.run import Ending, make_accelerator, train
-from training.run_folder.schema import DIVERGED, FINISHED
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def run_jobs(
     for job in jobs:
         display.title = job.title
         outcome = train(job.config, job.folder, accelerator=accelerator, costs=job.costs, display=display)
-        if outcome.status not in (FINISHED, DIVERGED):
+        if not outcome.is_final:
             return None
         tell(job, outcome)
         outcomes.append(outcome)
@@ -95,7 +94,7 @@ def _in_processes(jobs: Sequence[Job], processes: int, tell: Callable[[Job, Endi
                     continue
                 place = waiting[future]
                 outcomes[place] = outcome
-                if outcome.status in (FINISHED, DIVERGED):
+                if outcome.is_final:
                     tell(jobs[place], outcome)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -103,7 +102,7 @@ def _in_processes(jobs: Sequence[Job], processes: int, tell: Callable[[Job, Endi
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-    whole = len(outcomes) == len(jobs) and all(each.status in (FINISHED, DIVERGED) for each in outcomes.values())
+    whole = len(outcomes) == len(jobs) and all(each.is_final for each in outcomes.values())
     return [outcomes[place] for place in range(len(jobs))] if whole else None
 
 

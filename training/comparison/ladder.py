@@ -7,90 +7,54 @@ once a run. `training.comparison.speedup` says what the values come to.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
 
-from gsgd.locks import one_writer
 from gsgd.results import write_json, write_table
-from training.budget import Budget, StepCosts, parse_budget, seconds_of
+from training.budget import Budget, StepCosts, seconds_of
 from training.comparison.contenders import (
-    BEGUN,
     QUIET,
     TUNING_SEED,
-    Contender,
-    check_shared,
     folder_name,
-    header_of,
-    no_record,
-    prices,
-    same_data,
-    tasks_of,
 )
 from training.comparison.jobs import Job, run_jobs
 from training.comparison.ladder_results import (
-    PLAIN,
     Chosen,
     Claim,
     LadderResult,
-    Place,
+    MethodAtRung,
     Row,
     cells_of,
     rows_and_claims,
     write_tables,
 )
+from training.comparison.opening import (
+    BEGUN,
+    check_same,
+    header_of,
+    opened,
+    prices,
+    record_of,
+    same_data,
+    tasks_of,
+)
+from training.comparison.plan import Plan, check_plan, rungs_of
 from training.comparison.tuning import Trial, Values, at_an_edge, best, draw_trials, in_words
 from training.config import Config
-from training.display import Display
-from training.ranks import failing_together
+from training.display import Display, duration
 from training.run import Ending
-from training.run_folder.records import OF_LADDER, read_json
-from training.run_folder.schema import DIVERGED, FINISHED, LadderHeader, check
+from training.run_folder.records import OF_LADDER
+from training.run_folder.schema import DIVERGED, FINISHED, LadderHeader
 from training.task import Task
 
-ROWS = "ladder.csv"
+TABLE = "ladder.csv"
 SHARED = ("rungs", "tune", "tuning_seeds")
 """Entries of the header in which a ladder that goes on must agree with what is there, beside the configuration."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a ladder is to be.
-
-    Attributes:
-        rungs: how many budgets, each twice the one before, up to the configuration's.
-        seeds: runs of each method at each rung, with the configuration's seed and those after it.
-        grid: key -> values to tune it over; empty for no tuning.
-        trials: of each method at each rung; None for all combinations of plain training.
-        tuning_seeds: runs of each trial.
-    """
-
-    contenders: Sequence[Contender]
-    rungs: int
-    seeds: int
-    grid: Mapping[str, Sequence[str]]
-    trials: int | None = None
-    tuning_seeds: int = 1
-
-
-def rungs_of(budget: str, count: int) -> list[Budget]:
-    """`count` budgets, ascending, each twice the one before, of which the last is `budget`.
-
-    Raises:
-        ValueError: if there is no inner rung, or the unit is not everyone's.
-    """
-    last = parse_budget(budget)
-    if count < 3:
-        raise ValueError(f"--ladder {count} must be at least 3: what is claimed is of the inner rungs")
-    if last.unit == "baseline-epochs":
-        raise ValueError(f"budget = {budget}: a ladder's is in work, s, samples, epochs or steps")
-    return [Budget(last.amount / 2**halved, last.unit) for halved in reversed(range(count))]
 
 
 def climb(
@@ -119,11 +83,7 @@ def climb(
     """
     display = display or Display.silent()
     ladder = _Ladder(config, plan, folder, accelerator, jobs, display)
-    with contextlib.ExitStack() as lock:
-        with failing_together(accelerator):
-            if accelerator.is_main_process:
-                lock.enter_context(one_writer(folder, display.say if wait else None))
-            recorded = ladder.recorded()
+    with opened(folder, ladder.recorded, accelerator, wait=wait, display=display) as recorded:
         ladder.begin(recorded)
         outcomes = ladder.train() if ladder.tune() else None
         if outcomes is None:
@@ -140,7 +100,7 @@ class _Ladder:
         self.accelerator, self.jobs, self.display = accelerator, jobs, display
         self.rungs = rungs_of(config.training.budget, plan.rungs)
         self.labels = [contender.label for contender in plan.contenders]
-        self._check()
+        check_plan(plan, config)
         self.trials = draw_trials(plan.grid, plan.contenders, plan.trials)
         self.configs: dict[tuple[str, Values], Config] = {
             (contender.label, values): config.with_values(
@@ -160,22 +120,7 @@ class _Ladder:
         }
         self.tasks: dict[Any, Task] = {}
         self.costs: dict[tuple[str, Values], StepCosts] = {}
-        self.frozen: dict[Place, Values] = {}
-
-    def _check(self) -> None:
-        if len(set(self.labels)) < len(self.labels):
-            raise ValueError("a method is named twice")
-        if PLAIN not in self.labels:
-            raise ValueError(f"--ladder measures against plain training: --methods must name {PLAIN}")
-        for contender in self.plan.contenders:
-            check_shared(f"the method {contender.label!r}", contender.values)
-        check_shared("--tune", {**self.plan.grid})
-        if "method" in self.plan.grid:
-            raise ValueError("--tune sets method, but methods are compared: name them in --methods")
-        data = self.config.data
-        own = getattr(data, "validation_data", None)
-        if self.plan.grid and not own and getattr(data, "validation_share", None) == 0:
-            raise ValueError("validation_share = 0 validates on the test split, which nothing may be tuned on")
+        self.frozen: dict[MethodAtRung, Values] = {}
 
     def _check_sizes(self) -> None:
         for (label, values), config in self.configs.items():
@@ -188,22 +133,16 @@ class _Ladder:
 
     def recorded(self) -> dict[str, Any] | None:
         """The record of the ladder in the folder, which must be of this one; None if there is none."""
-        path = self.folder / OF_LADDER
-        if not path.exists():
-            no_record(self.folder, OF_LADDER)
+        recorded = record_of(self.folder, OF_LADDER, LadderHeader)
+        if recorded is None:
             return None
-        recorded = check(LadderHeader, read_json(path), path)
         changed = [name for name in SHARED if recorded[name] != self.header[name]]
         # Seeds and methods may be added to a ladder.
         if [label for label in recorded["methods"] if label not in self.labels]:
             changed.append("methods")
         if any(self.header["trials"].get(label, trials) != trials for label, trials in recorded["trials"].items()):
             changed.append("trials")
-        if changed := self.config.differences(recorded["config"]) + changed:
-            raise ValueError(
-                f"{self.folder} has another ladder: its {', '.join(changed)} differ. "
-                "Choose another --name, or remove it"
-            )
+        check_same("ladder", self.folder, self.config, recorded, changed)
         return recorded
 
     def begin(self, recorded: dict[str, Any] | None) -> None:
@@ -211,7 +150,7 @@ class _Ladder:
         self.tasks = tasks_of(self.configs.values(), self.accelerator)
         self._check_sizes()
         self.split = "test" if all("test" in task.splits for task in self.tasks.values()) else "validation"
-        same_data(self.folder / ROWS, self.header, recorded, self.tasks, self.accelerator)
+        same_data(self.folder / TABLE, self.header, recorded, self.tasks, self.accelerator)
         recorded = recorded or {}
         self.header.update((name, recorded[name]) for name in (*BEGUN, "frozen") if name in recorded)
         named = {_key(*key): config for key, config in self.configs.items()}
@@ -234,9 +173,9 @@ class _Ladder:
             tried = sum(map(len, self.trials.values())) * self.plan.tuning_seeds if self.tuned else 0
             runs = len(self.labels) * self.plan.seeds
             whole, count = whole + tuning + final, count + tried + runs
-            lines.append(f"  {rung!s:>14}: {tried:4} runs to tune, {runs:4} to measure, {_time(tuning + final)}")
+            lines.append(f"  {rung!s:>14}: {tried:4} runs to tune, {runs:4} to measure, {duration(tuning + final)}")
         several = f"; {self.jobs} at a time, threads divided" if self.jobs > 1 else ""
-        total = f"{count} runs, about {_time(whole)} of training at the measured prices{several}"
+        total = f"{count} runs, about {duration(whole)} of training at the measured prices{several}"
         return "\n".join([f"ladder of {len(self.rungs)} rungs, {len(self.labels)} methods:", *lines, total])
 
     @property
@@ -270,7 +209,7 @@ class _Ladder:
         }
         if len(recorded) == len(self.labels):
             return True
-        trials: dict[Place, list[Trial]] = {
+        trials: dict[MethodAtRung, list[Trial]] = {
             (label, rung): [Trial(values, (), ()) for values in self.trials[label]]
             for rung in self.rungs
             for label in self.labels
@@ -300,7 +239,7 @@ class _Ladder:
         self._write_header()
         return True
 
-    def _write_trials(self, trials: Mapping[Place, Sequence[Trial]]) -> None:
+    def _write_trials(self, trials: Mapping[MethodAtRung, Sequence[Trial]]) -> None:
         columns = ("method", "budget", "values", "seeds", "diverged", "val_accuracy", "val_loss", "chosen")
         rows = [
             (
@@ -320,7 +259,7 @@ class _Ladder:
 
     # ---- Fresh seeds ----
 
-    def train(self) -> dict[Place, list[Ending]] | None:
+    def train(self) -> dict[MethodAtRung, list[Ending]] | None:
         """The runs that count, in the order of their seeds; None if interrupted."""
         first = self.config.training.seed
         places = [
@@ -333,7 +272,7 @@ class _Ladder:
         outcomes = self._run(jobs, "measuring")
         if outcomes is None:
             return None
-        found: dict[Place, list[Ending]] = {}
+        found: dict[MethodAtRung, list[Ending]] = {}
         for (label, rung, _), outcome in zip(places, outcomes, strict=True):
             found.setdefault((label, rung), []).append(outcome)
         return found
@@ -364,7 +303,7 @@ class _Ladder:
 
     # ---- What came out ----
 
-    def measure(self, outcomes: Mapping[Place, Sequence[Ending]]) -> tuple[list[Row], list[Claim]]:
+    def measure(self, outcomes: Mapping[MethodAtRung, Sequence[Ending]]) -> tuple[list[Row], list[Claim]]:
         """Rows by rung and method, and what is claimed of each method; all of it is written."""
         chosen = {
             (label, rung): Chosen(
@@ -406,9 +345,3 @@ def _trial(values: Values, outcomes: Sequence[Ending]) -> Trial:
         return Trial(values, (), (), diverged=True)
     last = [each.evaluations[-1] for each in outcomes]
     return Trial(values, [end.val_accuracy for end in last], [end.val_loss for end in last])
-
-
-def _time(seconds: float) -> str:
-    if seconds >= 3600:
-        return f"{seconds / 3600:.1f} hours"
-    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} s"

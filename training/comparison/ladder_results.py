@@ -21,7 +21,7 @@ from training.run_folder.schema import DIVERGED
 PLAIN = "baseline"
 MEASURES = {"accuracy": True, "loss": False}
 """What speed-ups are measured by -> whether more of it is better."""
-Place = tuple[str, Budget]
+MethodAtRung = tuple[str, Budget]
 """A method's label and a rung."""
 
 
@@ -103,7 +103,7 @@ class LadderResult:
 
 
 def rows_and_claims(
-    rungs: Sequence[Budget], outcomes: Mapping[Place, Sequence[Ending]], chosen: Mapping[Place, Chosen]
+    rungs: Sequence[Budget], outcomes: Mapping[MethodAtRung, Sequence[Ending]], chosen: Mapping[MethodAtRung, Chosen]
 ) -> tuple[list[Row], list[Claim]]:
     """Rows by rung and method, and what is claimed of each method.
 
@@ -152,7 +152,7 @@ def _row(
     rung: Budget,
     runs: Sequence[Ending],
     chosen: Chosen,
-    values: Mapping[Place, list[dict[str, Any]] | None],
+    values: Mapping[MethodAtRung, list[dict[str, Any]] | None],
     curves: Mapping[str, PlainCurve],
 ) -> Row:
     own, plain = values[label, rung], values[PLAIN, rung]
@@ -181,7 +181,7 @@ def _row(
 
 
 def write_tables(
-    folder: Path, rows: Sequence[Row], claims: Sequence[Claim], outcomes: Mapping[Place, Sequence[Ending]]
+    folder: Path, rows: Sequence[Row], claims: Sequence[Claim], outcomes: Mapping[MethodAtRung, Sequence[Ending]]
 ) -> None:
     """Write `ladder.csv`, `claims.csv` and `runs.csv`."""
     of_runs = [

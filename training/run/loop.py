@@ -26,7 +26,7 @@ from training.run.evaluation import add_events, evaluated
 from training.run.header import recorded_costs, run_header
 from training.run.interruption import signals_collected
 from training.run.model_files import save_model
-from training.run.resumption import Ending, Unfinished, checkpoint_of, go_on, what_is_there
+from training.run.resumption import FINAL, Ending, Unfinished, checkpoint_of, go_on, what_is_there
 from training.run_folder import checkpoint
 from training.run_folder.events import Events
 from training.run_folder.folders import ROWS, remove, written_names
@@ -277,7 +277,7 @@ class _Run:
         if test is not None:
             entries |= {"test_accuracy": test[0], "test_loss": test[1], "test_calibration_error": calibration.error()}
         self.records.update(**entries)
-        if status in (FINISHED, DIVERGED):
+        if status in FINAL:
             # Only now: killed with neither, the run would begin anew and lose its table.
             checkpoint.remove(self.folder)
 

@@ -29,6 +29,8 @@ from training.run_folder.schema import DIVERGED, FINISHED, INTERRUPTED, Checkpoi
 from training.task import Task
 from training.training import Training
 
+FINAL = (FINISHED, DIVERGED)
+
 
 @dataclass(frozen=True)
 class Ending:
@@ -45,6 +47,11 @@ class Ending:
     evaluations: list[Evaluation]
     interrupted: bool = False
     before: bool = False
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the run does not go on: it has finished, or diverged."""
+        return self.status in FINAL
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ def what_is_there(config: Config, folder: Path, costs: StepCosts | None, overwri
                 raise ValueError(f"{folder} has a {name}, but no {HEADER}: no run of this name began it")
         return Unfinished(None, [])
     check_configuration(folder, header, config, costs)
-    if header["status"] not in (FINISHED, DIVERGED):
+    if header["status"] not in FINAL:
         return Unfinished(header, [])
     evaluations = recorded_evaluations(folder, header, config.training)
     if "readings" in header:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from rich.console import Console
 
-import training.run.loop as runs
 from gsgd.sift.measures.readings import Reading
 from training.comparison.compare import compare
 from training.comparison.contenders import parse_contender
@@ -175,7 +174,7 @@ def test_the_table_is_there_while_the_run_goes_on(go, tmp_path, monkeypatch):
             seen.extend(row["step"] for row in read_meters(tmp_path / "run"))
         step(self)
 
-    monkeypatch.setattr(runs.Training, "train_step", looking)
+    monkeypatch.setattr(Training, "train_step", looking)
     go()
     assert seen == [0, 5, 10]
 
