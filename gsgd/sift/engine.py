@@ -169,6 +169,10 @@ class Sift(EngineState):
         if not selects or trivial:
             whole = dict(batch) if isinstance(batch, Mapping) else batch
             return self._chosen(whole, Selection(step, False, torch.arange(size), None, size, size, ids=ids), ids)
+        return self._select(batch, ids, step, size, kept)
+
+    def _select(self, batch: Any, ids: Tensor | None, step: int, size: int, kept: int) -> Any:
+        """`kept` of the batch's `size` rows, as a batch: scored, chosen by the rule, and taken out."""
         device = device_of(batch)
         part = self.options.score_batch_size if self.scorer.function is not None else None
         if part is not None and self.ranks.size > 1 and is_sharded(self.model):

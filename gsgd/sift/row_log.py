@@ -35,8 +35,8 @@ _PART = re.compile(r"rank-(\d+)-part-(\d+)\.parquet")
 Columns = dict[str, np.ndarray]
 
 
-class _Step(NamedTuple):
-    """What one call left: of the drawn rows (B,) ids and whether they were kept; of those trained on, the rest."""
+class _LoggedBatch(NamedTuple):
+    """What one batch left: of the drawn rows (B,) ids and whether they were kept; of those trained on, the rest."""
 
     step: int
     drawn: Tensor
@@ -70,7 +70,7 @@ class RowLog:
             import pyarrow  # noqa: F401
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(f"log_rows writes parquet: {install('train')}", name=error.name) from error
-        self._waiting: list[_Step] = []
+        self._waiting: list[_LoggedBatch] = []
         self._rows_waiting = 0
         self._goes_on_at: int | None = None
         self._opened = False
@@ -95,7 +95,7 @@ class RowLog:
             ValueError: at the first call, if the folder has the log of another run.
         """
         self._open()
-        self._waiting.append(_Step(step, drawn, kept, ids, losses, weights))
+        self._waiting.append(_LoggedBatch(step, drawn, kept, ids, losses, weights))
         self._rows_waiting += len(drawn)
         if self._rows_waiting > MOST_WAITING:
             self.write()
@@ -195,17 +195,17 @@ def _none() -> Columns:
     return {name: np.empty(0, dtype=kind) for name, kind in zip(COLUMNS, kinds, strict=True)}
 
 
-def _columns(call: _Step) -> Columns:
-    """The rows of a call on the host: those trained on, then those that were drawn and left."""
-    left = _on_host(call.drawn)[~_on_host(call.kept)]
-    trained, number = len(call.ids), len(call.ids) + len(left)
+def _columns(batch: _LoggedBatch) -> Columns:
+    """The rows of a batch on the host: those trained on, then those that were drawn and left."""
+    left = _on_host(batch.drawn)[~_on_host(batch.kept)]
+    trained, number = len(batch.ids), len(batch.ids) + len(left)
     nothing = np.zeros(len(left), dtype=np.float32)
-    weights = np.ones(trained, dtype=np.float32) if call.weights is None else _on_host(call.weights.float())
+    weights = np.ones(trained, dtype=np.float32) if batch.weights is None else _on_host(batch.weights.float())
     return {
-        "step": np.full(number, call.step),
-        "id": np.concatenate([_on_host(call.ids), left]),
+        "step": np.full(number, batch.step),
+        "id": np.concatenate([_on_host(batch.ids), left]),
         "kept": np.arange(number) < trained,
-        "loss": np.concatenate([_on_host(call.losses.float()), nothing * np.float32(np.nan)]),
+        "loss": np.concatenate([_on_host(batch.losses.float()), nothing * np.float32(np.nan)]),
         "weight": np.concatenate([weights, nothing]),
     }
 
