@@ -41,7 +41,20 @@ def header_of(config: Config, contenders: Sequence[Contender], seeds: int) -> di
     }
 
 
-def no_record(folder: Path, record: str) -> None:
+def record_of(folder: Path, name: str, kind: type[Record]) -> dict[str, Any] | None:
+    """The record of the comparison in a folder, which is called `name` there; None if one can begin.
+
+    Raises:
+        ValueError: if it cannot be read, was lost, or the folder is of something else.
+    """
+    path = folder / name
+    if path.exists():
+        return check(kind, read_json(path), path)
+    _check_free(folder, name)
+    return None
+
+
+def _check_free(folder: Path, record: str) -> None:
     """Look at a folder in which a comparison is to begin, since its record is not there.
 
     Raises:
@@ -52,19 +65,6 @@ def no_record(folder: Path, record: str) -> None:
             raise ValueError(f"{folder} is of something else, which has a {other}: choose another --name")
     if run := next(folder.rglob(HEADER), None):
         raise ValueError(f"{folder} holds runs, such as {run.parent}, but no {record}: choose another --name")
-
-
-def record_of(folder: Path, name: str, kind: type[Record]) -> dict[str, Any] | None:
-    """The record of the comparison in a folder, which is called `name` there; None if one can begin.
-
-    Raises:
-        ValueError: if it cannot be read, was lost, or the folder is of something else.
-    """
-    path = folder / name
-    if path.exists():
-        return check(kind, read_json(path), path)
-    no_record(folder, name)
-    return None
 
 
 def check_same(kind: str, folder: Path, config: Config, recorded: Mapping[str, Any], changed: Sequence[str]) -> None:
