@@ -30,6 +30,7 @@ from gsgd.sift.measures.training_accuracy import training_accuracy
 from gsgd.sift.models.wrappers import is_sharded, unwrap
 from gsgd.sift.moving_exit import MovingExit
 from gsgd.sift.options import SiftOptions
+from gsgd.sift.packed_documents import Pack, check_apart
 from gsgd.sift.ranks import Ranks, exchange_rows
 from gsgd.sift.reuse_trial import ReuseTrial
 from gsgd.sift.row_log import RowLog
@@ -114,6 +115,7 @@ class Sift:
         # A trainer that selects all micro-batches of a step before it trains on the first of them says so.
         self.holds_window = False
         self._check = SelfCheck(options.check)
+        self._packs_checked = False
         self._meters = Elapsed()
         self.reuse_trial = ReuseTrial()
         self._of_this_process()
@@ -182,10 +184,12 @@ class Sift:
         """The rows to train on at this step, as a batch; counts the step and sets `last`.
 
         Args:
-            batch: a mapping of the model's arguments and labels; with `score="random"` also a tuple or a dataclass.
+            batch: a mapping of the model's arguments and labels; with `score="random"` also a tuple or a dataclass. Of
+                documents packed into one row (`gsgd.sift.packed_documents`) each document counts as a row; to find
+                where they begin, a GPU is waited for.
 
         Returns:
-            The batch's kept rows in its own structure (a mapping as a dictionary).
+            The batch's kept rows in its own structure (a mapping as a dictionary); of a pack, a pack.
 
         Raises:
             ValueError: for a batch without rows or with tensors of different lengths, without labels, (by
@@ -193,6 +197,20 @@ class Sift:
                 (by `check`). Scores on a device are looked at when the next batch is chosen from, or the first after
                 they were computed; the error names their step.
         """
+        pack = Pack.of(batch)
+        if pack is None:
+            if self.options.keep_tokens:
+                raise ValueError("keep_tokens=True is for documents packed into one row, but the batch is not packed")
+            return self._choose(batch)
+        pack.check_options(self.options)
+        if self.options.check and not self._packs_checked and not (self.ranks.size > 1 and is_sharded(self.model)):
+            check_apart(self.scorer, pack)
+        self._packs_checked = True
+        kept = self._choose(pack.rows, pack)
+        return kept if self.last is not None and self.last.selected else dict(batch)
+
+    def _choose(self, batch: Any, pack: Pack | None = None) -> Any:
+        """`choose`, of rows; those of a pack are its documents, and what is returned is packed."""
         self._read_checks()
         self._training_pass.release()
         if self._training_pass.compiled is not None:
@@ -214,6 +232,8 @@ class Sift:
         self._measure_accuracy(batch, step)
         self.calls += 1
         self.totals.gross_samples += size
+        if pack is not None:
+            self.totals.gross_tokens += int(pack.lengths.sum())
         kept, because = number_kept(self.model, batch, size, self.keep)
         joint = self.ranks.size > 1 and (self.auto is not None or is_sharded(self.model))
         # Where ranks must run the model together, what a single one could leave out may not depend on its batch.
@@ -227,6 +247,8 @@ class Sift:
             everything = torch.arange(size)
             self.last = Selection(step, False, everything, None, size, size, ids=ids)
             self.totals.backprop_samples += size
+            if pack is not None:
+                self.totals.backprop_tokens += int(pack.lengths.sum())
             whole = dict(batch) if isinstance(batch, Mapping) else batch
             if self.named_rows is not None and ids is not None:
                 self._awaits(whole, ids, ids)
@@ -249,9 +271,12 @@ class Sift:
             self.exit_layer,
             together=self.ranks.together,
             holds_window=self.options.accumulation_steps > 1 and self.holds_window,
+            packed=pack is not None,
         )
         with torch.no_grad(), watch.measure(device):
-            scores = self._scores(batch, ids, recording)
+            scores = self._scores(batch, ids, recording) if pack is None else self._scores_of_documents(pack)
+            if pack is not None and self.options.keep_tokens and scores is not None:
+                kept = pack.number_within(scores, self.keep)
             chosen = self._choice.rows(
                 scores,
                 kept,
@@ -263,7 +288,12 @@ class Sift:
                 positions=self.scorer.positions,
             )
             rows = self.scorer.rows
-            taken = exchange_rows(batch, chosen, self.ranks, rows) if self.ranks.together else rows.take(batch, chosen)
+            if pack is not None:
+                taken = pack.packed(chosen)
+            elif self.ranks.together:
+                taken = exchange_rows(batch, chosen, self.ranks, rows)
+            else:
+                taken = rows.take(batch, chosen)
             drawn = ids
             if ids is not None and self.ranks.together:
                 ids = self.ranks.gathered(ids)[self.ranks.share(chosen).to(ids.device)]
@@ -277,6 +307,8 @@ class Sift:
         if self.named_rows is not None and ids is not None and drawn is not None:
             self._awaits(taken, ids, drawn)
         self.totals.backprop_samples += number
+        if pack is not None:
+            self.totals.backprop_tokens += int(pack.lengths[chosen.cpu()].sum())
         self.totals.selected_steps += 1
         return taken
 
@@ -439,6 +471,17 @@ class Sift:
         if len(parts) == 1:
             return self.scorer.scores(parts[0], self.exit_layer, recording=recording)
         return torch.cat([self.scorer.scores(part, self.exit_layer) for part in parts])
+
+    def _scores_of_documents(self, pack: Pack) -> Tensor | None:
+        """(documents,) scores of a pack, in parts of documents of about one length; None where nothing scores."""
+        if self.scorer.function is None:
+            return None
+        scores: Tensor | None = None
+        for documents, rows in pack.parts(self.options.score_batch_size):
+            found = self.scorer.scores(rows, self.exit_layer)
+            scores = found.new_empty(len(pack)) if scores is None else scores
+            scores[documents.to(found.device)] = found
+        return scores
 
     def finish_checks(self) -> None:
         """Wait for the checks of all steps so far.
