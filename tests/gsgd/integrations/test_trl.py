@@ -1,6 +1,10 @@
 """Selection in TRL's SFTTrainer: keep = 1 is the plain trainer, keep < 1 is the plain trainer on the same rows."""
 
 import itertools
+import os
+import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -40,6 +44,10 @@ def _quiet():
 
 @pytest.fixture(scope="module")
 def tokenizer():
+    return made_tokenizer()
+
+
+def made_tokenizer():
     vocabulary = {word: number for number, word in enumerate(["<pad>", "<eos>", "<unk>", "user", "assistant", *WORDS])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -221,3 +229,23 @@ def test_losses_that_scores_are_held_against_are_in_no_log(trained):
 def test_what_packs_do_not_admit_is_said(trained, options, said):
     with pytest.raises(ValueError, match=said):
         trained(SiftSFTTrainer, SiftArguments(keep=0.5, **options), **SURFACES["padding-free"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", [1.0, 0.5])
+def test_two_processes_are_one(tmp_path, keep):
+    """They choose over the batches of both, so that they train on the rows that one process would."""
+    worker = pathlib.Path(__file__).with_name("trl_worker.py")
+    interface = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+    environment = {**os.environ, **interface, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    found = []
+    for ranks in (1, 2):
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if ranks == 2 else []
+        out = tmp_path / f"{ranks}.pt"
+        words = [sys.executable, *launch, str(worker), str(out), str(8 // ranks), str(keep)]
+        done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append(torch.load(out, weights_only=True))
+    one, two = found
+    assert torch.allclose(one["weights"], two["weights"], atol=1e-4)  # of weights that moved by 3e-2
+    assert torch.allclose(one["logs"], two["logs"], rtol=1e-4)
