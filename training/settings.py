@@ -47,8 +47,8 @@ SELECTORS: dict[str, Selector] = {
     "online-batch": select_online_batch,
     "selective-backprop": select_selective_backprop,
 }
-NO_SETTING = ("interrupt", "rows", "label_names", "label_smoothing", "id_key", "row_losses")
-"""Options that our tasks have no use for: their rows and labels have the usual names, their losses are plain."""
+NO_SETTING = ("interrupt", "rows", "label_names", "label_smoothing", "id_key", "row_losses", "keep_tokens")
+"""Options that our tasks have no use for: rows and labels have the usual names, losses are plain, nothing is packed."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from gsgd.sift.measures.self_check import SelfCheck
 from gsgd.sift.measures.training_accuracy import training_accuracy
 from gsgd.sift.models.wrappers import is_sharded, unwrap
 from gsgd.sift.options import SiftOptions
+from gsgd.sift.packed_documents import Pack, check_apart
 from gsgd.sift.ranks import exchange_rows
 from gsgd.sift.schedule import Schedule
 from gsgd.sift.scorer import Scorer
@@ -100,6 +101,7 @@ class Sift(EngineState):
         # A trainer that selects all micro-batches of a step before it trains on the first of them says so.
         self.holds_window = False
         self._check = SelfCheck(options.check)
+        self._packs_checked = False
         self._of_this_process()
 
     def _of_this_process(self) -> None:
@@ -125,10 +127,12 @@ class Sift(EngineState):
         """The rows to train on at this step, as a batch; counts the step and sets `last`.
 
         Args:
-            batch: a mapping of the model's arguments and labels; with `score="random"` also a tuple or a dataclass.
+            batch: a mapping of the model's arguments and labels; with `score="random"` also a tuple or a dataclass. Of
+                documents packed into one row (`gsgd.sift.packed_documents`) each document counts as a row; to find
+                where they begin, a GPU is waited for.
 
         Returns:
-            The batch's kept rows in its own structure (a mapping as a dictionary).
+            The batch's kept rows in its own structure (a mapping as a dictionary); of a pack, a pack.
 
         Raises:
             ValueError: for a batch without rows or with tensors of different lengths, without labels, (by
@@ -136,6 +140,20 @@ class Sift(EngineState):
                 (by `check`). Scores on a device are looked at when the next batch is chosen from, or the first after
                 they were computed; the error names their step.
         """
+        pack = Pack.of(batch)
+        if pack is None:
+            if self.options.keep_tokens:
+                raise ValueError("keep_tokens=True is for documents packed into one row, but the batch is not packed")
+            return self._choose(batch)
+        pack.check_options(self.options)
+        if self.options.check and not self._packs_checked and not (self.ranks.size > 1 and is_sharded(self.model)):
+            check_apart(self.scorer, pack)
+        self._packs_checked = True
+        kept = self._choose(pack.rows, pack)
+        return kept if self.last is not None and self.last.selected else dict(batch)
+
+    def _choose(self, batch: Any, pack: Pack | None = None) -> Any:
+        """`choose`, of rows; those of a pack are its documents, and what is returned is packed."""
         self._read_checks()
         self._training_pass.release()
         if self._training_pass.compiled is not None:
@@ -168,10 +186,11 @@ class Sift(EngineState):
             say_once(f"a step selects nothing and trains on its whole batch: {because}")
         if not selects or trivial:
             whole = dict(batch) if isinstance(batch, Mapping) else batch
-            return self._chosen(whole, Selection(step, False, torch.arange(size), None, size, size, ids=ids), ids)
-        return self._select(batch, ids, step, size, kept)
+            selection = Selection(step, False, torch.arange(size), None, size, size, ids=ids)
+            return self._chosen(whole, selection, ids, pack)
+        return self._select(batch, ids, step, size, kept, pack)
 
-    def _select(self, batch: Any, ids: Tensor | None, step: int, size: int, kept: int) -> Any:
+    def _select(self, batch: Any, ids: Tensor | None, step: int, size: int, kept: int, pack: Pack | None) -> Any:
         """`kept` of the batch's `size` rows, as a batch: scored, chosen by the rule, and taken out."""
         device = device_of(batch)
         part = self.options.score_batch_size if self.scorer.function is not None else None
@@ -188,9 +207,12 @@ class Sift(EngineState):
             self.exit_layer,
             together=self.ranks.together,
             holds_window=self.options.accumulation_steps > 1 and self.holds_window,
+            packed=pack is not None,
         )
         with torch.no_grad(), watch.measure(device):
-            scores = self._scores(batch, ids, recording)
+            scores = self._scores(batch, ids, recording) if pack is None else self._scores_of_documents(pack)
+            if pack is not None and self.options.keep_tokens and scores is not None:
+                kept = pack.number_within(scores, self.keep)
             chosen = self._choice.rows(
                 scores,
                 kept,
@@ -202,7 +224,12 @@ class Sift(EngineState):
                 positions=self.scorer.positions,
             )
             rows = self.scorer.rows
-            taken = exchange_rows(batch, chosen, self.ranks, rows) if self.ranks.together else rows.take(batch, chosen)
+            if pack is not None:
+                taken = pack.packed(chosen)
+            elif self.ranks.together:
+                taken = exchange_rows(batch, chosen, self.ranks, rows)
+            else:
+                taken = rows.take(batch, chosen)
             drawn = ids
             if ids is not None and self.ranks.together:
                 ids = self.ranks.gathered(ids)[self.ranks.share(chosen).to(ids.device)]
@@ -214,12 +241,15 @@ class Sift(EngineState):
         first = self.ranks.rank * size if self.ranks.together else 0
         self.totals.selected_steps += 1
         selection = Selection(step, True, chosen, scores, size, number, watch, ids, first_row=first)
-        return self._chosen(taken, selection, drawn)
+        return self._chosen(taken, selection, drawn, pack)
 
-    def _chosen(self, rows: Any, selection: Selection, drawn: Tensor | None) -> Any:
+    def _chosen(self, rows: Any, selection: Selection, drawn: Tensor | None, pack: Pack | None) -> Any:
         """The rows that a step trains on, once it is noted what they are; `drawn` has the ids of its gross batch."""
         self.last = selection
         self.totals.backprop_samples += selection.kept
+        if pack is not None:
+            self.totals.gross_tokens += int(pack.lengths.sum())
+            self.totals.backprop_tokens += int(pack.lengths[selection.indices.cpu()].sum())
         self._notes.await_losses(rows, selection.ids, drawn, selection)
         return rows
 
@@ -362,6 +392,17 @@ class Sift(EngineState):
         if len(parts) == 1:
             return self.scorer.scores(parts[0], self.exit_layer, recording=recording)
         return torch.cat([self.scorer.scores(part, self.exit_layer) for part in parts])
+
+    def _scores_of_documents(self, pack: Pack) -> Tensor | None:
+        """(documents,) scores of a pack, in parts of documents of about one length; None where nothing scores."""
+        if self.scorer.function is None:
+            return None
+        scores: Tensor | None = None
+        for documents, rows in pack.parts(self.options.score_batch_size):
+            found = self.scorer.scores(rows, self.exit_layer)
+            scores = found.new_empty(len(pack)) if scores is None else scores
+            scores[documents.to(found.device)] = found
+        return scores
 
     def finish_checks(self) -> None:
         """Wait for the checks of all steps so far.

@@ -79,6 +79,9 @@ class SiftOptions:
             {0: 1.0, 1000: 0.5} or such pairs, each good from its step on; or a `KeepByAccuracy`, ordered SGD's rule.
             The engine's attribute `keep` is the present share. Where it changes, so do shapes: `compile` makes graphs
             anew, once a share, and where torch makes no more of them it runs operator by operator.
+        keep_tokens: of documents packed into one row, let `keep` be the share of their tokens: the hardest documents
+            whose tokens are at most so many are kept, and one at least. Documents drawn at random keep their share of
+            the documents, which is that of the tokens on average.
         score: "loss" or "entropy" of the early prediction, "last-seen", the loss that a row had when it was trained on
             last, which costs no forward pass and needs the rows' ids (`gsgd.sift.sources`), "random" (the control:
             nothing is scored), or a callable `(logits, labels) -> (B,)`, or with three arguments
@@ -152,6 +155,7 @@ class SiftOptions:
 
     exit_layer: int | Literal["auto"] = 1
     keep: float | Mapping[int, float] | Sequence[tuple[int, float]] | KeepTable | KeepByAccuracy = 0.5
+    keep_tokens: bool = False
     score: ScoreName | Score = "loss"
     select: Selector = select_top_k
     start_step: int = 0
@@ -222,6 +226,7 @@ class SiftOptions:
             _set(self, "score_batch_size", whole("score_batch_size", self.score_batch_size, least=1))
         _set(self, "labelled_head", flag("labelled_head", self.labelled_head))
         _set(self, "check", flag("check", self.check))
+        _set(self, "keep_tokens", flag("keep_tokens", self.keep_tokens))
         if not isinstance(self.reuse, str) or self.reuse not in ("cpu", "auto"):
             _set(self, "reuse", flag("reuse", self.reuse, f', "cpu" or "auto"{nearest(self.reuse, ("cpu", "auto"))}'))
         if not isinstance(self.compile, str) or not self.compile.strip():

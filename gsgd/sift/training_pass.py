@@ -60,12 +60,13 @@ class TrainingPass:
             self.shared = None
 
     def recording(
-        self, model: nn.Module, batch: Any, exit_layer: int, *, together: bool, holds_window: bool
+        self, model: nn.Module, batch: Any, exit_layer: int, *, together: bool, holds_window: bool, packed: bool = False
     ) -> Recording | None:
         """What takes down the scoring pass of a gross batch; None where nothing is to be taken from it.
 
         Args:
             together, holds_window: see `two_passes_because`.
+            packed: whether its rows are documents that are packed again to be trained on.
         """
         if self.scorer.function is None:
             return None
@@ -73,7 +74,9 @@ class TrainingPass:
         share, self.totals.sharing = self.reuse_trial.answer(self.options.reuse, device_of(batch).type)
         if not share and not gross:
             return None
-        reason = self.scorer.not_recorded_because(batch) or two_passes_because(
+        reason = "documents are scored in rows, and trained on in a pack" if packed else None
+        reason = reason or self.scorer.not_recorded_because(batch)
+        reason = reason or two_passes_because(
             model, exit_layer, self.options, together=together, holds_window=holds_window
         )
         if reason is not None:

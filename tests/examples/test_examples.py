@@ -34,6 +34,7 @@ def run(*command):
         ),
         pytest.param("peft_lora", "peft", 75, 64, [], marks=pytest.mark.slow),
         pytest.param("gradient_checkpointing", "torch", 40, 64, [], marks=pytest.mark.slow),
+        pytest.param("trl_sft", "trl", 30, 64, ["--padded"], marks=pytest.mark.slow),
     ],
 )
 def test_loss_falls(name, needs, steps, rows, more):
@@ -52,6 +53,18 @@ def test_accelerate_example_in_two_processes():
     losses, trained, gross = run(*launch, str(EXAMPLES / "accelerate_loop.py"), "--steps", "20")
     assert losses[-1] < 0.85 * losses[0]
     assert (trained, gross) == (20 * 4 * 16, 20 * 4 * 32)
+
+
+@pytest.mark.slow
+def test_the_trl_example_keeps_half_of_the_tokens(tmp_path):
+    pytest.importorskip("trl")
+    command = [sys.executable, str(EXAMPLES / "trl_sft.py"), "--steps", "20"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=OFFLINE, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    losses = [float(loss) for loss in re.findall(r" loss .*?([\d.]+)$", done.stdout, re.M)]
+    kept, gross = map(int, re.search(r"trained on (\d+) of (\d+) tokens", done.stdout).groups())
+    assert losses[-1] < 0.85 * losses[0]
+    assert 0.45 * gross < kept <= 0.5 * gross
 
 
 def test_examples_are_short():

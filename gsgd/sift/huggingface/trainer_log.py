@@ -59,11 +59,15 @@ class StepMeters:
         """Log entries, the same on every rank, which all must call this."""
         sums, totals = self._sums(), sift.totals
         since = sums if whole_run else sums - self.logged
-        values = [*since, totals.gross_samples, totals.backprop_samples, totals.bad_score_rows]
+        tokens = [totals.gross_tokens, totals.backprop_tokens]
+        values = [*since, totals.gross_samples, totals.backprop_samples, totals.bad_score_rows, *tokens]
         if accelerator.num_processes > 1:
             values = accelerator.reduce(torch.tensor(values, dtype=torch.float64, device=self.device), "sum").tolist()
-        steps, selection, forward, micro_batch, step, gross, kept, all_gross, all_kept, bad = map(float, values)
+        *values, gross_tokens, kept_tokens = map(float, values)
+        steps, selection, forward, micro_batch, step, gross, kept, all_gross, all_kept, bad = values
         entries = {"gross_samples": all_gross, "kept_samples": all_kept, "bad_score_rows": bad}
+        if gross_tokens:  # of packed documents
+            entries |= {"gross_tokens": gross_tokens, "kept_tokens": kept_tokens}
         if steps:
             # Sums of seconds and of steps are both over ranks, those of rows over what they do at the same time.
             entries |= {

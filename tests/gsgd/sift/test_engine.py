@@ -437,15 +437,14 @@ class TestNeverSilentlyIdle:
         assert (totals.idle_steps, totals.selected_steps) == (3, 1)
 
     @pytest.mark.parametrize("sign", ["position_ids", "cu_seq_lens_q"])
-    def test_sequences_packed_into_one_row(self, sign, build, caplog):
+    def test_sequences_packed_into_one_row_that_see_each_other(self, sign, build, caplog):
+        """With a mask of tokens attention crosses from one to the other: they are no documents to choose from."""
         ids = torch.arange(3, 15).unsqueeze(0)
-        batch = {"input_ids": ids, "labels": ids, "position_ids": torch.arange(6).repeat(2).unsqueeze(0)}
-        if sign != "position_ids":
-            batch = {"input_ids": ids, "labels": ids, sign: torch.tensor([0, 6, 12], dtype=torch.int32)}
+        signs = {"position_ids": torch.arange(6).repeat(2).unsqueeze(0), "cu_seq_lens_q": torch.tensor([0, 6, 12])}
         sift = Sift(build("llama"))
-        sift(**batch)
+        sift(input_ids=ids, labels=ids, attention_mask=torch.ones_like(ids), **{sign: signs[sign]})
         (text,) = self.said(caplog)
-        assert "its sequences are packed into one row (padding-free, flattened), and selection takes rows" in text
+        assert "its sequences are packed into one row in a way that does not keep them apart" in text
         assert sift.totals.idle_steps == 1
 
     def test_two_rows_before_batchnorm(self, caplog):
