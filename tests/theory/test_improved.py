@@ -179,6 +179,34 @@ def test_many_iterations_leave_theorem_5_7s_limit_and_digits():
     assert gsgd_bound_sharp(10**15, **q) == pytest.approx(2.0, rel=1e-3)
 
 
+@pytest.mark.parametrize("K", [1, 2, 5, 40])
+def test_a_small_alpha_leaves_its_digits(K):
+    """1 - s is then about x (K - 1) / 2, and multiplied by 1 / alpha."""
+    q = {"eta": Fraction(3, 2), "L": Fraction(1), "D0": Fraction(1, 8), "rho": Fraction(3, 2), "Delta": Fraction(2)}
+    alpha = Fraction(1, 2**40)
+    expected = by_recursion(K, q | {"F_star": Fraction(1)}, alpha, 1 / (Fraction(1, 2) - alpha))
+    assert gsgd_bound_sharp(K, alpha=float(alpha), F_star=1.0, **floats(q)) == pytest.approx(float(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("gap", [2.0**-52, 1e-12, 1e-9, 1e-6])
+@pytest.mark.parametrize("K", [2, 5, 1000])
+def test_just_below_2_over_L_it_is_above_what_it_bounds(gap, K):
+    """SGD on (w -+ 1)^2 / 2 from 0: E w_k^2 grows by eta^2 a step, so the mean of E F(w_k) is nearly 1/2 + (K - 1)."""
+    eta, variance, total = 2 - gap, 0.0, 0.0
+    for _ in range(K):
+        total += 0.5 + variance / 2
+        variance = (1 - eta) ** 2 * variance + eta**2
+    known = {"eta": eta, "L": 1.0, "D0": 0.0, "rho": 1.0, "Delta": 0.5}
+    assert total / K <= gsgd_bound_sharp(K, F_star=0.5, **known) <= gsgd_bound_improved(K, **known)
+
+
+def test_last_iterate_with_next_to_no_growth_adds_up_the_noise():
+    # q = 1: D0^2 + K 2 eta (beta Delta - alpha rho F*), alpha = 1 and beta = 2.
+    q = {"eta": 0.5, "L": 1.0, "D0": 2.0, "rho": 1.0, "Delta": 1.0, "F_star": 0.5, "alpha": 1.0}
+    for mu in (1e-12, 1e-18, 1e-300):
+        assert improved.last_iterate_bound(7, mu=mu, **q) == pytest.approx(4 + 7 * 1.5, rel=1e-10)
+
+
 def test_arrays_broadcast():
     K, rho = np.array([[1], [5]]), np.array([1.0, 2.0, 6.0])
     values = gsgd_bound_sharp(K, eta=0.25, L=2.0, D0=1.0, rho=rho, Delta=3.0, F_star=0.4)
@@ -192,7 +220,13 @@ def test_arrays_broadcast():
 
 @pytest.mark.parametrize(
     ("wrong", "match"),
-    [({"F_star": -1.0}, "F_star"), ({"F_star": np.nan}, "F_star"), ({"rho": 0.5}, "rho"), ({"D0": -1.0}, "D0")],
+    [
+        ({"L": np.inf}, "L = inf"),
+        ({"F_star": -1.0}, "F_star"),
+        ({"F_star": np.nan}, "F_star"),
+        ({"rho": 0.5}, "rho"),
+        ({"D0": -1.0}, "D0"),
+    ],
 )
 def test_bad_arguments_are_refused(wrong, match):
     q = {"eta": 0.25, "L": 2.0, "D0": 1.0, "rho": 1.5, "Delta": 3.0, "F_star": 0.4}

@@ -71,6 +71,7 @@ def at_least(name: str, value: np.ndarray, low: float) -> None:
 
 
 def positive(name: str, value: np.ndarray) -> None:
-    """Raise a ValueError unless all of `value` is positive."""
-    if not (value > 0).all():
-        raise ValueError(f"{name} = {value[~(value > 0)].flat[0]:.6g} must be positive")
+    """Raise a ValueError unless all of `value` is positive and finite."""
+    good = (value > 0) & (value < np.inf)
+    if not good.all():
+        raise ValueError(f"{name} = {value[~good].flat[0]:.6g} must be positive and finite")

@@ -144,11 +144,12 @@ def last_iterate_bound(
 
     def value(y: np.ndarray) -> np.ndarray:
         alpha = 2 - eta * L - y
-        q = np.maximum(1 - eta * alpha * rho * mu, 0.0)
+        rate = eta * alpha * rho * mu
         noise = 2 * eta * (_per(Delta, y) - alpha * rho * F_star)
-        # (1 - q^K) / (1 - q), which float64 would lose for q near 1.
-        rest = -np.expm1(K * np.log1p(np.where(q > 0, q - 1, -0.5))) / (1 - q)
-        return q**K * D0**2 + np.where(q > 0, rest, 1.0) * noise
+        # log q keeps the digits of a q = 1 - rate near 1, for which (1 - q^K) / (1 - q) is K at the last.
+        log_q = np.log1p(-np.where(rate < 1, rate, 0.5))
+        sum_of_powers = np.where(rate > 0, -np.expm1(K * log_q) / np.where(rate > 0, rate, 1.0), K)
+        return np.where(rate < 1, np.exp(K * log_q) * D0**2 + sum_of_powers * noise, noise)
 
     return plain(_least(value, eta * L, Delta, alpha))
 
@@ -188,11 +189,9 @@ def gsgd_bound_sharp(
     def value(y: np.ndarray) -> np.ndarray:
         alpha = 2 - eta * L - y
         x = rho * eta * L * alpha
-        # 1 - (1 - x)^K keeps its digits for small x this way; at x = 1 it is 1 and the logarithm is not needed.
-        inner = np.where(x < 1, x, 0.5)
-        s = np.where(x < 1, -np.expm1(K * np.log1p(-inner)), 1.0) / (x * K)
         limit = _per(Delta, y) / (rho * alpha)
-        sharp = s * (F_star + L * D0**2 / 2) + (1 - s) * limit
+        late = _late_share(np.minimum(x, 1.0), K)
+        sharp = (1 - late) * (F_star + L * D0**2 / 2) + late * limit
         return np.where(x <= 1, sharp, D0**2 / (2 * rho * eta * alpha * K) + limit)
 
     # `value` is at most the improved bound at the same alpha, but the grid may leave out the best of that.
@@ -266,12 +265,28 @@ def _per(Delta: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.where(Delta == 0, 0.0, Delta / np.where(Delta == 0, 1.0, y))
 
 
+def _late_share(x: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """1 - s = 1 - (1 - (1 - x)^K) / (x K), 0 <= x <= 1, to its last digits: 1 / alpha may multiply it."""
+    small = x * K < 0.01
+    # The binomial series, (K-1) x / 2 - (K-1) (K-2) x^2 / 6 + ...; what follows is below rounding.
+    t = np.where(small, x, 0.0)
+    series = np.ones(np.broadcast_shapes(x.shape, K.shape))
+    for j in range(7, 2, -1):
+        series = 1 - (K - j + 1) * t / j * series
+    series = (K - 1) * t / 2 * series
+    # At x = 1 the power is 0 and the logarithm is not needed.
+    power = np.where(x < 1, np.exp(K * np.log1p(-np.where(x < 1, x, 0.0))), 0.0)
+    late = np.where(small, series, 1 - (1 - power) / np.where(small, 1.0, x * K))
+    return np.where(K == 1, 0.0, late)
+
+
 def _least(value: Callable[[np.ndarray], np.ndarray], h: np.ndarray, Delta: np.ndarray, alpha: Any) -> np.ndarray:
     """The value at `alpha`, or the least over a grid of its range that is refined twice; each is a valid bound."""
     if alpha is not None:
         return value(y_of(alpha, h))
     # y = 0 (unless Delta = 0) and y = 2 - h (alpha = 0) are limits, kept at a distance.
-    low, high = np.maximum(1 - h, np.where(Delta > 0, 1e-9, 0.0)), np.minimum(1.0, (2 - h) * (1 - 1e-9))
+    c = 2 - h
+    low, high = np.maximum(1 - h, np.where(Delta > 0, 1e-9 * np.minimum(c, 1.0), 0.0)), np.minimum(1.0, c * (1 - 1e-9))
     best = value(low)
     low, high = np.broadcast_to(low, best.shape), np.broadcast_to(high, best.shape)
     for _ in range(3):
