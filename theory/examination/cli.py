@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from gsgd.arguments import number, whole
+from gsgd.results import check_writable
 from theory.examination.data import read_csv
 from theory.examination.examine import examine
 
@@ -48,6 +49,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`gsgd examine`: returns 0 if no measurement contradicts a bound, 1 if one does."""
+    if options.plot:
+        check_writable(options.plot)
     found = examine(
         loss=options.loss,
         data=read_csv(options.data, target=options.target, raw=options.raw),
@@ -62,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
     )
     print(found)
     if options.plot:
+        options.plot.parent.mkdir(parents=True, exist_ok=True)
         found.plot().figure.savefig(options.plot)
         print(f"Written: {options.plot}")
     return 0 if all(bound.holds for bound in found.bounds) else 1
