@@ -18,7 +18,7 @@ from theory.problems.hubers import huber_problem
 from theory.problems.known import KnownProblem
 from theory.problems.quadratics import CROSSING, average_at_best_step, crossing_problem, infimum
 from theory.routes import exact, montecarlo
-from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
+from theory.verdict import Context, Route, Status, Verdict, Verdicts, at_least, at_most, check, equal, worst
 
 RATES = (0.05, 0.5, 0.9)
 """eta L of the instances; the first is so small that the second term shows within 5% where w_0 is a minimiser."""
@@ -60,13 +60,11 @@ def enumerate_bounds(
     "K = 1, where the average is w_0: F(w_0) <= bound, 10 instances, R = 2, eta L = .05, .5, .9",
     Route.EXACT,
 )
-def at_the_start(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
-    verdicts = []
+def at_the_start(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
     for known in convex.compact_problems():
         law = exact.greedy(known.problem.n, 2)
         q: dict[str, Any] = {"K": 1, "first": 1, "Delta": exact.Delta(known, law), "rng": context.rng}
-        verdicts.append(exact.bound_holds(known, law, bound, eta=np.array(RATES) / known.L, **q))
-    return worst(*verdicts)
+        yield exact.bound_holds(known, law, bound, eta=np.array(RATES) / known.L, **q)
 
 
 @check(
@@ -225,18 +223,16 @@ def _three_atoms() -> KnownProblem:
 @check(
     "Remark 5.9", "GSGD's target, the minimiser of F^_2, has F = 1/4 > F* = 2/9 for atoms 0, 0, 1", Route.CLOSED_FORM
 )
-def limit_exceeds_minimum(context: Context, *, R: int = 2) -> Verdict:
+def limit_exceeds_minimum(context: Context, *, R: int = 2) -> Verdicts:
     # F^_R is convex and has a kink at 1/2, where the largest loss changes; there its slope changes sign.
     known, kink = _three_atoms(), np.array([0.5])
     beside = kink + np.array([[-1e-9], [1e-9]])
     slopes = exact.greedy_probabilities(known.atom_losses(beside), R) * known.atom_gradients(beside)[..., 0]
     left, right = slopes.sum(axis=-1)
-    return worst(
-        at_most(left, 0.0, where="left of w = 1/2"),
-        at_least(right, 0.0, where="right of w = 1/2"),
-        equal(known.problem.objective(kink), 1 / 4),
-        equal(known.F_star, 2 / 9),
-    )
+    yield at_most(left, 0.0, where="left of w = 1/2")
+    yield at_least(right, 0.0, where="right of w = 1/2")
+    yield equal(known.problem.objective(kink), 1 / 4)
+    yield equal(known.F_star, 2 / 9)
 
 
 @check(
@@ -293,7 +289,7 @@ def _random_parameters(rng: np.random.Generator, count: int) -> dict[str, np.nda
     "both bounds equal (Delta-F*)/((1-eta L)(rho-1)) at the crossing, 2,000 parameter sets",
     Route.CLOSED_FORM,
 )
-def bounds_cross(context: Context, *, crossover=convergence.crossover, value=convergence.crossover_value) -> Verdict:
+def bounds_cross(context: Context, *, crossover=convergence.crossover, value=convergence.crossover_value) -> Verdicts:
     q = _random_parameters(context.rng, 2000)
     # The crossing may lie below K = 1; both formulas hold for real K, so D0 is scaled to put it at K >= 1.
     q["D0"] = q["D0"] * np.sqrt(np.maximum(1.0, 2.0 / crossover(**q)))
@@ -301,7 +297,8 @@ def bounds_cross(context: Context, *, crossover=convergence.crossover, value=con
     common = value(eta=q["eta"], L=2.0, rho=q["rho"], Delta=q["Delta"], F_star=q["F_star"])
     gsgd = convergence.gsgd_bound(K, eta=q["eta"], L=2.0, D0=q["D0"], rho=q["rho"], Delta=q["Delta"])
     sgd_value = convergence.sgd_bound(K, eta=q["eta"], L=2.0, D0=q["D0"], F_star=q["F_star"])
-    return worst(equal(gsgd / common, 1.0, where=q), equal(sgd_value / common, 1.0, where=q))
+    yield equal(gsgd / common, 1.0, where=q)
+    yield equal(sgd_value / common, 1.0, where=q)
 
 
 @check(
@@ -309,7 +306,7 @@ def bounds_cross(context: Context, *, crossover=convergence.crossover, value=con
     "GSGD's bound is lower at .9 of the crossing and higher at 1.1 of it, 2,000 parameter sets",
     Route.CLOSED_FORM,
 )
-def bounds_ordered(context: Context, *, crossover=convergence.crossover) -> Verdict:
+def bounds_ordered(context: Context, *, crossover=convergence.crossover) -> Verdicts:
     q = _random_parameters(context.rng, 2000)
     q["D0"] = q["D0"] * np.sqrt(np.maximum(1.0, 4.0 / crossover(**q)))
     K = crossover(**q)
@@ -318,7 +315,8 @@ def bounds_ordered(context: Context, *, crossover=convergence.crossover) -> Verd
         gsgd = convergence.gsgd_bound(at, eta=q["eta"], L=2.0, D0=q["D0"], rho=q["rho"], Delta=q["Delta"])
         return gsgd - convergence.sgd_bound(at, eta=q["eta"], L=2.0, D0=q["D0"], F_star=q["F_star"])
 
-    return worst(at_most(difference(0.9 * K), 0.0, where=q), at_least(difference(1.1 * K), 0.0, where=q))
+    yield at_most(difference(0.9 * K), 0.0, where=q)
+    yield at_least(difference(1.1 * K), 0.0, where=q)
 
 
 @check("Corollary 5.10", "edges: Delta = rho F* never crosses (K = inf), rho = 1 crosses at K = 0", Route.CLOSED_FORM)
@@ -373,8 +371,7 @@ PREDICTED = 37.15
     "measured, rho*_4 = 1.43, each at its own best step: GSGD's E F(average) is lower at K = 12, SGD's at K = 128",
     Route.MONTE_CARLO,
 )
-def crossing_measured(context: Context, *, marks: tuple[int, int] = (12, 128)) -> Verdict:
-    verdicts = []
+def crossing_measured(context: Context, *, marks: tuple[int, int] = (12, 128)) -> Verdicts:
     for K, sign in zip(marks, (1, -1), strict=True):
         ours, theirs = (average_at_best_step(K, R, runs=12_000, rng=context.rng) for R in (4, 1))
         # Iterates stay between the atoms' minimisers and w_0, where F is at most F(w_0) < 1.
@@ -385,8 +382,7 @@ def crossing_measured(context: Context, *, marks: tuple[int, int] = (12, 128)) -
         status = Status.CONSISTENT if high < low else Status.REFUTED
         said = None if high < low else f"{lower.mean():.5g} is not seen below {upper.mean():.5g} at K = {K}"
         width = high - montecarlo.mean_lower(lower, context.alpha / 4, cap=cap)
-        verdicts.append(Verdict(status=status, value=high, bound=low, slack=low - high, witness=said, detectable=width))
-    return worst(*verdicts)
+        yield Verdict(status=status, value=high, bound=low, slack=low - high, witness=said, detectable=width)
 
 
 @check(
@@ -394,7 +390,7 @@ def crossing_measured(context: Context, *, marks: tuple[int, int] = (12, 128)) -
     "bounds at their own best steps cross at (L D0^2/2) ((sqrt rho - 1)/(sqrt Delta - sqrt(rho F*)))^2, 2,000 sets",
     Route.CLOSED_FORM,
 )
-def tuned_bounds_cross(context: Context, *, crossover=convergence.crossover_tuned) -> Verdict:
+def tuned_bounds_cross(context: Context, *, crossover=convergence.crossover_tuned) -> Verdicts:
     q = _random_parameters(context.rng, 2000)
     del q["eta"]
     q["D0"] = q["D0"] * np.sqrt(np.maximum(1.0, 4.0 / crossover(L=2.0, **q)))
@@ -404,11 +400,9 @@ def tuned_bounds_cross(context: Context, *, crossover=convergence.crossover_tune
         return gsgd / improved.best_step_bound(K, L=2.0, D0=q["D0"], rho=1.0, Delta=q["F_star"]) - 1
 
     K = crossover(L=2.0, **q)
-    return worst(
-        equal(difference(K), 0.0, where=q),
-        at_most(difference(0.9 * K), 0.0, where=q),
-        at_least(difference(1.1 * K), 0.0, where=q),
-    )
+    yield equal(difference(K), 0.0, where=q)
+    yield at_most(difference(0.9 * K), 0.0, where=q)
+    yield at_least(difference(1.1 * K), 0.0, where=q)
 
 
 @check(
