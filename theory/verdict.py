@@ -151,8 +151,7 @@ def check(
     def register(function: Callable[..., Verdict | Verdicts]) -> Callable[..., Verdict]:
         @functools.wraps(function)
         def checked(context: Context, **formulas: Any) -> Verdict:
-            found = function(context, **formulas)
-            return found if isinstance(found, Verdict) else worst(*found)
+            return as_one(function(context, **formulas))
 
         name = f"{function.__module__.rsplit('.', 1)[-1]}.{function.__name__}"
         if name in _registry:
@@ -169,6 +168,18 @@ def check(
 def registered() -> dict[str, Check]:
     """All checks by name, in the order in which they were registered."""
     return dict(_registry)
+
+
+def as_one(found: Verdict | Verdicts) -> Verdict:
+    """The verdict of a check that gave one, or several: `worst`, without a look at what follows a refutation."""
+    if isinstance(found, Verdict):
+        return found
+    held = []
+    for part in found:
+        if part.status is Status.REFUTED:
+            return part
+        held.append(part)
+    return worst(*held)
 
 
 def within_tolerance(verdict: Verdict) -> Verdict:

@@ -191,6 +191,14 @@ def rho_inside_the_minimisers(context: Context, *, w: float = 0.0) -> Verdict:
     return at_least(expected_max(losses, R), RHO_STAR * losses.mean(), where=f"w = {w}")
 
 
+def _distances_after(known: KnownProblem, w: np.ndarray) -> Iterator[tuple[float, float, np.ndarray]]:
+    """(eta L, eta, E dist(w', Phi_F)^2 after one step from every w), at each rate."""
+    probabilities = exact.greedy_probabilities(known.atom_losses(w), R)
+    for rate in RATES:
+        moved = w[:, None, :] - rate / known.L * known.atom_gradients(w)
+        yield rate, rate / known.L, np.sum(probabilities * known.minimisers.distance(moved) ** 2, axis=-1)
+
+
 @check(
     "Equation 22",
     "mended: with the potential dist^2(w, Phi_F) the step holds on [-4, 4], smoothed ReLU pair",
@@ -199,11 +207,7 @@ def rho_inside_the_minimisers(context: Context, *, w: float = 0.0) -> Verdict:
 def distance_potential(context: Context, *, coefficient: float = 2.0) -> Verdicts:
     known = convex.smoothed_relu_pair(start=3.0)
     w = np.concatenate([np.linspace(-4, 4, 801), [-1.0, 1.0]])[:, None]
-    probabilities = exact.greedy_probabilities(known.atom_losses(w), R)
-    for rate in RATES:
-        eta = rate / known.L
-        moved = w[:, None, :] - eta * known.atom_gradients(w)
-        after = np.sum(probabilities * known.minimisers.distance(moved) ** 2, axis=-1)
+    for rate, eta, after in _distances_after(known, w):
         drop = coefficient * RHO_STAR * eta * (1 - eta * known.L) * known.problem.objective(w)
         limit = known.minimisers.distance(w) ** 2 - drop + 2 * eta * known.Delta(R)
         yield at_most(after, limit, where={"w": w[:, 0], "eta L": rate})
@@ -217,13 +221,8 @@ def distance_potential(context: Context, *, coefficient: float = 2.0) -> Verdict
 def leaving_the_minimisers(context: Context, *, factor: float = 2.0) -> Verdicts:
     known = convex.smoothed_relu_pair(start=0.5)
     w = np.linspace(-1, 1, 401)[:, None]
-    probabilities = exact.greedy_probabilities(known.atom_losses(w), R)
-    for rate in RATES:
-        eta = rate / known.L
-        moved = w[:, None, :] - eta * known.atom_gradients(w)
-        after = np.sum(probabilities * known.minimisers.distance(moved) ** 2, axis=-1)
-        F_hat = expected_max(known.atom_losses(w), R)
-        middle = factor * eta**2 * known.L * F_hat
+    for rate, eta, after in _distances_after(known, w):
+        middle = factor * eta**2 * known.L * expected_max(known.atom_losses(w), R)
         yield at_most(after, middle, where={"w": w[:, 0], "eta L": rate})
 
 

@@ -62,26 +62,26 @@ def step_attained(context: Context, *, right_side=_right_side) -> Verdict:
     "E F(average) <= improved bound, K = 2 up to 6..12: 10 instances, R = 2, 3, eta L = .05 to 1.9, best alpha",
     Route.EXACT,
 )
-def improved_by_enumeration(context: Context, *, bound=improved.gsgd_bound_improved) -> Verdict:
+def improved_by_enumeration(context: Context, *, bound=improved.gsgd_bound_improved) -> Verdicts:
     laws = [(known, exact.greedy(known.problem.n, R)) for known in convex.compact_problems() for R in (2, 3)]
-    return worst(*enumerate_bounds(context, laws, bound, rates=WIDE))
+    return enumerate_bounds(context, laws, bound, rates=WIDE)
 
 
 @check("Beyond 5.7", "the same where F* = 0, and SGD with rho = 1, Delta = F*, 13 instances", Route.EXACT)
-def improved_sgd_and_interpolating(context: Context, *, bound=improved.gsgd_bound_improved) -> Verdict:
+def improved_sgd_and_interpolating(context: Context, *, bound=improved.gsgd_bound_improved) -> Verdicts:
     problems = convex.interpolating_problems()
     laws = [(known, exact.greedy(known.problem.n, 2)) for known in problems]
     laws += [(known, exact.uniform(known.problem.n)) for known in convex.compact_problems() + problems]
-    return worst(*enumerate_bounds(context, laws, bound, rates=WIDE, leaves=1000))
+    return enumerate_bounds(context, laws, bound, rates=WIDE, leaves=1000)
 
 
 def _sharp(bound: Callable[..., Any], known: KnownProblem) -> Callable[..., Any]:
     return partial(bound, F_star=known.F_star)
 
 
-def _sharp_bounds(context: Context, laws: Iterable[tuple[KnownProblem, exact.Law]], bound, **q: Any) -> Verdict:
-    found = (enumerate_bounds(context, [(known, law)], _sharp(bound, known), **q) for known, law in laws)
-    return worst(*(verdict for verdicts in found for verdict in verdicts))
+def _sharp_bounds(context: Context, laws: Iterable[tuple[KnownProblem, exact.Law]], bound, **q: Any) -> Verdicts:
+    for known, law in laws:
+        yield from enumerate_bounds(context, [(known, law)], _sharp(bound, known), **q)
 
 
 @check(
@@ -89,13 +89,13 @@ def _sharp_bounds(context: Context, laws: Iterable[tuple[KnownProblem, exact.Law
     "GSGD: E F(average) <= sharp bound, K = 2 up to 6..12: 10 instances, R = 2, 3, eta L = .05 to 1.9",
     Route.EXACT,
 )
-def sharp_by_enumeration(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdict:
+def sharp_by_enumeration(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdicts:
     laws = [(known, exact.greedy(known.problem.n, R)) for known in convex.compact_problems() for R in (2, 3)]
     return _sharp_bounds(context, laws, bound, rates=WIDE)
 
 
 @check("Beyond 5.7", "SGD and 2 of 3: the same with their rho and Delta, 13 and 10 instances", Route.EXACT)
-def sharp_for_others(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdict:
+def sharp_for_others(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdicts:
     compact = convex.compact_problems()
     laws = [(known, exact.uniform(known.problem.n)) for known in compact + convex.interpolating_problems()]
     laws += [(known, exact.top_k(known.problem.n, 3, 2)) for known in compact]
@@ -238,7 +238,7 @@ def _best(K: int, *, eta: float, D0: float, rho: float, Delta: float, F_star: fl
     "simulated: mean over steps of E F^_8(w_s) <= rho improved bound: symmetric quadratics, n = 40, K = 10, 50, 200",
     Route.MONTE_CARLO,
 )
-def by_simulation(context: Context, *, bound=improved.gsgd_bound_improved) -> Verdict:
+def by_simulation(context: Context, *, bound=improved.gsgd_bound_improved) -> Verdicts:
     return selected_mean_by_simulation(context, bound, R=8, k=1, marks=(10, 50, 200))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from theory.formulas import noise, noise_laws, rho
 from theory.formulas.noise_laws import LAWS
-from theory.verdict import Context, Route, Status, Verdict, Verdicts, at_least, at_most, check, equal, worst
+from theory.verdict import Context, Route, Status, Verdict, Verdicts, at_least, at_most, check, equal
 
 RHO = np.linspace(1, 2, 1001)[1:]
 
@@ -61,23 +61,19 @@ def statement_by_p_two(context: Context, *, factor=p_two) -> Verdicts:
     "on problems: rho_{2,approx} >= p min rho_2 > 1 at all 201 w, sigma = 0.99 sigma_max; 6 problems, 5 laws",
     Route.EXACT,
 )
-def on_problems(context: Context, *, sigma_max=noise.sigma_max) -> Verdict:
+def on_problems(context: Context, *, sigma_max=noise.sigma_max) -> Verdicts:
     return _on_problems(context, sigma_max, p_printed)
 
 
-def _on_problems(context: Context, sigma_max, factor) -> Verdict:
-    verdicts = []
+def _on_problems(context: Context, sigma_max, factor) -> Verdicts:
     for _ in range(6):
         losses = mean_estimation(context.rng)
         least = rho.rho(losses, 2).min()
         sigma = 0.99 * sigma_max(least)
-        verdicts.append(
-            at_least(factor(sigma) * least, 1 + 0.001 * (least - 1), where=f"{least = :.4g}, {sigma = :.4g}")
-        )
+        yield at_least(factor(sigma) * least, 1 + 0.001 * (least - 1), where=f"{least = :.4g}, {sigma = :.4g}")
         for law in LAWS:
             noisy = noise_laws.expected_selected(losses, 2, sigma, law) / losses.mean(axis=-1)
-            verdicts.append(at_least(noisy.min(), factor(sigma) * least, where=f"{law.name}, {least = :.4g}"))
-    return worst(*verdicts)
+            yield at_least(noisy.min(), factor(sigma) * least, where=f"{law.name}, {least = :.4g}")
 
 
 def mean_estimation(rng: np.random.Generator) -> np.ndarray:
@@ -125,7 +121,7 @@ def sharp_solves(context: Context, *, sigma_max=noise.sigma_max_R) -> Verdicts:
     "on problems: rho_{2,approx} >= p_2 min rho_2 > 1 at 201 w, sigma = 0.99 sigma_max_R; 6 problems, 5 laws",
     Route.EXACT,
 )
-def sharp_on_problems(context: Context, *, sigma_max=sigma_max_two) -> Verdict:
+def sharp_on_problems(context: Context, *, sigma_max=sigma_max_two) -> Verdicts:
     return _on_problems(context, sigma_max, p_two)
 
 

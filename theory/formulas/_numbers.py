@@ -53,6 +53,13 @@ def integer(name: str, value: Any, least: int = 1) -> int:
     return int(array)
 
 
+def correlation(values: Any) -> np.ndarray:
+    """`values` as an array of floats; a ValueError names the first that is outside [-1, 1]."""
+    array = numbers("beta", values)
+    require(np.abs(array) <= 1, "beta", array, "must lie in [-1, 1]")
+    return array
+
+
 def finite_arrays(**values: Any) -> list[np.ndarray]:
     """The values as arrays of floats, in their order; a ValueError names the first that is not finite."""
     arrays = []

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from theory.formulas._numbers import at_least, finite_arrays, plain, positive
-from theory.formulas.convergence import verify_equation_5, verify_step_size
+from theory.formulas.convergence import verify_equation_5, verify_ranges
 from theory.verdict import AssumptionViolated
 
 # Shares of the range of y = 1 / beta that are tried where no formula gives the best; any of them is a valid bound.
@@ -64,7 +64,7 @@ def gsgd_bound_improved(
         ValueError: if `eta` is not in (0, 2 / L), or another argument is out of its range.
     """
     K, eta, D0, rho, Delta, floor = finite_arrays(K=K, eta=eta, D0=D0, rho=rho, Delta=Delta, floor=floor)
-    check(K, eta, L, D0, rho, Delta)
+    verify_ranges(K, eta, L, D0, rho, Delta, limit=2)
     at_least("floor", floor, 0.0)
     if (floor > Delta).any():
         raise ValueError(f"floor = {np.max(floor):.6g} must be at most Delta, the mean of the kept losses at w*")
@@ -100,7 +100,7 @@ def best_step(K: Any, *, L: float, D0: Any, Delta: Any) -> Any:
 def best_step_bound(K: Any, *, L: float, D0: Any, rho: Any, Delta: Any) -> Any:
     """The value of `gsgd_bound_improved` at `best_step`: (sqrt(L D0^2 / (2 K)) + sqrt Delta)^2 / rho."""
     K, D0, rho, Delta = finite_arrays(K=K, D0=D0, rho=rho, Delta=Delta)
-    check(K, np.asarray(0.5 / L), L, D0, rho, Delta)
+    verify_ranges(K, 0.5 / L, L, D0, rho, Delta, limit=2)
     return plain((np.sqrt(L / (2 * K)) * D0 + np.sqrt(Delta)) ** 2 / rho)
 
 
@@ -137,7 +137,7 @@ def last_iterate_bound(
     Args and Raises: as `gsgd_bound_improved`; `F_star` with rho F* <= Delta (Equation 5), 0 < `mu` <= L.
     """
     K, eta, D0, rho, Delta, F_star = finite_arrays(K=K, eta=eta, D0=D0, rho=rho, Delta=Delta, F_star=F_star)
-    check(K, eta, L, D0, rho, Delta)
+    verify_ranges(K, eta, L, D0, rho, Delta, limit=2)
     verify_equation_5(rho, Delta, F_star)
     if not 0 < mu <= L:
         raise ValueError(f"mu = {mu} must lie in (0, L] = (0, {L}]: F is L-smooth")
@@ -183,7 +183,7 @@ def gsgd_bound_sharp(
     the infimum over a set that holds the iterates, with rho F* <= Delta.
     """
     K, eta, D0, rho, Delta, F_star = finite_arrays(K=K, eta=eta, D0=D0, rho=rho, Delta=Delta, F_star=F_star)
-    check(K, eta, L, D0, rho, Delta)
+    verify_ranges(K, eta, L, D0, rho, Delta, limit=2)
     verify_equation_5(rho, Delta, F_star)
 
     def value(y: np.ndarray) -> np.ndarray:
@@ -218,19 +218,8 @@ def decreasing_steps_bound(etas: Any, *, L: float, D0: float, rho: float, Delta:
     (steps,) = finite_arrays(etas=etas)
     if steps.ndim != 1 or steps.size == 0:
         raise ValueError(f"etas of shape {steps.shape} must be one step size an iteration")
-    check(np.asarray(1.0), steps, L, *finite_arrays(D0=D0, rho=rho, Delta=Delta))
-    verify_step_size(steps, L)
+    verify_ranges(1, steps, L, *finite_arrays(D0=D0, rho=rho, Delta=Delta))
     return float((D0**2 + 2 * Delta * np.sum(steps / (1 - steps * L))) / (2 * rho * steps.sum()))
-
-
-def check(K: np.ndarray, eta: np.ndarray, L: float, D0: np.ndarray, rho: np.ndarray, Delta: np.ndarray) -> None:
-    """The ranges of these bounds: K >= 1, 0 < eta < 2 / L, L > 0, D0 >= 0, rho >= 1, Delta >= 0; else a ValueError."""
-    positive("L", np.asarray(L, float))
-    verify_step_size(eta, L, limit=2)
-    at_least("K", K, 1.0)
-    at_least("D0", D0, 0.0)
-    at_least("rho", rho, 1.0)
-    at_least("Delta", Delta, 0.0)
 
 
 def y_of(alpha: Any, h: Any) -> np.ndarray:
