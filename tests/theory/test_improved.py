@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from theory.formulas import improved
 from theory.formulas.convergence import crossover_tuned, gsgd_bound, sgd_bound
 from theory.formulas.improved import gsgd_bound_improved, gsgd_bound_sharp
+from theory.problems.adversaries import random_hubers
+from theory.routes import exact
 from theory.verdict import AssumptionViolated
 
 positive = st.fractions(Fraction(1, 1000), 1000, max_denominator=1000)
@@ -240,3 +242,30 @@ def test_steps_up_to_2_over_L_are_allowed():
     for eta in (1.0, 0.0):
         with pytest.raises(AssumptionViolated, match="eta < 2/L"):
             gsgd_bound_sharp(3, eta=eta, F_star=0.4, **q)
+
+
+def test_random_problems_do_not_break_the_last_iterate_nor_decreasing_steps():
+    """Exact trees of 120 problems of 2 to 4 losses; mu is the growth of F over the points that are reached."""
+    rng, nearest = np.random.default_rng(0), np.zeros(2)
+    for number, known in enumerate(random_hubers(rng, 120)):
+        law = exact.greedy(known.problem.n, 1 + number % 3)
+        Delta, K = exact.Delta(known, law), 4
+        eta = rng.uniform(0.05, 1.9)
+        tree = exact.walk(known, law, eta=eta, K=K + 1)
+        reached = np.concatenate(tree.points)
+        squares = known.minimisers.distance(reached) ** 2
+        growth = 2 * (known.problem.objective(reached) - known.F_star)[squares > 1e-12] / squares[squares > 1e-12]
+        mu = float(np.clip(growth.min(), 1e-9, known.L))
+        q = {"L": known.L, "D0": known.D0, "rho": exact.rho_over(known, law, tree.points, Delta), "Delta": Delta}
+        last = float(tree.probabilities[K] @ known.minimisers.distance(tree.points[K]) ** 2)
+        limit = improved.last_iterate_bound(K, eta=eta, F_star=known.F_star, mu=mu, **q)
+        assert last <= limit * (1 + 1e-9) + 1e-12
+
+        etas = rng.uniform(0.05, 0.95, K)
+        shorter = exact.walk(known, law, eta=etas, K=K)
+        q["rho"] = exact.rho_over(known, law, shorter.points, Delta)
+        average = improved.decreasing_steps_bound(etas, **q)
+        assert shorter.averages[-1] <= average * (1 + 1e-9)
+        nearest = np.maximum(nearest, [last / max(limit, 1e-9), shorter.averages[-1] / average])
+    assert nearest[0] > 0.9
+    assert nearest[1] > 0.6
