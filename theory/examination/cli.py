@@ -30,7 +30,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     positive = number("above 0", lambda value: 0 < value < float("inf"))
     not_negative = number("of at least 0", lambda value: 0 <= value < float("inf"))
-    parser.add_argument("data", type=Path, metavar="DATA.csv", help="numbers, with a heading")
+    parser.add_argument(
+        "data", type=Path, metavar="DATA.csv", help="numbers under a heading; commas, semicolons or tabs"
+    )
     parser.add_argument("--loss", choices=("logistic", "squared"), required=True, help="of the linear model")
     parser.add_argument("--target", required=True, metavar="COLUMN", help="the column that is predicted")
     ridge = "(MU / 2) |w|^2 is added to every loss (default 0)"
