@@ -1,6 +1,7 @@
 """What a check is and what it may find: five outcomes, never a bare boolean.
 
-A check is a function `Context -> Verdict`, registered under the statement it is about:
+A check is a function of a `Context`, registered under the statement it is about, which returns a verdict, or yields one
+for each of its parts, of which `worst` makes one:
 
     @check("Fact A.3", "erf(t) <= sqrt(1 - exp(-4 t^2 / pi)) at 4,001 points of [0, 8]", Route.CLOSED_FORM)
     def erf_bound(context: Context, *, bound=facts.erf_bound) -> Verdict: ...
@@ -10,8 +11,9 @@ The formula under test is a keyword argument, so that a test can push it past th
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -90,6 +92,10 @@ class Verdict:
     detectable: float | None = None
 
 
+Verdicts = Iterable[Verdict]
+"""What a check with several parts gives: `worst` of them is its own."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What a check gets from the run: its own generator, and its share of the run's error probability."""
@@ -135,22 +141,26 @@ _registry: dict[str, Check] = {}
 
 def check(
     statement: str, claim: str, route: Route, *, expected: Status | None = None, scope: Scope | None = None
-) -> Callable[[Callable[..., Verdict]], Callable[..., Verdict]]:
-    """Register a check.
+) -> Callable[[Callable[..., Verdict | Verdicts]], Callable[..., Verdict]]:
+    """Register a check, and make one verdict of several.
 
     `expected` is `consistent` for Monte Carlo and for `APPROXIMATE` routes and `proved` otherwise, unless given.
     `scope` is `samples` for Monte Carlo and `instances` otherwise: `everywhere` is always said, never assumed.
     """
 
-    def register(function: Callable[..., Verdict]) -> Callable[..., Verdict]:
+    def register(function: Callable[..., Verdict | Verdicts]) -> Callable[..., Verdict]:
+        @functools.wraps(function)
+        def checked(context: Context, **formulas: Any) -> Verdict:
+            return as_one(function(context, **formulas))
+
         name = f"{function.__module__.rsplit('.', 1)[-1]}.{function.__name__}"
         if name in _registry:
             raise ValueError(f"a check named {name} is already registered")
         sampled = route is Route.MONTE_CARLO
         default = Status.CONSISTENT if sampled or route in APPROXIMATE else Status.PROVED
         reach = scope or (Scope.SAMPLES if sampled else Scope.INSTANCES)
-        _registry[name] = Check(name, statement, claim, route, expected or default, function, reach)
-        return function
+        _registry[name] = Check(name, statement, claim, route, expected or default, checked, reach)
+        return checked
 
     return register
 
@@ -158,6 +168,18 @@ def check(
 def registered() -> dict[str, Check]:
     """All checks by name, in the order in which they were registered."""
     return dict(_registry)
+
+
+def as_one(found: Verdict | Verdicts) -> Verdict:
+    """The verdict of a check that gave one, or several: `worst`, without a look at what follows a refutation."""
+    if isinstance(found, Verdict):
+        return found
+    held = []
+    for part in found:
+        if part.status is Status.REFUTED:
+            return part
+        held.append(part)
+    return worst(*held)
 
 
 def within_tolerance(verdict: Verdict) -> Verdict:

@@ -122,6 +122,12 @@ def test_separable_data_have_no_minimiser():
     assert "linearly separable" in str(found)
 
 
+def test_a_sample_of_weight_0_is_never_drawn():
+    found = by_hand(weights=[0, 1])
+    assert found.curves["GSGD"].mean == pytest.approx([1, 0.75**2])  # (w - 1)^2 alone: w_1 = 1.5
+    assert found.F_star == pytest.approx(0, abs=1e-12)
+
+
 @pytest.mark.parametrize(("labels", "separated"), [([1, 0, 1, 1], False), ([0, 0, 1, 1], True), ([0, 0, 0, 1], True)])
 def test_separation(labels, separated):
     X = np.column_stack([[-1.0, 0.0, 0.0, 1.0], np.ones(4)])
@@ -220,8 +226,11 @@ def test_bad_input(changes, message):
         ("logistic", ([[1.0], [2.0]], [1.0, 1.0]), "needs exactly 2"),
         ("squared", ([[1.0], [2.0]], [1.0]), "y has shape"),
         ("squared", ([1.0, 2.0], [1.0, 2.0]), "X has shape"),
+        ("squared", ([[1.0], [2.0]], ["cat", "dog"]), "y must hold numbers.*'cat'"),
+        ("squared", ([[1e200], [2.0]], [1.0, 2.0]), "at most 1e"),
         ("squared", ([[np.inf], [2.0]], [1.0, 2.0]), "must be finite"),
         ("squared", None, "go together"),
+        ("squared", ([[1.0], [2.0]], [1.0, 1.0], [1.0, 1.0]), "data must be"),
     ],
 )
 def test_bad_linear_model(loss, data, message):
@@ -299,15 +308,53 @@ def test_columns_are_standardised(table):
         ("a,y\n1,2\n3\n", "row 2 has 1 cells"),
         ("", "no column"),
         ("a,y\n1,2\n3,4\n5,6\n", "needs exactly 2"),
+        ("a,y\n1,2\n2,\n", "row 2 has '' in the column 'y'"),
+        ("a,y\n1,nan\n2,2\n", "row 1 has 'nan' in the column 'y'"),
+        ("y,a,y\n1,2,1\n2,3,0\n", "more than one column 'y'"),
+        ("größe,y\n1,2\n", "UTF-8"),
     ],
 )
 def test_bad_file(tmp_path, capsys, text, words):
     path = tmp_path / "bad.csv"
-    path.write_text(text)
+    path.write_text(text, encoding="latin-1")
     assert cli.main(["examine", str(path), "--loss", "logistic", "--target", "y"]) == 2
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_other_separators_byte_order_mark_quotes_and_blanks(tmp_path, mark):
+    path = tmp_path / "data.csv"
+    rows = [
+        ["\ufeffa", ' "y"', "b, c" if mark != "," else "c"],
+        ["1", " yes ", "1e200"],
+        ["3", '"no"', "-1e200"],
+        ["", "", ""],
+    ]
+    path.write_text("\r\n".join(mark.join(row) for row in rows), encoding="utf-8")
+    X, y = read_csv(path, target="y")
+    assert pytest.approx(np.array([[-1, 1, 1], [1, -1, 1]])) == X
+    assert y.tolist() == ["yes", "no"]
+
+
+def test_a_folder_is_no_file(tmp_path, capsys):
+    assert cli.main(["examine", str(tmp_path), "--loss", "squared", "--target", "y"]) == 2
+    assert "is a folder" in capsys.readouterr().err
+
+
+def test_no_gain_is_promised_by_rounding():
+    """Both rows are the same, so both losses are 1/8 at the minimiser, which is found to some 9 digits."""
+    found = theory.examine(loss="squared", data=([[1.0, 2.0], [1.0, 2.0]], [0.0, 1.0]), K=20, runs=4)
+    assert found.rho == 1
+    assert found.predicted is None
+    assert "at the minimiser all losses are the same" in str(found)
+    assert all(item.until == 0 for item in found.promises)
+
+
+def test_without_selection_there_is_no_rho_to_speak_of(overlapping):
+    found = theory.examine(loss="squared", data=overlapping, w0=[3.0, 3.0, 0.0], K=5, R=2, k=2, runs=2)
+    assert found.remarks == ["rho is 1: all candidates are kept, so there is no selection."]
 
 
 def test_missing_file(tmp_path, capsys):

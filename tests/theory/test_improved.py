@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from theory.formulas import improved
 from theory.formulas.convergence import crossover_tuned, gsgd_bound, sgd_bound
 from theory.formulas.improved import gsgd_bound_improved, gsgd_bound_sharp
+from theory.problems.adversaries import random_hubers
+from theory.routes import exact
 from theory.verdict import AssumptionViolated
 
 positive = st.fractions(Fraction(1, 1000), 1000, max_denominator=1000)
@@ -179,6 +181,34 @@ def test_many_iterations_leave_theorem_5_7s_limit_and_digits():
     assert gsgd_bound_sharp(10**15, **q) == pytest.approx(2.0, rel=1e-3)
 
 
+@pytest.mark.parametrize("K", [1, 2, 5, 40])
+def test_a_small_alpha_leaves_its_digits(K):
+    """1 - s is then about x (K - 1) / 2, and multiplied by 1 / alpha."""
+    q = {"eta": Fraction(3, 2), "L": Fraction(1), "D0": Fraction(1, 8), "rho": Fraction(3, 2), "Delta": Fraction(2)}
+    alpha = Fraction(1, 2**40)
+    expected = by_recursion(K, q | {"F_star": Fraction(1)}, alpha, 1 / (Fraction(1, 2) - alpha))
+    assert gsgd_bound_sharp(K, alpha=float(alpha), F_star=1.0, **floats(q)) == pytest.approx(float(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("gap", [2.0**-52, 1e-12, 1e-9, 1e-6])
+@pytest.mark.parametrize("K", [2, 5, 1000])
+def test_just_below_2_over_L_it_is_above_what_it_bounds(gap, K):
+    """SGD on (w -+ 1)^2 / 2 from 0: E w_k^2 grows by eta^2 a step, so the mean of E F(w_k) is nearly 1/2 + (K - 1)."""
+    eta, variance, total = 2 - gap, 0.0, 0.0
+    for _ in range(K):
+        total += 0.5 + variance / 2
+        variance = (1 - eta) ** 2 * variance + eta**2
+    known = {"eta": eta, "L": 1.0, "D0": 0.0, "rho": 1.0, "Delta": 0.5}
+    assert total / K <= gsgd_bound_sharp(K, F_star=0.5, **known) <= gsgd_bound_improved(K, **known)
+
+
+def test_last_iterate_with_next_to_no_growth_adds_up_the_noise():
+    # q = 1: D0^2 + K 2 eta (beta Delta - alpha rho F*), alpha = 1 and beta = 2.
+    q = {"eta": 0.5, "L": 1.0, "D0": 2.0, "rho": 1.0, "Delta": 1.0, "F_star": 0.5, "alpha": 1.0}
+    for mu in (1e-12, 1e-18, 1e-300):
+        assert improved.last_iterate_bound(7, mu=mu, **q) == pytest.approx(4 + 7 * 1.5, rel=1e-10)
+
+
 def test_arrays_broadcast():
     K, rho = np.array([[1], [5]]), np.array([1.0, 2.0, 6.0])
     values = gsgd_bound_sharp(K, eta=0.25, L=2.0, D0=1.0, rho=rho, Delta=3.0, F_star=0.4)
@@ -192,7 +222,13 @@ def test_arrays_broadcast():
 
 @pytest.mark.parametrize(
     ("wrong", "match"),
-    [({"F_star": -1.0}, "F_star"), ({"F_star": np.nan}, "F_star"), ({"rho": 0.5}, "rho"), ({"D0": -1.0}, "D0")],
+    [
+        ({"L": np.inf}, "L = inf"),
+        ({"F_star": -1.0}, "F_star"),
+        ({"F_star": np.nan}, "F_star"),
+        ({"rho": 0.5}, "rho"),
+        ({"D0": -1.0}, "D0"),
+    ],
 )
 def test_bad_arguments_are_refused(wrong, match):
     q = {"eta": 0.25, "L": 2.0, "D0": 1.0, "rho": 1.5, "Delta": 3.0, "F_star": 0.4}
@@ -206,3 +242,30 @@ def test_steps_up_to_2_over_L_are_allowed():
     for eta in (1.0, 0.0):
         with pytest.raises(AssumptionViolated, match="eta < 2/L"):
             gsgd_bound_sharp(3, eta=eta, F_star=0.4, **q)
+
+
+def test_random_problems_do_not_break_the_last_iterate_nor_decreasing_steps():
+    """Exact trees of 120 problems of 2 to 4 losses; mu is the growth of F over the points that are reached."""
+    rng, nearest = np.random.default_rng(0), np.zeros(2)
+    for number, known in enumerate(random_hubers(rng, 120)):
+        law = exact.greedy(known.problem.n, 1 + number % 3)
+        Delta, K = exact.Delta(known, law), 4
+        eta = rng.uniform(0.05, 1.9)
+        tree = exact.walk(known, law, eta=eta, K=K + 1)
+        reached = np.concatenate(tree.points)
+        squares = known.minimisers.distance(reached) ** 2
+        growth = 2 * (known.problem.objective(reached) - known.F_star)[squares > 1e-12] / squares[squares > 1e-12]
+        mu = float(np.clip(growth.min(), 1e-9, known.L))
+        q = {"L": known.L, "D0": known.D0, "rho": exact.rho_over(known, law, tree.points, Delta), "Delta": Delta}
+        last = float(tree.probabilities[K] @ known.minimisers.distance(tree.points[K]) ** 2)
+        limit = improved.last_iterate_bound(K, eta=eta, F_star=known.F_star, mu=mu, **q)
+        assert last <= limit * (1 + 1e-9) + 1e-12
+
+        etas = rng.uniform(0.05, 0.95, K)
+        shorter = exact.walk(known, law, eta=etas, K=K)
+        q["rho"] = exact.rho_over(known, law, shorter.points, Delta)
+        average = improved.decreasing_steps_bound(etas, **q)
+        assert shorter.averages[-1] <= average * (1 + 1e-9)
+        nearest = np.maximum(nearest, [last / max(limit, 1e-9), shorter.averages[-1] / average])
+    assert nearest[0] > 0.9
+    assert nearest[1] > 0.6

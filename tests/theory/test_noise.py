@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given
@@ -98,6 +99,8 @@ def test_p_law_of_a_known_mean_of_the_largest():
     assert noise.p_law(1.0, 2, 1 / np.sqrt(3)) == pytest.approx(p_2(1.0))
     with pytest.raises(ValueError, match="mean_of_max"):
         noise.p_law(1.0, 2, -0.1)
+    with pytest.raises(ValueError, match="mean_of_max = inf"):
+        noise.p_law(0.0, 2, np.inf)
 
 
 def test_the_old_names_are_the_weaker_forms():
@@ -206,3 +209,11 @@ def test_corollary_5_16_rho_out_of_range(rho):
 def test_corollary_5_16_sharp_rho_out_of_range(rho):
     with pytest.raises(AssumptionViolated, match=r"Definition 5\.6"):
         sigma_max_2(rho)
+
+
+@given(st.floats(-14, -1), st.integers(2, 10**6))
+def test_sigma_max_keeps_its_digits_for_a_rho_near_1(exponent, R):
+    rho = 1 + 10**exponent
+    with mpmath.workdps(50):
+        exact = mpmath.sqrt(2 * R - 1) / R * mpmath.log((R - 1) * mpmath.mpf(rho) / (R - mpmath.mpf(rho)))
+    assert noise.sigma_max_R(rho, R) == pytest.approx(float(exact), rel=1e-14)

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from gsgd.linear import squared
 from theory.formulas import nonconvex
 from theory.formulas.convergence import gsgd_bound
+from theory.formulas.rho import expected_max
+from theory.problems.convex import smoothed_relu_pair
 from theory.problems.nonconvex import SHAPES
 from theory.problems.nonconvex import nonconvex as nonconvex_problem
 from theory.routes import exact
@@ -45,6 +47,17 @@ def test_convex_losses_are_quasar_convex():
     assert nonconvex.quasar_bound(5, gamma=0.8, **q) == pytest.approx((2.25 / 3 + 0.56) / 0.24)
     with pytest.raises(AssumptionViolated, match="gamma/L"):
         nonconvex.quasar_bound(5, gamma=0.6, **q)
+
+
+def test_for_quasar_convex_losses_rho_counts_iterates_among_the_minimisers():
+    """All of [-1, 1] minimises F of the two smoothed ReLUs, off which F^_2 / F >= 4/3; at w* = 0 it is 1.
+
+    So no rho above Delta / F* = 1 will do about this w*: with 4/3 the bound would in time fall below F*.
+    """
+    known = smoothed_relu_pair(start=0.5)
+    q = {"eta": 0.01, "L": known.L, "gamma": 1.0, "D0": 0.5, "Delta": expected_max(known.atom_losses([0.0]), 2)}
+    assert nonconvex.quasar_bound(10**6, rho=1.0, **q) >= known.F_star
+    assert nonconvex.quasar_bound(10**6, rho=4 / 3, **q) < known.F_star
 
 
 @pytest.mark.parametrize("wrong", [{"p": 0.0}, {"K": 0}, {"F_R0": -1.0}, {"eta": 0.0}])

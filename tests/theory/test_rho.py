@@ -252,6 +252,10 @@ def test_assumption_5_17_rho_is_even_scale_free_and_in_range(c, delta, R, scale)
     assert rho.gaussian_rho(c * delta, delta, R + 1) >= value * (1 - 1e-12)
 
 
+def test_a_bias_whose_square_overflows_leaves_no_gain():
+    assert rho.linear_gaussian_infimum([1e150, 1e200, 1e308], 10).tolist() == [1.0, 1.0, 1.0]
+
+
 def test_assumption_5_17_broadcasts():
     value = rho.gaussian_rho(np.zeros((4, 1)), 1.0, np.array([2, 4, 8]))
     assert value.shape == (4, 3)

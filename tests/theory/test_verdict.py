@@ -176,6 +176,22 @@ def test_a_check_is_registered_under_its_module_and_name(registry):
         check.run(seed=0, alpha=0.1, no_such_formula=1)
 
 
+def test_a_check_that_yields_its_parts_stops_at_the_first_refutation(registry):
+    seen = []
+
+    @verdict.check("Theorem 5.7", "all are at most 2", Route.EXACT)
+    def parts(context, *, values=(0.5, 1.5, 1.0)):
+        for value in values:
+            seen.append(value)
+            yield at_most(value, 2.0)
+
+    check = registry["test_verdict.parts"]
+    assert check.run(seed=0, alpha=0.1) == worst(at_most(0.5, 2.0), at_most(1.5, 2.0), at_most(1.0, 2.0))
+    seen.clear()
+    assert check.run(seed=0, alpha=0.1, values=(1.0, 3.0, 4.0)) == at_most(3.0, 2.0)
+    assert seen == [1.0, 3.0]
+
+
 def test_only_a_broken_assumption_becomes_a_verdict(registry):
     @verdict.check("Theorem 5.7", "control", Route.EXACT, expected=Status.ASSUMPTION_VIOLATED)
     def broken(context, *, error=AssumptionViolated("eta < 1/L", "eta = 1 must lie in (0, 1)")):  # noqa: B008

@@ -10,7 +10,18 @@ from theory import assumptions
 from theory.formulas import convergence
 from theory.problems import controls, convex
 from theory.problems.known import KnownProblem
-from theory.verdict import AssumptionViolated, Context, Route, Scope, Status, Verdict, at_most, check, equal, worst
+from theory.verdict import (
+    AssumptionViolated,
+    Context,
+    Route,
+    Scope,
+    Status,
+    Verdict,
+    Verdicts,
+    at_most,
+    check,
+    equal,
+)
 
 
 def _hold(context: Context, verify: Callable[..., None], problems: list[KnownProblem]) -> Verdict:
@@ -185,16 +196,14 @@ def control_step_size(context: Context, *, eta_L: float = 1.0) -> Verdict:
 
 
 @check("Fact A.1", "|grad f|^2 <= 2 L (f - min f) at 4,000 points on each of 12 instances", Route.EXACT)
-def gradient_bound(context: Context, *, factor: float = 2.0) -> Verdict:
-    verdicts = []
+def gradient_bound(context: Context, *, factor: float = 2.0) -> Verdicts:
     for known in _all():
         w = known.start + np.exp(context.rng.uniform(-6, 4, size=(4000, 1))) * context.rng.standard_normal(
             (4000, known.problem.dim)
         )
         squares = np.sum(known.atom_gradients(w) ** 2, axis=-1)
         bounds = factor * known.L * known.atom_losses(w)
-        verdicts.append(at_most(squares, bounds, where=known.name))
-    return worst(*verdicts)
+        yield at_most(squares, bounds, where=known.name)
 
 
 @check("Fact A.1", "equality for the quadratic f = L w^2 / 2, at 101 points", Route.CLOSED_FORM)

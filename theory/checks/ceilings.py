@@ -8,7 +8,7 @@ from scipy import special
 from theory.checks.gaussian import linear_model
 from theory.checks.rho import loss_vectors
 from theory.formulas import rho
-from theory.verdict import Context, Route, Verdict, at_least, at_most, check, equal, worst
+from theory.verdict import Context, Route, Verdict, Verdicts, at_least, at_most, check, equal
 
 DRAWS = np.array([1, 2, 3, 5, 10, 100, 10_000])
 
@@ -23,14 +23,12 @@ def variation(losses: np.ndarray) -> np.ndarray:
     "rho_R <= 1 + CV (R - 1)/sqrt(2R - 1), R = 1..10,000, on 130 random loss vectors, n <= 200",
     Route.EXACT,
 )
-def draws_ceiling(context: Context, *, ceiling=rho.rho_ceiling) -> Verdict:
-    return worst(
-        *(
-            at_most(rho.rho(losses, int(R)), ceiling(variation(losses), R), where=f"n = {losses.shape[1]}, R = {R}")
-            for losses in loss_vectors(context.rng)
-            for R in DRAWS
-        )
-    )
+def draws_ceiling(context: Context, *, ceiling=rho.rho_ceiling) -> Verdicts:
+    for losses in loss_vectors(context.rng):
+        for R in DRAWS:
+            yield at_most(
+                rho.rho(losses, int(R)), ceiling(variation(losses), R), where=f"n = {losses.shape[1]}, R = {R}"
+            )
 
 
 @check(
@@ -52,16 +50,14 @@ def draws_ceiling_attained(context: Context, *, ceiling=rho.rho_ceiling) -> Verd
     "rho_{B,k} <= 1 + CV sqrt((B - k)/k): 130 random loss vectors, B = 2..1000, k = 1, B/4, B/2, B - 1",
     Route.EXACT,
 )
-def top_k_ceiling(context: Context, *, ceiling=rho.rho_top_k_ceiling) -> Verdict:
-    verdicts = []
+def top_k_ceiling(context: Context, *, ceiling=rho.rho_top_k_ceiling) -> Verdicts:
     # Of losses 1 and 2 the better half of a large batch is nearly all 2, which the ceiling allows.
     for losses in [*loss_vectors(context.rng), np.array([[1.0, 2.0]])]:
         for B in (2, 3, 8, 64, 1000):
             for k in sorted({1, max(1, B // 4), B // 2, B - 1}):
                 limit = ceiling(variation(losses), B, k)
                 where = f"n = {losses.shape[1]}, B = {B}, k = {k}"
-                verdicts.append(at_most(rho.rho_top_k(losses, B, k), limit, where=where))
-    return worst(*verdicts)
+                yield at_most(rho.rho_top_k(losses, B, k), limit, where=where)
 
 
 @check(
@@ -69,16 +65,14 @@ def top_k_ceiling(context: Context, *, ceiling=rho.rho_top_k_ceiling) -> Verdict
     "of one batch: the k largest of B losses are at most 1 + CV sqrt((B - k)/k) times the mean, attained by two values",
     Route.EXACT,
 )
-def batch_ceiling(context: Context, *, ceiling=rho.rho_top_k_ceiling) -> Verdict:
-    verdicts = []
+def batch_ceiling(context: Context, *, ceiling=rho.rho_top_k_ceiling) -> Verdicts:
     for losses in loss_vectors(context.rng):
         B = losses.shape[-1]
         for k in sorted({1, max(1, B // 2)}):
             largest = np.sort(losses, axis=-1)[:, -k:].mean(axis=-1) / losses.mean(axis=-1)
-            verdicts.append(at_most(largest, ceiling(variation(losses), B, k), where=f"B = {B}, k = {k}"))
+            yield at_most(largest, ceiling(variation(losses), B, k), where=f"B = {B}, k = {k}")
             two = np.where(np.arange(B) < k, 2.0, 1.0)
-            verdicts.append(equal(2.0 / two.mean(), ceiling(variation(two), B, k), where=f"two values, B = {B}"))
-    return worst(*verdicts)
+            yield equal(2.0 / two.mean(), ceiling(variation(two), B, k), where=f"two values, B = {B}")
 
 
 @check(
@@ -86,7 +80,7 @@ def batch_ceiling(context: Context, *, ceiling=rho.rho_top_k_ceiling) -> Verdict
     "rho_R, rho_{B,k} and CVaR over the mean decrease in |eps|/delta: 60 steps from 0 to 30, R = 2..1000, n = 20,000",
     Route.QUADRATURE,
 )
-def decreasing_in_the_bias(context: Context, *, gaussian_rho=rho.gaussian_rho) -> Verdict:
+def decreasing_in_the_bias(context: Context, *, gaussian_rho=rho.gaussian_rho) -> Verdicts:
     c = np.concatenate([[0.0], np.geomspace(0.01, 30, 60)])
     normal = special.ndtri((np.arange(20_000) + 0.5) / 20_000)
     squares = (c[:, None] + normal) ** 2
@@ -94,7 +88,8 @@ def decreasing_in_the_bias(context: Context, *, gaussian_rho=rho.gaussian_rho) -
     curves = [gaussian_rho(c, 1.0, R) for R in (2, 8, 64, 1000)]
     # What 20,000 quantiles in place of the normal law leave, where the curves are flat.
     curves += [top, tail]
-    return worst(*(at_most(np.diff(curve), 0.0, where={"c": c[1:]}, rounding=1e-7) for curve in curves))
+    for curve in curves:
+        yield at_most(np.diff(curve), 0.0, where={"c": c[1:]}, rounding=1e-7)
 
 
 @check(
@@ -102,18 +97,17 @@ def decreasing_in_the_bias(context: Context, *, gaussian_rho=rho.gaussian_rho) -
     "rho*_R of the linear model: gaussian_rho at |S^{-1/2} m| is the least over 2,000 directions, R = 2, 16, 256",
     Route.NUMERICAL,
 )
-def linear_model_infimum(context: Context, *, infimum=rho.linear_gaussian_infimum) -> Verdict:
+def linear_model_infimum(context: Context, *, infimum=rho.linear_gaussian_infimum) -> Verdicts:
     problem, _ = linear_model(0.7)
     best = np.linalg.solve(problem.covariance, problem.mean)
     c = float(np.sqrt(problem.mean @ best))
     away = np.concatenate([context.rng.standard_normal((2000, 3)), [best]])
     ratio = np.abs(problem.eps(problem.w_star + away)) / problem.delta(problem.w_star + away)
-    verdicts = []
     for R in (2, 16, 256):
         value = infimum(c, R)
         seen = rho.gaussian_rho(ratio, 1.0, R)
-        verdicts += [equal(seen.min() / value, 1.0, where=f"R = {R}"), at_least(value, 1.1, where=f"R = {R}")]
-    return worst(*verdicts)
+        yield equal(seen.min() / value, 1.0, where=f"R = {R}")
+        yield at_least(value, 1.1, where=f"R = {R}")
 
 
 @check(

@@ -18,7 +18,7 @@ from theory.problems.hubers import huber_problem
 from theory.problems.known import KnownProblem
 from theory.problems.quadratics import CROSSING, average_at_best_step, crossing_problem, infimum
 from theory.routes import exact, montecarlo
-from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
+from theory.verdict import Context, Route, Status, Verdict, Verdicts, at_least, at_most, check, equal
 
 RATES = (0.05, 0.5, 0.9)
 """eta L of the instances; the first is so small that the second term shows within 5% where w_0 is a minimiser."""
@@ -29,30 +29,28 @@ SMALL_RATE = 0.02
 @check(
     "Theorem 5.7", "E F(average) <= bound, K = 2 up to 6..12: 10 instances, R = 2, 3, eta L = .05, .5, .9", Route.EXACT
 )
-def gsgd_by_enumeration(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
-    return worst(*_gsgd_instances(context, convex.compact_problems(), bound))
+def gsgd_by_enumeration(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
+    return _gsgd_instances(context, convex.compact_problems(), bound)
 
 
 @check("Theorem 5.7", "the same where F* = 0, with Phi_F unbounded in two of three problems", Route.EXACT)
-def gsgd_interpolating(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
-    return worst(*_gsgd_instances(context, convex.interpolating_problems(), bound))
+def gsgd_interpolating(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
+    return _gsgd_instances(context, convex.interpolating_problems(), bound)
 
 
-def _gsgd_instances(context: Context, problems: list[KnownProblem], bound) -> list[Verdict]:
+def _gsgd_instances(context: Context, problems: list[KnownProblem], bound) -> Verdicts:
     laws = [(known, exact.greedy(known.problem.n, R)) for known in problems for R in (2, 3)]
     return enumerate_bounds(context, laws, bound)
 
 
 def enumerate_bounds(
     context: Context, laws: Iterable[tuple[KnownProblem, exact.Law]], bound, *, rates=RATES, leaves: int = 4000
-) -> list[Verdict]:
+) -> Verdicts:
     """`exact.bound_holds` for each problem with its law, at each rate, for as many steps as `leaves` allows."""
-    verdicts = []
     for known, law in laws:
         q: dict[str, Any] = {"K": exact.affordable_steps(known, law, leaves=leaves), "Delta": exact.Delta(known, law)}
         eta = np.array(rates) / known.L
-        verdicts.append(exact.bound_holds(known, law, bound, eta=eta, rng=context.rng, **q))
-    return verdicts
+        yield exact.bound_holds(known, law, bound, eta=eta, rng=context.rng, **q)
 
 
 @check(
@@ -60,13 +58,11 @@ def enumerate_bounds(
     "K = 1, where the average is w_0: F(w_0) <= bound, 10 instances, R = 2, eta L = .05, .5, .9",
     Route.EXACT,
 )
-def at_the_start(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
-    verdicts = []
+def at_the_start(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
     for known in convex.compact_problems():
         law = exact.greedy(known.problem.n, 2)
         q: dict[str, Any] = {"K": 1, "first": 1, "Delta": exact.Delta(known, law), "rng": context.rng}
-        verdicts.append(exact.bound_holds(known, law, bound, eta=np.array(RATES) / known.L, **q))
-    return worst(*verdicts)
+        yield exact.bound_holds(known, law, bound, eta=np.array(RATES) / known.L, **q)
 
 
 @check(
@@ -74,13 +70,13 @@ def at_the_start(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
     "D not uniform: the same with atoms of weights 1/2, 1/3, 1/6 and .7, .2, .1, R = 2, 3, K = 2 up to 7, 3 eta",
     Route.EXACT,
 )
-def gsgd_weighted(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
+def gsgd_weighted(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
     laws = []
     for weights, start in (([1 / 2, 1 / 3, 1 / 6], 2.0), ([0.7, 0.2, 0.1], -1.0), ([0.25, 0.5, 0.25], 0.0)):
         infinite = [np.inf] * 3
         known = huber_problem([1.0, 0.6, 1.0], [-1.0, 0.0, 1.0], infinite, infinite, start=start, weights=weights)
         laws += [(known, exact.weighted_greedy(weights, R)) for R in (2, 3)]
-    return worst(*enumerate_bounds(context, laws, bound))
+    return enumerate_bounds(context, laws, bound)
 
 
 def _uniform_interval(w: np.ndarray, R: int) -> np.ndarray:
@@ -100,9 +96,9 @@ def _uniform_interval(w: np.ndarray, R: int) -> np.ndarray:
     "D continuous: x uniform on [-1, 1], f = (w - x)^2/2; mean of E F^_4(w_k) <= rho bound from w_0 = 0, K = 50, 500",
     Route.MONTE_CARLO,
 )
-def gsgd_continuous(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
+def gsgd_continuous(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
     R, eta, runs, marks = 4, 0.05, 2000, (50, 500)
-    w, total, verdicts = np.zeros(runs), np.zeros(runs), []
+    w, total = np.zeros(runs), np.zeros(runs)
     for step in range(1, max(marks) + 1):
         total += _uniform_interval(w, R)
         x = context.rng.uniform(-1, 1, (runs, R))
@@ -111,8 +107,7 @@ def gsgd_continuous(context: Context, *, bound=convergence.gsgd_bound) -> Verdic
         if step in marks:
             # Phi_F = {0}, where E max x^2 / 2 = R / (2 (R + 2)); rho = 1 is always allowed, as F^_R is summed itself.
             limit = bound(step, eta=eta, L=1.0, D0=0.0, rho=1.0, Delta=R / (2 * (R + 2)))
-            verdicts.append(montecarlo.mean_at_most(total / step, limit, context.alpha / len(marks), cap=2.0))
-    return worst(*verdicts)
+            yield montecarlo.mean_at_most(total / step, limit, context.alpha / len(marks), cap=2.0)
 
 
 @check(
@@ -120,11 +115,11 @@ def gsgd_continuous(context: Context, *, bound=convergence.gsgd_bound) -> Verdic
     "mean over k of E F^_8(w_k) <= rho bound: symmetric quadratics, n = 40, from the minimiser, K = 10, 50, 200",
     Route.MONTE_CARLO,
 )
-def gsgd_by_simulation(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
+def gsgd_by_simulation(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
     return selected_mean_by_simulation(context, bound, R=8, k=1, marks=(10, 50, 200))
 
 
-def selected_mean_by_simulation(context: Context, bound, *, R: int, k: int, marks: tuple[int, ...]) -> Verdict:
+def selected_mean_by_simulation(context: Context, bound, *, R: int, k: int, marks: tuple[int, ...]) -> Verdicts:
     """Is the mean over steps of E F^_{R,k}(w_s) at most rho times the bound, where it is at least Delta all along?"""
     # rho* is an infimum over the iterates, which a sample overestimates; F^ itself needs none, and F <= F^ / rho*.
     known = convex.symmetric_quadratics(np.random.default_rng(57), n=40, d=5)
@@ -132,25 +127,24 @@ def selected_mean_by_simulation(context: Context, bound, *, R: int, k: int, mark
     runs, eta, Delta = 500, 0.05 / known.L, float(expected_top_k(known.atom_losses(known.start), R, k))
     oracle = Oracle(known.problem, R)
     w = np.tile(known.start, (runs, 1))
-    total, verdicts = np.zeros(runs), []
+    total = np.zeros(runs)
     for step in range(1, max(marks) + 1):
         total += expected_top_k(known.atom_losses(w), R, k)
         query = oracle.query(w, oracle.draw(context.rng, (runs,)))
         w = w - eta * query.gradients(select_top_k(query.scores, k)).mean(axis=1)
         if step in marks:
             limit = bound(step, eta=eta, L=known.L, D0=known.D0, rho=1.0, Delta=Delta)
-            verdicts.append(montecarlo.mean_at_most(total / step, limit, context.alpha / len(marks), cap=2 * Delta))
-    return worst(*verdicts)
+            yield montecarlo.mean_at_most(total / step, limit, context.alpha / len(marks), cap=2 * Delta)
 
 
 @check("Theorem 5.8", "E F(average) <= bound, K = 2 up to 6..12: 13 instances, eta L = .05, .5, .9", Route.EXACT)
-def sgd_by_enumeration(context: Context, *, bound=convergence.sgd_bound) -> Verdict:
+def sgd_by_enumeration(context: Context, *, bound=convergence.sgd_bound) -> Verdicts:
     def limit(K, *, eta, L, D0, rho, Delta):
         return bound(K, eta=eta, L=L, D0=D0, F_star=Delta)
 
     problems = convex.compact_problems() + convex.interpolating_problems()
     laws = [(known, exact.uniform(known.problem.n)) for known in problems]
-    return worst(*enumerate_bounds(context, laws, limit))
+    return enumerate_bounds(context, laws, limit)
 
 
 @check(
@@ -158,7 +152,7 @@ def sgd_by_enumeration(context: Context, *, bound=convergence.sgd_bound) -> Verd
     "mean over k of E F(w_k) <= bound: symmetric quadratics, n = 40, from the minimiser, K = 10, 100, 1000",
     Route.MONTE_CARLO,
 )
-def sgd_by_simulation(context: Context, *, bound=convergence.sgd_bound) -> Verdict:
+def sgd_by_simulation(context: Context, *, bound=convergence.sgd_bound) -> Verdicts:
     def limit(K, *, eta, L, D0, rho, Delta):
         return bound(K, eta=eta, L=L, D0=D0, F_star=Delta)
 
@@ -225,18 +219,16 @@ def _three_atoms() -> KnownProblem:
 @check(
     "Remark 5.9", "GSGD's target, the minimiser of F^_2, has F = 1/4 > F* = 2/9 for atoms 0, 0, 1", Route.CLOSED_FORM
 )
-def limit_exceeds_minimum(context: Context, *, R: int = 2) -> Verdict:
+def limit_exceeds_minimum(context: Context, *, R: int = 2) -> Verdicts:
     # F^_R is convex and has a kink at 1/2, where the largest loss changes; there its slope changes sign.
     known, kink = _three_atoms(), np.array([0.5])
     beside = kink + np.array([[-1e-9], [1e-9]])
     slopes = exact.greedy_probabilities(known.atom_losses(beside), R) * known.atom_gradients(beside)[..., 0]
     left, right = slopes.sum(axis=-1)
-    return worst(
-        at_most(left, 0.0, where="left of w = 1/2"),
-        at_least(right, 0.0, where="right of w = 1/2"),
-        equal(known.problem.objective(kink), 1 / 4),
-        equal(known.F_star, 2 / 9),
-    )
+    yield at_most(left, 0.0, where="left of w = 1/2")
+    yield at_least(right, 0.0, where="right of w = 1/2")
+    yield equal(known.problem.objective(kink), 1 / 4)
+    yield equal(known.F_star, 2 / 9)
 
 
 @check(
@@ -293,7 +285,7 @@ def _random_parameters(rng: np.random.Generator, count: int) -> dict[str, np.nda
     "both bounds equal (Delta-F*)/((1-eta L)(rho-1)) at the crossing, 2,000 parameter sets",
     Route.CLOSED_FORM,
 )
-def bounds_cross(context: Context, *, crossover=convergence.crossover, value=convergence.crossover_value) -> Verdict:
+def bounds_cross(context: Context, *, crossover=convergence.crossover, value=convergence.crossover_value) -> Verdicts:
     q = _random_parameters(context.rng, 2000)
     # The crossing may lie below K = 1; both formulas hold for real K, so D0 is scaled to put it at K >= 1.
     q["D0"] = q["D0"] * np.sqrt(np.maximum(1.0, 2.0 / crossover(**q)))
@@ -301,7 +293,8 @@ def bounds_cross(context: Context, *, crossover=convergence.crossover, value=con
     common = value(eta=q["eta"], L=2.0, rho=q["rho"], Delta=q["Delta"], F_star=q["F_star"])
     gsgd = convergence.gsgd_bound(K, eta=q["eta"], L=2.0, D0=q["D0"], rho=q["rho"], Delta=q["Delta"])
     sgd_value = convergence.sgd_bound(K, eta=q["eta"], L=2.0, D0=q["D0"], F_star=q["F_star"])
-    return worst(equal(gsgd / common, 1.0, where=q), equal(sgd_value / common, 1.0, where=q))
+    yield equal(gsgd / common, 1.0, where=q)
+    yield equal(sgd_value / common, 1.0, where=q)
 
 
 @check(
@@ -309,7 +302,7 @@ def bounds_cross(context: Context, *, crossover=convergence.crossover, value=con
     "GSGD's bound is lower at .9 of the crossing and higher at 1.1 of it, 2,000 parameter sets",
     Route.CLOSED_FORM,
 )
-def bounds_ordered(context: Context, *, crossover=convergence.crossover) -> Verdict:
+def bounds_ordered(context: Context, *, crossover=convergence.crossover) -> Verdicts:
     q = _random_parameters(context.rng, 2000)
     q["D0"] = q["D0"] * np.sqrt(np.maximum(1.0, 4.0 / crossover(**q)))
     K = crossover(**q)
@@ -318,7 +311,8 @@ def bounds_ordered(context: Context, *, crossover=convergence.crossover) -> Verd
         gsgd = convergence.gsgd_bound(at, eta=q["eta"], L=2.0, D0=q["D0"], rho=q["rho"], Delta=q["Delta"])
         return gsgd - convergence.sgd_bound(at, eta=q["eta"], L=2.0, D0=q["D0"], F_star=q["F_star"])
 
-    return worst(at_most(difference(0.9 * K), 0.0, where=q), at_least(difference(1.1 * K), 0.0, where=q))
+    yield at_most(difference(0.9 * K), 0.0, where=q)
+    yield at_least(difference(1.1 * K), 0.0, where=q)
 
 
 @check("Corollary 5.10", "edges: Delta = rho F* never crosses (K = inf), rho = 1 crosses at K = 0", Route.CLOSED_FORM)
@@ -373,8 +367,7 @@ PREDICTED = 37.15
     "measured, rho*_4 = 1.43, each at its own best step: GSGD's E F(average) is lower at K = 12, SGD's at K = 128",
     Route.MONTE_CARLO,
 )
-def crossing_measured(context: Context, *, marks: tuple[int, int] = (12, 128)) -> Verdict:
-    verdicts = []
+def crossing_measured(context: Context, *, marks: tuple[int, int] = (12, 128)) -> Verdicts:
     for K, sign in zip(marks, (1, -1), strict=True):
         ours, theirs = (average_at_best_step(K, R, runs=12_000, rng=context.rng) for R in (4, 1))
         # Iterates stay between the atoms' minimisers and w_0, where F is at most F(w_0) < 1.
@@ -385,8 +378,7 @@ def crossing_measured(context: Context, *, marks: tuple[int, int] = (12, 128)) -
         status = Status.CONSISTENT if high < low else Status.REFUTED
         said = None if high < low else f"{lower.mean():.5g} is not seen below {upper.mean():.5g} at K = {K}"
         width = high - montecarlo.mean_lower(lower, context.alpha / 4, cap=cap)
-        verdicts.append(Verdict(status=status, value=high, bound=low, slack=low - high, witness=said, detectable=width))
-    return worst(*verdicts)
+        yield Verdict(status=status, value=high, bound=low, slack=low - high, witness=said, detectable=width)
 
 
 @check(
@@ -394,7 +386,7 @@ def crossing_measured(context: Context, *, marks: tuple[int, int] = (12, 128)) -
     "bounds at their own best steps cross at (L D0^2/2) ((sqrt rho - 1)/(sqrt Delta - sqrt(rho F*)))^2, 2,000 sets",
     Route.CLOSED_FORM,
 )
-def tuned_bounds_cross(context: Context, *, crossover=convergence.crossover_tuned) -> Verdict:
+def tuned_bounds_cross(context: Context, *, crossover=convergence.crossover_tuned) -> Verdicts:
     q = _random_parameters(context.rng, 2000)
     del q["eta"]
     q["D0"] = q["D0"] * np.sqrt(np.maximum(1.0, 4.0 / crossover(L=2.0, **q)))
@@ -404,11 +396,9 @@ def tuned_bounds_cross(context: Context, *, crossover=convergence.crossover_tune
         return gsgd / improved.best_step_bound(K, L=2.0, D0=q["D0"], rho=1.0, Delta=q["F_star"]) - 1
 
     K = crossover(L=2.0, **q)
-    return worst(
-        equal(difference(K), 0.0, where=q),
-        at_most(difference(0.9 * K), 0.0, where=q),
-        at_least(difference(1.1 * K), 0.0, where=q),
-    )
+    yield equal(difference(K), 0.0, where=q)
+    yield at_most(difference(0.9 * K), 0.0, where=q)
+    yield at_least(difference(1.1 * K), 0.0, where=q)
 
 
 @check(

@@ -16,7 +16,7 @@ from theory.formulas.rho import expected_max, rho
 from theory.problems import convex
 from theory.problems.known import KnownProblem
 from theory.routes import exact
-from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
+from theory.verdict import Context, Route, Status, Verdict, Verdicts, at_least, at_most, check, equal
 
 R = 2
 
@@ -76,20 +76,14 @@ def _steps(problems: list[KnownProblem] | None = None) -> Iterator[_Step]:
 
 
 @check("Equation 17", "the expansion of E|w' - w*|^2 holds at every reached point of 9 instances", Route.EXACT)
-def expansion(context: Context, *, cross: float = 2.0) -> Verdict:
-    return worst(
-        *(
-            equal(
-                s.after,
-                s.before
-                - cross * s.eta * np.sum(s.mean_gradient * (s.w - s.star), axis=-1)
-                + s.eta**2 * s.square_gradient,
-                where=s.where,
-                tolerance=1e-10,
-            )
-            for s in _steps()
+def expansion(context: Context, *, cross: float = 2.0) -> Verdicts:
+    for s in _steps():
+        yield equal(
+            s.after,
+            s.before - cross * s.eta * np.sum(s.mean_gradient * (s.w - s.star), axis=-1) + s.eta**2 * s.square_gradient,
+            where=s.where,
+            tolerance=1e-10,
         )
-    )
 
 
 @check(
@@ -97,8 +91,7 @@ def expansion(context: Context, *, cross: float = 2.0) -> Verdict:
     "off ties, E grad f(w, x^) is the gradient of F^_2 (central differences, 3 problems)",
     Route.NUMERICAL,
 )
-def mean_gradient_is_the_gradient(context: Context, *, scale: float = 1.0) -> Verdict:
-    verdicts = []
+def mean_gradient_is_the_gradient(context: Context, *, scale: float = 1.0) -> Verdicts:
     # Problems without repeated atoms and without flat parts, where ties are the exception.
     for known in (convex.compact_problems()[index] for index in (0, 2, 3)):
         w = known.start + context.rng.standard_normal((50, known.problem.dim))
@@ -109,8 +102,7 @@ def mean_gradient_is_the_gradient(context: Context, *, scale: float = 1.0) -> Ve
         mean = np.einsum("mn,mnd->md", probabilities, known.atom_gradients(w))
         for axis, unit in enumerate(np.eye(known.problem.dim)):
             up, down = (expected_max(known.atom_losses(w + side * h * unit), R) for side in (1, -1))
-            verdicts.append(equal(scale * mean[:, axis], (up - down) / (2 * h), where=known.name, tolerance=1e-4))
-    return worst(*verdicts)
+            yield equal(scale * mean[:, axis], (up - down) / (2 * h), where=known.name, tolerance=1e-4)
 
 
 @check(
@@ -126,34 +118,29 @@ def differentiable_at_ties(context: Context, *, at: float = 1.0) -> Verdict:
 
 
 @check("Equation 18", "mended: E grad f(w, x^) is a subgradient of F^_2, ties included", Route.EXACT)
-def mean_gradient_is_a_subgradient(context: Context, *, strength: float = 0.0) -> Verdict:
-    verdicts = []
+def mean_gradient_is_a_subgradient(context: Context, *, strength: float = 0.0) -> Verdicts:
     for s in _steps():
         v = s.w + context.rng.standard_normal(s.w.shape)
         linear = s.F_hat + np.sum(s.mean_gradient * (v - s.w), axis=-1)
         # `strength` > 0 would claim strong convexity, which a general convex loss does not have.
         linear = linear + strength * np.sum((v - s.w) ** 2, axis=-1)
-        verdicts.append(at_least(expected_max(s.known.atom_losses(v), R), linear, where=s.where))
-    return worst(*verdicts)
+        yield at_least(expected_max(s.known.atom_losses(v), R), linear, where=s.where)
 
 
 @check("Equation 19", "<E grad f(w, x^), w - w*> >= F^_R(w) - Delta_R at every reached point", Route.EXACT)
-def convexity_step(context: Context, *, share: float = 1.0) -> Verdict:
-    return worst(
-        *(
-            at_least(
-                np.sum(s.mean_gradient * (s.w - s.star), axis=-1),
-                s.F_hat - share * s.known.Delta(R),
-                where=s.where,
-            )
-            for s in _steps()
+def convexity_step(context: Context, *, share: float = 1.0) -> Verdicts:
+    for s in _steps():
+        yield at_least(
+            np.sum(s.mean_gradient * (s.w - s.star), axis=-1),
+            s.F_hat - share * s.known.Delta(R),
+            where=s.where,
         )
-    )
 
 
 @check("Equation 20", "E|grad f(w, x^)|^2 <= 2 L F^_R(w) at every reached point", Route.EXACT)
-def smoothness_step(context: Context, *, factor: float = 2.0) -> Verdict:
-    return worst(*(at_most(s.square_gradient, factor * s.known.L * s.F_hat, where=s.where) for s in _steps()))
+def smoothness_step(context: Context, *, factor: float = 2.0) -> Verdicts:
+    for s in _steps():
+        yield at_most(s.square_gradient, factor * s.known.L * s.F_hat, where=s.where)
 
 
 def _one_step(s: _Step, coefficient: float) -> np.ndarray:
@@ -167,15 +154,17 @@ def _one_step(s: _Step, coefficient: float) -> np.ndarray:
     Route.EXACT,
     expected=Status.REFUTED,
 )
-def one_step_equality(context: Context, *, right_side=_one_step) -> Verdict:
-    return worst(*(equal(s.after, right_side(s, 2.0), where=s.where) for s in _steps([convex.witness_quadratics()])))
+def one_step_equality(context: Context, *, right_side=_one_step) -> Verdicts:
+    for s in _steps([convex.witness_quadratics()]):
+        yield equal(s.after, right_side(s, 2.0), where=s.where)
 
 
 @check(
     "Equation 21", "as an inequality: E|w' - w*|^2 <= |w - w*|^2 - 2 eta (1 - eta L) F^_R + 2 eta Delta_R", Route.EXACT
 )
-def one_step_inequality(context: Context, *, coefficient: float = 2.0) -> Verdict:
-    return worst(*(at_most(s.after, _one_step(s, coefficient), where=s.where) for s in _steps()))
+def one_step_inequality(context: Context, *, coefficient: float = 2.0) -> Verdicts:
+    for s in _steps():
+        yield at_most(s.after, _one_step(s, coefficient), where=s.where)
 
 
 RHO_STAR = 4 / 3
@@ -183,11 +172,12 @@ RHO_STAR = 4 / 3
 
 
 @check("Equation 22", "rho*_2 of the smoothed ReLU pair is 4/3 = Delta_2/F*", Route.NUMERICAL)
-def relu_pair_rho(context: Context, *, expected: float = RHO_STAR) -> Verdict:
+def relu_pair_rho(context: Context, *, expected: float = RHO_STAR) -> Verdicts:
     known = convex.smoothed_relu_pair(start=3.0)
     w = 1 + np.geomspace(1e-9, 1e6, 4001)[:, None]
     seen = float(np.min(rho(known.atom_losses(w), R)))
-    return worst(equal(seen, expected, tolerance=1e-8), equal(known.Delta(R) / known.F_star, expected))
+    yield equal(seen, expected, tolerance=1e-8)
+    yield equal(known.Delta(R) / known.F_star, expected)
 
 
 @check(
@@ -201,24 +191,26 @@ def rho_inside_the_minimisers(context: Context, *, w: float = 0.0) -> Verdict:
     return at_least(expected_max(losses, R), RHO_STAR * losses.mean(), where=f"w = {w}")
 
 
+def _distances_after(known: KnownProblem, w: np.ndarray) -> Iterator[tuple[float, float, np.ndarray]]:
+    """(eta L, eta, E dist(w', Phi_F)^2 after one step from every w), at each rate."""
+    probabilities = exact.greedy_probabilities(known.atom_losses(w), R)
+    for rate in RATES:
+        moved = w[:, None, :] - rate / known.L * known.atom_gradients(w)
+        yield rate, rate / known.L, np.sum(probabilities * known.minimisers.distance(moved) ** 2, axis=-1)
+
+
 @check(
     "Equation 22",
     "mended: with the potential dist^2(w, Phi_F) the step holds on [-4, 4], smoothed ReLU pair",
     Route.EXACT,
 )
-def distance_potential(context: Context, *, coefficient: float = 2.0) -> Verdict:
+def distance_potential(context: Context, *, coefficient: float = 2.0) -> Verdicts:
     known = convex.smoothed_relu_pair(start=3.0)
     w = np.concatenate([np.linspace(-4, 4, 801), [-1.0, 1.0]])[:, None]
-    probabilities = exact.greedy_probabilities(known.atom_losses(w), R)
-    verdicts = []
-    for rate in RATES:
-        eta = rate / known.L
-        moved = w[:, None, :] - eta * known.atom_gradients(w)
-        after = np.sum(probabilities * known.minimisers.distance(moved) ** 2, axis=-1)
+    for rate, eta, after in _distances_after(known, w):
         drop = coefficient * RHO_STAR * eta * (1 - eta * known.L) * known.problem.objective(w)
         limit = known.minimisers.distance(w) ** 2 - drop + 2 * eta * known.Delta(R)
-        verdicts.append(at_most(after, limit, where={"w": w[:, 0], "eta L": rate}))
-    return worst(*verdicts)
+        yield at_most(after, limit, where={"w": w[:, 0], "eta L": rate})
 
 
 @check(
@@ -226,19 +218,12 @@ def distance_potential(context: Context, *, coefficient: float = 2.0) -> Verdict
     "mended: inside Phi_F, E dist^2 of the next iterate <= 2 eta^2 L F^_R, smoothed ReLU pair",
     Route.EXACT,
 )
-def leaving_the_minimisers(context: Context, *, factor: float = 2.0) -> Verdict:
+def leaving_the_minimisers(context: Context, *, factor: float = 2.0) -> Verdicts:
     known = convex.smoothed_relu_pair(start=0.5)
     w = np.linspace(-1, 1, 401)[:, None]
-    probabilities = exact.greedy_probabilities(known.atom_losses(w), R)
-    verdicts = []
-    for rate in RATES:
-        eta = rate / known.L
-        moved = w[:, None, :] - eta * known.atom_gradients(w)
-        after = np.sum(probabilities * known.minimisers.distance(moved) ** 2, axis=-1)
-        F_hat = expected_max(known.atom_losses(w), R)
-        middle = factor * eta**2 * known.L * F_hat
-        verdicts.append(at_most(after, middle, where={"w": w[:, 0], "eta L": rate}))
-    return worst(*verdicts)
+    for rate, eta, after in _distances_after(known, w):
+        middle = factor * eta**2 * known.L * expected_max(known.atom_losses(w), R)
+        yield at_most(after, middle, where={"w": w[:, 0], "eta L": rate})
 
 
 @check("Equation 22", "mended: inside Phi_F, F^_R <= Delta_R, smoothed ReLU pair", Route.EXACT)
@@ -253,8 +238,7 @@ def largest_inside_the_minimisers(context: Context, *, share: float = 1.0) -> Ve
     "F(w) <= (|w - w*|^2 - E|w' - w*|^2)/(2 rho eta (1 - eta L)) + Delta/(rho (1 - eta L)) off Phi_F, rho at each w",
     Route.EXACT,
 )
-def rearranged(context: Context, *, share: float = 1.0) -> Verdict:
-    verdicts = []
+def rearranged(context: Context, *, share: float = 1.0) -> Verdicts:
     for s in _steps():
         off = s.known.minimisers.distance(s.w) > 1e-12
         if not off.any():
@@ -264,8 +248,7 @@ def rearranged(context: Context, *, share: float = 1.0) -> Verdict:
         limit = (s.before - s.after) / (2 * s.eta * rate) + s.known.Delta(R) / rate
         # Both sides times rho(w), which is F^_R / F: the largest rho for which the step may claim it.
         where = {name: np.broadcast_to(np.asarray(item, object), off.shape)[off] for name, item in s.where.items()}
-        verdicts.append(at_most(s.F_hat[off] / F[off], share * limit[off] / F[off], where=where))
-    return worst(*verdicts)
+        yield at_most(s.F_hat[off] / F[off], share * limit[off] / F[off], where=where)
 
 
 @check(
@@ -280,8 +263,7 @@ def dividing_by_one_over_K(context: Context, *, divisor: float = 1 / 5) -> Verdi
 
 
 @check("Equation 24", "mean over k of E F(w_k) <= bound, K = 1 up to 6..12, 9 instances", Route.EXACT)
-def mean_of_objectives(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
-    verdicts = []
+def mean_of_objectives(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
     for known in convex.compact_problems():
         law = exact.greedy(known.problem.n, R)
         K = exact.affordable_steps(known, law)
@@ -291,8 +273,7 @@ def mean_of_objectives(context: Context, *, bound=convergence.gsgd_bound) -> Ver
             Delta = known.Delta(R)
             rho_seen = exact.rho_over(known, law, tree.points, Delta)
             limit = bound(k, eta=rate / known.L, L=known.L, D0=known.D0, rho=rho_seen, Delta=Delta)
-            verdicts.append(at_most(np.cumsum(tree.objectives) / k, limit, where={"problem": known.name, "K": k}))
-    return worst(*verdicts)
+            yield at_most(np.cumsum(tree.objectives) / k, limit, where={"problem": known.name, "K": k})
 
 
 @check(
@@ -309,12 +290,10 @@ def nearest_minimiser(context: Context, *, share: float = 1.0) -> Verdict:
 
 
 @check("Equation 25", "Jensen: E F(average) <= mean of E F(w_k), K = 1 up to 6..12, 9 instances", Route.EXACT)
-def jensen(context: Context, *, share: float = 1.0) -> Verdict:
-    verdicts = []
+def jensen(context: Context, *, share: float = 1.0) -> Verdicts:
     for known in convex.compact_problems():
         law = exact.greedy(known.problem.n, R)
         K = exact.affordable_steps(known, law)
         tree = exact.walk(known, law, eta=0.5 / known.L, K=K)
         means = np.cumsum(tree.objectives) / np.arange(1, K + 1)
-        verdicts.append(at_most(tree.averages, share * means, where={"problem": known.name, "K": np.arange(1, K + 1)}))
-    return worst(*verdicts)
+        yield at_most(tree.averages, share * means, where={"problem": known.name, "K": np.arange(1, K + 1)})

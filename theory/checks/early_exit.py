@@ -25,7 +25,7 @@ from theory.problems.linear_network import (
     verify_gaussian_difference,
 )
 from theory.routes import montecarlo
-from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
+from theory.verdict import Context, Route, Status, Verdict, Verdicts, at_least, at_most, check, equal, worst
 
 BETAS = np.linspace(0, 1, 2001)
 TAUS = np.concatenate([np.geomspace(1e-14, 1e-2, 400, endpoint=False), np.linspace(1e-2, 1, 600)])
@@ -91,15 +91,13 @@ def _measured(
     "p_j = 1 when beta_j = 1, though the proof needs beta_j < 1: 20,000 pairs with B_1 = 2 I, and the formulas",
     Route.EXACT,
 )
-def parallel(context: Context, *, stretch=((2.0, 0.0), (0.0, 2.0))) -> Verdict:
+def parallel(context: Context, *, stretch=((2.0, 0.0), (0.0, 2.0))) -> Verdicts:
     network = DeepLinearNetwork(np.array([[[0.6, -0.8], [0.8, 0.6]], stretch]), np.array([1.0, -0.3]))
-    return worst(
-        equal(network.beta(1), 1.0),
-        equal(count_kept(network, PLANE, context.rng, n=20_000)[0], 20_000),
-        equal(early_exit.agreement(1.0), 1.0),
-        equal(early_exit.agreement_integral(1.0), 1.0),
-        equal(early_exit.agreement_bound(1.0), 1.0),
-    )
+    yield equal(network.beta(1), 1.0)
+    yield equal(count_kept(network, PLANE, context.rng, n=20_000)[0], 20_000)
+    yield equal(early_exit.agreement(1.0), 1.0)
+    yield equal(early_exit.agreement_integral(1.0), 1.0)
+    yield equal(early_exit.agreement_bound(1.0), 1.0)
 
 
 @check(
@@ -114,8 +112,9 @@ def lower_bound_negative_beta(context: Context, *, angle=np.pi - 1.1, bound=earl
 
 
 @check("Equation 14", "the bound is loose for small beta_j: 0 at beta_j = 0, where p_j = 1/2", Route.CLOSED_FORM)
-def loose_at_zero(context: Context, *, bound=early_exit.agreement_bound) -> Verdict:
-    return worst(equal(bound(0.0), 0.0), equal(early_exit.agreement(0.0), 0.5))
+def loose_at_zero(context: Context, *, bound=early_exit.agreement_bound) -> Verdicts:
+    yield equal(bound(0.0), 0.0)
+    yield equal(early_exit.agreement(0.0), 0.5)
 
 
 @check(
@@ -123,15 +122,13 @@ def loose_at_zero(context: Context, *, bound=early_exit.agreement_bound) -> Verd
     "tight up to a constant: it overstates 1 - p_j by a factor that rises from 2 at 0 to pi sqrt2 at 1 (2,000 points)",
     Route.CLOSED_FORM,
 )
-def tight_up_to_constants(context: Context, *, bound=early_exit.agreement_bound) -> Verdict:
+def tight_up_to_constants(context: Context, *, bound=early_exit.agreement_bound) -> Verdicts:
     beta = BETAS[:-1]
     factor = (1 - bound(beta)) / (1 - early_exit.agreement(beta))
     near = 1 - 1e-6  # the limit is approached as 1 - beta
-    return worst(
-        at_least(np.diff(factor), 0, where={"beta": beta[1:]}),
-        equal(factor[0], 2.0, where="beta = 0"),
-        equal((1 - bound(near)) / early_exit.disagreement(1e-6), np.pi * np.sqrt(2), where="1 - 1e-6", tolerance=1e-5),
-    )
+    yield at_least(np.diff(factor), 0, where={"beta": beta[1:]})
+    yield equal(factor[0], 2.0, where="beta = 0")
+    yield equal((1 - bound(near)) / early_exit.disagreement(1e-6), np.pi * np.sqrt(2), where="1 - 1e-6", tolerance=1e-5)
 
 
 @check(
@@ -146,13 +143,11 @@ def corollary(context: Context, *, bound=early_exit.corollary_bound) -> Verdict:
     "the chain of E.1: (14) at 1 - tau is 1 - sqrt(2 tau (2-tau)/(1 + tau (2-tau))) >= 1 - 2 sqrt(tau), 1,000 tau",
     Route.CLOSED_FORM,
 )
-def corollary_chain(context: Context, *, bound=early_exit.agreement_bound) -> Verdict:
+def corollary_chain(context: Context, *, bound=early_exit.agreement_bound) -> Verdicts:
     middle = np.sqrt(2 * TAUS * (2 - TAUS) / (1 + TAUS * (2 - TAUS)))
     # 1 - tau is rounded to 1e-16, so (14) itself is known to 1e-16 / sqrt(tau) only.
-    return worst(
-        equal(bound(1 - TAUS), 1 - middle, where={"tau": TAUS}, tolerance=1e-8),
-        at_most(middle / (2 * np.sqrt(TAUS)), 1.0, where={"tau": TAUS}),
-    )
+    yield equal(bound(1 - TAUS), 1 - middle, where={"tau": TAUS}, tolerance=1e-8)
+    yield at_most(middle / (2 * np.sqrt(TAUS)), 1.0, where={"tau": TAUS})
 
 
 @check(

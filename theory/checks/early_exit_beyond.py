@@ -20,7 +20,7 @@ from theory.problems.linear_network import (
     verify_gaussian_difference,
 )
 from theory.routes import montecarlo
-from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
+from theory.verdict import Context, Route, Status, Verdict, Verdicts, at_least, at_most, check, equal, worst
 
 BETAS = np.linspace(0, 1, 2001)
 SIGNED = np.linspace(-1, 1, 2001)
@@ -52,13 +52,11 @@ def sharp_bound_negative_beta(context: Context, *, beta=-0.5, bound=early_exit.a
     "Equation 14 says more than the trivial p_j >= 1/2 exactly where beta > sqrt(6/7) = .9258, at 2,001 points",
     Route.CLOSED_FORM,
 )
-def trivial_below(context: Context, *, threshold=TRIVIAL_BELOW) -> Verdict:
+def trivial_below(context: Context, *, threshold=TRIVIAL_BELOW) -> Verdicts:
     says_more = early_exit.agreement_bound(BETAS) > 0.5
-    return worst(
-        equal(early_exit.agreement_bound(threshold), 0.5, where="the threshold"),
-        at_most(np.count_nonzero(says_more != (threshold < BETAS)), 0, where="points on the wrong side"),
-        at_least(early_exit.agreement(BETAS), 0.5, where={"beta": BETAS}),
-    )
+    yield equal(early_exit.agreement_bound(threshold), 0.5, where="the threshold")
+    yield at_most(np.count_nonzero(says_more != (threshold < BETAS)), 0, where="points on the wrong side")
+    yield at_least(early_exit.agreement(BETAS), 0.5, where={"beta": BETAS})
 
 
 @check(
@@ -83,11 +81,9 @@ def opposed_network(context: Context, *, formula=early_exit.agreement) -> Verdic
     "p_j >= 1 - sqrt(tau)/2 for beta = 1 - tau >= 0, at 1,000 tau of [1e-14, 1]; exact at tau = 1",
     Route.CLOSED_FORM,
 )
-def corollary_sharp(context: Context, *, bound=early_exit.corollary_bound_sharp) -> Verdict:
-    return worst(
-        at_most(early_exit.disagreement(TAUS) / (1 - bound(TAUS)), 1.0, where={"tau": TAUS}),
-        equal(bound(1.0), early_exit.agreement(0.0), where="tau = 1"),
-    )
+def corollary_sharp(context: Context, *, bound=early_exit.corollary_bound_sharp) -> Verdicts:
+    yield at_most(early_exit.disagreement(TAUS) / (1 - bound(TAUS)), 1.0, where={"tau": TAUS})
+    yield equal(bound(1.0), early_exit.agreement(0.0), where="tau = 1")
 
 
 @check(
@@ -104,13 +100,11 @@ def corollary_sharper(context: Context, *, bound=early_exit.corollary_bound_shar
     "(1 - p_j)/sqrt(tau) rises from sqrt2/pi to 1/2: 1,000 tau of [1e-14, 1], both ends",
     Route.CLOSED_FORM,
 )
-def corollary_constants(context: Context, *, low=SLOPE, high=0.5) -> Verdict:
+def corollary_constants(context: Context, *, low=SLOPE, high=0.5) -> Verdicts:
     ratio = early_exit.disagreement(TAUS) / np.sqrt(TAUS)
-    return worst(
-        at_least(np.diff(ratio), 0, where={"tau": TAUS[1:]}),
-        equal(ratio[0], low, where="tau = 1e-14"),
-        equal(ratio[-1], high, where="tau = 1"),
-    )
+    yield at_least(np.diff(ratio), 0, where={"tau": TAUS[1:]})
+    yield equal(ratio[0], low, where="tau = 1e-14")
+    yield equal(ratio[-1], high, where="tau = 1")
 
 
 @check(
@@ -118,13 +112,11 @@ def corollary_constants(context: Context, *, low=SLOPE, high=0.5) -> Verdict:
     "for beta >= 0 the argmax of R is kept less often as R grows, and more often as beta does (R <= 64, 11 beta)",
     Route.QUADRATURE,
 )
-def general_R_monotone(context: Context, *, formula=early_exit.agreement_R) -> Verdict:
+def general_R_monotone(context: Context, *, formula=early_exit.agreement_R) -> Verdicts:
     R, beta = np.array([2, 3, 4, 8, 16, 64]), np.linspace(0, 1, 11)
     p = np.array([[formula(b, r, nodes=120) for b in beta] for r in R])
-    return worst(
-        at_most(np.diff(p, axis=0), 0, where={"R": R[1:, None], "beta": beta}),
-        at_least(np.diff(p, axis=1), 0, where={"R": R[:, None], "beta": beta[1:]}),
-    )
+    yield at_most(np.diff(p, axis=0), 0, where={"R": R[1:, None], "beta": beta})
+    yield at_least(np.diff(p, axis=1), 0, where={"R": R[:, None], "beta": beta[1:]})
 
 
 @check(
@@ -169,13 +161,14 @@ def top_half_of_2(context: Context, *, law=early_exit.top_half_overlap) -> Verdi
     "the top-half law is approached from above, within 1/(4B): B = 4, 8, 16, 32 at beta = 0, .3, .7, .95",
     Route.QUADRATURE,
 )
-def top_half_limit(context: Context, *, law=early_exit.top_half_overlap) -> Verdict:
+def top_half_limit(context: Context, *, law=early_exit.top_half_overlap) -> Verdicts:
     B, beta = np.meshgrid([4, 8, 16, 32], [0.0, 0.3, 0.7, 0.95])
     # 64 nodes leave less than 1e-6 at B = 32, where the law is off by 1e-3 and more.
     value = [early_exit.top_k_overlap(b, n, n // 2, nodes=64) for b, n in zip(beta.flat, B.flat, strict=True)]
     excess = (law(beta.ravel()) - value) * B.ravel()
     where = {"B": B.ravel(), "beta": beta.ravel()}
-    return worst(at_least(excess, 0.0, where=where, rounding=1e-5), at_most(excess, 0.25, where=where))
+    yield at_least(excess, 0.0, where=where, rounding=1e-5)
+    yield at_most(excess, 0.25, where=where)
 
 
 @check(
@@ -193,13 +186,11 @@ def top_half_of_8(context: Context, *, formula=early_exit.top_k_overlap) -> Verd
     "measured overlap of top halves at B = 64, by losses, is within 1/(4B) below 1/2 + arcsin(beta)/pi (beta_1 = .697)",
     Route.MONTE_CARLO,
 )
-def top_half_of_64(context: Context, *, law=early_exit.top_half_overlap) -> Verdict:
+def top_half_of_64(context: Context, *, law=early_exit.top_half_overlap) -> Verdicts:
     share = _overlap(context, ROTATIONS, PLANE, B=64, batches=12_000)
     limit = law(ROTATIONS.beta(1))
-    return worst(
-        montecarlo.mean_at_most(share, limit, context.alpha / 2, cap=1.0),
-        montecarlo.mean_at_least(share, limit - 1 / (4 * 64), context.alpha / 2, cap=1.0),
-    )
+    yield montecarlo.mean_at_most(share, limit, context.alpha / 2, cap=1.0)
+    yield montecarlo.mean_at_least(share, limit - 1 / (4 * 64), context.alpha / 2, cap=1.0)
 
 
 def _overlap(context: Context, network: DeepLinearNetwork, data: EvenLabels, *, B: int, batches: int) -> np.ndarray:
@@ -224,12 +215,13 @@ def _student(degrees: float) -> Callable[[np.random.Generator, tuple[int, ...]],
     "Gaussianity is not needed: with u spherical about its mean (Student, 3 degrees) p_j is the same formula",
     Route.MONTE_CARLO,
 )
-def spherical(context: Context, *, formula=early_exit.agreement) -> Verdict:
+def spherical(context: Context, *, formula=early_exit.agreement) -> Verdicts:
     data = EvenLabels(PLANE.mean, PLANE.radius, _student(3.0))
     alpha = context.alpha / 2
     n = montecarlo.sample_size(0.01, alpha)
     kept = count_kept(ROTATIONS, data, context.rng, n=n)
-    return worst(*(montecarlo.probability_equals(kept[j - 1], n, formula(ROTATIONS.beta(j)), alpha) for j in (1, 2)))
+    for j in (1, 2):
+        yield montecarlo.probability_equals(kept[j - 1], n, formula(ROTATIONS.beta(j)), alpha)
 
 
 @check(
@@ -248,7 +240,7 @@ def spherical_is_not_gaussian(context: Context, *, degrees=3.0) -> Verdict:
     "with u ~ N(m, Sigma), p_j is the formula with A_j Sigma^(1/2) for A_j in beta_j (Sigma = diag(9, .25), 2 exits)",
     Route.MONTE_CARLO,
 )
-def correlated(context: Context, *, root=((3.0, 0.0), (0.0, 0.5))) -> Verdict:
+def correlated(context: Context, *, root=((3.0, 0.0), (0.0, 0.5))) -> Verdicts:
     scale = np.array([3.0, 0.5])
     data = EvenLabels(PLANE.mean, PLANE.radius, lambda rng, shape: scale * rng.standard_normal(shape))
     alpha = context.alpha / 2
@@ -256,9 +248,5 @@ def correlated(context: Context, *, root=((3.0, 0.0), (0.0, 0.5))) -> Verdict:
     kept = count_kept(ROTATIONS, data, context.rng, n=n)
     # z = Sigma^(1/2) z' with z' ~ N(0, 2 I): A_j Sigma^(1/2) takes the place of A_j, and B_j stays.
     betas = [early_exit.beta(ROTATIONS.theta, ROTATIONS.A(j) @ root, ROTATIONS.B(j)) for j in (1, 2)]
-    return worst(
-        *(
-            montecarlo.probability_equals(count, n, early_exit.agreement(beta), alpha)
-            for count, beta in zip(kept[:2], betas, strict=True)
-        )
-    )
+    for count, beta in zip(kept[:2], betas, strict=True):
+        yield montecarlo.probability_equals(count, n, early_exit.agreement(beta), alpha)

@@ -25,7 +25,7 @@ from theory.problems.linear_network import (
     verify_gaussian_difference,
 )
 from theory.routes import montecarlo
-from theory.verdict import Context, Route, Status, Verdict, at_most, check, equal, worst
+from theory.verdict import Context, Route, Status, Verdict, Verdicts, at_most, check, equal, worst
 
 
 @check(
@@ -55,23 +55,19 @@ def _used_weights(context: Context, last: Callable[[int, int], int]) -> Verdict:
 
 
 @check("Equation 8", "B_j A_j is the same product W_k ... W_1 = A_k for every j, in 3 networks", Route.EXACT)
-def split_product(context: Context, *, later=DeepLinearNetwork.B) -> Verdict:
-    verdicts = []
+def split_product(context: Context, *, later=DeepLinearNetwork.B) -> Verdicts:
     for network in (ROTATIONS, RESIDUAL, USUAL):
         whole = np.linalg.multi_dot(list(network.weights[::-1]))
-        verdicts += [equal(later(network, j) @ network.A(j), whole) for j in range(1, network.k + 1)]
-    return worst(*verdicts)
+        yield from [equal(later(network, j) @ network.A(j), whole) for j in range(1, network.k + 1)]
 
 
 @check("Equation 9", "y^_j = sig(theta' A_j x) at every exit of 3 networks, 500 samples each", Route.EXACT)
-def early_prediction(context: Context, *, earlier=DeepLinearNetwork.A) -> Verdict:
-    verdicts = []
+def early_prediction(context: Context, *, earlier=DeepLinearNetwork.A) -> Verdicts:
     for network in (ROTATIONS, RESIDUAL, USUAL):
         x = context.rng.standard_normal((500, network.d))
         for j in range(1, network.k + 1):
             z = x @ earlier(network, j).T @ network.theta
-            verdicts.append(equal(network.predictions(x)[j - 1], 1 / (1 + np.exp(network.sign * z)), where=f"j = {j}"))
-    return worst(*verdicts)
+            yield equal(network.predictions(x)[j - 1], 1 / (1 + np.exp(network.sign * z)), where=f"j = {j}")
 
 
 @check(
@@ -79,14 +75,12 @@ def early_prediction(context: Context, *, earlier=DeepLinearNetwork.A) -> Verdic
     "y^_k = sig(theta' B_j A_j x) for every j, with A_j and B_j of (8), in 3 networks at 500 samples each",
     Route.EXACT,
 )
-def final_prediction(context: Context, *, split=lambda network, j: network.B(j) @ network.A(j)) -> Verdict:
-    verdicts = []
+def final_prediction(context: Context, *, split=lambda network, j: network.B(j) @ network.A(j)) -> Verdicts:
     for network in (ROTATIONS, RESIDUAL, USUAL):
         x = context.rng.standard_normal((500, network.d))
         for j in range(1, network.k + 1):
             z = x @ split(network, j).T @ network.theta
-            verdicts.append(equal(network.predictions(x)[-1], special.expit(-network.sign * z), where=f"j = {j}"))
-    return worst(*verdicts)
+            yield equal(network.predictions(x)[-1], special.expit(-network.sign * z), where=f"j = {j}")
 
 
 @check(
@@ -94,14 +88,12 @@ def final_prediction(context: Context, *, split=lambda network, j: network.B(j) 
     "the losses as computed are -y log y^_j - (1-y) log(1-y^_j) as printed, at every exit of 3 networks, 500 samples",
     Route.EXACT,
 )
-def cross_entropy(context: Context, *, losses=DeepLinearNetwork.losses) -> Verdict:
-    verdicts = []
+def cross_entropy(context: Context, *, losses=DeepLinearNetwork.losses) -> Verdicts:
     for network in (ROTATIONS, RESIDUAL, USUAL):
         x = context.rng.standard_normal((500, network.d))
         y = context.rng.integers(2, size=500)
         p = 1 / (1 + np.exp(network.sign * np.array([x @ a for a in network.directions()])))
-        verdicts.append(equal(losses(network, x, y), -y * np.log(p) - (1 - y) * np.log(1 - p)))
-    return worst(*verdicts)
+        yield equal(losses(network, x, y), -y * np.log(p) - (1 - y) * np.log(1 - p))
 
 
 @check(

@@ -15,7 +15,7 @@ from scipy import special, stats
 from theory.formulas import early_exit
 from theory.problems.linear_network import RESIDUAL, ROTATIONS, SPACE, USUAL, centred_difference
 from theory.routes import montecarlo
-from theory.verdict import Context, Route, Verdict, at_least, check, equal, worst
+from theory.verdict import Context, Route, Verdict, Verdicts, at_least, check, equal
 
 Step = Callable[[float, float, float], float]
 
@@ -174,16 +174,14 @@ def _same(step: Step, before: Step) -> Verdict:
     "y^_j = sig(theta' A_j x) and y^_k = sig(theta' B_j A_j x) for both samples of 500 pairs, every exit of 3 networks",
     Route.EXACT,
 )
-def both_predictions(context: Context, *, last=lambda network, j: network.B(j) @ network.A(j)) -> Verdict:
-    verdicts = []
+def both_predictions(context: Context, *, last=lambda network, j: network.B(j) @ network.A(j)) -> Verdicts:
     for network in (ROTATIONS, RESIDUAL, USUAL):
         x = context.rng.standard_normal((500, 2, network.d))
         found = network.predictions(x)
         for j in range(1, network.k + 1):
             for layer, matrix in ((j - 1, network.A(j)), (-1, last(network, j))):
                 z = x @ matrix.T @ network.theta
-                verdicts.append(equal(found[layer], 1 / (1 + np.exp(network.sign * z)), where=f"j = {j}"))
-    return worst(*verdicts)
+                yield equal(found[layer], 1 / (1 + np.exp(network.sign * z)), where=f"j = {j}")
 
 
 @check(
@@ -191,14 +189,12 @@ def both_predictions(context: Context, *, last=lambda network, j: network.B(j) @
     "l_j = -y log y^_j - (1 - y) log(1 - y^_j) for both samples of 500 pairs, every exit of 3 networks",
     Route.EXACT,
 )
-def both_losses(context: Context, *, swap: bool = False) -> Verdict:
-    verdicts = []
+def both_losses(context: Context, *, swap: bool = False) -> Verdicts:
     for network in (ROTATIONS, RESIDUAL, USUAL):
         x, y = context.rng.standard_normal((500, 2, network.d)), context.rng.integers(2, size=(500, 2))
         p = network.predictions(x)
         expected = np.where((y == 1) != swap, -np.log(p), -np.log1p(-p))
-        verdicts.append(equal(network.losses(x, y), expected, tolerance=1e-8))
-    return worst(*verdicts)
+        yield equal(network.losses(x, y), expected, tolerance=1e-8)
 
 
 @check(
@@ -206,15 +202,13 @@ def both_losses(context: Context, *, swap: bool = False) -> Verdict:
     "by symmetry either sample wins half of the pairs on which exit and last layer agree, and half of the others",
     Route.MONTE_CARLO,
 )
-def symmetry(context: Context, *, half=0.5) -> Verdict:
+def symmetry(context: Context, *, half=0.5) -> Verdicts:
     n = montecarlo.sample_size(0.007, context.alpha)
     losses = RESIDUAL.losses(*SPACE.draw(context.rng, (n, 2)))[[0, -1]]
     early, final = losses[..., 0] >= losses[..., 1]
     agree = early == final
-    return worst(
-        montecarlo.probability_equals(_count(early & agree), _count(agree), half, context.alpha / 2),
-        montecarlo.probability_equals(_count(early & ~agree), _count(~agree), half, context.alpha / 2),
-    )
+    yield montecarlo.probability_equals(_count(early & agree), _count(agree), half, context.alpha / 2)
+    yield montecarlo.probability_equals(_count(early & ~agree), _count(~agree), half, context.alpha / 2)
 
 
 @check(
@@ -232,14 +226,12 @@ def conditional_event(context: Context, *, formula=early_exit.agreement) -> Verd
     "P(theta' B_j A_j z >= 0) = 1/2, and twice the probability of both events is p_j, at exit 1 of a network",
     Route.MONTE_CARLO,
 )
-def joint_event(context: Context, *, formula=early_exit.agreement) -> Verdict:
+def joint_event(context: Context, *, formula=early_exit.agreement) -> Verdicts:
     n = montecarlo.sample_size(0.007, context.alpha)
     early, final = _events(context, n)
     p = formula(RESIDUAL.beta(1))
-    return worst(
-        montecarlo.probability_equals(_count(final), n, 0.5, context.alpha / 2),
-        montecarlo.probability_equals(_count(early & final), n, p / 2, context.alpha / 2),
-    )
+    yield montecarlo.probability_equals(_count(final), n, 0.5, context.alpha / 2)
+    yield montecarlo.probability_equals(_count(early & final), n, p / 2, context.alpha / 2)
 
 
 @check(
@@ -247,16 +239,14 @@ def joint_event(context: Context, *, formula=early_exit.agreement) -> Verdict:
     "E[u u'] is 2 <row, row'> of A_j' theta and A_j' B_j' theta: rows by probing the linear map with unit vectors",
     Route.EXACT,
 )
-def covariance_entries(context: Context, *, factor: float = 2.0) -> Verdict:
-    verdicts = []
+def covariance_entries(context: Context, *, factor: float = 2.0) -> Verdicts:
     for network in (ROTATIONS, RESIDUAL, USUAL):
         for j in range(1, network.k):
             # u is linear in z ~ N(0, 2 I): its columns are the scores of unit vectors.
             columns = network.scores(np.eye(network.d))[[j - 1, -1]]
             early, final = network.A(j).T @ network.theta, network.A(j).T @ network.B(j).T @ network.theta
             printed = factor * np.array([[early @ early, early @ final], [early @ final, final @ final]])
-            verdicts.append(equal(2 * columns @ columns.T, printed, where=f"j = {j}"))
-    return worst(*verdicts)
+            yield equal(2 * columns @ columns.T, printed, where=f"j = {j}")
 
 
 @check(
@@ -264,14 +254,12 @@ def covariance_entries(context: Context, *, factor: float = 2.0) -> Verdict:
     "E[u u'] of u = (theta' A_j z, theta' B_j A_j z) is 2 [[a1^2, b a1 a2], [b a1 a2, a2^2]], in 3 networks",
     Route.EXACT,
 )
-def covariance_matrix(context: Context, *, formula=covariance) -> Verdict:
-    verdicts = []
+def covariance_matrix(context: Context, *, formula=covariance) -> Verdicts:
     for network in (ROTATIONS, RESIDUAL, USUAL):
         for j in range(1, network.k):
             rows = np.array([network.A(j).T @ network.theta, network.A(j).T @ network.B(j).T @ network.theta])
             alpha_1, alpha_2 = np.linalg.norm(rows, axis=1)
-            verdicts.append(equal(formula(alpha_1, alpha_2, network.beta(j)), rows @ (2 * np.eye(network.d)) @ rows.T))
-    return worst(*verdicts)
+            yield equal(formula(alpha_1, alpha_2, network.beta(j)), rows @ (2 * np.eye(network.d)) @ rows.T)
 
 
 @check(
@@ -279,13 +267,11 @@ def covariance_matrix(context: Context, *, formula=covariance) -> Verdict:
     "the density of u is the library's bivariate normal density at 1,000 random points for 5 Sigma",
     Route.CLOSED_FORM,
 )
-def general_density(context: Context, *, formula=density_67) -> Verdict:
-    verdicts = []
+def general_density(context: Context, *, formula=density_67) -> Verdicts:
     for case in CASES:
         u = context.rng.standard_normal((1000, 2)) * np.array(case[:2])
         expected = stats.multivariate_normal.pdf(u, np.zeros(2), covariance(*case))
-        verdicts.append(equal(formula(u[:, 0], u[:, 1], *case) / expected, 1.0, where={"u1": u[:, 0], "u2": u[:, 1]}))
-    return worst(*verdicts)
+        yield equal(formula(u[:, 0], u[:, 1], *case) / expected, 1.0, where={"u1": u[:, 0], "u2": u[:, 1]})
 
 
 @check(
@@ -293,13 +279,11 @@ def general_density(context: Context, *, formula=density_67) -> Verdict:
     "the written-out density is (67), with Sigma inverted numerically, at 1,000 random points for 5 Sigma",
     Route.CLOSED_FORM,
 )
-def density(context: Context, *, formula=density_68) -> Verdict:
-    verdicts = []
+def density(context: Context, *, formula=density_68) -> Verdicts:
     for alpha_1, alpha_2, beta in CASES:
         u_1, u_2 = context.rng.standard_normal((2, 1000)) * np.array([[alpha_1], [alpha_2]])
         expected = density_67(u_1, u_2, alpha_1, alpha_2, beta)
-        verdicts.append(equal(formula(u_1, u_2, alpha_1, alpha_2, beta) / expected, 1.0, where={"u1": u_1, "u2": u_2}))
-    return worst(*verdicts)
+        yield equal(formula(u_1, u_2, alpha_1, alpha_2, beta) / expected, 1.0, where={"u1": u_1, "u2": u_2})
 
 
 @check(

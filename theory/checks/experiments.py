@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from theory.verdict import Context, Route, Verdict, check, equal, worst
+from theory.verdict import Context, Route, Verdict, Verdicts, check, equal
 
 TABLE_1 = {"baseline": 0.6466, "loss, exit 1": 0.6599, "entropy, exit 1": 0.6641}
 
@@ -15,8 +15,6 @@ def tokens_in_a_batch(context: Context, *, sequences: int = 32) -> Verdict:
 @check(
     "Section 7", "in Table 1 loss and entropy at exit 1 gain 1.33 and 1.75 points on the baseline", Route.CLOSED_FORM
 )
-def gains_of_table_1(context: Context, *, baseline: float = TABLE_1["baseline"]) -> Verdict:
-    return worst(
-        equal(100 * (TABLE_1["loss, exit 1"] - baseline), 1.33),
-        equal(100 * (TABLE_1["entropy, exit 1"] - baseline), 1.75),
-    )
+def gains_of_table_1(context: Context, *, baseline: float = TABLE_1["baseline"]) -> Verdicts:
+    yield equal(100 * (TABLE_1["loss, exit 1"] - baseline), 1.33)
+    yield equal(100 * (TABLE_1["entropy, exit 1"] - baseline), 1.75)

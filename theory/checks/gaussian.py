@@ -16,7 +16,18 @@ from scipy import integrate, special
 from theory.formulas import rho
 from theory.problems.linear_gaussian import LinearGaussian
 from theory.routes.montecarlo import distribution_equals, mean_at_least, mean_equals, sample_size
-from theory.verdict import AssumptionViolated, Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
+from theory.verdict import (
+    AssumptionViolated,
+    Context,
+    Route,
+    Status,
+    Verdict,
+    Verdicts,
+    at_least,
+    at_most,
+    check,
+    equal,
+)
 
 # eps / delta in rows, R in columns.
 RATIOS = np.concatenate([-np.geomspace(300, 1e-3, 40), [0.0], np.geomspace(1e-3, 300, 40)])[:, None]
@@ -161,8 +172,7 @@ def two_draws(context: Context, *, gaussian_rho=rho.gaussian_rho) -> Verdict:
     "E max f over 1, 4 and 16 drawn losses of the linear model is rho_R F, eps/delta = 0, 1, -3, sampled",
     Route.MONTE_CARLO,
 )
-def by_sampling(context: Context, *, gaussian_rho=rho.gaussian_rho) -> Verdict:
-    verdicts = []
+def by_sampling(context: Context, *, gaussian_rho=rho.gaussian_rho) -> Verdicts:
     for R, ratio in ((1, 1.0), (4, 0.0), (16, 0.0), (16, -3.0)):
         problem, w = linear_model(ratio)
         cap, lost = loss_cap(problem, w, R)
@@ -170,8 +180,7 @@ def by_sampling(context: Context, *, gaussian_rho=rho.gaussian_rho) -> Verdict:
         losses = largest_losses(problem, w, R, sample_size(0.01, context.alpha / 4), context.rng)
         exact = gaussian_rho(problem.eps(w), problem.delta(w), R) * F
         # E min(max f, cap) lies between exact - lost and exact, which are 1e-11 apart at most.
-        verdicts.append(mean_equals(np.minimum(losses, cap), exact - lost, context.alpha / 4, cap=cap))
-    return worst(*verdicts)
+        yield mean_equals(np.minimum(losses, cap), exact - lost, context.alpha / 4, cap=cap)
 
 
 # --- Theorem 5.18 -----------------------------------------------------------------------------------------------------
@@ -182,15 +191,13 @@ def by_sampling(context: Context, *, gaussian_rho=rho.gaussian_rho) -> Verdict:
     "E max f over 16, 64 and 256 drawn losses of the linear model is at least the bound times F, sampled",
     Route.MONTE_CARLO,
 )
-def bound_holds_in_the_model(context: Context, *, bound=rho.gaussian_rho_bound) -> Verdict:
-    verdicts = []
+def bound_holds_in_the_model(context: Context, *, bound=rho.gaussian_rho_bound) -> Verdicts:
     for R, ratio in ((16, 3.0), (64, 0.0), (64, -1.0), (256, 10.0)):
         problem, w = linear_model(ratio)
         cap, lost = loss_cap(problem, w, R)
         losses = largest_losses(problem, w, R, 20_000, context.rng)
         least = bound(float(problem.eps(w)), float(problem.delta(w)), R) * float(problem.objective(w))
-        verdicts.append(mean_at_least(np.minimum(losses, cap), least - lost, context.alpha / 4, cap=cap))
-    return worst(*verdicts)
+        yield mean_at_least(np.minimum(losses, cap), least - lost, context.alpha / 4, cap=cap)
 
 
 @check(
@@ -208,14 +215,12 @@ def too_few_draws(context: Context, *, R: int = 8) -> Verdict:
     "at eps = 0 the bound is below the trivial 1 for R = 9..24 and above it for R = 25..10^6",
     Route.CLOSED_FORM,
 )
-def first_useful_R(context: Context, *, first: int = 25) -> Verdict:
+def first_useful_R(context: Context, *, first: int = 25) -> Verdicts:
     R = np.arange(9, 1_000_001)
     bound = rho.gaussian_rho_bound(0.0, 1.0, R)
     below = np.less(R, first)
-    return worst(
-        at_most(bound[below], 1.0, where={"R": R[below]}),
-        at_least(bound[~below], 1.0, where={"R": R[~below]}),
-    )
+    yield at_most(bound[below], 1.0, where={"R": R[below]})
+    yield at_least(bound[~below], 1.0, where={"R": R[~below]})
 
 
 @check(
@@ -254,15 +259,13 @@ def by_quantiles(context: Context, *, gaussian_rho=rho.gaussian_rho) -> Verdict:
     "its right side is (57) over F, and the bound of Theorem 5.18: at 3 delta, 81 eps/delta, R = 9..10^6",
     Route.CLOSED_FORM,
 )
-def divided_by_the_mean(context: Context, *, bound=rho.gaussian_rho_bound) -> Verdict:
+def divided_by_the_mean(context: Context, *, bound=rho.gaussian_rho_bound) -> Verdicts:
     level = np.log(DRAWS / (4 * np.log(DRAWS)))
-    verdicts = []
     for delta in (1e-3, 1.0, 1e3):
         eps = RATIOS * delta
         numerator = eps**2 + np.pi / 2 * level * delta**2 + np.sqrt(2 * np.pi * level) * eps * delta
         printed = numerator * (1 - 1 / DRAWS) / (eps**2 + delta**2)
-        verdicts.append(equal(bound(eps, delta, DRAWS), printed, where=GRID, tolerance=1e-11))
-    return worst(*verdicts)
+        yield equal(bound(eps, delta, DRAWS), printed, where=GRID, tolerance=1e-11)
 
 
 @check("Theorem D.1", "its expression is that of Theorem 5.18 on the grid of Theorem 5.18", Route.CLOSED_FORM)

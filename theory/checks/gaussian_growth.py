@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from theory.formulas import rho
-from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, worst
+from theory.verdict import Context, Route, Status, Verdict, Verdicts, at_least, at_most, check
 
 DECADES = np.unique(np.round(np.geomspace(10, 1e6, 51)).astype(int))
 
@@ -45,11 +45,12 @@ def order_is_exact(context: Context, *, constant: float = 1.7) -> Verdict:
     "rho_R lies between 1.2 log R and 1.9 log R for |eps| <= delta, R = 10..10^6",
     Route.QUADRATURE,
 )
-def logarithmic_growth(context: Context, *, window: tuple[float, float] = (1.2, 1.9)) -> Verdict:
+def logarithmic_growth(context: Context, *, window: tuple[float, float] = (1.2, 1.9)) -> Verdicts:
     c = np.linspace(-1, 1, 21)[:, None]
     value = rho.gaussian_rho(c, 1.0, DECADES) / np.log(DECADES)
     where = {"eps / delta": c, "R": DECADES}
-    return worst(at_least(value, window[0], where=where), at_most(value, window[1], where=where))
+    yield at_least(value, window[0], where=where)
+    yield at_most(value, window[1], where=where)
 
 
 @check(

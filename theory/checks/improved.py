@@ -16,7 +16,7 @@ from theory.problems import convex
 from theory.problems.adversaries import Adversary, adversaries, random_hubers
 from theory.problems.known import KnownProblem
 from theory.routes import exact
-from theory.verdict import Context, Route, Verdict, at_least, at_most, check, equal, worst
+from theory.verdict import Context, Route, Verdict, Verdicts, at_least, at_most, check, equal, worst
 
 WIDE = (0.05, 0.5, 0.9, 1.5, 1.9)
 """eta L, beyond 1, too."""
@@ -31,8 +31,8 @@ def _right_side(w2: Any, f_w: Any, f_u: Any, eta: Any, alpha: Any, beta: Any) ->
     "(*): |w - eta g - u|^2 <= |w - u|^2 - 2 eta alpha f(w) + 2 eta beta f(u): 900 Huber losses, eta L <= 1.9",
     Route.EXACT,
 )
-def step(context: Context, *, right_side=_right_side) -> Verdict:
-    rng, verdicts = context.rng, []
+def step(context: Context, *, right_side=_right_side) -> Verdicts:
+    rng = context.rng
     for known in random_hubers(rng, 300):
         w, u = 3 * rng.standard_normal((2, 200, 1))
         # A tenth of the pairs straddle a minimiser, where a quadratic attains (*).
@@ -42,8 +42,7 @@ def step(context: Context, *, right_side=_right_side) -> Verdict:
         beta = 1 / (2 - h - alpha)
         f_w, f_u, g = known.atom_losses(w), known.atom_losses(u), known.atom_gradients(w)[..., 0]
         limit = right_side((w - u) ** 2, f_w, f_u, h, alpha, beta)
-        verdicts.append(at_most((w - h * g - u) ** 2, limit, where=known.name))
-    return worst(*verdicts)
+        yield at_most((w - h * g - u) ** 2, limit, where=known.name)
 
 
 @check("Beyond 5.7", "(*) is attained by quadratics, for every alpha: 2,000 (h, alpha), h <= 1.9", Route.CLOSED_FORM)
@@ -63,26 +62,26 @@ def step_attained(context: Context, *, right_side=_right_side) -> Verdict:
     "E F(average) <= improved bound, K = 2 up to 6..12: 10 instances, R = 2, 3, eta L = .05 to 1.9, best alpha",
     Route.EXACT,
 )
-def improved_by_enumeration(context: Context, *, bound=improved.gsgd_bound_improved) -> Verdict:
+def improved_by_enumeration(context: Context, *, bound=improved.gsgd_bound_improved) -> Verdicts:
     laws = [(known, exact.greedy(known.problem.n, R)) for known in convex.compact_problems() for R in (2, 3)]
-    return worst(*enumerate_bounds(context, laws, bound, rates=WIDE))
+    return enumerate_bounds(context, laws, bound, rates=WIDE)
 
 
 @check("Beyond 5.7", "the same where F* = 0, and SGD with rho = 1, Delta = F*, 13 instances", Route.EXACT)
-def improved_sgd_and_interpolating(context: Context, *, bound=improved.gsgd_bound_improved) -> Verdict:
+def improved_sgd_and_interpolating(context: Context, *, bound=improved.gsgd_bound_improved) -> Verdicts:
     problems = convex.interpolating_problems()
     laws = [(known, exact.greedy(known.problem.n, 2)) for known in problems]
     laws += [(known, exact.uniform(known.problem.n)) for known in convex.compact_problems() + problems]
-    return worst(*enumerate_bounds(context, laws, bound, rates=WIDE, leaves=1000))
+    return enumerate_bounds(context, laws, bound, rates=WIDE, leaves=1000)
 
 
 def _sharp(bound: Callable[..., Any], known: KnownProblem) -> Callable[..., Any]:
     return partial(bound, F_star=known.F_star)
 
 
-def _sharp_bounds(context: Context, laws: Iterable[tuple[KnownProblem, exact.Law]], bound, **q: Any) -> Verdict:
-    found = (enumerate_bounds(context, [(known, law)], _sharp(bound, known), **q) for known, law in laws)
-    return worst(*(verdict for verdicts in found for verdict in verdicts))
+def _sharp_bounds(context: Context, laws: Iterable[tuple[KnownProblem, exact.Law]], bound, **q: Any) -> Verdicts:
+    for known, law in laws:
+        yield from enumerate_bounds(context, [(known, law)], _sharp(bound, known), **q)
 
 
 @check(
@@ -90,13 +89,13 @@ def _sharp_bounds(context: Context, laws: Iterable[tuple[KnownProblem, exact.Law
     "GSGD: E F(average) <= sharp bound, K = 2 up to 6..12: 10 instances, R = 2, 3, eta L = .05 to 1.9",
     Route.EXACT,
 )
-def sharp_by_enumeration(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdict:
+def sharp_by_enumeration(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdicts:
     laws = [(known, exact.greedy(known.problem.n, R)) for known in convex.compact_problems() for R in (2, 3)]
     return _sharp_bounds(context, laws, bound, rates=WIDE)
 
 
 @check("Beyond 5.7", "SGD and 2 of 3: the same with their rho and Delta, 13 and 10 instances", Route.EXACT)
-def sharp_for_others(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdict:
+def sharp_for_others(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdicts:
     compact = convex.compact_problems()
     laws = [(known, exact.uniform(known.problem.n)) for known in compact + convex.interpolating_problems()]
     laws += [(known, exact.top_k(known.problem.n, 3, 2)) for known in compact]
@@ -108,8 +107,7 @@ def sharp_for_others(context: Context, *, bound=improved.gsgd_bound_sharp) -> Ve
     "noisy losses: E F(average) <= sharp bound with rho_approx, 10 instances, Gaussian, sigma = .2, 1, 5",
     Route.EXACT,
 )
-def sharp_noisy(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdict:
-    verdicts = []
+def sharp_noisy(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdicts:
     for known in convex.compact_problems():
         for sigma in (0.2, 1.0, 5.0):
             law = exact.noisy(known.problem.n, 2, sigma, noise_laws.gaussian)
@@ -119,8 +117,7 @@ def sharp_noisy(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdict
                 "rng": context.rng,
             }
             limit = _sharp(bound, known)
-            verdicts.append(exact.bound_holds(known, law, limit, eta=np.array((0.05, 0.5)) / known.L, **q))
-    return worst(*verdicts)
+            yield exact.bound_holds(known, law, limit, eta=np.array((0.05, 0.5)) / known.L, **q)
 
 
 def law_of(adversary: Adversary) -> exact.Law:
@@ -142,13 +139,11 @@ def largest_at_minimisers(adversary: Adversary) -> float:
     "79 problems found by hill climbing, K = 2 to 5, eta L = .1 to 1.9: E F(average) <= sharp bound (nearest: 98%)",
     Route.EXACT,
 )
-def sharp_against_adversaries(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdict:
-    verdicts = []
+def sharp_against_adversaries(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdicts:
     for found in adversaries():
         known, law = found.known, law_of(found)
         q: dict[str, Any] = {"eta": found.eta, "K": found.K, "Delta": largest_at_minimisers(found), "rng": context.rng}
-        verdicts.append(exact.bound_holds(known, law, _sharp(bound, known), **q))
-    return worst(*verdicts)
+        yield exact.bound_holds(known, law, _sharp(bound, known), **q)
 
 
 @check(
@@ -156,8 +151,7 @@ def sharp_against_adversaries(context: Context, *, bound=improved.gsgd_bound_sha
     "150 random problems of 2 to 4 Huber losses, R = 1 to 3, K = 2 to 5, eta L <= 1.9: E F(average) <= sharp bound",
     Route.EXACT,
 )
-def sharp_for_random_problems(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdict:
-    verdicts = []
+def sharp_for_random_problems(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdicts:
     for known in random_hubers(context.rng, 150):
         law = exact.greedy(known.problem.n, int(context.rng.integers(1, 4)))
         q: dict[str, Any] = {
@@ -166,8 +160,7 @@ def sharp_for_random_problems(context: Context, *, bound=improved.gsgd_bound_sha
             "Delta": exact.Delta(known, law),
             "rng": context.rng,
         }
-        verdicts.append(exact.bound_holds(known, law, _sharp(bound, known), **q))
-    return worst(*verdicts)
+        yield exact.bound_holds(known, law, _sharp(bound, known), **q)
 
 
 def _parameters(rng: np.random.Generator, count: int, *, most: float = 0.999) -> dict[str, np.ndarray]:
@@ -208,8 +201,8 @@ def at_most_the_printed(
     "sharp bound = the best that (i) and (ii) of its proof give, by linear programs over 120 (K, parameters, alpha)",
     Route.NUMERICAL,
 )
-def best_of_its_inequalities(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdict:
-    rng, verdicts = context.rng, []
+def best_of_its_inequalities(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdicts:
+    rng = context.rng
     for K in (1, 2, 3, 5, 10, 30):
         for _ in range(20):
             eta, rho, D0, F_star = rng.uniform(0.05, 1.9), rng.uniform(1, 8), rng.uniform(0.3, 3), rng.uniform(0, 1)
@@ -226,10 +219,7 @@ def best_of_its_inequalities(context: Context, *, bound=improved.gsgd_bound_shar
             }
             value = bound(K_here, L=1.0, alpha=alpha, **q)
             best = _best(K_here, alpha=alpha, **q)
-            verdicts.append(
-                equal(value, best, where=f"K = {K_here}, eta L = {eta:.3f}, rho = {rho:.3f}", tolerance=1e-7)
-            )
-    return worst(*verdicts)
+            yield equal(value, best, where=f"K = {K_here}, eta L = {eta:.3f}, rho = {rho:.3f}", tolerance=1e-7)
 
 
 def _best(K: int, *, eta: float, D0: float, rho: float, Delta: float, F_star: float, alpha: float) -> float:
@@ -248,20 +238,18 @@ def _best(K: int, *, eta: float, D0: float, rho: float, Delta: float, F_star: fl
     "simulated: mean over steps of E F^_8(w_s) <= rho improved bound: symmetric quadratics, n = 40, K = 10, 50, 200",
     Route.MONTE_CARLO,
 )
-def by_simulation(context: Context, *, bound=improved.gsgd_bound_improved) -> Verdict:
+def by_simulation(context: Context, *, bound=improved.gsgd_bound_improved) -> Verdicts:
     return selected_mean_by_simulation(context, bound, R=8, k=1, marks=(10, 50, 200))
 
 
 @check(
     "Beyond 5.7", "F(w) <= F* + L dist(w, Phi_F)^2 / 2 at 300 points around the minimisers of 10 instances", Route.EXACT
 )
-def smoothness_above_the_minimum(context: Context, *, factor: float = 0.5) -> Verdict:
-    verdicts = []
+def smoothness_above_the_minimum(context: Context, *, factor: float = 0.5) -> Verdicts:
     for known in convex.compact_problems():
         w = known.minimisers.vertices[0] + 2 * context.rng.standard_normal((300, known.problem.dim))
         limit = known.F_star + factor * known.L * known.minimisers.distance(w) ** 2
-        verdicts.append(at_most(known.problem.objective(w), limit, where=known.name))
-    return worst(*verdicts)
+        yield at_most(known.problem.objective(w), limit, where=known.name)
 
 
 @check("Beyond 5.7", "K = 1: F(w_0) attains the sharp bound for w^2/2 and (w-2)^2/2 from w = 3", Route.CLOSED_FORM)
@@ -276,8 +264,8 @@ def attained_at_the_start(context: Context, *, bound=improved.gsgd_bound_sharp) 
     "best step: improved bound is (sqrt A + sqrt Delta)^2 / rho there, and no less at 400 other steps; 200 sets",
     Route.NUMERICAL,
 )
-def best_step_is_best(context: Context, *, best_step=improved.best_step) -> Verdict:
-    rng, verdicts = context.rng, []
+def best_step_is_best(context: Context, *, best_step=improved.best_step) -> Verdicts:
+    rng = context.rng
     eta = np.linspace(0.0025, 0.9975, 400)
     for _ in range(200):
         q: dict[str, Any] = {"L": 2.0, "D0": rng.exponential(3), "Delta": rng.exponential(1)}
@@ -285,8 +273,8 @@ def best_step_is_best(context: Context, *, best_step=improved.best_step) -> Verd
         value = improved.best_step_bound(K, rho=rho, **q)
         at = improved.gsgd_bound_improved(K, eta=best_step(K, **q), rho=rho, **q)
         others = improved.gsgd_bound_improved(K, eta=eta, rho=rho, **q)
-        verdicts += [equal(at / value, 1.0), at_least(others / value, 1.0, where={"eta": eta})]
-    return worst(*verdicts)
+        yield equal(at / value, 1.0)
+        yield at_least(others / value, 1.0, where={"eta": eta})
 
 
 @check(
@@ -294,8 +282,7 @@ def best_step_is_best(context: Context, *, best_step=improved.best_step) -> Verd
     "comparator: E F^_2(average) <= |w_0 - u|^2/(2 eta alpha K) + (beta/alpha) F^_2(u), least of 41 u; 5 rates, K to 8",
     Route.EXACT,
 )
-def comparator(context: Context, *, bound=improved.comparator_bound) -> Verdict:
-    verdicts = []
+def comparator(context: Context, *, bound=improved.comparator_bound) -> Verdicts:
     problems = [known for known in convex.compact_problems() if known.problem.dim == 1]
     for known in [*problems, *(found.known for found in adversaries() if found.theorem == "any")]:
         assumptions.verify_section_5(known, context.rng, compact=known.minimisers.compact)
@@ -309,8 +296,7 @@ def comparator(context: Context, *, bound=improved.comparator_bound) -> Verdict:
             tree = exact.walk(known, law, eta=eta, K=K, objective=_selected(known, law))
             distance = np.abs(u - known.start)
             limit = bound(k, eta=eta, L=known.L, distance=distance, F_hat=F_hat[:, None]).min(axis=0)
-            verdicts.append(at_most(tree.averages[1:], limit, where={"problem": known.name, "K": k, "eta L": rate}))
-    return worst(*verdicts)
+            yield at_most(tree.averages[1:], limit, where={"problem": known.name, "K": k, "eta L": rate})
 
 
 def _selected(known: KnownProblem, law: exact.Law) -> Callable[[np.ndarray], np.ndarray]:
@@ -344,8 +330,7 @@ def _distances(known: KnownProblem, tree: exact.Tree) -> list[float]:
     "last iterate: E dist(w_k)^2 <= q^k D0^2 + noise where F grows quadratically: 5 problems, R = 1, 2, 3, 4 rates",
     Route.EXACT,
 )
-def last_iterate(context: Context, *, bound=improved.last_iterate_bound) -> Verdict:
-    verdicts = []
+def last_iterate(context: Context, *, bound=improved.last_iterate_bound) -> Verdicts:
     for known, mu in _growing():
         for R in (1, 2, 3):
             law = exact.greedy(known.problem.n, R)
@@ -366,8 +351,7 @@ def last_iterate(context: Context, *, bound=improved.last_iterate_bound) -> Verd
                 }
                 squares = _distances(known, tree)
                 where = {"problem": known.name, "k": k, "eta L": rate}
-                verdicts.append(at_most(squares[1:], bound(k, mu=mu, **q), where=where))
-    return worst(*verdicts)
+                yield at_most(squares[1:], bound(k, mu=mu, **q), where=where)
 
 
 @check(
@@ -389,8 +373,7 @@ def last_iterate_attained(context: Context, *, bound=improved.last_iterate_bound
     "decreasing steps: E F(weighted average) <= bound, eta_k = c/(L sqrt(k+1)), 10 instances, R = 1, 2, 3 c",
     Route.EXACT,
 )
-def decreasing(context: Context, *, bound=improved.decreasing_steps_bound) -> Verdict:
-    verdicts = []
+def decreasing(context: Context, *, bound=improved.decreasing_steps_bound) -> Verdicts:
     for known in convex.compact_problems():
         for R in (1, 2):
             law = exact.greedy(known.problem.n, R)
@@ -405,8 +388,7 @@ def decreasing(context: Context, *, bound=improved.decreasing_steps_bound) -> Ve
                     "Delta": Delta,
                 }
                 limits = [bound(etas[:k], **q) for k in range(2, K + 1)]
-                verdicts.append(at_most(tree.averages[1:], limits, where={"problem": known.name, "c": rate}))
-    return worst(*verdicts)
+                yield at_most(tree.averages[1:], limits, where={"problem": known.name, "c": rate})
 
 
 def _floors(known: KnownProblem, law: exact.Law) -> np.ndarray:
@@ -421,8 +403,7 @@ def _floors(known: KnownProblem, law: exact.Law) -> np.ndarray:
     "2 of 3, 3 of 4, 4 of 4: E F(average) <= improved bound with the floor of the kept rows, mean estimation, 3 rates",
     Route.EXACT,
 )
-def with_a_floor(context: Context, *, bound=improved.gsgd_bound_improved) -> Verdict:
-    verdicts = []
+def with_a_floor(context: Context, *, bound=improved.gsgd_bound_improved) -> Verdicts:
     atoms = [[0.0, 0.0], [1.0, 0.0], [0.0, 3.0]]
     for known in (convex.mean_estimation(atoms, start=[2.0, -1.0]), convex.mean_estimation(atoms, start=[1 / 3, 1.0])):
         for B, k in ((3, 2), (4, 3), (4, 4)):
@@ -438,5 +419,4 @@ def with_a_floor(context: Context, *, bound=improved.gsgd_bound_improved) -> Ver
                     "Delta": exact.Delta(known, law),
                     "rng": context.rng,
                 }
-                verdicts.append(exact.bound_holds(known, law, partial(bound, floor=floor), **q))
-    return worst(*verdicts)
+                yield exact.bound_holds(known, law, partial(bound, floor=floor), **q)

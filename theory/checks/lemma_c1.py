@@ -6,7 +6,7 @@ import numpy as np
 from scipy import optimize
 
 from theory.formulas import noise
-from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
+from theory.verdict import Context, Route, Status, Verdict, Verdicts, at_least, at_most, check, equal
 
 SQRT2 = np.sqrt(2)
 GRID = np.linspace(0, noise.SIGMA_LIMIT, 1001)[1:]
@@ -17,7 +17,7 @@ GRID = np.linspace(0, noise.SIGMA_LIMIT, 1001)[1:]
     "max_t h(t; sigma) <= 0.72 (1 - e^{-sqrt2 sigma}) by a numerical maximiser; it is the root of (41), 61 sigma",
     Route.NUMERICAL,
 )
-def by_maximiser(context: Context, *, ratio=noise.lemma_c1_ratio, constant=noise.LEMMA_C1) -> Verdict:
+def by_maximiser(context: Context, *, ratio=noise.lemma_c1_ratio, constant=noise.LEMMA_C1) -> Verdicts:
     sigma = np.append(np.geomspace(1e-3, 30, 60), noise.SIGMA_LIMIT)
     found = [
         -optimize.minimize_scalar(
@@ -30,10 +30,8 @@ def by_maximiser(context: Context, *, ratio=noise.lemma_c1_ratio, constant=noise
     ]
     found = found / (1 - np.exp(-SQRT2 * sigma))
     inside = sigma <= noise.SIGMA_LIMIT
-    return worst(
-        equal(ratio(sigma), found, where={"sigma": sigma}),
-        at_most(found[inside], constant, where={"sigma": sigma[inside]}),
-    )
+    yield equal(ratio(sigma), found, where={"sigma": sigma})
+    yield at_most(found[inside], constant, where={"sigma": sigma[inside]})
 
 
 @check(
@@ -41,12 +39,10 @@ def by_maximiser(context: Context, *, ratio=noise.lemma_c1_ratio, constant=noise
     "the ratio increases in sigma from its limit 1/2 at 0: 2,000 sigma in [.001, 30]; within 1e-6 of 1/2 at 1e-3",
     Route.CLOSED_FORM,
 )
-def ratio_increases(context: Context, *, ratio=noise.lemma_c1_ratio) -> Verdict:
+def ratio_increases(context: Context, *, ratio=noise.lemma_c1_ratio) -> Verdicts:
     sigma = np.geomspace(1e-3, 30, 2000)
-    return worst(
-        at_least(np.diff(ratio(sigma)), 0.0, where={"sigma": sigma[1:]}, rounding=0.0),
-        equal(ratio(np.array([0.0, 1e-300, 1e-12, 1e-3])), 0.5, where="sigma = 0 .. 0.001", tolerance=1e-6),
-    )
+    yield at_least(np.diff(ratio(sigma)), 0.0, where={"sigma": sigma[1:]}, rounding=0.0)
+    yield equal(ratio(np.array([0.0, 1e-300, 1e-12, 1e-3])), 0.5, where="sigma = 0 .. 0.001", tolerance=1e-6)
 
 
 @check(
@@ -54,17 +50,15 @@ def ratio_increases(context: Context, *, ratio=noise.lemma_c1_ratio) -> Verdict:
     "dh/dt = 0 where e^t = 1 + sigma^2/t + t/2: h' > 0 before the root and < 0 after it; 40 sigma in [.001, 20]",
     Route.CLOSED_FORM,
 )
-def stationary(context: Context, *, t_star=noise.t_star) -> Verdict:
+def stationary(context: Context, *, t_star=noise.t_star) -> Verdicts:
     sigma = np.geomspace(1e-3, 20, 40)[:, None]
     root = t_star(sigma)
     factor = np.concatenate([np.linspace(0.01, 0.999999, 200), np.linspace(1.000001, 5, 200)])
     t = root * factor
     # h' = 2 e^{-t} (2 + t^2/sigma^2) / (...)^2 - ..., whose sign is that of the following.
     slope = np.exp(-t) * (2 + t**2 / sigma**2) + np.expm1(-t) * 2 * t / sigma**2
-    return worst(
-        equal(np.exp(root), 1 + sigma**2 / root + root / 2, where={"sigma": sigma}),
-        at_least(np.sign(slope) * np.sign(1 - factor), 1.0, where={"sigma": sigma, "t": t}),
-    )
+    yield equal(np.exp(root), 1 + sigma**2 / root + root / 2, where={"sigma": sigma})
+    yield at_least(np.sign(slope) * np.sign(1 - factor), 1.0, where={"sigma": sigma, "t": t})
 
 
 def nu_series(t: np.ndarray, *, terms: int = 40) -> np.ndarray:
@@ -92,12 +86,10 @@ def series(context: Context, *, nu=nu_series) -> Verdict:
     "t* <= sqrt2 sigma, at 400 sigma in [1e-6, 100]; hence t* <= 1/2 up to sigma = 1/(2 sqrt2)",
     Route.CLOSED_FORM,
 )
-def root_above(context: Context, *, share=1.0) -> Verdict:
+def root_above(context: Context, *, share=1.0) -> Verdicts:
     sigma = np.geomspace(1e-6, 100, 400)
-    return worst(
-        at_most(noise.t_star(sigma) / (SQRT2 * sigma), share, where={"sigma": sigma}),
-        at_most(noise.t_star(GRID), share / 2, where={"sigma": GRID}),
-    )
+    yield at_most(noise.t_star(sigma) / (SQRT2 * sigma), share, where={"sigma": sigma})
+    yield at_most(noise.t_star(GRID), share / 2, where={"sigma": GRID})
 
 
 @check(
@@ -105,14 +97,12 @@ def root_above(context: Context, *, share=1.0) -> Verdict:
     "nu = 2 (e^t - 1)/t - 1 (as the series) increases, so nu(t) <= nu(1/2) = 4 sqrt(e) - 5 at 1,000 t of (0, 1/2]",
     Route.CLOSED_FORM,
 )
-def nu_below(context: Context, *, bound=noise.NU_LIMIT) -> Verdict:
+def nu_below(context: Context, *, bound=noise.NU_LIMIT) -> Verdicts:
     t = np.linspace(0, 0.5, 1001)[1:]
-    return worst(
-        equal(noise.nu(t), nu_series(t), where={"t": t}),
-        at_least(np.diff(nu_series(t)), 0.0, where={"t": t[1:]}, rounding=0.0),
-        equal(nu_series(np.array(0.5)), 4 * np.exp(0.5) - 5, where="t = 1/2"),
-        at_most(nu_series(t), bound, where={"t": t}),
-    )
+    yield equal(noise.nu(t), nu_series(t), where={"t": t})
+    yield at_least(np.diff(nu_series(t)), 0.0, where={"t": t[1:]}, rounding=0.0)
+    yield equal(nu_series(np.array(0.5)), 4 * np.exp(0.5) - 5, where="t = 1/2")
+    yield at_most(nu_series(t), bound, where={"t": t})
 
 
 @check(
@@ -120,12 +110,10 @@ def nu_below(context: Context, *, bound=noise.NU_LIMIT) -> Verdict:
     "t* >= sqrt2 sigma / sqrt(4 sqrt(e) - 5) >= 0.62 sqrt2 sigma (loose), at 1,000 sigma in (0, 1/(2 sqrt2)]",
     Route.CLOSED_FORM,
 )
-def root_below(context: Context, *, share=0.62) -> Verdict:
+def root_below(context: Context, *, share=0.62) -> Verdicts:
     middle = 1 / np.sqrt(4 * np.exp(0.5) - 5)
-    return worst(
-        at_least(noise.t_star(GRID) / (SQRT2 * GRID), middle, where={"sigma": GRID}),
-        at_least(middle, share, where="1 / sqrt(4 sqrt(e) - 5)"),
-    )
+    yield at_least(noise.t_star(GRID) / (SQRT2 * GRID), middle, where={"sigma": GRID})
+    yield at_least(middle, share, where="1 / sqrt(4 sqrt(e) - 5)")
 
 
 @check(
@@ -133,11 +121,9 @@ def root_below(context: Context, *, share=0.62) -> Verdict:
     "with the root: t* >= 0.7918 sqrt2 sigma at 1,000 sigma in (0, 1/(2 sqrt2)]",
     Route.CLOSED_FORM,
 )
-def root_below_sharp(context: Context, *, share=0.7918) -> Verdict:
-    return worst(
-        at_least(noise.t_star(GRID) / (SQRT2 * GRID), share, where={"sigma": GRID}),
-        at_least(noise.t_star_share(), share, where="1 / sqrt(4 sqrt(e) - 5)"),
-    )
+def root_below_sharp(context: Context, *, share=0.7918) -> Verdicts:
+    yield at_least(noise.t_star(GRID) / (SQRT2 * GRID), share, where={"sigma": GRID})
+    yield at_least(noise.t_star_share(), share, where="1 / sqrt(4 sqrt(e) - 5)")
 
 
 @check(
@@ -164,11 +150,9 @@ def rounding_slip(context: Context, *, share=0.62) -> Verdict:
     "corrected: 2/(2 + t*^2/sigma^2) <= 1/(1 + 0.7918^2) <= 0.6147, and with it max h <= 0.6147 (1 - e^{-sqrt2 sigma})",
     Route.CLOSED_FORM,
 )
-def corrected(context: Context, *, constant=0.6147) -> Verdict:
+def corrected(context: Context, *, constant=0.6147) -> Verdicts:
     root = noise.t_star(GRID)
-    return worst(
-        at_most(2 / (2 + root**2 / GRID**2), 1 / (1 + 0.7918**2), where={"sigma": GRID}),
-        at_most(1 / (1 + 0.7918**2), constant, where="t* = 0.7918 sqrt2 sigma"),
-        at_most(-np.expm1(-root), -np.expm1(-SQRT2 * GRID), where={"sigma": GRID}),
-        at_most(noise.lemma_c1_ratio(GRID), constant, where={"sigma": GRID}),
-    )
+    yield at_most(2 / (2 + root**2 / GRID**2), 1 / (1 + 0.7918**2), where={"sigma": GRID})
+    yield at_most(1 / (1 + 0.7918**2), constant, where="t* = 0.7918 sqrt2 sigma")
+    yield at_most(-np.expm1(-root), -np.expm1(-SQRT2 * GRID), where={"sigma": GRID})
+    yield at_most(noise.lemma_c1_ratio(GRID), constant, where={"sigma": GRID})

@@ -12,7 +12,7 @@ from theory.checks.noise_laws import loss_vectors, random_laws, simulated_choice
 from theory.formulas import noise, noise_laws, rho
 from theory.formulas.noise_laws import LAWS, expected_selected
 from theory.routes import montecarlo
-from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
+from theory.verdict import Context, Route, Status, Verdict, Verdicts, at_least, at_most, check, equal
 
 # sigma = 0, where nothing is left to bound, is `decreasing` and Definition 5.13's `no_noise`.
 PRINTED = np.linspace(0, noise.SIGMA_LIMIT, 10)[1:]
@@ -24,18 +24,16 @@ WIDE = np.array([0.001, 0.01, 0.1, noise.SIGMA_LIMIT, 0.5, 1.0, 2.0, 5.0, 10.0, 
     "F^_{2,approx} >= p(sigma) F^_2: 5 laws, 9 sigma in (0, 1/(2 sqrt2)], 1,000 random vectors of 6 losses each",
     Route.EXACT,
 )
-def theorem(context: Context, *, bound=noise.p) -> Verdict:
+def theorem(context: Context, *, bound=noise.p) -> Verdicts:
     return _bound_holds(context, PRINTED, bound)
 
 
-def _bound_holds(context: Context, sigmas: np.ndarray, bound) -> Verdict:
-    verdicts = []
+def _bound_holds(context: Context, sigmas: np.ndarray, bound) -> Verdicts:
     for law in LAWS:
         for sigma in sigmas:
             losses = loss_vectors(context.rng, sigma, rows=1000, n=6)
             ratio = expected_selected(losses, 2, sigma, law) / rho.expected_max(losses, 2)
-            verdicts.append(at_least(ratio, bound(sigma), where=f"{law.name}, {sigma = :.4g}"))
-    return worst(*verdicts)
+            yield at_least(ratio, bound(sigma), where=f"{law.name}, {sigma = :.4g}")
 
 
 @check(
@@ -43,19 +41,16 @@ def _bound_holds(context: Context, sigmas: np.ndarray, bound) -> Verdict:
     "rho_{2,approx}(w) >= p(sigma) rho_2(w), and so for their infima over 401 w: mean estimation, 4 atoms, 5 laws",
     Route.EXACT,
 )
-def theorem_for_rho(context: Context, *, bound=noise.p) -> Verdict:
+def theorem_for_rho(context: Context, *, bound=noise.p) -> Verdicts:
     w = np.linspace(-8, 8, 401)[:, None]
     losses = (w - np.array([-1.0, 0.2, 0.5, 2.0])) ** 2 / 2
-    exact, verdicts = rho.rho(losses, 2), []
+    exact = rho.rho(losses, 2)
     for law in LAWS:
         for sigma in PRINTED:
             noisy = expected_selected(losses, 2, sigma, law) / losses.mean(axis=-1)
             where = f"{law.name}, {sigma = :.4g}"
-            verdicts += [
-                at_least(noisy, bound(sigma) * exact, where=where),
-                at_least(noisy.min(), bound(sigma) * exact.min(), where=where),
-            ]
-    return worst(*verdicts)
+            yield at_least(noisy, bound(sigma) * exact, where=where)
+            yield at_least(noisy.min(), bound(sigma) * exact.min(), where=where)
 
 
 @check(
@@ -63,13 +58,14 @@ def theorem_for_rho(context: Context, *, bound=noise.p) -> Verdict:
     "F^_{2,approx} >= p(sigma) F^_2 in simulation: 5 laws, sigma = 1/(2 sqrt2), 4 atoms of losses 1, .6, .36, .216",
     Route.MONTE_CARLO,
 )
-def theorem_by_simulation(context: Context, *, bound=noise.p) -> Verdict:
+def theorem_by_simulation(context: Context, *, bound=noise.p) -> Verdicts:
     losses, sigma, alpha = 0.6 ** np.arange(4), noise.SIGMA_LIMIT, context.alpha / len(LAWS)
     n = montecarlo.sample_size(0.015, alpha)
     # P(max >= f_(i)) by hand: of 16 pairs, 7, 5, 3, 1 have the largest, second, ... as their maximum.
     target = bound(sigma) * float(losses @ [7, 5, 3, 1]) / 16
     chosen = (simulated_choice(context.rng, losses, 2, sigma, law, n) for law in LAWS)
-    return worst(*(montecarlo.mean_at_least(losses[atoms], target, alpha, cap=1.0) for atoms in chosen))
+    for atoms in chosen:
+        yield montecarlo.mean_at_least(losses[atoms], target, alpha, cap=1.0)
 
 
 def approximate_losses(losses: np.ndarray, mu: float, sigma: float, zeta: np.ndarray) -> np.ndarray:
@@ -82,8 +78,7 @@ def approximate_losses(losses: np.ndarray, mu: float, sigma: float, zeta: np.nda
     "the result does not depend on mu(w): the very same of R candidates wins for 6 mu in [-300, 300], 5 laws, R = 2, 5",
     Route.EXACT,
 )
-def independent_of_mu(context: Context, *, approximate=approximate_losses) -> Verdict:
-    verdicts = []
+def independent_of_mu(context: Context, *, approximate=approximate_losses) -> Verdicts:
     for law in LAWS:
         for R in (2, 5):
             f = context.rng.exponential(size=(20_000, R))
@@ -91,8 +86,7 @@ def independent_of_mu(context: Context, *, approximate=approximate_losses) -> Ve
             reference = np.argmax(approximate(f, 0.0, 0.3, zeta), axis=-1)
             for mu in (-300.0, -5.0, -0.1, 1.0, 10.0, 300.0):
                 changed = np.argmax(approximate(f, mu, 0.3, zeta), axis=-1) != reference
-                verdicts.append(equal(np.sum(changed), 0.0, where=f"{law.name}, {R = }, {mu = }"))
-    return worst(*verdicts)
+                yield equal(np.sum(changed), 0.0, where=f"{law.name}, {R = }, {mu = }")
 
 
 @check(
@@ -100,12 +94,10 @@ def independent_of_mu(context: Context, *, approximate=approximate_losses) -> Ve
     "p(0) = 1, and p decreases in sigma: 1,001 sigma in [0, 1/(2 sqrt2)]",
     Route.CLOSED_FORM,
 )
-def decreasing(context: Context, *, bound=noise.p) -> Verdict:
+def decreasing(context: Context, *, bound=noise.p) -> Verdicts:
     sigma = np.linspace(0, noise.SIGMA_LIMIT, 1001)
-    return worst(
-        equal(bound(0.0), 1.0, where="sigma = 0"),
-        at_most(np.diff(bound(sigma)), -1e-5, where={"sigma": sigma[1:]}),
-    )
+    yield equal(bound(0.0), 1.0, where="sigma = 0")
+    yield at_most(np.diff(bound(sigma)), -1e-5, where={"sigma": sigma[1:]})
 
 
 @check(
@@ -125,8 +117,7 @@ def too_much_noise(context: Context, *, sigma=0.5, bound=noise.p) -> Verdict:
 )
 def gaussian_choice(
     context: Context, *, formula=lambda ratio, sigma: special.ndtr(np.log(ratio) / (np.sqrt(2) * sigma))
-) -> Verdict:
-    verdicts = []
+) -> Verdicts:
     for ratio in np.geomspace(1, 100, 20):
         for sigma in (0.05, 0.2, noise.SIGMA_LIMIT, 0.7, 1.0, 2.0, 5.0, 20.0):
             shift = np.log(ratio) / sigma
@@ -135,8 +126,7 @@ def gaussian_choice(
                 return float(np.exp(-z * z / 2) / np.sqrt(2 * np.pi) * special.ndtr(z + shift))
 
             value = integrate.quad(wins, -10, 10, epsabs=1e-12, epsrel=1e-12)[0]
-            verdicts.append(equal(formula(ratio, sigma), value, where=f"f_1/f_2 = {ratio:.4g}, {sigma = :.4g}"))
-    return worst(*verdicts)
+            yield equal(formula(ratio, sigma), value, where=f"f_1/f_2 = {ratio:.4g}, {sigma = :.4g}")
 
 
 @check(
@@ -144,13 +134,11 @@ def gaussian_choice(
     "F^_{R,approx} >= p_R(sigma) F^_R: 5 laws, R = 2, 3, 8, 10 sigma in (0, 20], 60 random vectors of 6 losses each",
     Route.QUADRATURE,
 )
-def every_R(context: Context, *, bound=noise.p_R) -> Verdict:
-    verdicts = []
+def every_R(context: Context, *, bound=noise.p_R) -> Verdicts:
     for law, sigma, R in itertools.product(LAWS, WIDE, (2, 3, 8)):
         losses = loss_vectors(context.rng, sigma, rows=60, n=6)
         ratio = expected_selected(losses, R, sigma, law) / rho.expected_max(losses, R)
-        verdicts.append(at_least(ratio, bound(sigma, R), where=f"{law.name}, {sigma = :.4g}, {R = }"))
-    return worst(*verdicts)
+        yield at_least(ratio, bound(sigma, R), where=f"{law.name}, {sigma = :.4g}, {R = }")
 
 
 def kept_of_candidates(law: noise_laws.Discrete, losses: np.ndarray, sigma: float, k: int) -> np.ndarray:
@@ -170,16 +158,14 @@ def kept_of_candidates(law: noise_laws.Discrete, losses: np.ndarray, sigma: floa
     "given the candidates: k of B keep p_B(sigma) of the k largest, B = 2, 3, 4, k = 1, 2; 100 random laws",
     Route.EXACT,
 )
-def given_candidates(context: Context, *, bound=noise.p_R) -> Verdict:
-    verdicts = []
+def given_candidates(context: Context, *, bound=noise.p_R) -> Verdicts:
     for law in random_laws(context.rng, 100):
         for B, k in ((2, 1), (3, 1), (4, 1), (3, 2), (4, 2)):
             sigma = float(np.exp(context.rng.uniform(-3, 2)))
             losses = np.exp(-sigma * context.rng.exponential(2, (20, B)))
             losses[:, 0] = 1.0
             where = f"{law.name}, {sigma = :.4g}, B = {B}, k = {k}"
-            verdicts.append(at_least(kept_of_candidates(law, losses, sigma, k), bound(sigma, B), where=where))
-    return worst(*verdicts)
+            yield at_least(kept_of_candidates(law, losses, sigma, k), bound(sigma, B), where=where)
 
 
 @check(
@@ -187,8 +173,7 @@ def given_candidates(context: Context, *, bound=noise.p_R) -> Verdict:
     "climbed: 400 steps towards the law on 3 atoms and the losses that keep least, 3 sigma, R = 2, 3",
     Route.EXACT,
 )
-def climbed(context: Context, *, bound=noise.p_R) -> Verdict:
-    verdicts = []
+def climbed(context: Context, *, bound=noise.p_R) -> Verdicts:
     for sigma, R in itertools.product((0.1, noise.SIGMA_LIMIT, 1.0), (2, 3)):
 
         def kept(point: np.ndarray, sigma: float = sigma, R: int = R) -> float:
@@ -208,8 +193,7 @@ def climbed(context: Context, *, bound=noise.p_R) -> Verdict:
                 least, best, size = value, tried, min(0.5, 1.3 * size)
             else:
                 size = max(1e-3, 0.98 * size)
-        verdicts.append(at_least(least, bound(sigma, R), where=f"{sigma = :.4g}, {R = }"))
-    return worst(*verdicts)
+        yield at_least(least, bound(sigma, R), where=f"{sigma = :.4g}, {R = }")
 
 
 @check(
@@ -217,18 +201,17 @@ def climbed(context: Context, *, bound=noise.p_R) -> Verdict:
     "E max of R zeta <= (R - 1)/sqrt(2R - 1): 300 random laws, R = 2 to 100; attained by quantiles u^(R-1), n = 1e5",
     Route.EXACT,
 )
-def mean_of_largest(context: Context, *, bound=lambda R: (R - 1) / np.sqrt(2 * R - 1)) -> Verdict:
-    verdicts, R = [], np.array([2, 3, 5, 10, 100])
+def mean_of_largest(context: Context, *, bound=lambda R: (R - 1) / np.sqrt(2 * R - 1)) -> Verdicts:
+    R = np.array([2, 3, 5, 10, 100])
     for law in random_laws(context.rng, 300):
         order = np.argsort(law.atoms)
         below = np.cumsum(np.asarray(law.weights)[order])
         shares = np.diff(np.minimum(below, 1.0) ** R[:, None], axis=1, prepend=0.0)
-        verdicts.append(at_most(shares @ np.asarray(law.atoms)[order], bound(R), where={"law": law.name, "R": R}))
+        yield at_most(shares @ np.asarray(law.atoms)[order], bound(R), where={"law": law.name, "R": R})
     for r in R:
         quantiles = ((np.arange(100_000) + 0.5) / 100_000) ** (r - 1)
         largest = rho.expected_max(quantiles, r) - quantiles.mean()
-        verdicts.append(equal(largest / quantiles.std() / bound(r), 1.0, where=f"R = {r}", tolerance=1e-3))
-    return worst(*verdicts)
+        yield equal(largest / quantiles.std() / bound(r), 1.0, where=f"R = {r}", tolerance=1e-3)
 
 
 @check(
@@ -236,12 +219,11 @@ def mean_of_largest(context: Context, *, bound=lambda R: (R - 1) / np.sqrt(2 * R
     "a known law: F^_{R,approx} >= p_law F^_R for Gaussian zeta with its E max of R, R = 2, 4, 8; sharper than p_R",
     Route.QUADRATURE,
 )
-def known_law(context: Context, *, bound=noise.p_law) -> Verdict:
-    verdicts = []
+def known_law(context: Context, *, bound=noise.p_law) -> Verdicts:
     for R, mean in ((2, 1 / np.sqrt(np.pi)), (4, 1.0293753730), (8, 1.4236003060)):
         for sigma in WIDE:
             losses = loss_vectors(context.rng, sigma, rows=40, n=6)
             ratio = expected_selected(losses, R, sigma, noise_laws.gaussian) / rho.expected_max(losses, R)
             limit = bound(sigma, R, mean)
-            verdicts += [at_least(ratio, limit, where=f"{sigma = :.4g}, {R = }"), at_least(limit, noise.p_R(sigma, R))]
-    return worst(*verdicts)
+            yield at_least(ratio, limit, where=f"{sigma = :.4g}, {R = }")
+            yield at_least(limit, noise.p_R(sigma, R))

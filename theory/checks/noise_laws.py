@@ -10,7 +10,7 @@ import numpy as np
 from theory.formulas import noise_laws, rho
 from theory.formulas.noise_laws import LAWS, Continuous, Discrete, Law
 from theory.routes import montecarlo
-from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
+from theory.verdict import Context, Route, Status, Verdict, Verdicts, at_least, at_most, check, equal
 
 SIGMAS = (0.0, 0.01, 0.1, 0.35, 1.0, 3.0, 20.0)
 COIN = Discrete(name="coin", atoms=(0.0, 1.0), weights=(0.5, 0.5))
@@ -41,10 +41,11 @@ def random_laws(rng: np.random.Generator, count: int) -> Iterator[Discrete]:
     "each of 5 laws of zeta has mean 0 and variance 1, by quadrature of its density or by summing over its atoms",
     Route.QUADRATURE,
 )
-def moments(context: Context, *, laws: tuple[Law, ...] = LAWS) -> Verdict:
+def moments(context: Context, *, laws: tuple[Law, ...] = LAWS) -> Verdicts:
     names = {"law": [law.name for law in laws]}
     mean, variance = np.transpose([law.moments() for law in laws])
-    return worst(equal(mean, 0.0, where=names), equal(variance, 1.0, where=names))
+    yield equal(mean, 0.0, where=names)
+    yield equal(variance, 1.0, where=names)
 
 
 @check(
@@ -52,21 +53,19 @@ def moments(context: Context, *, laws: tuple[Law, ...] = LAWS) -> Verdict:
     "what each of 5 laws draws follows its distribution function (or atoms), hence has mean 0 and variance 1",
     Route.MONTE_CARLO,
 )
-def draws(context: Context, *, laws: tuple[Law, ...] = LAWS, sampled: tuple[Law, ...] = LAWS) -> Verdict:
-    verdicts = []
+def draws(context: Context, *, laws: tuple[Law, ...] = LAWS, sampled: tuple[Law, ...] = LAWS) -> Verdicts:
     alpha = context.alpha / len(laws)
     for law, source in zip(laws, sampled, strict=True):
         if isinstance(law, Continuous):
             zeta = source.draw(context.rng, montecarlo.sample_size(0.01, alpha))
-            verdicts.append(montecarlo.distribution_equals(zeta, law.cdf, alpha))
+            yield montecarlo.distribution_equals(zeta, law.cdf, alpha)
         else:
             share = alpha / len(law.atoms)
             zeta = source.draw(context.rng, montecarlo.sample_size(0.005, share))
-            verdicts += [
+            yield from [
                 montecarlo.probability_equals(int(np.sum(zeta == atom)), len(zeta), weight, share)
                 for atom, weight in zip(law.atoms, law.weights, strict=True)
             ]
-    return worst(*verdicts)
 
 
 @check(
@@ -96,19 +95,17 @@ def negative_sigma(context: Context, *, sigma=-0.1) -> Verdict:
     "simulated noisy choices fall on each of 4 atoms (one of loss 0, two equal) as computed: 5 laws, R = 2 and 4",
     Route.MONTE_CARLO,
 )
-def choice_by_simulation(context: Context, *, probabilities=noise_laws.selection_probabilities) -> Verdict:
+def choice_by_simulation(context: Context, *, probabilities=noise_laws.selection_probabilities) -> Verdicts:
     losses = np.array([1.0, 0.6, 0.6, 0.0])
     sigma, alpha = 0.5, context.alpha / (2 * len(LAWS) * len(losses))
     n = montecarlo.sample_size(0.01, alpha)
-    verdicts = []
     for law in LAWS:
         for R in (2, 4):
             chosen = simulated_choice(context.rng, losses, R, sigma, law, n)
-            verdicts += [
+            yield from [
                 montecarlo.probability_equals(int(np.sum(chosen == atom)), n, probability, alpha)
                 for atom, probability in enumerate(probabilities(losses, R, sigma, law))
             ]
-    return worst(*verdicts)
 
 
 def simulated_choice(
@@ -125,13 +122,12 @@ def simulated_choice(
     "F^_{R,approx} <= F^_R: 5 laws, 7 sigma in [0, 20], R = 2, 3, 8, 40 random loss vectors each",
     Route.QUADRATURE,
 )
-def at_most_exact_choice(context: Context, *, expected_selected=noise_laws.expected_selected) -> Verdict:
-    verdicts = []
+def at_most_exact_choice(context: Context, *, expected_selected=noise_laws.expected_selected) -> Verdicts:
     for law in LAWS:
         for sigma in SIGMAS:
             losses = loss_vectors(context.rng, sigma, rows=40, n=5)
             losses /= losses.max(axis=-1, keepdims=True)
-            verdicts += [
+            yield from [
                 at_most(
                     expected_selected(losses, R, sigma, law),
                     rho.expected_max(losses, R),
@@ -139,7 +135,6 @@ def at_most_exact_choice(context: Context, *, expected_selected=noise_laws.expec
                 )
                 for R in (2, 3, 8)
             ]
-    return worst(*verdicts)
 
 
 @check(
@@ -147,14 +142,12 @@ def at_most_exact_choice(context: Context, *, expected_selected=noise_laws.expec
     "sigma = 0 is the exact choice: F^_{R,approx} = F^_R for R = 1, 2, 3, 8 and 200 random loss vectors with ties",
     Route.EXACT,
 )
-def no_noise(context: Context, *, expected_selected=noise_laws.expected_selected) -> Verdict:
+def no_noise(context: Context, *, expected_selected=noise_laws.expected_selected) -> Verdicts:
     losses = loss_vectors(context.rng, 0.3, rows=400, n=6)
-    return worst(
-        *(
-            equal(expected_selected(losses, R, 0.0, noise_laws.gaussian), rho.expected_max(losses, R), where=f"{R = }")
-            for R in (1, 2, 3, 8)
+    for R in (1, 2, 3, 8):
+        yield equal(
+            expected_selected(losses, R, 0.0, noise_laws.gaussian), rho.expected_max(losses, R), where=f"{R = }"
         )
-    )
 
 
 @check(
@@ -162,15 +155,13 @@ def no_noise(context: Context, *, expected_selected=noise_laws.expected_selected
     "the noisy choice prefers larger losses: P(j* = j) does not decrease in f_j; 5 laws, 6 sigma, R = 2, 3, 8",
     Route.QUADRATURE,
 )
-def prefers_larger(context: Context, *, probabilities=noise_laws.selection_probabilities) -> Verdict:
-    verdicts = []
+def prefers_larger(context: Context, *, probabilities=noise_laws.selection_probabilities) -> Verdicts:
     for law in LAWS:
         for sigma in SIGMAS[1:]:
             losses = np.sort(loss_vectors(context.rng, sigma, rows=40, n=5), axis=-1)
             for R in (2, 3, 8):
                 steps = np.diff(probabilities(losses, R, sigma, law), axis=-1)
-                verdicts.append(at_least(steps, 0.0, where=f"{law.name}, {sigma = }, {R = }"))
-    return worst(*verdicts)
+                yield at_least(steps, 0.0, where=f"{law.name}, {sigma = }, {R = }")
 
 
 @check(
@@ -178,12 +169,11 @@ def prefers_larger(context: Context, *, probabilities=noise_laws.selection_proba
     "noise never makes GSGD worse than random: rho_{R,approx} >= 1 for 5 laws, 6 sigma in (0, 20], R = 2, 3, 8, 16",
     Route.QUADRATURE,
 )
-def at_least_random(context: Context, *, expected_selected=noise_laws.expected_selected) -> Verdict:
-    verdicts = []
+def at_least_random(context: Context, *, expected_selected=noise_laws.expected_selected) -> Verdicts:
     for law in LAWS:
         for sigma in SIGMAS[1:]:
             losses = loss_vectors(context.rng, sigma, rows=40, n=5)
-            verdicts += [
+            yield from [
                 at_least(
                     expected_selected(losses, R, sigma, law) / losses.mean(axis=-1),
                     1.0,
@@ -191,7 +181,6 @@ def at_least_random(context: Context, *, expected_selected=noise_laws.expected_s
                 )
                 for R in (2, 3, 8, 16)
             ]
-    return worst(*verdicts)
 
 
 def chosen_with_fixed_noise(q: float, f: tuple[float, float], R: int, sigma: float) -> float:
@@ -230,15 +219,11 @@ def fixed_noise(context: Context, *, chosen=chosen_with_fixed_noise) -> Verdict:
     "at R = 2 it makes no difference whether zeta is drawn per candidate or per atom: 9 weights, 6 sigma, 5 ratios",
     Route.EXACT,
 )
-def fixed_noise_of_two(context: Context, *, chosen=chosen_with_fixed_noise) -> Verdict:
+def fixed_noise_of_two(context: Context, *, chosen=chosen_with_fixed_noise) -> Verdicts:
     cases = itertools.product(np.arange(1, 10) / 10, (0.01, 0.5, 0.9, 1.0, 2.0), SIGMAS[1:])
-    return worst(
-        *(
-            equal(
-                chosen(q, (1.0, f), 2, sigma),
-                chosen_with_fresh_noise(q, (1.0, f), 2, sigma),
-                where=f"{q = :.1f}, {f = }",
-            )
-            for q, f, sigma in cases
+    for q, f, sigma in cases:
+        yield equal(
+            chosen(q, (1.0, f), 2, sigma),
+            chosen_with_fresh_noise(q, (1.0, f), 2, sigma),
+            where=f"{q = :.1f}, {f = }",
         )
-    )

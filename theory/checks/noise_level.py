@@ -6,7 +6,7 @@ import numpy as np
 
 from theory.formulas import noise, noise_laws, rho
 from theory.formulas.noise_laws import LAWS
-from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
+from theory.verdict import Context, Route, Status, Verdict, Verdicts, at_least, at_most, check, equal
 
 RHO = np.linspace(1, 2, 1001)[1:]
 
@@ -50,12 +50,10 @@ def statement(context: Context, *, sigma_max=noise.sigma_max) -> Verdict:
     "the gap closed: p_2 rho >= p rho > 1 for sigma < sigma_max, beyond 1/(2 sqrt2) too: 1,000 rho, 99 shares",
     Route.CLOSED_FORM,
 )
-def statement_by_p_two(context: Context, *, factor=p_two) -> Verdict:
+def statement_by_p_two(context: Context, *, factor=p_two) -> Verdicts:
     sigma = np.linspace(0, 0.99, 100)[1:, None] * noise.sigma_max(RHO)
-    return worst(
-        at_least(factor(sigma), p_printed(sigma), where={"rho": RHO, "sigma": sigma}),
-        at_least(factor(sigma) * RHO, 1 + 0.001 * (RHO - 1), where={"rho": RHO, "sigma": sigma}),
-    )
+    yield at_least(factor(sigma), p_printed(sigma), where={"rho": RHO, "sigma": sigma})
+    yield at_least(factor(sigma) * RHO, 1 + 0.001 * (RHO - 1), where={"rho": RHO, "sigma": sigma})
 
 
 @check(
@@ -63,23 +61,19 @@ def statement_by_p_two(context: Context, *, factor=p_two) -> Verdict:
     "on problems: rho_{2,approx} >= p min rho_2 > 1 at all 201 w, sigma = 0.99 sigma_max; 6 problems, 5 laws",
     Route.EXACT,
 )
-def on_problems(context: Context, *, sigma_max=noise.sigma_max) -> Verdict:
+def on_problems(context: Context, *, sigma_max=noise.sigma_max) -> Verdicts:
     return _on_problems(context, sigma_max, p_printed)
 
 
-def _on_problems(context: Context, sigma_max, factor) -> Verdict:
-    verdicts = []
+def _on_problems(context: Context, sigma_max, factor) -> Verdicts:
     for _ in range(6):
         losses = mean_estimation(context.rng)
         least = rho.rho(losses, 2).min()
         sigma = 0.99 * sigma_max(least)
-        verdicts.append(
-            at_least(factor(sigma) * least, 1 + 0.001 * (least - 1), where=f"{least = :.4g}, {sigma = :.4g}")
-        )
+        yield at_least(factor(sigma) * least, 1 + 0.001 * (least - 1), where=f"{least = :.4g}, {sigma = :.4g}")
         for law in LAWS:
             noisy = noise_laws.expected_selected(losses, 2, sigma, law) / losses.mean(axis=-1)
-            verdicts.append(at_least(noisy.min(), factor(sigma) * least, where=f"{law.name}, {least = :.4g}"))
-    return worst(*verdicts)
+            yield at_least(noisy.min(), factor(sigma) * least, where=f"{law.name}, {least = :.4g}")
 
 
 def mean_estimation(rng: np.random.Generator) -> np.ndarray:
@@ -113,15 +107,13 @@ def within_theorem_up_to(context: Context, *, rho_limit=1.3952) -> Verdict:
     "p_R(sigma) rho = 1 at sigma_max_R(rho), R = 2, 3, 10, 1000, 999 rho in (1, R); at R = 2 >= the printed",
     Route.CLOSED_FORM,
 )
-def sharp_solves(context: Context, *, sigma_max=noise.sigma_max_R) -> Verdict:
+def sharp_solves(context: Context, *, sigma_max=noise.sigma_max_R) -> Verdicts:
     R = np.array([2, 3, 10, 1000])[:, None]
     rhos = 1 + (R - 1) * (RHO[:-1] - 1)
     found = sigma_max(rhos, R)
-    return worst(
-        equal(noise.p_R(found, R) * rhos, 1.0, where={"rho": rhos, "R": R}),
-        at_least(found[0], noise.sigma_max(rhos[0]), where={"rho": rhos[0]}),
-        equal(sigma_max(np.array([2.0, 5.0]), np.array([2, 5])), np.inf, where="rho = R"),
-    )
+    yield equal(noise.p_R(found, R) * rhos, 1.0, where={"rho": rhos, "R": R})
+    yield at_least(found[0], noise.sigma_max(rhos[0]), where={"rho": rhos[0]})
+    yield equal(sigma_max(np.array([2.0, 5.0]), np.array([2, 5])), np.inf, where="rho = R")
 
 
 @check(
@@ -129,7 +121,7 @@ def sharp_solves(context: Context, *, sigma_max=noise.sigma_max_R) -> Verdict:
     "on problems: rho_{2,approx} >= p_2 min rho_2 > 1 at 201 w, sigma = 0.99 sigma_max_R; 6 problems, 5 laws",
     Route.EXACT,
 )
-def sharp_on_problems(context: Context, *, sigma_max=sigma_max_two) -> Verdict:
+def sharp_on_problems(context: Context, *, sigma_max=sigma_max_two) -> Verdicts:
     return _on_problems(context, sigma_max, p_two)
 
 
@@ -140,8 +132,7 @@ def sharp_on_problems(context: Context, *, sigma_max=sigma_max_two) -> Verdict:
     "rho_{2,approx}(w) > 1 wherever losses differ, at any sigma: 5 laws (P(Z > s) <= 1/2 - s/10, s <= 1), sigma to 1e3",
     Route.EXACT,
 )
-def at_every_level(context: Context, *, advantage=0.1) -> Verdict:
-    verdicts = []
+def at_every_level(context: Context, *, advantage=0.1) -> Verdicts:
     for sigma in (0.3, 1.0, 10.0, 1e3):
         losses = mean_estimation(context.rng)
         unlike = np.abs(losses[:, :, None] - losses[:, None, :])
@@ -150,8 +141,7 @@ def at_every_level(context: Context, *, advantage=0.1) -> Verdict:
         least = 1 + advantage * np.mean(unlike * np.minimum(s, 1), axis=(1, 2)) / losses.mean(axis=-1)
         for law in LAWS:
             noisy = noise_laws.expected_selected(losses, 2, sigma, law) / losses.mean(axis=-1)
-            verdicts.append(at_least(noisy, least, where=f"{law.name}, {sigma = }"))
-    return worst(*verdicts)
+            yield at_least(noisy, least, where=f"{law.name}, {sigma = }")
 
 
 @check(

@@ -10,7 +10,7 @@ from theory.checks.noise_laws import loss_vectors
 from theory.formulas import facts, noise, noise_laws, rho
 from theory.formulas.noise_laws import LAWS, Continuous, Law
 from theory.routes import montecarlo
-from theory.verdict import Context, Route, Verdict, at_least, at_most, check, equal, worst
+from theory.verdict import Context, Route, Verdict, Verdicts, at_least, at_most, check, equal
 
 # f^(1) = 1 and f^(2) = e^{-t}: only the ratio matters. t = inf is f^(2) = 0.
 T = np.concatenate([[0.0], np.geomspace(1e-4, 20, 200), [np.inf]])
@@ -54,8 +54,7 @@ def over_laws(sigmas: tuple[float, ...]) -> Iterator[tuple[Law, float, np.ndarra
     "f2 exp(mu + sigma z2) <= f1 exp(mu + sigma z1) is sigma (z2 - z1) <= log(f1/f2): 50,000 draws of each of 5 laws",
     Route.EXACT,
 )
-def event(context: Context, *, wins=first_wins) -> Verdict:
-    verdicts = []
+def event(context: Context, *, wins=first_wins) -> Verdicts:
     for law in LAWS:
         f1, f2 = np.sort(context.rng.exponential(size=(2, 50_000)), axis=0)[::-1]
         f2[:100] = 0.0
@@ -63,8 +62,7 @@ def event(context: Context, *, wins=first_wins) -> Verdict:
         z1, z2 = law.draw(context.rng, (2, 50_000))
         printed = f2 * np.exp(mu + sigma * z2) <= f1 * np.exp(mu + sigma * z1)
         differ = np.sum(wins(f1, f2, z2 - z1, sigma) != printed)
-        verdicts.append(equal(differ, 0.0, where=f"{law.name}, {sigma = :.4g}"))
-    return worst(*verdicts)
+        yield equal(differ, 0.0, where=f"{law.name}, {sigma = :.4g}")
 
 
 @check(
@@ -72,18 +70,14 @@ def event(context: Context, *, wins=first_wins) -> Verdict:
     "Z = zeta_2 - zeta_1 has mean 0 and variance 2: symmetric, and 4 int s P(Z > s) ds over s > 0 is 2, for 5 laws",
     Route.QUADRATURE,
 )
-def difference_moments(context: Context, *, variance=2.0) -> Verdict:
-    verdicts = []
+def difference_moments(context: Context, *, variance=2.0) -> Verdicts:
     for law in LAWS:
         # P(Z > s) of a discrete law jumps at the differences of its atoms: panels end there.
         jumps = () if isinstance(law, Continuous) else tuple(np.subtract.outer(law.atoms, law.atoms).ravel())
         s, weight = noise_laws.panels((0.0, 60.0), np.array(jumps))
         tail = law.difference_sf(s)
-        verdicts += [
-            equal(law.difference_sf(-s), 1 - tail - law.difference_atom(s), where=law.name),
-            equal(4 * np.sum(weight * s * tail), variance, where=law.name),
-        ]
-    return worst(*verdicts)
+        yield equal(law.difference_sf(-s), 1 - tail - law.difference_atom(s), where=law.name)
+        yield equal(4 * np.sum(weight * s * tail), variance, where=law.name)
 
 
 @check(
@@ -91,17 +85,15 @@ def difference_moments(context: Context, *, variance=2.0) -> Verdict:
     "P(j* = 1) = 1 - P(Z > log(f1/f2)/sigma): the law of Z against both noises; 5 laws, 6 sigma, 50 ratios",
     Route.QUADRATURE,
 )
-def probability_of_first(context: Context, *, tail=lambda law, s: law.difference_sf(s)) -> Verdict:
+def probability_of_first(context: Context, *, tail=lambda law, s: law.difference_sf(s)) -> Verdicts:
     # Up to 9: at 10 = 2 * 5 the two values of Rademacher noise tie for sigma = 5, and rounding decides.
     f1, f2 = np.array(1.0), np.exp(-np.geomspace(1e-3, 9, 50))
-    verdicts = []
     for law in LAWS:
         for sigma in ANY_SIGMA:
             first = (mean_by_enumeration(law, np.broadcast_to(f1, f2.shape), f2, sigma) - f2) / (f1 - f2)
             expected = 1 - tail(law, np.log(f1 / f2) / sigma)
             # The probability is read off a mean, which is divided by f1 - f2 >= 0.001.
-            verdicts.append(equal(first, expected, where=f"{law.name}, {sigma = :.4g}", tolerance=1e-8))
-    return worst(*verdicts)
+            yield equal(first, expected, where=f"{law.name}, {sigma = :.4g}", tolerance=1e-8)
 
 
 @check(
@@ -109,15 +101,13 @@ def probability_of_first(context: Context, *, tail=lambda law, s: law.difference
     "P(j* = 2) = P(Z > log(f1/f2)/sigma) by exchanging the candidates' roles (a tie is the first's): 5 laws, 5 sigma",
     Route.EXACT,
 )
-def probability_of_second(context: Context, *, tail=lambda law, s: law.difference_sf(s)) -> Verdict:
-    verdicts = []
+def probability_of_second(context: Context, *, tail=lambda law, s: law.difference_sf(s)) -> Verdicts:
     for law in LAWS:
         for sigma in SIGMAS:
             s = T / sigma
             # Z < -s, with Z and -Z alike.
             second = 1 - law.difference_sf(-s) - law.difference_atom(-s)
-            verdicts.append(equal(second, tail(law, s), where={"law": law.name, "sigma": sigma, "t": T}))
-    return worst(*verdicts)
+            yield equal(second, tail(law, s), where={"law": law.name, "sigma": sigma, "t": T})
 
 
 @check(
@@ -125,14 +115,13 @@ def probability_of_second(context: Context, *, tail=lambda law, s: law.differenc
     "E f^(j*) = f1 P(j* = 1) + f2 P(j* = 2): the mean of simulated choices, 5 laws, losses 1 and 0.7, sigma = 0.5",
     Route.MONTE_CARLO,
 )
-def mean_by_simulation(context: Context, *, tail=lambda law, s: law.difference_sf(s)) -> Verdict:
+def mean_by_simulation(context: Context, *, tail=lambda law, s: law.difference_sf(s)) -> Verdicts:
     f, sigma, alpha = np.array([1.0, 0.7]), 0.5, context.alpha / len(LAWS)
-    n, verdicts = montecarlo.sample_size(0.01, alpha), []
+    n = montecarlo.sample_size(0.01, alpha)
     for law in LAWS:
         chosen = f[np.argmax(f * np.exp(sigma * law.draw(context.rng, (n, 2))), axis=1)]
         second = float(tail(law, np.log(f[0] / f[1]) / sigma))
-        verdicts.append(montecarlo.mean_equals(chosen, f[0] * (1 - second) + f[1] * second, alpha, cap=1.0))
-    return worst(*verdicts)
+        yield montecarlo.mean_equals(chosen, f[0] * (1 - second) + f[1] * second, alpha, cap=1.0)
 
 
 @check(
@@ -140,15 +129,13 @@ def mean_by_simulation(context: Context, *, tail=lambda law, s: law.difference_s
     "E f^(j*), over both noises, is f1 (1 - P(Z > s)) + f2 P(Z > s), s = log(f1/f2)/sigma; 5 laws, 6 sigma, 50 pairs",
     Route.QUADRATURE,
 )
-def mean_by_tail(context: Context, *, mean=lambda f1, f2, tail: f1 * (1 - tail) + f2 * tail) -> Verdict:
-    verdicts = []
+def mean_by_tail(context: Context, *, mean=lambda f1, f2, tail: f1 * (1 - tail) + f2 * tail) -> Verdicts:
     for law in LAWS:
         for sigma in ANY_SIGMA:
             f1, f2 = np.sort(context.rng.exponential(size=(2, 50)), axis=0)[::-1]
             tail = law.difference_sf(np.log(f1 / f2) / sigma)
             where = {"law": law.name, "sigma": sigma, "f1": f1, "f2": f2}
-            verdicts.append(equal(mean_by_enumeration(law, f1, f2, sigma), mean(f1, f2, tail), where=where))
-    return worst(*verdicts)
+            yield equal(mean_by_enumeration(law, f1, f2, sigma), mean(f1, f2, tail), where=where)
 
 
 @check(
@@ -167,13 +154,9 @@ def mean_rearranged(context: Context, *, mean=lambda f1, f2, tail: f1 - (f1 - f2
     "Cantelli: P(Z > log(f1/f2)/sigma) <= 2 / (2 + log^2(f1/f2)/sigma^2) for 5 laws, 6 sigma, 202 ratios in [1, inf]",
     Route.CLOSED_FORM,
 )
-def cantelli(context: Context, *, bound=lambda s: 2 / (2 + s**2)) -> Verdict:
-    return worst(
-        *(
-            at_most(tail, bound(T / sigma), where={"law": law.name, "sigma": sigma, "t": T})
-            for law, sigma, tail in over_laws(ANY_SIGMA)
-        )
-    )
+def cantelli(context: Context, *, bound=lambda s: 2 / (2 + s**2)) -> Verdicts:
+    for law, sigma, tail in over_laws(ANY_SIGMA):
+        yield at_most(tail, bound(T / sigma), where={"law": law.name, "sigma": sigma, "t": T})
 
 
 @check(
@@ -191,17 +174,13 @@ def cantelli_is_fact(context: Context, *, bound=lambda s: 2 / (2 + s**2)) -> Ver
     "E f^(j*) >= f1 - (f1 - f2) 2 / (2 + log^2(f1/f2)/sigma^2) for 5 laws, 6 sigma, 202 ratios in [1, inf]",
     Route.EXACT,
 )
-def mean_by_cantelli(context: Context, *, bound=lambda s: 2 / (2 + s**2)) -> Verdict:
-    return worst(
-        *(
-            at_least(
-                1 + np.expm1(-T) * tail,
-                1 + np.expm1(-T) * bound(T / sigma),
-                where={"law": law.name, "sigma": sigma, "t": T},
-            )
-            for law, sigma, tail in over_laws(ANY_SIGMA)
+def mean_by_cantelli(context: Context, *, bound=lambda s: 2 / (2 + s**2)) -> Verdicts:
+    for law, sigma, tail in over_laws(ANY_SIGMA):
+        yield at_least(
+            1 + np.expm1(-T) * tail,
+            1 + np.expm1(-T) * bound(T / sigma),
+            where={"law": law.name, "sigma": sigma, "t": T},
         )
-    )
 
 
 @check(
@@ -221,12 +200,10 @@ def in_terms_of_h(context: Context, *, h=noise.h) -> Verdict:
     "(f1 - f2) 2/(2 + log^2(f1/f2)/sigma^2) <= 0.72 (1 - e^{-sqrt2 sigma}) f1: 5 sigma <= 1/(2 sqrt2), 202 ratios",
     Route.CLOSED_FORM,
 )
-def by_lemma(context: Context, *, constant=0.72) -> Verdict:
-    verdicts = []
+def by_lemma(context: Context, *, constant=0.72) -> Verdicts:
     for sigma in SIGMAS:
         taken = -np.expm1(-T) * 2 / (2 + (T / sigma) ** 2)
-        verdicts.append(at_most(taken / -np.expm1(-np.sqrt(2) * sigma), constant, where={"sigma": sigma, "t": T}))
-    return worst(*verdicts)
+        yield at_most(taken / -np.expm1(-np.sqrt(2) * sigma), constant, where={"sigma": sigma, "t": T})
 
 
 @check(
@@ -234,13 +211,9 @@ def by_lemma(context: Context, *, constant=0.72) -> Verdict:
     "E f^(j*) >= (1 - 0.72 (1 - e^{-sqrt2 sigma})) f1 for 5 laws, 5 sigma <= 1/(2 sqrt2), 202 ratios in [1, inf]",
     Route.EXACT,
 )
-def pair(context: Context, *, factors=PRINTED_FACTORS) -> Verdict:
-    return worst(
-        *(
-            at_least(1 + np.expm1(-T) * tail, factors[sigma], where={"law": law.name, "sigma": sigma, "t": T})
-            for law, sigma, tail in over_laws(SIGMAS)
-        )
-    )
+def pair(context: Context, *, factors=PRINTED_FACTORS) -> Verdicts:
+    for law, sigma, tail in over_laws(SIGMAS):
+        yield at_least(1 + np.expm1(-T) * tail, factors[sigma], where={"law": law.name, "sigma": sigma, "t": T})
 
 
 @check(
@@ -248,16 +221,14 @@ def pair(context: Context, *, factors=PRINTED_FACTORS) -> Verdict:
     "E f^(j*) >= (1 - 0.72 (1 - e^{-sqrt2 sigma})) max f in either order of the two, 1,000 pairs, 5 laws, 5 sigma",
     Route.EXACT,
 )
-def either_order(context: Context, *, factors=PRINTED_FACTORS) -> Verdict:
+def either_order(context: Context, *, factors=PRINTED_FACTORS) -> Verdicts:
     first, second = context.rng.exponential(size=(2, 1000))
-    verdicts = []
     for law in LAWS:
         for sigma, factor in factors.items():
             second_wins = law.difference_sf(np.log(first / second) / sigma)
             kept = (first * (1 - second_wins) + second * second_wins) / np.maximum(first, second)
             where = {"law": law.name, "sigma": sigma, "f(1)": first, "f(2)": second}
-            verdicts.append(at_least(kept, factor, where=where))
-    return worst(*verdicts)
+            yield at_least(kept, factor, where=where)
 
 
 @check(
@@ -265,14 +236,12 @@ def either_order(context: Context, *, factors=PRINTED_FACTORS) -> Verdict:
     "F^_{2,approx} >= (1 - 0.72 (1 - e^{-sqrt2 sigma})) F^_2 on the constants as printed; 5 laws, 5 sigma, 200 vectors",
     Route.EXACT,
 )
-def over_candidates(context: Context, *, factors=PRINTED_FACTORS) -> Verdict:
-    verdicts = []
+def over_candidates(context: Context, *, factors=PRINTED_FACTORS) -> Verdicts:
     for law in LAWS:
         for sigma, factor in factors.items():
             losses = loss_vectors(context.rng, sigma, rows=200, n=5)
             ratio = noise_laws.expected_selected(losses, 2, sigma, law) / rho.expected_max(losses, 2)
-            verdicts.append(at_least(ratio, factor, where=f"{law.name}, {sigma = :.4g}"))
-    return worst(*verdicts)
+            yield at_least(ratio, factor, where=f"{law.name}, {sigma = :.4g}")
 
 
 @check(
@@ -280,14 +249,12 @@ def over_candidates(context: Context, *, factors=PRINTED_FACTORS) -> Verdict:
     "rho_{2,approx}(w) >= (1 - 0.72 (1 - e^{-sqrt2 sigma})) rho_2(w); 5 laws, 5 sigma <= 1/(2 sqrt2), 200 vectors",
     Route.EXACT,
 )
-def relative_to_mean(context: Context, *, factors=PRINTED_FACTORS) -> Verdict:
-    verdicts = []
+def relative_to_mean(context: Context, *, factors=PRINTED_FACTORS) -> Verdicts:
     for law in LAWS:
         for sigma, factor in factors.items():
             losses = loss_vectors(context.rng, sigma, rows=200, n=5)
             noisy = noise_laws.expected_selected(losses, 2, sigma, law) / losses.mean(axis=-1)
-            verdicts.append(at_least(noisy, factor * rho.rho(losses, 2), where=f"{law.name}, {sigma = :.4g}"))
-    return worst(*verdicts)
+            yield at_least(noisy, factor * rho.rho(losses, 2), where=f"{law.name}, {sigma = :.4g}")
 
 
 @check(
@@ -295,12 +262,10 @@ def relative_to_mean(context: Context, *, factors=PRINTED_FACTORS) -> Verdict:
     "the infima over w keep the factor: 200 random sets of 50 points w, 5 laws, 5 sigma <= 1/(2 sqrt2)",
     Route.EXACT,
 )
-def over_points(context: Context, *, factors=PRINTED_FACTORS) -> Verdict:
-    verdicts = []
+def over_points(context: Context, *, factors=PRINTED_FACTORS) -> Verdicts:
     for law in LAWS:
         for sigma, factor in factors.items():
             losses = loss_vectors(context.rng, sigma, rows=10_000, n=3).reshape(200, 50, 3)
             noisy = noise_laws.expected_selected(losses, 2, sigma, law) / losses.mean(axis=-1)
             infima = noisy.min(axis=1), rho.rho(losses, 2).min(axis=1)
-            verdicts.append(at_least(infima[0] / infima[1], factor, where=f"{law.name}, {sigma = :.4g}"))
-    return worst(*verdicts)
+            yield at_least(infima[0] / infima[1], factor, where=f"{law.name}, {sigma = :.4g}")

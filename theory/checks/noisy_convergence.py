@@ -12,7 +12,7 @@ from gsgd.oracle import Noise, Oracle
 from theory.formulas import convergence, noise_laws
 from theory.problems import convex
 from theory.routes import exact, montecarlo
-from theory.verdict import Context, Route, Status, Verdict, at_least, check, equal, worst
+from theory.verdict import Context, Route, Status, Verdict, Verdicts, at_least, check, equal
 
 LAWS: tuple[noise_laws.Law, ...] = (noise_laws.gaussian, noise_laws.rademacher, noise_laws.laplace)
 LEVELS = (0.2, 1.0, 5.0)
@@ -23,15 +23,13 @@ LEVELS = (0.2, 1.0, 5.0)
     "E F(average) <= bound, K = 2 up to 5..9: 10 instances, 3 laws, sigma = .2, 1, 5, eta L = .05, .5",
     Route.EXACT,
 )
-def by_enumeration(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
-    verdicts = []
+def by_enumeration(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
     laws = list(itertools.product(LAWS, LEVELS))
     for known, (noise, sigma) in itertools.product(convex.compact_problems(), laws):
         law = exact.noisy(known.problem.n, 2, sigma, noise)
         K = exact.affordable_steps(known, law, leaves=500)
         q: dict[str, Any] = {"K": K, "Delta": known.Delta(2), "rng": context.rng}
-        verdicts.append(exact.bound_holds(known, law, bound, eta=np.array((0.05, 0.5)) / known.L, **q))
-    return worst(*verdicts)
+        yield exact.bound_holds(known, law, bound, eta=np.array((0.05, 0.5)) / known.L, **q)
 
 
 @check(
@@ -39,8 +37,7 @@ def by_enumeration(context: Context, *, bound=convergence.gsgd_bound) -> Verdict
     "E F(average) <= bound, K = 2 up to 4..7, R = 4: 5 problems, Gaussian noise, sigma = .5, eta L = .05, .5",
     Route.QUADRATURE,
 )
-def by_quadrature(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
-    verdicts = []
+def by_quadrature(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
     problems = convex.compact_problems()
     for known in [*problems[:4], problems[-1]]:
         law = exact.noisy(known.problem.n, 4, 0.5, noise_laws.gaussian)
@@ -49,8 +46,7 @@ def by_quadrature(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
             "Delta": known.Delta(4),
             "rng": context.rng,
         }
-        verdicts.append(exact.bound_holds(known, law, bound, eta=np.array((0.05, 0.5)) / known.L, **q))
-    return worst(*verdicts)
+        yield exact.bound_holds(known, law, bound, eta=np.array((0.05, 0.5)) / known.L, **q)
 
 
 @check(
@@ -98,8 +94,7 @@ def gradient_of_the_noisy_mean(context: Context, *, sigma: float = 1.0) -> Verdi
     "mended: <E grad f(w, x^), w - w*> >= F^_approx(w) - Delta_R at 500 points of 9 problems",
     Route.EXACT,
 )
-def repaired_step(context: Context, *, share: float = 1.0) -> Verdict:
-    verdicts = []
+def repaired_step(context: Context, *, share: float = 1.0) -> Verdicts:
     for known in convex.compact_problems():
         w = known.start + 2 * context.rng.standard_normal((500, known.problem.dim))
         w = np.concatenate([w, known.minimisers.vertices])
@@ -110,8 +105,7 @@ def repaired_step(context: Context, *, share: float = 1.0) -> Verdict:
             for star in known.minimisers.vertices:
                 inner = np.sum(mean * (w - star), axis=-1)
                 place = {"problem": known.name, "sigma": sigma}
-                verdicts.append(at_least(inner, F_approx - share * known.Delta(2), where=place))
-    return worst(*verdicts)
+                yield at_least(inner, F_approx - share * known.Delta(2), where=place)
 
 
 @check(
@@ -119,8 +113,7 @@ def repaired_step(context: Context, *, share: float = 1.0) -> Verdict:
     "2 of 3 with noisy losses: E F(average) <= bound, rho_approx, Delta_{3,2}, K = 2 up to 3..6, 5 problems, 2 eta",
     Route.EXACT,
 )
-def noisy_top_k(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
-    verdicts = []
+def noisy_top_k(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
     problems = convex.compact_problems()
     for known in [*problems[:3], *problems[-2:]]:
         Delta = exact.Delta(known, exact.top_k(known.problem.n, 3, 2))
@@ -129,5 +122,4 @@ def noisy_top_k(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
             law = exact.top_k(known.problem.n, 3, 2, factors=(float(np.exp(-sigma)), float(np.exp(sigma))))
             K = exact.affordable_steps(known, law, leaves=300)
             q: dict[str, Any] = {"K": K, "Delta": Delta, "rng": context.rng}
-            verdicts.append(exact.bound_holds(known, law, bound, eta=np.array((0.05, 0.5)) / known.L, **q))
-    return worst(*verdicts)
+            yield exact.bound_holds(known, law, bound, eta=np.array((0.05, 0.5)) / known.L, **q)

@@ -13,7 +13,7 @@ from theory.problems.nonconvex import BUMP, QUASAR, SHAPES, WAVE, random_nonconv
 from theory.problems.nonconvex import nonconvex as problem
 from theory.routes import exact
 from theory.routes.envelope import Envelope
-from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
+from theory.verdict import Context, Route, Status, Verdict, Verdicts, at_least, at_most, check, equal
 
 
 def _least_gradient(known: KnownProblem, law: exact.Law, eta: float, K: int) -> tuple[float, float]:
@@ -38,14 +38,12 @@ def attained_at_the_start(context: Context, *, bound=nonconvex.stationarity_boun
     "min E|grad env(w_k)|^2 <= bound on the bump, w_0 = 1.5 to 1.7, default step, K = 2, 3, 6",
     Route.NUMERICAL,
 )
-def stationarity_of_the_bump(context: Context, *, bound=nonconvex.stationarity_bound) -> Verdict:
-    verdicts = []
+def stationarity_of_the_bump(context: Context, *, bound=nonconvex.stationarity_bound) -> Verdicts:
     for K in (2, 3, 6):
         for start in np.linspace(1.5, 1.7, 21):
             eta = 1 / np.sqrt(2 * K + 50)
             value, F = _least_gradient(problem(BUMP, [1.0], [0.0], start=float(start)), exact.uniform(1), eta, K)
-            verdicts.append(at_most(value, bound(K, L=1.0, F_R0=F), where=f"K = {K}, w_0 = {start:.2f}"))
-    return worst(*verdicts)
+            yield at_most(value, bound(K, L=1.0, F_R0=F), where=f"K = {K}, w_0 = {start:.2f}")
 
 
 @check(
@@ -53,8 +51,7 @@ def stationarity_of_the_bump(context: Context, *, bound=nonconvex.stationarity_b
     "min E|grad env(w_k)|^2 <= bound: 4 losses, 6 problems each, R = 1, 2, 3, K = 2 to 6, default and 2 other steps",
     Route.NUMERICAL,
 )
-def stationarity(context: Context, *, bound=nonconvex.stationarity_bound) -> Verdict:
-    verdicts = []
+def stationarity(context: Context, *, bound=nonconvex.stationarity_bound) -> Verdicts:
     for shape in SHAPES:
         for index in range(6):
             known = random_nonconvex(context.rng, shape, 2 + index % 2)
@@ -62,8 +59,7 @@ def stationarity(context: Context, *, bound=nonconvex.stationarity_bound) -> Ver
             for K, eta in ((2, None), (6, None), (6, 0.02), (4, 0.2)):
                 value, F = _least_gradient(known, law, eta or 1 / np.sqrt(2 * K + 50), K)
                 where = f"{shape.name}, K = {K}, eta = {eta}"
-                verdicts.append(at_most(value, bound(K, L=1.0, F_R0=F, eta=eta), where=where))
-    return worst(*verdicts)
+                yield at_most(value, bound(K, L=1.0, F_R0=F, eta=eta), where=where)
 
 
 def _places(context: Context) -> Iterator[tuple[KnownProblem, int, np.ndarray]]:
@@ -75,9 +71,8 @@ def _places(context: Context) -> Iterator[tuple[KnownProblem, int, np.ndarray]]:
             yield random_nonconvex(context.rng, shape, 3), 1 + index % 3, context.rng.uniform(-4, 4, 40)
 
 
-def _step(context: Context, growth: float, descent: float, sigma: float = 0.0) -> Verdict:
+def _step(context: Context, growth: float, descent: float, sigma: float = 0.0) -> Verdicts:
     """What the envelope gains is at most `growth` h u env, and what it loses less that at least `descent` h (2 - u)."""
-    verdicts = []
     for known, R, w in _places(context):
         law = exact.greedy(known.problem.n, R)
         taken = exact.noisy(known.problem.n, R, sigma, noise_laws.rademacher) if sigma else law
@@ -92,12 +87,11 @@ def _step(context: Context, growth: float, descent: float, sigma: float = 0.0) -
             u = 1 - p * (1 - h)
             loss, most = descent * h * (2 - u) * gradient, growth * h * u * before
             where = {"loss": known.name, "h": h, "w": w}
-            verdicts.append(at_most(gained + loss, most, where=where))
+            yield at_most(gained + loss, most, where=where)
             # Where the gradient is 0, so is what is lost.
             far = gradient > 1e-3
             if far.any():
-                verdicts.append(at_least((most - gained)[far], loss[far], where={"loss": known.name, "h": h}))
-    return worst(*verdicts)
+                yield at_least((most - gained)[far], loss[far], where={"loss": known.name, "h": h})
 
 
 @check(
@@ -105,7 +99,7 @@ def _step(context: Context, growth: float, descent: float, sigma: float = 0.0) -
     "one step: E env(w') <= (1 + 2 h^2) env(w) - (h (2 - h)/4)|grad env(w)|^2: 4 losses, 42 problems, h = .001 to 1",
     Route.NUMERICAL,
 )
-def one_step(context: Context, *, growth: float = 2.0, descent: float = 0.25) -> Verdict:
+def one_step(context: Context, *, growth: float = 2.0, descent: float = 0.25) -> Verdicts:
     return _step(context, growth, descent)
 
 
@@ -114,7 +108,7 @@ def one_step(context: Context, *, growth: float = 2.0, descent: float = 0.25) ->
     "noisy losses (zeta = +-1, sigma = .5): one step with 1 - p (1 - h) for h, p = F^_approx/F^_R, the same problems",
     Route.NUMERICAL,
 )
-def one_noisy_step(context: Context, *, growth: float = 2.0, descent: float = 0.25) -> Verdict:
+def one_noisy_step(context: Context, *, growth: float = 2.0, descent: float = 0.25) -> Verdicts:
     return _step(context, growth, descent, sigma=0.5)
 
 
@@ -162,9 +156,9 @@ exceeded by 2 z^2 - 3 |z|."""
     "quasar-convex: mean of E F(w_k) <= bound for phi = z^2 + 3 sin^2 z, from w_0 = 3, R = 1, 2, K = 2 to 8, 3 rates",
     Route.EXACT,
 )
-def quasar(context: Context, *, bound=nonconvex.quasar_bound, gamma: float = GAMMA) -> Verdict:
+def quasar(context: Context, *, bound=nonconvex.quasar_bound, gamma: float = GAMMA) -> Verdicts:
     z = np.linspace(-20, 20, 20_001)
-    verdicts = [at_least(z * QUASAR.slope(z, 1.0), gamma * QUASAR.value(z, 1.0), where={"z": z})]
+    yield at_least(z * QUASAR.slope(z, 1.0), gamma * QUASAR.value(z, 1.0), where={"z": z})
     known = problem(QUASAR, np.array([1.0, 0.4, 0.1]) / 8, [0.0] * 3, start=3.0)
     k = np.arange(2, 9)
     for R in (1, 2):
@@ -173,5 +167,4 @@ def quasar(context: Context, *, bound=nonconvex.quasar_bound, gamma: float = GAM
             tree = exact.walk(known, law, eta=h, K=8)
             rho = exact.rho_over(known, law, tree.points, 0.0)
             limit = bound(k, eta=h, L=1.0, gamma=gamma, D0=3.0, rho=rho, Delta=0.0)
-            verdicts.append(at_most(np.cumsum(tree.objectives)[1:] / k, limit, where={"K": k, "eta L": h}))
-    return worst(*verdicts)
+            yield at_most(np.cumsum(tree.objectives)[1:] / k, limit, where={"K": k, "eta L": h})

@@ -12,7 +12,7 @@ from gsgd.selectors import select_random, select_top_k
 from theory.formulas.rho import expected_max
 from theory.problems import convex
 from theory.routes import exact, montecarlo
-from theory.verdict import Context, Route, Status, Verdict, at_most, check, equal, worst
+from theory.verdict import Context, Route, Status, Verdict, Verdicts, at_most, check, equal
 
 
 @check(
@@ -20,17 +20,17 @@ from theory.verdict import Context, Route, Status, Verdict, at_most, check, equa
     "the candidates of a query are i.i.d. from D: all 9 pairs of 3 atoms equally likely",
     Route.MONTE_CARLO,
 )
-def candidates_are_independent(context: Context, *, p: float = 1 / 9) -> Verdict:
+def candidates_are_independent(context: Context, *, p: float = 1 / 9) -> Verdicts:
     known = convex.witness_three_atoms()
     n = montecarlo.sample_size(0.01, context.alpha / 9)
     pairs = Oracle(known.problem, 2).draw(context.rng, (n,)).candidates.astype(int)
     counts = np.bincount(3 * pairs[:, 0] + pairs[:, 1], minlength=9)
-    return worst(*(montecarlo.probability_equals(count, n, p, context.alpha / 9) for count in counts))
+    for count in counts:
+        yield montecarlo.probability_equals(count, n, p, context.alpha / 9)
 
 
 @check("Equation 3", "P(x^ = x_i), ties shared, equals brute force over all n^R candidate tuples", Route.EXACT)
-def greedy_choice_by_brute_force(context: Context, *, probabilities=exact.greedy_probabilities) -> Verdict:
-    verdicts = []
+def greedy_choice_by_brute_force(context: Context, *, probabilities=exact.greedy_probabilities) -> Verdicts:
     for n, R in itertools.product((2, 3, 4), (1, 2, 3, 4)):
         # Small integers, so that ties are common.
         losses = context.rng.integers(0, 3, size=(20, n)).astype(float)
@@ -38,8 +38,7 @@ def greedy_choice_by_brute_force(context: Context, *, probabilities=exact.greedy
         first = select_top_k(losses[:, draws], 1)[..., 0]
         chosen = draws[np.arange(len(draws)), first]
         counted = np.stack([np.bincount(row, minlength=n) for row in chosen]) / len(draws)
-        verdicts.append(equal(probabilities(losses, R), counted, where=f"n = {n}, R = {R}", tolerance=1e-12))
-    return worst(*verdicts)
+        yield equal(probabilities(losses, R), counted, where=f"n = {n}, R = {R}", tolerance=1e-12)
 
 
 @check("Equation 1", "one draw a step: gsgd.sgd steps as w - eta grad f(w, x) in a plain loop, 12 steps", Route.EXACT)

@@ -13,7 +13,7 @@ from scipy import integrate
 from theory.formulas import rho
 from theory.problems.quadratics import infimum, minimum, quadratics
 from theory.routes.montecarlo import mean_equals, sample_size
-from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
+from theory.verdict import Context, Route, Status, Verdict, Verdicts, at_least, at_most, check, equal
 
 DRAWS = (1, 2, 3, 5, 10, 100, 10_000)
 
@@ -49,12 +49,10 @@ def small_instances(rng: np.random.Generator, count: int, most: int) -> list[lis
     "F^_R by sorting equals the enumeration of all n^R draws in exact rationals: 40 instances, n <= 4, R = 1..5",
     Route.EXACT,
 )
-def expected_max_enumerated(context: Context, *, expected_max=rho.expected_max) -> Verdict:
-    verdicts = []
+def expected_max_enumerated(context: Context, *, expected_max=rho.expected_max) -> Verdicts:
     for losses, R in itertools.product(small_instances(context.rng, 40, 4), range(1, 6)):
         value = expected_max([float(f) for f in losses], R)
-        verdicts.append(equal(value, float(enumerate_top_k(losses, R, 1)), where=f"R = {R}", tolerance=1e-13))
-    return worst(*verdicts)
+        yield equal(value, float(enumerate_top_k(losses, R, 1)), where=f"R = {R}", tolerance=1e-13)
 
 
 @check("Definition 5.6", "the mean of the largest of 3 drawn losses, over sampled draws, is F^_3", Route.MONTE_CARLO)
@@ -66,25 +64,17 @@ def expected_max_sampled(context: Context, *, expected_max=rho.expected_max) -> 
 
 
 @check("Definition 5.6", "rho_R >= 1 for R = 1..10,000 on 130 random loss vectors, n <= 200", Route.CLOSED_FORM)
-def rho_at_least_one(context: Context, *, least: float = 1.0) -> Verdict:
-    return worst(
-        *(
-            at_least(rho.rho(losses, R), least, where=f"n = {losses.shape[1]}, R = {R}")
-            for losses in loss_vectors(context.rng)
-            for R in DRAWS
-        )
-    )
+def rho_at_least_one(context: Context, *, least: float = 1.0) -> Verdicts:
+    for losses in loss_vectors(context.rng):
+        for R in DRAWS:
+            yield at_least(rho.rho(losses, R), least, where=f"n = {losses.shape[1]}, R = {R}")
 
 
 @check("Definition 5.6", "rho_R <= R for R = 1..10,000 on 130 random loss vectors, n <= 200", Route.CLOSED_FORM)
-def rho_at_most_R(context: Context, *, most: Callable[[int], float] = lambda R: R) -> Verdict:
-    return worst(
-        *(
-            at_most(rho.rho(losses, R), most(R), where=f"n = {losses.shape[1]}, R = {R}")
-            for losses in loss_vectors(context.rng)
-            for R in DRAWS
-        )
-    )
+def rho_at_most_R(context: Context, *, most: Callable[[int], float] = lambda R: R) -> Verdicts:
+    for losses in loss_vectors(context.rng):
+        for R in DRAWS:
+            yield at_most(rho.rho(losses, R), most(R), where=f"n = {losses.shape[1]}, R = {R}")
 
 
 @check(
@@ -100,12 +90,10 @@ def rho_attains_R(context: Context, *, most: Callable[[int], float] = lambda R: 
 
 
 @check("Definition 5.6", "rho_R is non-decreasing in R = 1..10,000 on 130 random loss vectors", Route.CLOSED_FORM)
-def rho_monotone(context: Context, *, expected_max=rho.expected_max) -> Verdict:
-    verdicts = []
+def rho_monotone(context: Context, *, expected_max=rho.expected_max) -> Verdicts:
     for losses in loss_vectors(context.rng):
         values = np.stack([expected_max(losses, R) for R in DRAWS]) / losses.mean(axis=1)
-        verdicts.append(at_least(values[1:], values[:-1], where={"R": np.array(DRAWS[1:])[:, None]}))
-    return worst(*verdicts)
+        yield at_least(values[1:], values[:-1], where={"R": np.array(DRAWS[1:])[:, None]})
 
 
 @check(
@@ -113,12 +101,10 @@ def rho_monotone(context: Context, *, expected_max=rho.expected_max) -> Verdict:
     "rho_2 = 1 + E|f - f'| / (2F), f and f' independent, on 130 random loss vectors: 1 only if all losses agree",
     Route.CLOSED_FORM,
 )
-def rho_two_is_gini(context: Context, *, half: float = 0.5) -> Verdict:
-    verdicts = []
+def rho_two_is_gini(context: Context, *, half: float = 0.5) -> Verdicts:
     for losses in loss_vectors(context.rng):
         spread = np.abs(losses[:, :, None] - losses[:, None, :]).mean(axis=(1, 2))
-        verdicts.append(equal(rho.rho(losses, 2), 1 + half * spread / losses.mean(axis=1), tolerance=1e-12))
-    return worst(*verdicts)
+        yield equal(rho.rho(losses, 2), 1 + half * spread / losses.mean(axis=1), tolerance=1e-12)
 
 
 # --- Equation 5 -----------------------------------------------------------------------------------------------------
@@ -168,7 +154,7 @@ def strict_at_the_minimum(context: Context, *, less: Callable[[float, float], bo
     Route.EXACT,
     expected=Status.REFUTED,
 )
-def strict_at_infinity(context: Context, *, region: int = 10**31, margin: float = 1e-30) -> Verdict:
+def strict_at_infinity(context: Context, *, region: int = 10**31, margin: float = 1e-30) -> Verdicts:
     x, c, R = WITNESSES[1]
     losses = quadratics(np.array([minimum(x, c)]), x, c)[0]
     ratio = equal(rho.rho_star_bound(rho.expected_max(losses, R), losses.mean()), 4 / 3)
@@ -178,7 +164,8 @@ def strict_at_infinity(context: Context, *, region: int = 10**31, margin: float 
         exact = [Fraction(10**j) ** 2] * 2 + [Fraction(10**j + 1) ** 2]
         excess.append(float(enumerate_top_k(exact, R, 1) / (sum(exact) / 3) - 1))
         place.append(f"-1e{j}")
-    return worst(ratio, at_least(excess, margin, where={"w": place}, rounding=0.0))
+    yield ratio
+    yield at_least(excess, margin, where={"w": place}, rounding=0.0)
 
 
 @check(
@@ -225,8 +212,7 @@ def infimum_at_most_ratio(context: Context, *, bound=rho.rho_star_bound) -> Verd
     "min rho_R >= 1 + min E|f - f'| / (2F) > 1 on 1,001 w with .1 <= w - w* <= 10, if E|f - f'| >= F / 1000 there",
     Route.CLOSED_FORM,
 )
-def strict_on_a_compact_region(context: Context, *, half: float = 0.5) -> Verdict:
-    verdicts = []
+def strict_on_a_compact_region(context: Context, *, half: float = 0.5) -> Verdicts:
     # Witnesses and 150 random sets; about 145 of them meet the condition.
     for x, c, R in WITNESSES + random_quadratics(context.rng):
         losses = quadratics(minimum(x, c) + np.linspace(0.1, 10.0, 1001), x, c)
@@ -234,8 +220,7 @@ def strict_on_a_compact_region(context: Context, *, half: float = 0.5) -> Verdic
         # A region on which all losses (nearly) agree somewhere, as two may, is not what the sentence is about.
         if gap.min() < 1e-3:
             continue
-        verdicts.append(at_least(rho.rho(losses, R).min(), 1 + half * gap.min()))
-    return worst(*verdicts)
+        yield at_least(rho.rho(losses, R).min(), 1 + half * gap.min())
 
 
 @check(
@@ -257,14 +242,12 @@ def continuity_of_the_mean(context: Context, *, power: int = 2) -> Verdict:
     "F^_R is a distributionally robust loss: the largest sum of weights (i/n)^R - ((i-1)/n)^R in any order, 200 orders",
     Route.EXACT,
 )
-def spectral(context: Context, *, expected_max=rho.expected_max) -> Verdict:
-    verdicts = []
+def spectral(context: Context, *, expected_max=rho.expected_max) -> Verdicts:
     for losses in loss_vectors(context.rng):
         n = losses.shape[1]
         for R in (2, 5):
             weights = np.diff(np.arange(n + 1) ** R) / n**R
             orders = np.array([context.rng.permutation(n) for _ in range(200)])
             value = expected_max(losses, R)
-            verdicts.append(at_most((losses @ weights[orders].T) / value[:, None], 1.0, where=f"{n = }, {R = }"))
-            verdicts.append(equal(np.sort(losses, axis=1) @ weights / value, 1.0, where=f"{n = }, {R = }"))
-    return worst(*verdicts)
+            yield at_most((losses @ weights[orders].T) / value[:, None], 1.0, where=f"{n = }, {R = }")
+            yield equal(np.sort(losses, axis=1) @ weights / value, 1.0, where=f"{n = }, {R = }")

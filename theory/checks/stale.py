@@ -13,7 +13,7 @@ from theory.problems import convex
 from theory.problems.adversaries import random_hubers
 from theory.problems.known import KnownProblem
 from theory.routes import exact
-from theory.verdict import Context, Route, Status, Verdict, at_least, at_most, check, equal, worst
+from theory.verdict import Context, Route, Status, Verdict, Verdicts, at_least, at_most, check, equal
 
 
 @check(
@@ -58,8 +58,7 @@ def _stale_choice(known: KnownProblem, w: np.ndarray, seen: np.ndarray, R: int) 
     "stale losses: F^_stale >= theta(F^_R, L, d) F^_R, a place per atom within d of w; 300 Huber problems, 100 w",
     Route.EXACT,
 )
-def stale_losses(context: Context, *, factor=stale.stale_factor) -> Verdict:
-    verdicts = []
+def stale_losses(context: Context, *, factor=stale.stale_factor) -> Verdicts:
     for known in random_hubers(context.rng, 300):
         w = known.start + 3 * context.rng.standard_normal((100, 1))
         d = np.exp(context.rng.uniform(-4, 0.5, 100))
@@ -69,8 +68,7 @@ def stale_losses(context: Context, *, factor=stale.stale_factor) -> Verdict:
         value, F_hat = _stale_choice(known, w, seen, R)
         keep = F_hat > 1e-9
         limit = factor(F_hat[keep], 1.0, d[keep]) * F_hat[keep]
-        verdicts.append(at_least(value[keep], limit, where={"problem": known.name, "d": d[keep]}))
-    return worst(*verdicts)
+        yield at_least(value[keep], limit, where={"problem": known.name, "d": d[keep]})
 
 
 @check(
@@ -154,8 +152,7 @@ def _off_by(known: KnownProblem, error: float) -> exact.Law:
     "losses off by at most .05, .3, 2: E F(average) <= additive bound, 10 instances, R = 2, K up to 6..12, 3 rates",
     Route.EXACT,
 )
-def additive_error(context: Context, *, bound=stale.additive_error_bound) -> Verdict:
-    verdicts = []
+def additive_error(context: Context, *, bound=stale.additive_error_bound) -> Verdicts:
     for known in convex.compact_problems():
         greedy = exact.greedy(known.problem.n, 2)
         for error in (0.05, 0.3, 2.0):
@@ -169,8 +166,7 @@ def additive_error(context: Context, *, bound=stale.additive_error_bound) -> Ver
                 q: dict[str, Any] = {"eta": eta, "L": known.L, "D0": known.D0, "rho": rho, "Delta": Delta}
                 limit = bound(k, error=error, **q)
                 where = {"problem": known.name, "K": k, "error": error}
-                verdicts.append(at_most(tree.averages[1:], limit, where=where))
-    return worst(*verdicts)
+                yield at_most(tree.averages[1:], limit, where=where)
 
 
 @check(
@@ -178,8 +174,7 @@ def additive_error(context: Context, *, bound=stale.additive_error_bound) -> Ver
     "a share of the picks at random: F^ >= (1 - e) F^_R, and the improved bound holds with that rho, 10 instances, 3 e",
     Route.EXACT,
 )
-def random_share(context: Context, *, bound=improved.gsgd_bound_improved, kept: float = 1.0) -> Verdict:
-    verdicts = []
+def random_share(context: Context, *, bound=improved.gsgd_bound_improved, kept: float = 1.0) -> Verdicts:
     for known in convex.compact_problems():
         n = known.problem.n
         greedy = exact.greedy(n, 2)
@@ -188,14 +183,13 @@ def random_share(context: Context, *, bound=improved.gsgd_bound_improved, kept: 
             w = known.start + 2 * context.rng.standard_normal((100, known.problem.dim))
             losses = known.atom_losses(w)
             limit = kept * (1 - share) * greedy.expected_loss(losses) + share * losses.mean(axis=-1)
-            verdicts.append(at_least(law.expected_loss(losses), limit, where=known.name))
+            yield at_least(law.expected_loss(losses), limit, where=known.name)
             q: dict[str, Any] = {
                 "K": exact.affordable_steps(known, law, leaves=1000),
                 "Delta": known.Delta(2),
                 "rng": context.rng,
             }
-            verdicts.append(exact.bound_holds(known, law, bound, eta=np.array((0.05, 0.9)) / known.L, **q))
-    return worst(*verdicts)
+            yield exact.bound_holds(known, law, bound, eta=np.array((0.05, 0.9)) / known.L, **q)
 
 
 def _mixed(law: exact.Law, share: float, losses: np.ndarray) -> np.ndarray:
@@ -207,8 +201,7 @@ def _mixed(law: exact.Law, share: float, losses: np.ndarray) -> np.ndarray:
     "without bias: E|g|^2 <= (2L/e) F for rows drawn with q_j >= e/B, weighted 1/(B q_j): 300 problems, e >= .1",
     Route.EXACT,
 )
-def unbiased(context: Context, *, factor: float = 2.0) -> Verdict:
-    verdicts = []
+def unbiased(context: Context, *, factor: float = 2.0) -> Verdicts:
     for known in random_hubers(context.rng, 300):
         n, e = known.problem.n, context.rng.uniform(0.1, 1)
         w = known.start + 3 * context.rng.standard_normal((50, 1))
@@ -216,8 +209,7 @@ def unbiased(context: Context, *, factor: float = 2.0) -> Verdict:
         # The rest of the probability goes to one row: the worst is where the largest gradient gets the least.
         q = e / n + (1 - e) * np.eye(n)[np.argmin(losses, axis=1)]
         square = np.sum(slopes**2 / (n**2 * q), axis=1)
-        verdicts.append(at_most(square, factor / e * losses.mean(axis=1), where=known.name))
-    return worst(*verdicts)
+        yield at_most(square, factor / e * losses.mean(axis=1), where=known.name)
 
 
 @check(
@@ -225,8 +217,7 @@ def unbiased(context: Context, *, factor: float = 2.0) -> Verdict:
     "without bias: E F(average) <= unbiased bound, q_j half by loss and half even, 10 instances, eta L = .02, .2, .45",
     Route.EXACT,
 )
-def unbiased_convergence(context: Context, *, bound=stale.unbiased_bound) -> Verdict:
-    verdicts = []
+def unbiased_convergence(context: Context, *, bound=stale.unbiased_bound) -> Verdicts:
     for known in convex.compact_problems():
         n, e = known.problem.n, 0.5
         K = exact.affordable_steps(known, exact.uniform(n), leaves=1000)
@@ -234,8 +225,7 @@ def unbiased_convergence(context: Context, *, bound=stale.unbiased_bound) -> Ver
             averages = _unbiased_tree(known, rate / known.L, K, e)
             k = np.arange(2, K + 1)
             q: dict[str, Any] = {"eta": rate / known.L, "L": known.L, "D0": known.D0, "F_star": known.F_star}
-            verdicts.append(at_most(averages[1:], bound(k, share=e, **q), where={"problem": known.name, "K": k}))
-    return worst(*verdicts)
+            yield at_most(averages[1:], bound(k, share=e, **q), where={"problem": known.name, "K": k})
 
 
 def _unbiased_tree(known: KnownProblem, eta: float, K: int, share: float) -> np.ndarray:

@@ -11,7 +11,7 @@ from gsgd.selectors import select_top_k
 from theory.checks.rho import enumerate_top_k, loss_vectors, small_instances
 from theory.formulas import rho
 from theory.routes.montecarlo import mean_equals, sample_size
-from theory.verdict import Context, Route, Verdict, at_least, at_most, check, equal, worst
+from theory.verdict import Context, Route, Verdict, Verdicts, at_least, at_most, check, equal
 
 BATCHES = (1, 2, 3, 5, 8, 16, 64, 1000)
 
@@ -21,15 +21,13 @@ BATCHES = (1, 2, 3, 5, 8, 16, 64, 1000)
     "F^_{B,k} equals the enumeration of all n^B draws in exact rationals: 15 instances, n <= 4, 1 <= k <= B <= 5",
     Route.EXACT,
 )
-def enumerated(context: Context, *, expected_top_k=rho.expected_top_k) -> Verdict:
-    verdicts = []
+def enumerated(context: Context, *, expected_top_k=rho.expected_top_k) -> Verdicts:
     for losses in small_instances(context.rng, 15, 4):
         floats = [float(f) for f in losses]
         for B in range(1, 6):
             for k in range(1, B + 1):
                 exact = float(enumerate_top_k(losses, B, k))
-                verdicts.append(equal(expected_top_k(floats, B, k), exact, where=f"B = {B}, k = {k}", tolerance=1e-13))
-    return worst(*verdicts)
+                yield equal(expected_top_k(floats, B, k), exact, where=f"B = {B}, k = {k}", tolerance=1e-13)
 
 
 @check("Beyond 5.7", "the mean of what select_top_k keeps, 4 of 8 sampled losses, is F^_{8,4}", Route.MONTE_CARLO)
@@ -45,8 +43,9 @@ def sampled(context: Context, *, expected_top_k=rho.expected_top_k) -> Verdict:
     "rho_{B,k} >= 1 for B <= 1,000 and k in {1, B/4, B/2, B}, 130 random loss vectors",
     Route.CLOSED_FORM,
 )
-def rho_at_least_one(context: Context, *, least: float = 1.0) -> Verdict:
-    return worst(*(at_least(value, least, where=place) for value, _, place in _rho_top_k(context.rng)))
+def rho_at_least_one(context: Context, *, least: float = 1.0) -> Verdicts:
+    for value, _, place in _rho_top_k(context.rng):
+        yield at_least(value, least, where=place)
 
 
 @check(
@@ -54,8 +53,9 @@ def rho_at_least_one(context: Context, *, least: float = 1.0) -> Verdict:
     "rho_{B,k} <= B/k for B <= 1,000 and k in {1, B/4, B/2, B}, 130 random loss vectors",
     Route.CLOSED_FORM,
 )
-def rho_at_most_ratio(context: Context, *, most: Callable[[float], float] = lambda ratio: ratio) -> Verdict:
-    return worst(*(at_most(value, most(ratio), where=place) for value, ratio, place in _rho_top_k(context.rng)))
+def rho_at_most_ratio(context: Context, *, most: Callable[[float], float] = lambda ratio: ratio) -> Verdicts:
+    for value, ratio, place in _rho_top_k(context.rng):
+        yield at_most(value, most(ratio), where=place)
 
 
 @check(
@@ -63,13 +63,11 @@ def rho_at_most_ratio(context: Context, *, most: Callable[[float], float] = lamb
     "F^_{B,k} is non-decreasing in B = k..1,000 at k = 1, 2, 5, on 130 random loss vectors",
     Route.CLOSED_FORM,
 )
-def monotone_in_B(context: Context, *, expected_top_k=rho.expected_top_k) -> Verdict:
-    verdicts = []
+def monotone_in_B(context: Context, *, expected_top_k=rho.expected_top_k) -> Verdicts:
     for losses in loss_vectors(context.rng):
         for k in (1, 2, 5):
             values = np.stack([expected_top_k(losses, B, k) for B in BATCHES if k <= B]) / losses.max(axis=1)
-            verdicts.append(at_least(values[1:], values[:-1], where=f"k = {k}"))
-    return worst(*verdicts)
+            yield at_least(values[1:], values[:-1], where=f"k = {k}")
 
 
 @check(
@@ -77,13 +75,11 @@ def monotone_in_B(context: Context, *, expected_top_k=rho.expected_top_k) -> Ver
     "F^_{B,k} is non-increasing in k = 1..B at B = 2, 8, 64, on 130 random loss vectors",
     Route.CLOSED_FORM,
 )
-def monotone_in_k(context: Context, *, expected_top_k=rho.expected_top_k) -> Verdict:
-    verdicts = []
+def monotone_in_k(context: Context, *, expected_top_k=rho.expected_top_k) -> Verdicts:
     for losses in loss_vectors(context.rng):
         for B in (2, 8, 64):
             values = np.stack([expected_top_k(losses, B, k) for k in range(1, B + 1)]) / losses.max(axis=1)
-            verdicts.append(at_most(values[1:], values[:-1], where=f"B = {B}"))
-    return worst(*verdicts)
+            yield at_most(values[1:], values[:-1], where=f"B = {B}")
 
 
 @check(
@@ -91,16 +87,14 @@ def monotone_in_k(context: Context, *, expected_top_k=rho.expected_top_k) -> Ver
     "CVaR_{1-kappa} is the minimum over t of t + E(f - t)^+ / kappa, at 5 kappa, on 130 random loss vectors",
     Route.CLOSED_FORM,
 )
-def cvar_variational(context: Context, *, cvar=rho.cvar) -> Verdict:
-    verdicts = []
+def cvar_variational(context: Context, *, cvar=rho.cvar) -> Verdicts:
     for losses in loss_vectors(context.rng):
         scale = losses.max(axis=1)
         excess = np.maximum(losses[:, None, :] - losses[:, :, None], 0).mean(axis=2)
         for kappa in (0.01, 0.1, 0.25, 0.5, 1.0):
             # The objective is convex and piecewise linear in t, so an atom attains the minimum (Rockafellar & Uryasev).
             expected = (losses + excess / kappa).min(axis=1)
-            verdicts.append(equal(cvar(losses, kappa) / scale, expected / scale, where=f"kappa = {kappa}"))
-    return worst(*verdicts)
+            yield equal(cvar(losses, kappa) / scale, expected / scale, where=f"kappa = {kappa}")
 
 
 @check(
@@ -108,8 +102,7 @@ def cvar_variational(context: Context, *, cvar=rho.cvar) -> Verdict:
     "0 <= CVaR_{1-kappa} - F^_{B, kappa B} <= range / (4 kappa sqrt(B)): kappa in {1/10, 1/2}, B = 10..10^6",
     Route.CLOSED_FORM,
 )
-def tends_to_cvar(context: Context, *, cvar=rho.cvar, rate: float = 0.25) -> Verdict:
-    verdicts = []
+def tends_to_cvar(context: Context, *, cvar=rho.cvar, rate: float = 0.25) -> Verdicts:
     for losses in loss_vectors(context.rng):
         scale = losses.max(axis=1)
         spread = np.ptp(losses, axis=1) / scale
@@ -118,9 +111,8 @@ def tends_to_cvar(context: Context, *, cvar=rho.cvar, rate: float = 0.25) -> Ver
             # and v >= kappa, and E(M/B - v)^+ is half of E|M/B - v| <= 1 / (2 sqrt B).
             gap = (cvar(losses, 1 / share) - rho.expected_top_k(losses, B, B // share)) / scale
             where = f"kappa = 1/{share}, B = {B}"
-            verdicts.append(at_least(gap, 0.0, where=where))
-            verdicts.append(at_most(gap, rate * spread * share / np.sqrt(B), where=where))
-    return worst(*verdicts)
+            yield at_least(gap, 0.0, where=where)
+            yield at_most(gap, rate * spread * share / np.sqrt(B), where=where)
 
 
 def _rho_top_k(rng: np.random.Generator) -> list[tuple[np.ndarray, float, str]]:

@@ -11,7 +11,7 @@ from theory.formulas import convergence
 from theory.formulas.rho import expected_top_k
 from theory.problems import convex
 from theory.routes import exact
-from theory.verdict import Context, Route, Verdict, at_least, at_most, check, worst
+from theory.verdict import Context, Route, Verdicts, at_least, at_most, check
 
 SHAPES = ((3, 2), (4, 2), (4, 3))
 """(B, k) of the instances."""
@@ -22,10 +22,10 @@ SHAPES = ((3, 2), (4, 2), (4, 3))
     "k of B: E F(average) <= bound, K = 2 up to 3..6: 10 instances, (B, k) = (3, 2), (4, 2), (4, 3), 3 eta",
     Route.EXACT,
 )
-def by_enumeration(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
+def by_enumeration(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
     pairs = itertools.product(convex.compact_problems(), SHAPES)
     laws = [(known, exact.top_k(known.problem.n, B, k)) for known, (B, k) in pairs]
-    return worst(*enumerate_bounds(context, laws, bound, leaves=500))
+    return enumerate_bounds(context, laws, bound, leaves=500)
 
 
 @check(
@@ -33,7 +33,7 @@ def by_enumeration(context: Context, *, bound=convergence.gsgd_bound) -> Verdict
     "mean over steps of E F^_{8,4}(w_s) <= rho bound: symmetric quadratics, n = 40, from the minimiser, K = 10, 100",
     Route.MONTE_CARLO,
 )
-def by_simulation(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
+def by_simulation(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
     return selected_mean_by_simulation(context, bound, R=8, k=4, marks=(10, 100))
 
 
@@ -42,8 +42,7 @@ def by_simulation(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
     "E|mean of k gradients|^2 <= 2 L F^_{B,k} at 200 points of 9 instances, (B, k) = (3, 2), (4, 2)",
     Route.EXACT,
 )
-def mean_gradient_bound(context: Context, *, factor: float = 2.0) -> Verdict:
-    verdicts = []
+def mean_gradient_bound(context: Context, *, factor: float = 2.0) -> Verdicts:
     for known, (B, k) in itertools.product(convex.compact_problems(), SHAPES[:2]):
         w = known.start + 2 * context.rng.standard_normal((200, known.problem.dim))
         law = exact.top_k(known.problem.n, B, k)
@@ -51,8 +50,7 @@ def mean_gradient_bound(context: Context, *, factor: float = 2.0) -> Verdict:
         steps = law.weights @ known.atom_gradients(w)
         squares = np.sum(law.probabilities(losses) * np.sum(steps**2, axis=-1), axis=-1)
         limit = factor * known.L * expected_top_k(losses, B, k)
-        verdicts.append(at_most(squares, limit, where=known.name))
-    return worst(*verdicts)
+        yield at_most(squares, limit, where=known.name)
 
 
 @check(
@@ -60,8 +58,7 @@ def mean_gradient_bound(context: Context, *, factor: float = 2.0) -> Verdict:
     "<mean gradient, w - w*> >= F^_{B,k}(w) - Delta_{B,k}, 200 points of 9 instances, (3, 2), (4, 2)",
     Route.EXACT,
 )
-def convexity_step(context: Context, *, share: float = 1.0) -> Verdict:
-    verdicts = []
+def convexity_step(context: Context, *, share: float = 1.0) -> Verdicts:
     for known, (B, k) in itertools.product(convex.compact_problems(), SHAPES[:2]):
         around = known.start + 2 * context.rng.standard_normal((200, known.problem.dim))
         w = np.concatenate([around, known.minimisers.vertices])
@@ -70,5 +67,4 @@ def convexity_step(context: Context, *, share: float = 1.0) -> Verdict:
         mean = np.einsum("mc,mcd->md", law.probabilities(losses), law.weights @ known.atom_gradients(w))
         gap = expected_top_k(losses, B, k) - share * exact.Delta(known, law)
         for star in known.minimisers.vertices:
-            verdicts.append(at_least(np.sum(mean * (w - star), axis=-1), gap, where=known.name))
-    return worst(*verdicts)
+            yield at_least(np.sum(mean * (w - star), axis=-1), gap, where=known.name)

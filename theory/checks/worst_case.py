@@ -27,6 +27,8 @@ from theory.verdict import (
     Scope,
     Status,
     Verdict,
+    Verdicts,
+    as_one,
     at_least,
     at_most,
     check,
@@ -50,14 +52,14 @@ def _solver() -> ModuleType:
 
 def _check(
     statement: str, claim: str, *, expected: Status | None = None, scope: Scope = Scope.EVERYWHERE
-) -> Callable[[Callable[..., Verdict]], Callable[..., Verdict]]:
+) -> Callable[[Callable[..., Verdict | Verdicts]], Callable[..., Verdict]]:
     """As `check`, over a class of problems; a failure of the solver is `inconclusive`, with the solver's word."""
 
-    def register(function: Callable[..., Verdict]) -> Callable[..., Verdict]:
+    def register(function: Callable[..., Verdict | Verdicts]) -> Callable[..., Verdict]:
         @functools.wraps(function)
         def solved(context: Context, **formulas: Any) -> Verdict:
             try:
-                return function(context, **formulas)
+                return as_one(function(context, **formulas))
             except _solver().SolverFailed as failure:
                 return Verdict(status=Status.INCONCLUSIVE, witness=str(failure))
 
@@ -68,82 +70,79 @@ def _check(
 
 def _at_most(
     method: Any, bound: Callable[..., Any], *, steps: Iterable[int], rates: Iterable[float] = RATES, rho: float = 1.0
-) -> Verdict:
+) -> Verdicts:
     """worst case <= bound(K, eta, L, D0, rho, Delta) over steps, rates and `DELTAS`."""
-    verdicts = []
     for K in steps:
         for rate in rates:
             for Delta in DELTAS:
                 q = {"L": 1.0, "eta": rate, "D0": 1.0, "Delta": Delta, "rho": rho}
                 found = _solver().worst_case(method, K, **q)
-                verdicts.append(at_most(found.value, bound(K, **q), where=f"K = {K}, eta L = {rate}, Delta = {Delta}"))
-    return worst(*verdicts)
+                yield at_most(found.value, bound(K, **q), where=f"K = {K}, eta L = {rate}, Delta = {Delta}")
 
 
 @_check("Theorem 5.7", "worst case of GSGD, n = 2, R = 2, rho = 1 <= bound: K = 1, 2, 3, eta L = .1, .5, .9, 2 Delta")
-def gsgd_two_atoms(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
+def gsgd_two_atoms(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
     return _at_most(_solver().greedy(2, 2), bound, steps=(1, 2, 3))
 
 
 @_check("Theorem 5.7", "the same with rho = 1.2 at the iterates, R = 2 and 4: K = 1, 2, eta L = .1, .5, .9, 2 Delta")
-def gsgd_gaining(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
-    return worst(*(_at_most(_solver().greedy(2, R), bound, steps=(1, 2), rho=1.2) for R in (2, 4)))
+def gsgd_gaining(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
+    for R in (2, 4):
+        yield from _at_most(_solver().greedy(2, R), bound, steps=(1, 2), rho=1.2)
 
 
 @_check("Theorem 5.7", "the same for n = 3 atoms, R = 2: rho = 1 and 1.2, K = 1, 2, eta L = .5, 2 Delta")
-def gsgd_three_atoms(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
-    method = _solver().greedy(3, 2)
-    return worst(*(_at_most(method, bound, steps=(1, 2), rates=(0.5,), rho=rho) for rho in (1.0, 1.2)))
+def gsgd_three_atoms(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
+    for rho in (1.0, 1.2):
+        yield from _at_most(_solver().greedy(3, 2), bound, steps=(1, 2), rates=(0.5,), rho=rho)
 
 
 @_check("Theorem 5.8", "worst case of SGD, n = 2 and 3 atoms <= bound: K = 1, 2, 3 (n = 2), 1, 2 (n = 3), 3 eta, 2 F*")
-def sgd(context: Context, *, bound=convergence.sgd_bound) -> Verdict:
+def sgd(context: Context, *, bound=convergence.sgd_bound) -> Verdicts:
     def limit(K: int, *, Delta: float, rho: float, **q: float) -> Any:
         return bound(K, F_star=Delta, **q)
 
-    solver = _solver()
-    return worst(_at_most(solver.uniform(2), limit, steps=(1, 2, 3)), _at_most(solver.uniform(3), limit, steps=(1, 2)))
+    yield from _at_most(_solver().uniform(2), limit, steps=(1, 2, 3))
+    yield from _at_most(_solver().uniform(3), limit, steps=(1, 2))
 
 
 @_check(
     "Theorem 5.14", "worst case <= bound, n = R = 2, zeta = +-1, sigma = .3, 1, rho_approx = 1, 1.1, K = 1, 2, 3 eta"
 )
-def noisy(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
-    cases = ((0.3, 1.0), (0.3, 1.1), (1.0, 1.0), (1.0, 1.1))
-    return worst(*(_at_most(_solver().noisy(sigma), bound, steps=(1, 2), rho=rho) for sigma, rho in cases))
+def noisy(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
+    for sigma in (0.3, 1.0):
+        for rho in (1.0, 1.1):
+            yield from _at_most(_solver().noisy(sigma), bound, steps=(1, 2), rho=rho)
 
 
 @_check("Beyond 5.7", "worst case of the k of B step <= bound, n = 2, (B, k) = (3, 2), (4, 2), K = 1, 2, 3 eta")
-def top_k(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
-    return worst(*(_at_most(_solver().top_k(2, B, 2), bound, steps=(1, 2)) for B in (3, 4)))
+def top_k(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
+    for B in (3, 4):
+        yield from _at_most(_solver().top_k(2, B, 2), bound, steps=(1, 2))
 
 
 @_check(
     "Beyond 5.7",
     "worst case <= sharp bound, n = 2: GSGD R = 2 (K = 2, 3), SGD (K = 2, 3), 2 of 3 (K = 2), 3 eta, 2 Delta",
 )
-def sharper_bound(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdict:
+def sharper_bound(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdicts:
     def limit(K: int, *, Delta: float, **q: float) -> Any:
         # F^(w*) <= Delta is all the class knows of F*.
         return bound(K, Delta=Delta, F_star=Delta, **q)
 
     solver = _solver()
-    return worst(
-        _at_most(solver.greedy(2, 2), limit, steps=(2, 3)),
-        _at_most(solver.uniform(2), limit, steps=(2, 3)),
-        _at_most(solver.top_k(2, 3, 2), limit, steps=(2,)),
-    )
+    yield from _at_most(solver.greedy(2, 2), limit, steps=(2, 3))
+    yield from _at_most(solver.uniform(2), limit, steps=(2, 3))
+    yield from _at_most(solver.top_k(2, 3, 2), limit, steps=(2,))
 
 
 @_check("Beyond 5.7", "worst case <= sharp bound where F* = .1 < Delta = .25: GSGD, n = R = 2, K = 2, 3 eta")
-def sharper_bound_small_minimum(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdict:
-    verdicts = []
+def sharper_bound_small_minimum(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdicts:
     for rho in (1.0, 1.2):
         for rate in RATES:
             q = {"L": 1.0, "eta": rate, "D0": 1.0, "Delta": 0.25, "rho": rho, "F_star": 0.1}
             found = _solver().worst_case(_solver().greedy(2, 2), 2, **q)
-            verdicts.append(at_most(found.value, bound(2, **q), where=f"eta L = {rate}, rho = {rho}"))
-    return worst(*verdicts)
+            yield at_most(found.value, bound(2, **q), where=f"eta L = {rate}, rho = {rho}")
 
 
 @_check(
@@ -215,10 +214,9 @@ def improved_step(context: Context, *, share: float = 1.0) -> Verdict:
     "Beyond 5.7",
     "worst case <= improved bound for eta L = 1.2, 1.8: GSGD n = R = 2 (K = 1, 2), SGD n = 2 (K = 1, 2), 2 Delta",
 )
-def improved_bound(context: Context, *, bound=improved.gsgd_bound_improved) -> Verdict:
-    solver = _solver()
-    methods = (solver.greedy(2, 2), solver.uniform(2))
-    return worst(*(_at_most(method, bound, steps=(1, 2), rates=(1.2, 1.8)) for method in methods))
+def improved_bound(context: Context, *, bound=improved.gsgd_bound_improved) -> Verdicts:
+    for method in (_solver().greedy(2, 2), _solver().uniform(2)):
+        yield from _at_most(method, bound, steps=(1, 2), rates=(1.2, 1.8))
 
 
 @_check(
@@ -242,7 +240,7 @@ def gradient_descent(context: Context, *, known=lambda K: 1 / (4 * K + 2)) -> Ve
     "no enumerated problem with n = 2 exceeds its class's worst case: GSGD, K = 1, 2, eta L = .5",
     scope=Scope.INSTANCES,
 )
-def gsgd_contains_problems(context: Context, *, worst_case=None) -> Verdict:
+def gsgd_contains_problems(context: Context, *, worst_case=None) -> Verdicts:
     return _contains(exact.greedy(2, 2), _solver().greedy(2, 2), worst_case, mean=False)
 
 
@@ -251,13 +249,12 @@ def gsgd_contains_problems(context: Context, *, worst_case=None) -> Verdict:
     "no enumerated problem with n = 2 exceeds its class's worst case: SGD, K = 1, 2, eta L = .5",
     scope=Scope.INSTANCES,
 )
-def sgd_contains_problems(context: Context, *, worst_case=None) -> Verdict:
+def sgd_contains_problems(context: Context, *, worst_case=None) -> Verdicts:
     return _contains(exact.uniform(2), _solver().uniform(2), worst_case, mean=True)
 
 
-def _contains(law: exact.Law, method: Any, worst_case: Callable[..., Any] | None, *, mean: bool) -> Verdict:
+def _contains(law: exact.Law, method: Any, worst_case: Callable[..., Any] | None, *, mean: bool) -> Verdicts:
     compute = worst_case or _solver().worst_case
-    verdicts = []
     for known in convex.compact_problems() + convex.interpolating_problems():
         if known.problem.n != 2 or known.D0 < 1e-9:
             continue
@@ -266,5 +263,4 @@ def _contains(law: exact.Law, method: Any, worst_case: Callable[..., Any] | None
         for K in (1, 2):
             rho = exact.rho_over(known, law, tree.points[:K], Delta)
             found = compute(method, K, L=known.L, eta=eta, D0=known.D0, Delta=Delta, rho=rho, F_star=known.F_star)
-            verdicts.append(at_most(tree.averages[K - 1], found.value, where=f"{known.name}, K = {K}"))
-    return worst(*verdicts)
+            yield at_most(tree.averages[K - 1], found.value, where=f"{known.name}, K = {K}")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from gsgd.arguments import number, whole
+from gsgd.results import check_writable
 from theory.examination.data import read_csv
 from theory.examination.examine import examine
 
@@ -29,7 +30,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     positive = number("above 0", lambda value: 0 < value < float("inf"))
     not_negative = number("of at least 0", lambda value: 0 <= value < float("inf"))
-    parser.add_argument("data", type=Path, metavar="DATA.csv", help="numbers, with a heading")
+    parser.add_argument(
+        "data", type=Path, metavar="DATA.csv", help="numbers under a heading; commas, semicolons or tabs"
+    )
     parser.add_argument("--loss", choices=("logistic", "squared"), required=True, help="of the linear model")
     parser.add_argument("--target", required=True, metavar="COLUMN", help="the column that is predicted")
     ridge = "(MU / 2) |w|^2 is added to every loss (default 0)"
@@ -48,6 +51,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`gsgd examine`: returns 0 if no measurement contradicts a bound, 1 if one does."""
+    if options.plot:
+        check_writable(options.plot)
     found = examine(
         loss=options.loss,
         data=read_csv(options.data, target=options.target, raw=options.raw),
@@ -62,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
     )
     print(found)
     if options.plot:
+        options.plot.parent.mkdir(parents=True, exist_ok=True)
         found.plot().figure.savefig(options.plot)
         print(f"Written: {options.plot}")
     return 0 if all(bound.holds for bound in found.bounds) else 1

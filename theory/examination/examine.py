@@ -25,6 +25,8 @@ _LEAVES = 20_000
 _RECORDED = 60
 # Of F(w_0): an F* that small is what rounding leaves of 0.
 _ZERO = 1e-14
+# Such a gain is what the search for the minimiser leaves of none.
+_NO_GAIN = 1e-6
 _PROBES = 64
 _TRIED_R = (2, 3, 4, 8, 16, 32, 64)
 
@@ -114,8 +116,7 @@ def examine(
         curves[name], visited[name] = _follow(problem, start, L, w_star, rule, own, eta, K, R, k, runs, rng)
     main = next(iter(methods))
     rho = _infimum(problem, selected, visited[main])
-    if F_star and Delta:
-        rho = min(rho, Delta / F_star)
+    rho = _capped(rho, Delta, F_star)
     rho_ball = None if w_star is None or not D0 else _infimum(problem, selected, _ball(w_star, D0, rng))
 
     found = Examination(
@@ -139,10 +140,11 @@ def examine(
         assumptions=assumptions,
         curves=curves,
     )
-    if greedy and rho == 1:
-        found.remarks.append(
-            "rho is 1: at an iterate, such as w_0, all losses are the same. No gain is promised; another w_0 may be."
-        )
+    if k == R:
+        found.remarks.append("rho is 1: all candidates are kept, so there is no selection.")
+    elif greedy and rho == 1:
+        where = "the minimiser" if F_star and _capped(np.inf, Delta, F_star) == 1 else "an iterate, such as w_0,"
+        found.remarks.append(f"rho is 1: at {where} all losses are the same, and no gain is promised from this w_0.")
     convex = all(item.holds is not False for item in assumptions if item.name.startswith("convex"))
     if not convex:
         found.remarks.append("A loss is not convex: no bound on F is promised.")
@@ -182,6 +184,8 @@ def _problem(
     if by_name:
         if loss is None or data is None:
             raise ValueError("loss and data = (X, y) go together")
+        if len(data) != 2:
+            raise ValueError(f"data must be (X, y), but has {len(data)} parts")
         model = LinearModel(loss, *data, ridge=ridge, weights=weights)
         start = np.zeros(model.dim) if start is None else start
         if len(start) != model.dim:
@@ -303,6 +307,13 @@ def _infimum(problem: FiniteProblem, selected: Callable[[np.ndarray], np.ndarray
     return least if 1 + 1e-12 < least < np.inf else 1.0
 
 
+def _capped(rho: float, Delta: float | None, F_star: float | None) -> float:
+    """rho, and at most Delta / F* (Equation 5); 1 where it exceeds 1 by rounding alone."""
+    if F_star and Delta:
+        rho = min(rho, Delta / F_star)
+    return rho if rho > 1 + _NO_GAIN else 1.0
+
+
 def _ball(centre: np.ndarray, radius: float, rng: np.random.Generator) -> np.ndarray:
     """(m, d): points of the ball, along random directions at distances of all sizes."""
     directions = rng.standard_normal((512, len(centre)))
@@ -387,7 +398,7 @@ def _promise(found: Examination, problem: FiniteProblem, visited: np.ndarray, ow
         Delta = float(selected(problem.all_losses(found.minimiser)))
         rho = found.rho if (R, k) == (found.R, found.k) else _infimum(problem, selected, some)
         # F* of 0 may have left some rounding in Delta.
-        rho, Delta = (min(rho, Delta / found.F_star), Delta) if found.F_star else (rho, 0.0)
+        rho, Delta = _capped(rho, Delta, found.F_star), Delta if found.F_star else 0.0
         until, sigma = 0.0, 0.0
         rate = rho * (1.0 if own is None else _noise_factor(own, R))
         if rate > 1 and found.D0 > 0:

@@ -12,6 +12,8 @@ from scipy import optimize, special
 from gsgd.linear import ScalarLoss, squared
 from theory.formulas.rho import selected_share
 
+_LARGEST = 1e100
+
 Function = Callable[[np.ndarray], Any]
 
 
@@ -127,6 +129,10 @@ class LinearModel(FiniteProblem):
             raise ValueError(f"y has shape {y.shape}, but must be (n,) = ({len(X)},)")
         if not np.isfinite(X).all():
             raise ValueError(f"X holds {X[~np.isfinite(X)].flat[0]}: it must be finite")
+        if np.abs(X).max() > _LARGEST:
+            raise ValueError(
+                f"X holds {X.flat[np.argmax(np.abs(X))]:g}: |x| must be at most {_LARGEST:g}, L has its square"
+            )
         if not (np.isfinite(ridge) and ridge >= 0):
             raise ValueError(f"ridge = {ridge} must be at least 0 and finite")
         super().__init__(len(X), X.shape[1], weights)
@@ -134,11 +140,16 @@ class LinearModel(FiniteProblem):
         if loss == "logistic":
             classes = np.unique(y)
             if len(classes) != 2:
-                raise ValueError(f"y has {len(classes)} different values, but loss = 'logistic' needs exactly 2")
+                some = ", ".join(str(value) for value in classes[:4])
+                raise ValueError(f"loss = 'logistic' needs exactly 2 values of y, but there are {len(classes)}: {some}")
             self._phi, self._offsets = logistic, np.zeros(len(X))
             self._features = np.where(y == classes[1], 1.0, -1.0)[:, None] * X
         elif loss == "squared":
-            self._phi, self._offsets, self._features = squared(), y.astype(float), X
+            try:
+                self._phi, self._offsets = squared(), np.array([float(value) for value in y.tolist()])
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"y must hold numbers where loss = 'squared': {error}") from error
+            self._features = X
             if not np.isfinite(self._offsets).all():
                 raise ValueError("y must be finite")
         else:

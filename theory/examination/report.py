@@ -137,7 +137,7 @@ class Examination:
         else:
             # The cap is chosen without a look at the runs: F(w_0) and multiples of it are known before.
             cap = max(4 * self.F0, 1e-300)
-            holds = montecarlo.mean_lower(curve.samples[-1], ALPHA, cap=cap) <= values[-1]
+            holds = bool(montecarlo.mean_lower(curve.samples[-1], ALPHA, cap=cap) <= values[-1])
         self.bounds.append(Bound(name, method, steps, values, holds))
 
     @property
@@ -241,16 +241,20 @@ class Examination:
         words = list(self.remarks)
         enough = [f"{item.k} of {item.R}" for item in self.promises if item.until >= self.K]
         if enough:
-            words.append(f"At K = {self.K} a gain is promised by the bounds, keeping {', '.join(enough)}.")
+            words.append(
+                f"At K = {self.K} the bounds promise a gain, if rho is as seen here, keeping {', '.join(enough)}."
+            )
         elif self.promises:
             largest = self.promises[-1].R
             words.append(f"At K = {self.K} no gain is promised, be 1 or half of up to {largest} candidates kept.")
         for name, curve in self.curves.items():
             error = f" +- {curve.errors[-1]:.1g} (standard error)" if curve.samples is not None else ""
             words.append(f"{name}: {curve.mean[-1]:.6g}{error}, {curve.how}.")
-        predicted = (
-            "no gain is promised" if not self.predicted else f"GSGD's bound is lower up to K = {_steps(self.predicted)}"
-        )
+        until = self.predicted
+        predicted = "no gain is promised"
+        if until:
+            which = "at every K" if np.isinf(until) else f"up to K = {until:.4g}"
+            predicted = f"with this rho GSGD's bound is lower {which}"
         measured = self.measured
         crossed = f"above SGD at K = {measured:g}" if measured else f"not above SGD up to K = {self.K}"
         words.append(f"Crossing at this step size: predicted: {predicted}; measured: {self.method} is {crossed}.")

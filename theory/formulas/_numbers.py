@@ -53,6 +53,13 @@ def integer(name: str, value: Any, least: int = 1) -> int:
     return int(array)
 
 
+def correlation(values: Any) -> np.ndarray:
+    """`values` as an array of floats; a ValueError names the first that is outside [-1, 1]."""
+    array = numbers("beta", values)
+    require(np.abs(array) <= 1, "beta", array, "must lie in [-1, 1]")
+    return array
+
+
 def finite_arrays(**values: Any) -> list[np.ndarray]:
     """The values as arrays of floats, in their order; a ValueError names the first that is not finite."""
     arrays = []
@@ -71,6 +78,7 @@ def at_least(name: str, value: np.ndarray, low: float) -> None:
 
 
 def positive(name: str, value: np.ndarray) -> None:
-    """Raise a ValueError unless all of `value` is positive."""
-    if not (value > 0).all():
-        raise ValueError(f"{name} = {value[~(value > 0)].flat[0]:.6g} must be positive")
+    """Raise a ValueError unless all of `value` is positive and finite."""
+    good = (value > 0) & (value < np.inf)
+    if not good.all():
+        raise ValueError(f"{name} = {value[~good].flat[0]:.6g} must be positive and finite")

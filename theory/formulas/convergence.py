@@ -44,9 +44,7 @@ def gsgd_bound(K: Any, *, eta: Any, L: float, D0: Any, rho: Any, Delta: Any) -> 
         ValueError: if `eta` breaks the hypothesis `0 < eta < 1 / L`, or another argument its range.
     """
     K, eta, D0, rho, Delta = finite_arrays(K=K, eta=eta, D0=D0, rho=rho, Delta=Delta)
-    _check(K, eta, L, D0)
-    at_least("rho", rho, 1.0)
-    at_least("Delta", Delta, 0.0)
+    verify_ranges(K, eta, L, D0, rho, Delta)
     return plain(D0**2 / (2 * rho * eta * (1 - eta * L) * K) + Delta / (rho * (1 - eta * L)))
 
 
@@ -58,7 +56,7 @@ def sgd_bound(K: Any, *, eta: Any, L: float, D0: Any, F_star: Any) -> Any:
     Args and Raises: as `gsgd_bound`; `F_star` = min F >= 0.
     """
     K, eta, D0, F_star = finite_arrays(K=K, eta=eta, D0=D0, F_star=F_star)
-    _check(K, eta, L, D0)
+    verify_ranges(K, eta, L, D0)
     at_least("F_star", F_star, 0.0)
     return plain(D0**2 / (2 * eta * (1 - eta * L) * K) + eta * L * F_star / (1 - eta * L) + F_star)
 
@@ -145,8 +143,13 @@ def verify_equation_5(rho: np.ndarray, Delta: np.ndarray, F_star: np.ndarray) ->
         )
 
 
-def _check(K: np.ndarray, eta: np.ndarray, L: float, D0: np.ndarray) -> None:
+def verify_ranges(
+    K: Any, eta: Any, L: float, D0: np.ndarray, rho: Any = 1.0, Delta: Any = 0.0, *, limit: int = 1
+) -> None:
+    """K >= 1, 0 < eta < limit / L, L > 0, D0 >= 0, rho >= 1, Delta >= 0; else a ValueError that names the value."""
     positive("L", np.asarray(L, float))
-    verify_step_size(eta, L)
-    at_least("K", K, 1.0)
+    verify_step_size(eta, L, limit=limit)
+    at_least("K", np.asarray(K), 1.0)
     at_least("D0", D0, 0.0)
+    at_least("rho", np.asarray(rho), 1.0)
+    at_least("Delta", np.asarray(Delta), 0.0)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from theory.formulas._numbers import integer, numbers, plain
+from theory.formulas._numbers import correlation, integer, numbers, plain
 from theory.verdict import AssumptionViolated
 
 # Gauss-Legendre nodes on [0, 1] for one-dimensional integrals of a Gaussian times an error function.
@@ -60,7 +60,7 @@ def agreement(beta: Any) -> Any:
     Returns:
         A probability: 0 at beta = -1, 1/2 at 0, 1 at 1.
     """
-    return plain(0.5 + np.arcsin(_correlation(beta)) / np.pi)
+    return plain(0.5 + np.arcsin(correlation(beta)) / np.pi)
 
 
 def beta_from_agreement(p: Any) -> Any:
@@ -88,7 +88,7 @@ def agreement_integral(beta: Any, *, continued: bool = False) -> Any:
     Raises:
         AssumptionViolated: if beta < 0 and not `continued`.
     """
-    beta = _correlation(beta)
+    beta = correlation(beta)
     if not continued:
         _suppose_non_negative(beta)
     beta = beta[..., None]
@@ -113,7 +113,7 @@ def agreement_bound(beta: Any) -> Any:
     Raises:
         AssumptionViolated: if beta < 0; at beta = -1 the bound would say 1, and p_j is 0.
     """
-    beta = _correlation(beta)
+    beta = correlation(beta)
     _suppose_non_negative(beta)
     return plain(1 - np.sqrt((2 - 2 * beta**2) / (2 - beta**2)))
 
@@ -129,7 +129,7 @@ def agreement_bound_sharp(beta: Any) -> Any:
     Raises:
         AssumptionViolated: if beta < 0.
     """
-    beta = _correlation(beta)
+    beta = correlation(beta)
     _suppose_non_negative(beta)
     return plain(1 - np.sqrt((1 - beta) * (1 + beta)) / 2)
 
@@ -139,7 +139,7 @@ def agreement_bound_signed(beta: Any) -> Any:
 
     Exact at beta = -1 and 1. With beta = cos(a) it is Jordan's inequality for a / 2 on [0, pi].
     """
-    return plain(1 - np.sqrt((1 - _correlation(beta)) / 2))
+    return plain(1 - np.sqrt((1 - correlation(beta)) / 2))
 
 
 def disagreement(tau: Any) -> Any:
@@ -240,7 +240,7 @@ def _quadrants(beta: float, nodes: int) -> tuple[np.ndarray, np.ndarray, np.ndar
 
     The midpoint rule converges geometrically here, the integrands being smooth and vanishing at both ends.
     """
-    rho = float(_correlation(beta))
+    rho = float(correlation(beta))
     root = np.sqrt((1 - rho) * (1 + rho))
     nodes = integer("nodes", nodes, 2)
     reach = 8.5
@@ -270,13 +270,6 @@ def _direction(vector: np.ndarray, name: str) -> np.ndarray:
     if not vector.any():
         raise ValueError(f"{name} is 0, so beta is not defined (theta, A or B has no component left)")
     return vector / np.linalg.norm(vector)
-
-
-def _correlation(beta: Any) -> np.ndarray:
-    beta = numbers("beta", beta)
-    if not (np.abs(beta) <= 1).all():
-        raise ValueError(f"beta = {beta[np.abs(beta) > 1].flat[0]} must lie in [-1, 1]")
-    return beta
 
 
 def _suppose_non_negative(beta: np.ndarray) -> None:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from theory.formulas._numbers import at_least, finite_arrays, plain, positive
-from theory.formulas.convergence import verify_equation_5, verify_step_size
+from theory.formulas.convergence import verify_equation_5, verify_ranges
 from theory.verdict import AssumptionViolated
 
 # Shares of the range of y = 1 / beta that are tried where no formula gives the best; any of them is a valid bound.
@@ -64,7 +64,7 @@ def gsgd_bound_improved(
         ValueError: if `eta` is not in (0, 2 / L), or another argument is out of its range.
     """
     K, eta, D0, rho, Delta, floor = finite_arrays(K=K, eta=eta, D0=D0, rho=rho, Delta=Delta, floor=floor)
-    check(K, eta, L, D0, rho, Delta)
+    verify_ranges(K, eta, L, D0, rho, Delta, limit=2)
     at_least("floor", floor, 0.0)
     if (floor > Delta).any():
         raise ValueError(f"floor = {np.max(floor):.6g} must be at most Delta, the mean of the kept losses at w*")
@@ -100,7 +100,7 @@ def best_step(K: Any, *, L: float, D0: Any, Delta: Any) -> Any:
 def best_step_bound(K: Any, *, L: float, D0: Any, rho: Any, Delta: Any) -> Any:
     """The value of `gsgd_bound_improved` at `best_step`: (sqrt(L D0^2 / (2 K)) + sqrt Delta)^2 / rho."""
     K, D0, rho, Delta = finite_arrays(K=K, D0=D0, rho=rho, Delta=Delta)
-    check(K, np.asarray(0.5 / L), L, D0, rho, Delta)
+    verify_ranges(K, 0.5 / L, L, D0, rho, Delta, limit=2)
     return plain((np.sqrt(L / (2 * K)) * D0 + np.sqrt(Delta)) ** 2 / rho)
 
 
@@ -137,18 +137,19 @@ def last_iterate_bound(
     Args and Raises: as `gsgd_bound_improved`; `F_star` with rho F* <= Delta (Equation 5), 0 < `mu` <= L.
     """
     K, eta, D0, rho, Delta, F_star = finite_arrays(K=K, eta=eta, D0=D0, rho=rho, Delta=Delta, F_star=F_star)
-    check(K, eta, L, D0, rho, Delta)
+    verify_ranges(K, eta, L, D0, rho, Delta, limit=2)
     verify_equation_5(rho, Delta, F_star)
     if not 0 < mu <= L:
         raise ValueError(f"mu = {mu} must lie in (0, L] = (0, {L}]: F is L-smooth")
 
     def value(y: np.ndarray) -> np.ndarray:
         alpha = 2 - eta * L - y
-        q = np.maximum(1 - eta * alpha * rho * mu, 0.0)
+        rate = eta * alpha * rho * mu
         noise = 2 * eta * (_per(Delta, y) - alpha * rho * F_star)
-        # (1 - q^K) / (1 - q), which float64 would lose for q near 1.
-        rest = -np.expm1(K * np.log1p(np.where(q > 0, q - 1, -0.5))) / (1 - q)
-        return q**K * D0**2 + np.where(q > 0, rest, 1.0) * noise
+        # log q keeps the digits of a q = 1 - rate near 1, for which (1 - q^K) / (1 - q) is K at the last.
+        log_q = np.log1p(-np.where(rate < 1, rate, 0.5))
+        sum_of_powers = np.where(rate > 0, -np.expm1(K * log_q) / np.where(rate > 0, rate, 1.0), K)
+        return np.where(rate < 1, np.exp(K * log_q) * D0**2 + sum_of_powers * noise, noise)
 
     return plain(_least(value, eta * L, Delta, alpha))
 
@@ -182,17 +183,15 @@ def gsgd_bound_sharp(
     the infimum over a set that holds the iterates, with rho F* <= Delta.
     """
     K, eta, D0, rho, Delta, F_star = finite_arrays(K=K, eta=eta, D0=D0, rho=rho, Delta=Delta, F_star=F_star)
-    check(K, eta, L, D0, rho, Delta)
+    verify_ranges(K, eta, L, D0, rho, Delta, limit=2)
     verify_equation_5(rho, Delta, F_star)
 
     def value(y: np.ndarray) -> np.ndarray:
         alpha = 2 - eta * L - y
         x = rho * eta * L * alpha
-        # 1 - (1 - x)^K keeps its digits for small x this way; at x = 1 it is 1 and the logarithm is not needed.
-        inner = np.where(x < 1, x, 0.5)
-        s = np.where(x < 1, -np.expm1(K * np.log1p(-inner)), 1.0) / (x * K)
         limit = _per(Delta, y) / (rho * alpha)
-        sharp = s * (F_star + L * D0**2 / 2) + (1 - s) * limit
+        late = _late_share(np.minimum(x, 1.0), K)
+        sharp = (1 - late) * (F_star + L * D0**2 / 2) + late * limit
         return np.where(x <= 1, sharp, D0**2 / (2 * rho * eta * alpha * K) + limit)
 
     # `value` is at most the improved bound at the same alpha, but the grid may leave out the best of that.
@@ -219,19 +218,8 @@ def decreasing_steps_bound(etas: Any, *, L: float, D0: float, rho: float, Delta:
     (steps,) = finite_arrays(etas=etas)
     if steps.ndim != 1 or steps.size == 0:
         raise ValueError(f"etas of shape {steps.shape} must be one step size an iteration")
-    check(np.asarray(1.0), steps, L, *finite_arrays(D0=D0, rho=rho, Delta=Delta))
-    verify_step_size(steps, L)
+    verify_ranges(1, steps, L, *finite_arrays(D0=D0, rho=rho, Delta=Delta))
     return float((D0**2 + 2 * Delta * np.sum(steps / (1 - steps * L))) / (2 * rho * steps.sum()))
-
-
-def check(K: np.ndarray, eta: np.ndarray, L: float, D0: np.ndarray, rho: np.ndarray, Delta: np.ndarray) -> None:
-    """The ranges of these bounds: K >= 1, 0 < eta < 2 / L, L > 0, D0 >= 0, rho >= 1, Delta >= 0; else a ValueError."""
-    positive("L", np.asarray(L, float))
-    verify_step_size(eta, L, limit=2)
-    at_least("K", K, 1.0)
-    at_least("D0", D0, 0.0)
-    at_least("rho", rho, 1.0)
-    at_least("Delta", Delta, 0.0)
 
 
 def y_of(alpha: Any, h: Any) -> np.ndarray:
@@ -266,12 +254,28 @@ def _per(Delta: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.where(Delta == 0, 0.0, Delta / np.where(Delta == 0, 1.0, y))
 
 
+def _late_share(x: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """1 - s = 1 - (1 - (1 - x)^K) / (x K), 0 <= x <= 1, to its last digits: 1 / alpha may multiply it."""
+    small = x * K < 0.01
+    # The binomial series, (K-1) x / 2 - (K-1) (K-2) x^2 / 6 + ...; what follows is below rounding.
+    t = np.where(small, x, 0.0)
+    series = np.ones(np.broadcast_shapes(x.shape, K.shape))
+    for j in range(7, 2, -1):
+        series = 1 - (K - j + 1) * t / j * series
+    series = (K - 1) * t / 2 * series
+    # At x = 1 the power is 0 and the logarithm is not needed.
+    power = np.where(x < 1, np.exp(K * np.log1p(-np.where(x < 1, x, 0.0))), 0.0)
+    late = np.where(small, series, 1 - (1 - power) / np.where(small, 1.0, x * K))
+    return np.where(K == 1, 0.0, late)
+
+
 def _least(value: Callable[[np.ndarray], np.ndarray], h: np.ndarray, Delta: np.ndarray, alpha: Any) -> np.ndarray:
     """The value at `alpha`, or the least over a grid of its range that is refined twice; each is a valid bound."""
     if alpha is not None:
         return value(y_of(alpha, h))
     # y = 0 (unless Delta = 0) and y = 2 - h (alpha = 0) are limits, kept at a distance.
-    low, high = np.maximum(1 - h, np.where(Delta > 0, 1e-9, 0.0)), np.minimum(1.0, (2 - h) * (1 - 1e-9))
+    c = 2 - h
+    low, high = np.maximum(1 - h, np.where(Delta > 0, 1e-9 * np.minimum(c, 1.0), 0.0)), np.minimum(1.0, c * (1 - 1e-9))
     best = value(low)
     low, high = np.broadcast_to(low, best.shape), np.broadcast_to(high, best.shape)
     for _ in range(3):

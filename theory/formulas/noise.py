@@ -82,10 +82,10 @@ def p_law(sigma: ArrayLike, R: ArrayLike, mean_of_max: ArrayLike) -> Any:
     one zeta for each atom, too, where candidates differ; repeats of an atom only lower D.
 
     Raises:
-        ValueError: if sigma or `mean_of_max` is negative or NaN, or R no integer >= 1.
+        ValueError: if sigma or `mean_of_max` is negative or NaN, `mean_of_max` infinite, or R no integer >= 1.
     """
     sigma, R, m = _at_least_zero(sigma), integers("R", R), numbers("mean_of_max", mean_of_max)
-    require(m >= 0, "mean_of_max", m, "must be at least 0, the mean of zeta")
+    require((m >= 0) & (m < np.inf), "mean_of_max", m, "must be finite, and at least 0, the mean of zeta")
     share = 1.0 / R
     # At R = 1 there is no choice: the weight of the exponential is 0.
     rate = m / np.where(R > 1, 1 - share, 1.0)
@@ -205,7 +205,8 @@ def sigma_max_R(rho: ArrayLike, R: ArrayLike) -> Any:
         rule = f"must lie in [1, R] = [1, {_first(R, bad):g}]"
         raise AssumptionViolated("Definition 5.6", f"rho = {_first(rho, bad)} {rule}")
     with np.errstate(divide="ignore"):  # rho = R: inf is meant
-        return plain(np.sqrt(2.0 * R - 1) / R * np.log((R - 1) * rho / (R - rho)))
+        # (R - 1) rho / (R - rho) = 1 + R (rho - 1) / (R - rho), whose logarithm keeps its digits for rho near 1.
+        return plain(np.sqrt(2.0 * R - 1) / R * np.log1p(R * (rho - 1) / (R - rho)))
 
 
 def _u_star(sigma: np.ndarray) -> np.ndarray:

@@ -77,11 +77,16 @@ def quasar_bound(K: Any, *, eta: Any, L: float, gamma: float, D0: Any, rho: Any,
     Every f(., x) >= 0 is L-smooth and gamma-quasar-convex about one minimiser w* of F: f(w*) >= f(w) + <grad f(w), w* -
     w> / gamma. gamma = 1 includes convex losses, and the bound is Theorem 5.7's. There is no Jensen's inequality.
 
+    Distances are to w*, so iterates among other minimisers count for rho, too, unlike in Theorem 5.7.
+
     Proof. E|w' - w*|^2 <= |w - w*|^2 - 2 eta gamma (F^(w) - F^(w*)) + 2 eta^2 L F^(w), by quasar-convexity of the
-    chosen sample and Fact A.1; F^(w) >= rho F(w). Sum, and divide by 2 eta (gamma - h) rho K.
+    chosen sample and Fact A.1; F^(w) >= rho F(w), of which w = w* needs rho F* <= Delta alone. Sum, and divide by
+    2 eta (gamma - h) rho K.
 
     Args:
-        K, L, rho, Delta: as `convergence.gsgd_bound`, with Delta = F^_R(w*).
+        K, L: as `convergence.gsgd_bound`.
+        rho: >= 1, at most F^_R / F at every iterate but w*, and at most Delta / F*.
+        Delta: F^_R(w*) >= 0.
         eta: constant step size, 0 < eta < gamma / L.
         gamma: in (0, 1].
         D0: |w_0 - w*|.

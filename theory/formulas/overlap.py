@@ -13,6 +13,8 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from scipy import special
 
+from theory.formulas._numbers import correlation
+
 LARGEST_BATCH = 512
 """Above it `overlap_curve` is the limit, which is then within 6e-4 at kept share 1/2 and 3e-3 at 1/10."""
 _REACH = 8.5
@@ -36,7 +38,7 @@ def overlap_limit(beta: Any, keep: Any) -> Any:
     Raises:
         ValueError: for beta or keep out of range.
     """
-    beta, keep = np.broadcast_arrays(_correlation(beta), np.asarray(keep, float))
+    beta, keep = np.broadcast_arrays(correlation(beta), np.asarray(keep, float))
     if not ((keep > 0) & (keep <= 1)).all():
         raise ValueError(f"keep = {keep} must lie in (0, 1]")
     # At the ends, and for keep = 1, Owen's formula is 0/0.
@@ -66,7 +68,7 @@ def overlap(beta: float, B: int, k: int, *, nodes: int = 40) -> float:
     Raises:
         ValueError: for beta, B or k out of range.
     """
-    beta = float(_correlation(beta))
+    beta = float(correlation(beta))
     if B < 2 or not 1 <= k <= B or int(B) != B or int(k) != k:
         raise ValueError(f"B = {B} and k = {k} must be integers with B >= 2 and 1 <= k <= B")
     B, k = int(B), int(k)
@@ -119,18 +121,11 @@ def overlap_curve(B: int, k: int, *, degree: int = 32) -> Any:
     coefficients = chebyshev.chebfit(x, gaps, degree)
 
     def curve(beta: Any) -> Any:
-        gap = chebyshev.chebval(1 - 2 * np.arccos(_correlation(beta)) / np.pi, coefficients)
+        gap = chebyshev.chebval(1 - 2 * np.arccos(correlation(beta)) / np.pi, coefficients)
         found = np.clip(overlap_limit(beta, k / B) + gap, 0.0, 1.0)
         return float(found) if found.ndim == 0 else found
 
     return curve
-
-
-def _correlation(beta: Any) -> np.ndarray:
-    beta = np.asarray(beta, float)
-    if not (np.abs(beta) <= 1).all():
-        raise ValueError(f"beta = {beta} must lie in [-1, 1]")
-    return beta
 
 
 def _final_margins(t: np.ndarray, beta: float, root: float, B: int, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -200,7 +200,8 @@ def gaussian_rho(eps: Any, delta: Any, R: Any) -> Any:
         ValueError: for NaN or infinite eps or delta, or R no integer >= 1.
     """
     eps, delta, R = np.broadcast_arrays(*_gaussian(eps, delta), integers("R", R))
-    c = np.abs(eps / delta)[..., None]  # Z and -Z have the same square, so only |eps| / delta matters
+    # Z and -Z have the same square, so only |eps| / delta matters; from 1e100 on, whose square is in range, rho is 1.
+    c = np.minimum(np.abs(eps / delta), 1e100)[..., None]
     R = R.astype(float)[..., None]
     # Below c - 10 no draw falls and above c + 10 + sqrt(2 log R) none of R does, both to 1e-22: the integral is the
     # square of the lower end plus a smooth integrand on an interval of length <= 27, in panels of length < 1.

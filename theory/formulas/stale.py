@@ -64,7 +64,7 @@ def stale_factor(F_hat: Any, L: float, distance: Any) -> Any:
     positive("F_hat", F_hat)
     positive("L", np.asarray(L, float))
     at_least("distance", d, 0.0)
-    return plain(np.maximum(0.0, 1 - np.sqrt(2 * L / F_hat) * d) ** 2)
+    return plain(np.maximum(0.0, 1 - np.sqrt(2 * L) * d / np.sqrt(F_hat)) ** 2)
 
 
 def stale_factor_of_age(eta: Any, L: float, age: Any) -> Any:

@@ -57,7 +57,8 @@ def greedy_probabilities(losses: Any, R: int, weights: Any = None) -> np.ndarray
     # Whole numbers where weights are equal, so that ties are exact.
     below = (losses[..., None, :] < losses[..., :, None]) @ share
     group = (losses[..., None, :] == losses[..., :, None]) @ share
-    return share * (((below + group) / n) ** R - (below / n) ** R) / group
+    # A group of weight 0 is never chosen.
+    return share * (((below + group) / n) ** R - (below / n) ** R) / np.where(group > 0, group, 1.0)
 
 
 def weighted_greedy(weights: Any, R: int) -> Law:

@@ -10,7 +10,7 @@ from theory.formulas import facts
 MUTANTS: dict[str, dict[str, Any]] = {
     "facts.erf_definition": {"erf": facts.erf_as_printed},
     "facts.cantelli_discrete": {"bound": lambda variance, t: 0.99 * facts.cantelli_bound(variance, t)},
-    "facts.cantelli_continuous": {"bound": lambda variance, t: facts.cantelli_bound(variance, 2 * t)},
+    "facts.cantelli_continuous": {"bound": lambda variance, t: 0.49 * facts.cantelli_bound(variance, t)},
     "facts.cantelli_extremal": {"bound": lambda variance, t: 0.999 * facts.cantelli_bound(variance, t)},
     "facts.cantelli_negative_t": {"t": 1.0},
     "facts.erf_bound_at_zero": {"bound": lambda t: 1.0001 * facts.erf_bound(t)},

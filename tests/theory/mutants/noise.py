@@ -99,7 +99,7 @@ MUTANTS = {
     "noise_proof.mean_by_simulation": {"tail": lambda law, s: law.difference_sf(2 * s)},
     "noise_proof.mean_by_tail": {"mean": lambda f1, f2, tail: f2 * (1 - tail) + f1 * tail},
     "noise_proof.mean_rearranged": {"mean": lambda f1, f2, tail: f1 - (f1 + f2) * tail},
-    "noise_proof.cantelli": {"bound": lambda s: 1 / (1 + s**2)},
+    "noise_proof.cantelli": {"bound": lambda s: 1.42 / (2 + s**2)},
     "noise_proof.cantelli_is_fact": {"bound": lambda s: 1 / (1 + s**2)},
     "noise_proof.mean_by_cantelli": {"bound": lambda s: 1 / (1 + s**2)},
     "noise_proof.in_terms_of_h": {"h": lambda t, sigma: noise.h(t, np.sqrt(2) * sigma)},
