@@ -22,6 +22,8 @@ def read_csv(path: Path | str, *, target: str, raw: bool = False) -> tuple[np.nd
         ValueError: if it has no such column, fewer than two rows, a row of another length, or a feature that is no
             finite number, naming row and column.
     """
+    if Path(path).is_dir():
+        raise ValueError(f"{path} must be a file, not a folder")
     with open(path, newline="", encoding="utf-8-sig") as file:
         heading, *rows = [row for row in csv.reader(file) if row] or [[]]
     if target not in heading:
