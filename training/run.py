@@ -40,6 +40,7 @@ from training.run_folder.records import (
     EVALUATIONS,
     HEADER,
     OF_COMPARISON,
+    OF_LADDER,
     Evaluation,
     Records,
     fingerprint,
@@ -173,7 +174,9 @@ def _train(
         if state is not None:
             try:
                 training.load_state_dict(state)
-            except (RuntimeError, KeyError, IndexError, TypeError, AttributeError) as error:
+            except ValueError as error:
+                raise ValueError(f"{folder / checkpoint.NAME} is not of this run: {error}") from error
+            except Exception as error:  # torch and numpy raise what they like, depending on what is wrong
                 raise ValueError(
                     f"{folder / checkpoint.NAME} is not of this run ({type(error).__name__}): remove it to begin anew"
                 ) from error
@@ -425,9 +428,9 @@ def _what_is_there(config: Config, folder: Path, costs: StepCosts | None, overwr
         return _There(None, own_files(folder, _listed(folder)))
     header = read_header(folder)
     if header is None:
-        for name in (EVALUATIONS, checkpoint.NAME, "model", OF_COMPARISON):
+        for name in (OF_COMPARISON, OF_LADDER, EVALUATIONS, checkpoint.NAME, "model"):
             if (folder / name).exists():
-                raise ValueError(f"{folder} has a {name}, but no {HEADER}: no run of this name began it")
+                raise ValueError(f"{folder} has {name}, but no {HEADER}: no run of this name began it")
         return _There(None, [])
     if changed := config.differences(header["config"]):
         named = ", ".join(

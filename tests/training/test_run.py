@@ -42,7 +42,7 @@ def rows(folder, table="evaluations.csv"):
 
 
 def weights(folder):
-    return torch.load(folder / "model" / "weights.pt", weights_only=True)
+    return torch.load(folder / "model" / "pytorch_model.bin", weights_only=True)
 
 
 def same(one, two):
@@ -375,7 +375,7 @@ def test_another_configuration_in_the_folder_is_an_error_that_names_the_key(go, 
 
 def test_overwrite_begins_anew_and_removes_what_the_run_wrote(go, tmp_path):
     first = go(seed=1, method="loss@1", meter_every=2).header
-    assert first["files"] == ["evaluations.csv", "header.json", "meters.csv", "model/weights.pt"]
+    assert first["files"] == ["evaluations.csv", "header.json", "meters.csv", "model/pytorch_model.bin"]
     go(seed=2, overwrite=True, save_model=False)
     assert header(tmp_path / "run")["config"]["seed"] == 2
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["evaluations.csv", "header.json"]
@@ -387,7 +387,7 @@ def test_overwrite_knows_what_older_versions_wrote(go, tmp_path):
     folder = tmp_path / "run"
     old = {name: value for name, value in header(folder).items() if name != "files"}
     (folder / "header.json").write_text(json.dumps(old))
-    (folder / "model" / "weights.pt").rename(folder / "model" / "model.safetensors")
+    (folder / "model" / "pytorch_model.bin").rename(folder / "model" / "model.safetensors")
     (folder / "tensorboard").mkdir()
     (folder / "tensorboard" / "events.out.tfevents.1.host.2.0").touch()
     go(seed=2, overwrite=True, save_model=False)
@@ -415,7 +415,24 @@ def link_to_a_folder(folder):
     (folder / "tensorboard").symlink_to(folder.parent)
 
 
-@pytest.mark.parametrize("add", [strange, strange_within, another_run, link_to_a_file, link_to_a_folder])
+def weights_of_another(folder):
+    (folder / "model" / "thesis.bin").write_bytes(b"years of work")
+
+
+def temporary_of_another(folder):
+    (folder / ".thesis.tmp").write_text("years of work")
+
+
+def events_of_another(folder):
+    (folder / "tensorboard").mkdir()
+    (folder / "tensorboard" / "events.out.tfevents.thesis").touch()
+
+
+STRANGE = [strange, strange_within, another_run, link_to_a_file, link_to_a_folder]
+STRANGE += [weights_of_another, temporary_of_another, events_of_another]
+
+
+@pytest.mark.parametrize("add", STRANGE)
 def test_overwrite_refuses_what_the_run_did_not_write(go, tmp_path, add):
     go(seed=1)
     add(tmp_path / "run")
@@ -460,7 +477,7 @@ def test_overwrite_removes_no_folder_that_is_not_a_runs(go, tmp_path):
 def test_a_run_replaces_nothing_that_no_run_of_its_name_wrote(go, tmp_path, name):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).write_text("important")
-    with pytest.raises(ValueError, match=rf"run has a {name}, but no header\.json"):
+    with pytest.raises(ValueError, match=rf"run has {name}, but no header\.json"):
         go()
     assert [path.read_text() for path in (tmp_path / "run").iterdir()] == ["important"]
 

@@ -149,7 +149,7 @@ def test_two_ranks_interrupted_equal_one_process(tiny_module, tmp_path):
     assert (found[-1].backprop_samples, found[-1].gross_samples) == (STEPS * 16, STEPS * 32)
 
     model, losses, accuracies, val_loss = reference(tiny_module)
-    weights = torch.load(folder / "model" / "weights.pt", weights_only=True)
+    weights = torch.load(folder / "model" / "pytorch_model.bin", weights_only=True)
     for name, value in model.state_dict().items():
         torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-4)
     header = json.loads((folder / "header.json").read_text())

@@ -317,7 +317,7 @@ def everything(training):
         torch.get_rng_state(),
         training.sift.generator.get_state(),
         training.sift.totals,
-        training.data.order.state_dict(),
+        training.order.state_dict(),
     ]
 
 
