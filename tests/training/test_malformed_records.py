@@ -247,12 +247,15 @@ LISTS = (list, tuple)
 
 
 def test_every_entry_of_a_checkpoint_of_another_kind_is_a_sentence(recorded, call):
-    """Over 100, each written as versions without checksums did: by torch alone."""
+    """Some 200, each written as versions without checksums did: by torch alone."""
     path = recorded / "cut" / "checkpoint.pt"
     good, state = path.read_bytes(), torch.load(path, weights_only=True)
     optional = {("first_loss",), ("sampler",), ("scaler",)}
     number = 0
-    for turn, (place, value) in enumerate(entries(state)):
+    every = enumerate(entries(state))
+    # Of tensors, which are all alike, a fifth.
+    some = [entry for number, entry in every if number % 5 == 0 or not isinstance(entry[1], torch.Tensor)]
+    for turn, (place, value) in enumerate(some):
         kinds = of_another_kind(value)
         for wrong in (kinds[turn % len(kinds)], kinds[(turn + 1) % len(kinds)]):
             if wrong is None and place in optional:
