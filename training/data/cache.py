@@ -138,7 +138,7 @@ def _alone(lock: Path) -> Iterator[bool]:
     if fcntl is None:
         yield False
         return
-    with open(lock, "w") as file:
+    with open(lock, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
             locked = True
