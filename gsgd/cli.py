@@ -128,6 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words:
         parser.print_help()
         return 2
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        # torch, which is not imported yet, would print its stack where another process is gone, before our sentence.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         options = parser.parse_args(words)
         prog, module = vars(options).pop("command")

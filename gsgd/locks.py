@@ -40,7 +40,7 @@ def one_writer(folder: Path, wait: Callable[[str], object] | None = None) -> Ite
         wait: told who writes there, before the wait for it; None refuses to wait.
 
     Raises:
-        ValueError: if another one runs, naming its host and process and since when.
+        ValueError: if another one runs, naming its host and process and since when; or if the lock is no file.
         OSError: if the folder cannot be written to.
     """
     made = [each for each in (folder, *folder.parents) if not each.exists()]
@@ -68,6 +68,7 @@ def _locked(folder: Path, wait: Callable[[str], object] | None) -> TextIOWrapper
         try:
             check_writable(folder / LOCK)
             folder.mkdir(parents=True, exist_ok=True)
+            _check_own(folder / LOCK)
             file = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 (closing it releases the lock)
         except (FileNotFoundError, FileExistsError):
             # Whoever held it may have just removed the folder, which it left empty; else this will not change.
@@ -89,6 +90,12 @@ def _locked(folder: Path, wait: Callable[[str], object] | None) -> TextIOWrapper
             file.close()
             raise
         file.close()
+
+
+def _check_own(path: Path) -> None:
+    """Whether what is in the place of a lock file may be written: not what a link leads to, nor a pipe."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ValueError(f"{path} must be a file that commands of gsgd make there, no link, folder or pipe: remove it")
 
 
 def _lock(file: TextIOWrapper, folder: Path, wait: Callable[[str], object] | None) -> None:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gsgd.locks import one_writer
+from gsgd.locks import LOCK, one_writer
 from gsgd.results import provenance
 
 EXAMPLES = """\
@@ -95,13 +95,41 @@ class Stage:
             return None  # not there, or not understood: the command itself says what is wrong
 
     def forget(self, results: Path) -> None:
-        """Remove the folder that it alone writes to; of `gsgd verify` the file that says that it is done."""
+        """Remove the folder that it alone writes to; of `gsgd verify` the file that says that it is done.
+
+        Raises:
+            ValueError: if another command writes there.
+        """
         if self is VERIFY:
             (results / str(self.header)).unlink(missing_ok=True)
-        elif self.header is not None:
-            shutil.rmtree((results / self.header).parent, ignore_errors=True)
+        elif (folder := self.own_folder(results)) is not None:
+            with one_writer(folder):
+                shutil.rmtree(folder)
+
+    def own_folder(self, results: Path) -> Path | None:
+        """The folder that it alone writes to; None if there is none.
+
+        Raises:
+            ValueError: if it is a link, or holds what no stage writes.
+        """
+        folder = None if self.header is None or self is VERIFY else (results / self.header).parent
+        if folder is None or not os.path.lexists(folder):
+            return None
+        if not folder.is_dir() or folder.is_symlink():
+            raise ValueError(f"{folder} is no folder of a stage, but a link or a file: --fresh does not remove it")
+        below = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+        strange = [path for path in below if path.is_symlink() or not any(map(path.match, WRITTEN))]
+        if strange:
+            raise ValueError(f"{folder} holds what no stage writes, such as {min(strange)}: --fresh does not remove it")
+        return folder
 
 
+WRITTEN = (
+    *("compare.json", "summary.csv", "header.json", "evaluations.csv", "meters.csv", "live.csv", "checkpoint.pt"),
+    *("model/config.json", "model/generation_config.json", "model/model*.safetensors", "model/model*.index.json"),
+    *("tensorboard/events.out.tfevents.[0-9]*.*", "rows/rank-*-part-*.parquet", ".*.[0-9]*.tmp", LOCK),
+)
+"""Names of the files in the folders of stages."""
 VERIFY = Stage("verify", "gsgd verify", 50.0, "theory/verify.json")
 LAST = (Stage("figures", "gsgd figures", 15.0), Stage("report", "gsgd report", 10.0))
 
@@ -210,6 +238,8 @@ def run(options: argparse.Namespace) -> int:
     wait = (lambda text: print(text, file=sys.stderr, flush=True)) if options.wait else None
     with one_writer(options.results, wait):
         if options.fresh:
+            for stage in stages:
+                stage.own_folder(options.results)
             for stage in stages:
                 stage.forget(options.results)
         return carry_out(stages, options.results)

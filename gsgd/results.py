@@ -149,7 +149,9 @@ def disk_trouble(error: OSError) -> str:
     while not os.path.exists(folder):
         folder = folder.parent
     what = "" if isinstance(error, (FileNotFoundError, PermissionError)) else "cannot write to "
-    return f"{what}{error.filename}: {error.strerror} ({in_bytes(shutil.disk_usage(folder).free)} free there)"
+    gone = isinstance(error, FileNotFoundError) and os.path.islink(error.filename)
+    why = "a link to nothing" if gone else error.strerror
+    return f"{what}{error.filename}: {why} ({in_bytes(shutil.disk_usage(folder).free)} free there)"
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> Path:

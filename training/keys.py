@@ -24,7 +24,7 @@ def _parts(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-Whole = Annotated[int, BeforeValidator(_number), Field(lt=2**63)]
+Whole = Annotated[int, BeforeValidator(_number), Field(le=2**63 - 1)]
 Natural = Annotated[Whole, Field(ge=0)]
 Positive = Annotated[Whole, Field(ge=1)]
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]

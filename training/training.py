@@ -28,6 +28,7 @@ from gsgd.sift.timing import Elapsed
 from training.calibration import Calibration
 from training.config import Config
 from training.data.order import Order
+from training.run_folder.schema import check_like
 from training.sampled import SampledOrder
 from training.settings import SAMPLED, WEIGHTED, TrainingSettings
 from training.task import Task
@@ -295,13 +296,18 @@ class Training:
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to go on as this one would have; every rank must call it."""
+        return {**self._shared_state(), "ranks": self._gathered(self._state_of_rank())}
+
+    def _state_of_rank(self) -> dict[str, Any]:
         cuda = self.accelerator.device.type == "cuda"
-        own = {
+        return {
             "sift": self.sift.state_dict(),
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(self.accelerator.device) if cuda else None,
             "losses": [float(loss) for loss in self._losses],
         }
+
+    def _shared_state(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
         return {
             "step": self.step,
@@ -315,14 +321,13 @@ class Training:
             "seconds": dict(self.seconds),
             "loss_since_evaluation": [self._loss_sum, self._loss_count],
             "first_loss": self.first_loss,
-            "ranks": self._gathered(own),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`.
 
         Raises:
-            ValueError: if it was written by another number of ranks.
+            ValueError: if it was written by another number of ranks, or has entries that no state of this run has.
         """
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         if len(state["ranks"]) != ranks:
@@ -330,10 +335,23 @@ class Training:
                 f"the checkpoint is of {len(state['ranks'])} processes, but there are {ranks}: "
                 "resume with as many, or begin anew with --overwrite"
             )
+        if state["step"] > self.total_steps:
+            raise ValueError(f"step = {state['step']} is beyond the {self.total_steps} steps of the run")
+        own = state["ranks"][rank]
+        self._check_state(state, own)
         self.step = state["step"]
         self.accelerator.unwrap_model(self.model, keep_torch_compile=False).load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        # All else of optimizer and schedule follows from the settings and the device.
+        groups = [
+            {**own_group, "lr": group["lr"], "betas": tuple(group["betas"])}
+            for own_group, group in zip(
+                self.optimizer.state_dict()["param_groups"], state["optimizer"]["param_groups"], strict=True
+            )
+        ]
+        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        place = {"last_epoch": self.step, "_step_count": self.step + 1, "_last_lr": rates}
+        self.scheduler.load_state_dict({**self.scheduler.state_dict(), **place})
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.order.load_state_dict(state["order"])
@@ -346,12 +364,27 @@ class Training:
         self._forward, self._backward = Elapsed(self.seconds["forward_s"]), Elapsed(self.seconds["backward_s"])
         self._loss_sum, self._loss_count = state["loss_since_evaluation"]
         self.first_loss = state.get("first_loss")
-        own = state["ranks"][rank]
         self._losses = [torch.tensor(loss, device=self.accelerator.device) for loss in own["losses"]]
         self.sift.load_state_dict(own["sift"])
         torch.set_rng_state(own["torch"])
         if own["cuda"] is not None:
             torch.cuda.set_rng_state(own["cuda"], self.accelerator.device)
+
+    def _check_state(self, state: dict[str, Any], of_rank: dict[str, Any]) -> None:
+        """Whether a state is built as one of this run, before anything is taken from it."""
+        trained = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        moments = {
+            number: {"step": torch.zeros(()), "exp_avg": weight, "exp_avg_sq": weight}
+            for number, weight in enumerate(trained)
+        }
+        shared = self._shared_state()
+        shared["optimizer"] = {**shared["optimizer"], "state": moments}
+        # Those are of the device, which may be another one now.
+        check_like({**state, "scaler": None}, {**shared, "scaler": None}, "its entry")
+        for number, found in state["optimizer"]["state"].items():
+            if lacking := moments.get(number, {}).keys() - found.keys():
+                raise ValueError(f"its entry optimizer.state.{number} lacks {', '.join(sorted(lacking))}")
+        check_like({**of_rank, "cuda": None}, {**self._state_of_rank(), "cuda": None}, "its entry ranks")
 
     def _gathered(self, own: Any) -> list[Any]:
         if self.accelerator.num_processes == 1:

@@ -135,6 +135,16 @@ def test_a_place_that_cannot_be_written_to_is_named_and_nothing_is_left(tmp_path
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to(path.parent / "mine.txt"), os.mkfifo])
+def test_a_lock_file_that_is_none_is_named_and_left_as_it_is(tmp_path, make):
+    (tmp_path / "mine.txt").write_text("years of work")
+    make(tmp_path / locks.LOCK)
+    with pytest.raises(ValueError, match=r"\.writer\.lock must be a file .* no link, folder or pipe: remove it"):
+        one_writer(tmp_path).__enter__()
+    assert (tmp_path / "mine.txt").read_text() == "years of work"
+    assert os.path.lexists(tmp_path / locks.LOCK)
+
+
 def test_room_is_asked_for(tmp_path):
     results.check_writable(tmp_path / "a" / "b", room=1000)
     with pytest.raises(OSError, match=r"1e\+03 TB are needed"):

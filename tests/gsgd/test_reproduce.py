@@ -210,6 +210,42 @@ def test_fresh_removes_the_stages_folders_and_nothing_else(run, runner):
     assert runner.names == LAPTOP
 
 
+def a_file_of_mine(folder):
+    (folder / "thesis.csv").write_text("years of work")
+
+
+def a_link(folder):
+    (folder / "summary.csv").symlink_to("/etc/hostname")
+
+
+def in_the_place_of_a_link(folder):
+    folder.rename(folder.with_name("moved"))
+    folder.symlink_to("moved")
+
+
+@pytest.mark.parametrize("spoil", [a_file_of_mine, a_link, in_the_place_of_a_link])
+def test_fresh_removes_no_folder_that_holds_anything_else(run, runner, spoil):
+    run()
+    spoil(Path("results/laptop/resnet-tiny"))
+    before = sorted(Path("results").rglob("*"))
+    runner.lines.clear()
+    code, _, err = run("--fresh")
+    assert (code, runner.lines) == (2, [])
+    assert "results/laptop/resnet-tiny" in err
+    assert "--fresh does not remove it" in err
+    assert sorted(Path("results").rglob("*")) == before
+
+
+def test_fresh_removes_no_folder_that_another_command_writes_to(run, runner):
+    run()
+    runner.lines.clear()
+    with one_writer(Path("results/laptop/bert-tiny")):
+        code, _, err = run("--fresh")
+    assert (code, runner.lines) == (2, [])
+    assert "results/laptop/bert-tiny is being written to by process" in err
+    assert Path("results/laptop/bert-tiny/compare.json").exists()
+
+
 @pytest.mark.parametrize(
     ("lacks", "extras"),
     [(["torch"], "train"), (["matplotlib", "jinja2"], "figures"), (["pandas", "PIL"], "figures,train")],

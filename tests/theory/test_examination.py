@@ -357,6 +357,33 @@ def test_without_selection_there_is_no_rho_to_speak_of(overlapping):
     assert found.remarks == ["rho is 1: all candidates are kept, so there is no selection."]
 
 
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [("file/curves.svg", "Not a directory"), ("folder.svg", "Is a directory"), ("curves.xyz", "must end in one of")],
+)
+def test_a_picture_that_cannot_be_written_is_found_before_the_work(table, tmp_path, capsys, monkeypatch, place, words):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.svg").mkdir()
+    monkeypatch.setattr("theory.examination.cli.examine", lambda **_: pytest.fail("examined"))
+    command = ["examine", str(table), "--loss", "logistic", "--target", "answer", "--plot", str(tmp_path / place)]
+    assert cli.main(command) == 2
+    error = capsys.readouterr().err
+    assert str(tmp_path / place) in error
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_a_picture_has_the_format_of_its_name_and_png_without(table, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib").use("Agg")
+    monkeypatch.chdir(tmp_path)
+    command = ["examine", str(table), "--loss", "logistic", "--target", "answer", "--ridge", "0.1", "--K", "30"]
+    for name in ("curves", "curves.PDF"):
+        assert cli.main([*command, "--plot", name]) == 0
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "curves.PDF").read_bytes().startswith(b"%PDF")
+
+
 def test_missing_file(tmp_path, capsys):
     assert cli.main(["examine", str(tmp_path / "none.csv"), "--loss", "squared", "--target", "y"]) == 2
     assert "none.csv" in capsys.readouterr().err

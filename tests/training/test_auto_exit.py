@@ -27,7 +27,7 @@ def go(tiny, accelerator, tmp_path):
 
 
 def weights(folder):
-    return torch.load(folder / "model" / "weights.pt", weights_only=True)
+    return torch.load(folder / "model" / "pytorch_model.bin", weights_only=True)
 
 
 def same(one, other):

@@ -421,6 +421,13 @@ def test_seeds_may_be_added(go, trained, tmp_path):
     assert [header[name] for name in ("date", "step_costs")] == [begun[name] for name in ("date", "step_costs")]
 
 
+def test_seeds_beyond_the_last_are_refused_before_the_first_run(go, trained, tmp_path):
+    with pytest.raises(ValueError, match="seed = 9223372036854775808 must be less than or equal to 92233720368547758"):
+        go(seeds=2, seed=2**63 - 1)
+    assert trained == []
+    assert not (tmp_path / "c").exists()
+
+
 def test_epochs_of_the_baseline_are_one_time_for_all(go):
     """Also for a method whose own plain steps have another price."""
     found = go(("baseline", "loss@1", "baseline:batch_size=16"), seeds=1, budget="3baseline-epochs")

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import signal
 
 import pytest
 
@@ -61,6 +62,30 @@ def test_a_second_run_leaves_the_first_ones_lines(tmp_path):
     path.write_text('{"kept": true}\n')
     assert toy(path, "--limit", "0", "--only", "llama") == 0
     assert lines(path)[0] == {"kept": True}
+
+
+def test_a_line_that_the_disk_has_no_room_for_is_an_error_and_leaves_the_others(tmp_path):
+    """A limit on the size of files stands for the disk: both take a part of what is written."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "costs.jsonl"
+    path.write_text('{"kept": true}\n')
+    limits, reaction = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    for room in (0, 7):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + room, limits[1]))
+        try:
+            with pytest.raises(OSError, match=r"costs\.jsonl"):
+                gpu_costs.append_line(path, {"case": "resnet"})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert path.read_text() == '{"kept": true}\n'
+    signal.signal(signal.SIGXFSZ, reaction)
+
+
+def test_a_place_that_cannot_be_written_to_is_found_before_anything_is_measured(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(gpu_costs, "_measure_all", lambda *_: pytest.fail("measured"))
+    assert toy(tmp_path / "file" / "costs.jsonl", "--only", "llama") == 2
+    assert f"{tmp_path}/file/costs.jsonl: Not a directory" in capsys.readouterr().err
 
 
 def test_what_time_is_wanting_for_is_said(tmp_path, capsys):

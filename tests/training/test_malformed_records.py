@@ -5,9 +5,9 @@ What must be refused is known from how each input is made, not from the code tha
 
 import json
 import random
-import shutil
 
 import pytest
+import torch
 
 from gsgd.cli import main
 
@@ -80,12 +80,15 @@ def of_table(rng):
         return edited
 
     column = rng.choice([0, 4, 5, 6, 7, 8, 11, 12])  # of numbers that every row has
+    counted = rng.choice([4, 5, 6, 7, 8, 11])  # the seed, and what is never below 0
     word = rng.choice(["nan", "inf", "-inf", "x", "", "1e999", "0x1"])
     return rng.choice(
         [
             row(lambda cells, line: []),
             row(lambda cells, line: [line, line]),
             row(lambda cells, line: [",".join([*cells[:column], word, *cells[column + 1 :]])]),
+            row(lambda cells, line: [",".join([*cells[:counted], "-1", *cells[counted + 1 :]])]),
+            row(lambda cells, line: [",".join([*cells[:7], "0.0", *cells[8:]])]),  # seconds that a speed divides by
             row(lambda cells, line: [",".join(cells[:3])]),
             row(lambda cells, line: [line + ",1,2"]),
             row(lambda cells, line: [",".join(["5", *cells[1:]])]),
@@ -195,4 +198,64 @@ def test_damaged_records_are_a_sentence_and_nothing_changes(recorded, call, tmp_
         path.write_bytes(good)
     # What was damaged and mended is as before.
     assert call("run")[0] == call("c")[0] == 0
-    shutil.rmtree(recorded / "cut")
+
+
+def entries(content, place=()):
+    """(place, value) of every entry of nested dictionaries and lists that is not None."""
+    inner = content.items() if isinstance(content, dict) else enumerate(content) if type(content) in LISTS else ()
+    for name, value in inner:
+        if value is not None:
+            yield (*place, name), value
+            yield from entries(value, (*place, name))
+
+
+def replaced(content, place, value):
+    """A copy with another value at the place."""
+    if not place:
+        return value
+    name, *rest = place
+    changed = dict(content) if isinstance(content, dict) else dict(enumerate(content))
+    changed[name] = replaced(changed[name], rest, value)
+    return changed if isinstance(content, dict) else type(content)(changed.values())
+
+
+def of_another_kind(value):
+    """What can stand for no value of this one's kind."""
+    return [
+        {"a": 1} if not isinstance(value, dict) else [1],
+        b"x",
+        3 if isinstance(value, str) else "x",
+        torch.zeros(2, 3, 5),
+        None,
+    ]
+
+
+LISTS = (list, tuple)
+
+
+def test_every_entry_of_a_checkpoint_of_another_kind_is_a_sentence(recorded, call):
+    """Some 200, each written as versions without checksums did: by torch alone."""
+    path = recorded / "cut" / "checkpoint.pt"
+    good, state = path.read_bytes(), torch.load(path, weights_only=True)
+    optional = {("first_loss",), ("sampler",), ("scaler",)}
+    number = 0
+    every = enumerate(entries(state))
+    # Of tensors, which are all alike, a fifth.
+    some = [entry for number, entry in every if number % 5 == 0 or not isinstance(entry[1], torch.Tensor)]
+    for turn, (place, value) in enumerate(some):
+        kinds = of_another_kind(value)
+        for wrong in (kinds[turn % len(kinds)], kinds[(turn + 1) % len(kinds)]):
+            if wrong is None and place in optional:
+                continue
+            number += 1
+            torch.save(replaced(state, place, wrong), path)
+            before = listing(recorded)
+            code, said = call("cut")
+            case = (place, wrong, said)
+            assert code == 2, case
+            assert [line.startswith("gsgd train: ") for line in said.strip().splitlines()] == [True], case
+            assert str(path.relative_to(recorded.parent)) in said, case
+            assert listing(recorded) == before, case
+    assert number > 100
+    path.write_bytes(good)
+    assert call("cut")[0] == 0

@@ -10,6 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+import types
 from collections import Counter
 
 import pyarrow.parquet as pq
@@ -44,7 +46,7 @@ def rows(folder, table="evaluations.csv"):
 
 
 def weights(folder):
-    return torch.load(folder / "model" / "weights.pt", weights_only=True)
+    return torch.load(folder / "model" / "pytorch_model.bin", weights_only=True)
 
 
 def same(one, two):
@@ -220,7 +222,17 @@ def scalars(folder):
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def test_tensorboard_agrees_with_the_tables_after_interruptions_and_failures(go, tmp_path, monkeypatch):
+@pytest.fixture
+def quick_clock(monkeypatch):
+    """Seconds go by at once where events wait for them; their files are named by the same clock."""
+    waited = []
+    clock = types.SimpleNamespace(time=lambda: time.time() + sum(waited), sleep=waited.append)
+    monkeypatch.setattr("training.run_folder.events.time", clock)
+    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer.time", clock)
+    return waited
+
+
+def test_tensorboard_agrees_with_the_tables_after_interruptions_and_failures(go, tmp_path, quick_clock):
     """Stopped at an evaluation, between two, after steps that the checkpoint does not have, and once before any."""
     pytest.importorskip("tensorboard")
     values = {"tensorboard": True, "method": "loss@1", "meter_every": 2}
@@ -242,9 +254,10 @@ def test_tensorboard_agrees_with_the_tables_after_interruptions_and_failures(go,
     read = [(row["step"], pytest.approx(row["rho"])) for row in read_meters(tmp_path / "cut")]
     assert found["meters/rho"] == read
     assert found == scalars(tmp_path / "whole")
+    assert quick_clock
 
 
-def test_event_files_of_one_second_stand_in_the_order_of_their_making(tmp_path):
+def test_event_files_of_one_second_stand_in_the_order_of_their_making(tmp_path, quick_clock):
     """TensorBoard reads them by name, of which the second is the first part and a counter, 9 before 10, the last."""
     pytest.importorskip("tensorboard")
     for step in range(3):
@@ -377,7 +390,7 @@ def test_another_configuration_in_the_folder_is_an_error_that_names_the_key(go, 
 
 def test_overwrite_begins_anew_and_removes_what_the_run_wrote(go, tmp_path):
     first = go(seed=1, method="loss@1", meter_every=2).header
-    assert first["files"] == ["evaluations.csv", "header.json", "meters.csv", "model/weights.pt"]
+    assert first["files"] == ["evaluations.csv", "header.json", "meters.csv", "model/pytorch_model.bin"]
     go(seed=2, overwrite=True, save_model=False)
     assert header(tmp_path / "run")["config"]["seed"] == 2
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["evaluations.csv", "header.json"]
@@ -389,7 +402,7 @@ def test_overwrite_knows_what_older_versions_wrote(go, tmp_path):
     folder = tmp_path / "run"
     old = {name: value for name, value in header(folder).items() if name != "files"}
     (folder / "header.json").write_text(json.dumps(old))
-    (folder / "model" / "weights.pt").rename(folder / "model" / "model.safetensors")
+    (folder / "model" / "pytorch_model.bin").rename(folder / "model" / "model.safetensors")
     (folder / "tensorboard").mkdir()
     (folder / "tensorboard" / "events.out.tfevents.1.host.2.0").touch()
     go(seed=2, overwrite=True, save_model=False)
@@ -417,7 +430,24 @@ def link_to_a_folder(folder):
     (folder / "tensorboard").symlink_to(folder.parent)
 
 
-@pytest.mark.parametrize("add", [strange, strange_within, another_run, link_to_a_file, link_to_a_folder])
+def weights_of_another(folder):
+    (folder / "model" / "thesis.bin").write_bytes(b"years of work")
+
+
+def temporary_of_another(folder):
+    (folder / ".thesis.tmp").write_text("years of work")
+
+
+def events_of_another(folder):
+    (folder / "tensorboard").mkdir()
+    (folder / "tensorboard" / "events.out.tfevents.thesis").touch()
+
+
+STRANGE = [strange, strange_within, another_run, link_to_a_file, link_to_a_folder]
+STRANGE += [weights_of_another, temporary_of_another, events_of_another]
+
+
+@pytest.mark.parametrize("add", STRANGE)
 def test_overwrite_refuses_what_the_run_did_not_write(go, tmp_path, add):
     go(seed=1)
     add(tmp_path / "run")
@@ -462,7 +492,7 @@ def test_overwrite_removes_no_folder_that_is_not_a_runs(go, tmp_path):
 def test_a_run_replaces_nothing_that_no_run_of_its_name_wrote(go, tmp_path, name):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).write_text("important")
-    with pytest.raises(ValueError, match=rf"run has a {name}, but no header\.json"):
+    with pytest.raises(ValueError, match=rf"run has {name}, but no header\.json"):
         go()
     assert [path.read_text() for path in (tmp_path / "run").iterdir()] == ["important"]
 
@@ -742,12 +772,12 @@ def test_interrupted_at_its_last_step_it_is_finished(go):
     assert go(within={24: interrupt}).status == FINISHED
 
 
-def test_a_long_run_interrupted_between_two_logs(go, tmp_path):
-    """With more than 200 steps the loss is not logged at every one, and the cut falls between two."""
-    values = {"budget": "810steps", "evaluations": 2, "dropout": 0.0}
+def test_a_long_run_interrupted_between_two_logs(go, tmp_path, monkeypatch):
+    """With more steps than logs the loss is not looked at at every one, and the cut falls between two."""
+    monkeypatch.setattr(module, "LOGS", 20)
+    values = {"budget": "83steps", "evaluations": 2, "dropout": 0.0}
     go("whole", **values)
-    go("cut", within={131: interrupt}, **values)
-    go("cut", within={131: interrupt}, **values)
+    assert go("cut", within={14: interrupt}, **values).header["steps_done"] == 14  # of logs at 12 and 16
     go("cut", **values)
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
 

@@ -8,6 +8,7 @@ import math
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -149,7 +150,7 @@ def test_two_ranks_interrupted_equal_one_process(tiny_module, tmp_path):
     assert (found[-1].backprop_samples, found[-1].gross_samples) == (STEPS * 16, STEPS * 32)
 
     model, losses, accuracies, val_loss = reference(tiny_module)
-    weights = torch.load(folder / "model" / "weights.pt", weights_only=True)
+    weights = torch.load(folder / "model" / "pytorch_model.bin", weights_only=True)
     for name, value in model.state_dict().items():
         torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-4)
     header = json.loads((folder / "header.json").read_text())
@@ -219,6 +220,47 @@ def test_processes_that_disagree_end_alike_or_go_on(tmp_path):
         assert words in (fault if fault and differs == "0" else ends[speaks]["said"]), (name, ends)
         shown = [int(differs)] if fault else []
         assert [n for n, end in enumerate(ends) if "Traceback" in end["said"]] == shown, (name, ends)
+
+
+@pytest.mark.slow
+def test_without_a_launcher_the_others_say_in_one_sentence_that_the_keeper_of_the_store_was_killed(tmp_path):
+    """Process 0 keeps torch's store; without gsgd's own word torch would show the stack of its C++."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
+    shared |= {**INTERFACE, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "gsgd", "train", "resnet-tiny", "--batch_size", "8", "--budget", "9000steps"]
+    command += [
+        "--tensorboard",
+        "false",
+        "--name",
+        "run",
+        "--train_limit",
+        "512",
+        "--cache_dir",
+        str(tmp_path / "cache"),
+    ]
+    keeper, other = (
+        subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    )
+    while not (tmp_path / "results" / "run" / "header.json").exists():
+        assert keeper.poll() is None
+        time.sleep(0.1)
+    time.sleep(2.0)  # in its steps
+    keeper.kill()
+    said = other.communicate(timeout=60)[1]
+    keeper.communicate()
+    assert other.returncode == 2
+    assert said == f"gsgd train: {GONE}; the same command goes on from the last checkpoint\n"
 
 
 @pytest.mark.slow

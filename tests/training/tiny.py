@@ -54,7 +54,7 @@ class TinyModel(nn.Module):
 
     def save_pretrained(self, folder):
         Path(folder).mkdir(exist_ok=True)
-        torch.save(self.state_dict(), Path(folder) / "weights.pt")
+        torch.save(self.state_dict(), Path(folder) / "pytorch_model.bin")
 
 
 class TinyTask:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
 from pathlib import Path
 
 from gsgd.arguments import number, whole
-from gsgd.results import check_writable
+from gsgd.results import check_writable, write_atomic
 from theory.examination.data import read_csv
 from theory.examination.examine import examine
 
@@ -51,8 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`gsgd examine`: returns 0 if no measurement contradicts a bound, 1 if one does."""
-    if options.plot:
-        check_writable(options.plot)
+    plot = None if options.plot is None else _picture(options.plot)
     found = examine(
         loss=options.loss,
         data=read_csv(options.data, target=options.target, raw=options.raw),
@@ -66,8 +66,19 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     print(found)
-    if options.plot:
-        options.plot.parent.mkdir(parents=True, exist_ok=True)
-        found.plot().figure.savefig(options.plot)
-        print(f"Written: {options.plot}")
+    if plot is not None:
+        drawn = io.BytesIO()
+        found.plot().figure.savefig(drawn, format=plot.suffix[1:].lower())
+        print(f"Written: {write_atomic(plot, drawn.getvalue())}")
     return 0 if all(bound.holds for bound in found.bounds) else 1
+
+
+def _picture(path: Path) -> Path:
+    """Where the curves are drawn; found wanting before anything is computed."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    path = path if path.suffix else path.with_name(f"{path.name}.png")
+    if path.suffix[1:].lower() not in FigureCanvasBase.filetypes:
+        raise ValueError(f"--plot {path} must end in one of .{', .'.join(sorted(FigureCanvasBase.filetypes))}")
+    check_writable(path)
+    return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import gc
 import json
 import math
@@ -20,6 +21,7 @@ from rich.console import Console
 from gsgd.arguments import number, whole
 from gsgd.cli import main
 from gsgd.console import print_table
+from gsgd.results import check_writable
 from training.bench.cli import counts, header, quiet_profiler
 from training.bench.models import MODELS, BatchShape, describe_rows
 from training.bench.steps import Cost, device_of, measure
@@ -113,6 +115,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"--only {options.only!r}: no case has this in its name; --list shows them")
     quiet_profiler()
     device_of(options.device)
+    check_writable(options.out)
     return _measure_all(cases, options)
 
 
@@ -220,11 +223,23 @@ def show(console: Console, results: Sequence[dict[str, Any]]) -> None:
 
 
 def append_line(path: Path, content: dict[str, Any]) -> None:
-    """Append a line of JSON by one write that is on the disk when this returns, so a crash leaves whole lines."""
+    """Append a line of JSON by one write that is on the disk when this returns, so a crash leaves whole lines.
+
+    Raises:
+        OSError: if the disk has no room for it; the file is then as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    line = (json.dumps(content) + "\n").encode()
     with open(path, "ab", buffering=0) as file:
-        file.write((json.dumps(content) + "\n").encode())
-        os.fsync(file)
+        before = os.fstat(file.fileno()).st_size
+        try:
+            if file.write(line) < len(line):  # a disk that is nearly full takes a part
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file)
+        except OSError as error:
+            file.truncate(before)
+            error.filename = str(path)
+            raise
 
 
 if __name__ == "__main__":

@@ -30,7 +30,12 @@ BEGUN = ("date", "commit", "python", "machine", "versions")
 
 
 def header_of(config: Config, contenders: Sequence[Contender], seeds: int) -> dict[str, Any]:
-    """What every comparison records of itself before it begins."""
+    """What every comparison records of itself before it begins.
+
+    Raises:
+        ValueError: if there are not so many seeds from the configuration's on.
+    """
+    config.with_values({"seed": config.training.seed + seeds - 1})
     return {
         **provenance(),
         "command": command_line(),

@@ -124,7 +124,8 @@ def _writing_to(root: Path) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        if error.filename and not Path(error.filename).is_relative_to(root):
+        named = Path(error.filename or root)
+        if not (named.is_relative_to(root) or root.is_relative_to(named)):
             raise
         why = disk_trouble(OSError(error.errno, error.strerror or str(error), str(root)))
         raise ValueError(f"{why}; name another folder for the cache by cache_dir") from error
@@ -137,7 +138,7 @@ def _alone(lock: Path) -> Iterator[bool]:
     if fcntl is None:
         yield False
         return
-    with open(lock, "w") as file:
+    with open(lock, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
             locked = True

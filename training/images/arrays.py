@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
 
 from gsgd.console import Bar, bar
-from gsgd.results import write_json
+from gsgd.results import in_bytes, write_json
 from training.data.cache import cached_folder, default_cache, read_array
 from training.images.labelled import LabelledImages
 from training.run_folder.records import read_json
@@ -124,7 +124,7 @@ def _build(source: LabelledImages, size: int, folder: Path) -> None:
     needed, free = total * size * size * channels, shutil.disk_usage(folder).free
     if needed > free:
         raise ValueError(
-            f"the decoded images take {needed / 1e9:.1f} GB, but {folder.parent} has {free / 1e9:.1f} GB left: "
+            f"the decoded images take {in_bytes(needed)}, but {folder.parent} has {in_bytes(free)} left: "
             "name another folder by cache_dir, or lower image_size"
         )
     content = {}

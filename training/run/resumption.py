@@ -21,6 +21,7 @@ from training.run_folder.records import (
     EVALUATIONS,
     HEADER,
     OF_COMPARISON,
+    OF_LADDER,
     Evaluation,
     read_header,
     recorded_evaluations,
@@ -74,9 +75,9 @@ def what_is_there(config: Config, folder: Path, costs: StepCosts | None, overwri
         return Unfinished(None, own_files(folder, _listed(folder)))
     header = read_header(folder)
     if header is None:
-        for name in (EVALUATIONS, checkpoint.NAME, "model", OF_COMPARISON):
+        for name in (OF_COMPARISON, OF_LADDER, EVALUATIONS, checkpoint.NAME, "model"):
             if (folder / name).exists():
-                raise ValueError(f"{folder} has a {name}, but no {HEADER}: no run of this name began it")
+                raise ValueError(f"{folder} has {name}, but no {HEADER}: no run of this name began it")
         return Unfinished(None, [])
     check_configuration(folder, header, config, costs)
     if header["status"] not in FINAL:
@@ -121,7 +122,9 @@ def go_on(training: Training, state: dict[str, Any], path: Path) -> None:
     """
     try:
         training.load_state_dict(state)
-    except (RuntimeError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except ValueError as error:
+        raise ValueError(f"{path} is not of this run: {error}") from error
+    except Exception as error:  # torch and numpy raise what they like, depending on what is wrong
         raise ValueError(f"{path} is not of this run ({type(error).__name__}): remove it to begin anew") from error
 
 

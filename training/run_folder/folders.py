@@ -10,12 +10,15 @@ from gsgd.locks import LOCK
 
 ROWS = "rows"
 """Folder of the log of rows."""
+_TABLES = ("header.json", "evaluations.csv", "meters.csv", "live.csv", "checkpoint.pt")
+_MODEL = ("model*.safetensors", "model.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
 KNOWN = (
-    *("header.json", "evaluations.csv", "meters.csv", "live.csv", "checkpoint.pt", ".*.tmp"),
-    "tensorboard/events.out.tfevents.*",
-    *("rows/rank-*-part-*.parquet", "rows/.*.tmp"),
-    *("model/config.json", "model/generation_config.json", "model/*.index.json"),
-    *("model/*.safetensors", "model/*.bin", "model/*.pt"),
+    *_TABLES,
+    *(f".{name}.*.tmp" for name in _TABLES),
+    "tensorboard/events.out.tfevents.[0-9]*.*",
+    *("rows/rank-*-part-*.parquet", "rows/.rank-*-part-*.parquet.*.tmp"),
+    *("model/config.json", "model/generation_config.json"),
+    *(f"model/{name}" for name in _MODEL),
 )
 """Names of what runs write: all that older headers do not list, and what a killed run had no time to list."""
 

@@ -6,7 +6,7 @@ import csv
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import NoneType
@@ -73,6 +73,13 @@ METER_COLUMNS: dict[str, Any] = {
     **{"meter_s": float},
 }
 """Of `meters.csv`; a number that is not defined is `nan`, and one that older versions did not measure None."""
+
+
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("selection_s", "forward_s", "backward_s"), (lambda value: value >= 0, "at least 0")),
+    **dict.fromkeys(("backprop_samples", "gross_samples", "wall_clock_s"), (lambda value: value > 0, "above 0")),
+    "val_accuracy": (lambda value: 0 <= value <= 1, "in [0, 1]"),
+}
 
 
 class Records:
@@ -154,10 +161,19 @@ def recorded_evaluations(
     rows = rows if done is None else [*rows[: len(steps)], *(row for row in rows[len(steps) :] if row.step <= done)]
     check_steps(path, [row.step for row in rows], steps)
     for line, row in enumerate(rows, start=2):
-        for name, value in vars(row).items():
-            if isinstance(value, float) and not math.isfinite(value) and header["status"] != DIVERGED:
-                raise ValueError(f"{path}, line {line}: {name} = {value} must be finite")
+        _check_cells(row, settings.seed, header["status"], f"{path}, line {line}")
     return rows
+
+
+def _check_cells(row: Evaluation, seed: int, status: str, place: str) -> None:
+    if row.seed != seed:
+        raise ValueError(f"{place}: seed = {row.seed}, but the run's is {seed}")
+    for name, value in vars(row).items() if status != DIVERGED else ():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{place}: {name} = {value} must be finite")
+        holds, rule = _RANGES.get(name, (lambda _: True, ""))
+        if not holds(value):
+            raise ValueError(f"{place}: {name} = {value} must be {rule}")
 
 
 def check_steps(path: Path, found: Sequence[int], wanted: Sequence[int]) -> None:

@@ -6,12 +6,27 @@ import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+import torch
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 FINISHED, RUNNING, INTERRUPTED, DIVERGED = "finished", "running", "interrupted", "diverged"
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+_KINDS: dict[type, tuple[type, ...]] = {
+    float: (float, int),
+    **dict.fromkeys((torch.Tensor, torch.nn.Parameter), (torch.Tensor,)),
+}
+"""Type of an entry of a run's own state -> what may be read for it, where that is not just the type itself."""
+
+
+def _no_tensor(value: Any) -> Any:
+    """pydantic takes whatever can be made a float for one."""
+    if isinstance(value, torch.Tensor):
+        raise ValueError("must be a plain number")
+    return value
 
 
 class Record(BaseModel):
@@ -136,10 +151,41 @@ class CheckpointState(Record):
     sampler: dict[str, Any] | None = None
     wall_clock_s: Seconds
     seconds: dict[str, Seconds]
-    loss_since_evaluation: list[float]
-    first_loss: float | None = None
+    loss_since_evaluation: Annotated[list[float], Field(min_length=2, max_length=2)]
+    first_loss: Annotated[float, BeforeValidator(_no_tensor)] | None = None
     ranks: Annotated[list[Rank], Field(min_length=1)]
     logged: dict[str, float] = {}
+
+
+def check_like(found: Any, own: Any, place: str) -> None:
+    """Whether what was read is built as a state of the run itself: kinds of entries, shapes of tensors.
+
+    Entries that only one of them has are passed over: versions differ in them, and lists become longer. So are those
+    of which `own` has None: there is nothing yet to compare with.
+
+    Raises:
+        ValueError: if not, naming the place.
+    """
+    if own is None:
+        return
+    if isinstance(own, dict) and isinstance(found, dict):
+        for name in own.keys() & found.keys():
+            check_like(found[name], own[name], f"{place}.{name}")
+        return
+    if isinstance(own, (list, tuple)) and isinstance(found, (list, tuple)):
+        if isinstance(own, tuple) and len(found) != len(own):
+            raise ValueError(f"{place} must have {len(own)} entries, not {len(found)}")
+        for number, (theirs, ours) in enumerate(zip(found, own, strict=False)):
+            check_like(theirs, ours, f"{place}.{number}")
+        return
+    if isinstance(own, torch.Tensor) and isinstance(found, torch.Tensor):
+        if (found.shape, found.dtype) != (own.shape, own.dtype):
+            there, here = (f"{tuple(each.shape)} of {each.dtype}" for each in (found, own))
+            raise ValueError(f"{place} must be a tensor {here}, not {there}")
+        return
+    kinds = _KINDS.get(type(own), (type(own),))
+    if type(found) not in kinds:
+        raise ValueError(f"{place} = {reprlib.repr(found)} must be of type {kinds[0].__name__}")
 
 
 def check(kind: type[Record], content: dict[str, Any], path: Path) -> dict[str, Any]:

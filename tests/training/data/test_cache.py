@@ -149,6 +149,12 @@ def test_a_disk_that_is_full_names_the_cache_and_the_remedy_and_nothing_is_left(
     assert [path for path in (tmp_path / "root").iterdir() if path.suffix != ".lock"] == []
 
 
+def test_a_folder_above_the_cache_that_is_in_the_way_names_the_remedy(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"file/a/root: Not a directory \(.*\); name another folder .* by cache_dir"):
+        cached_folder(tmp_path / "file" / "a" / "root", "thing", {"x": 1}, lambda folder: None)
+
+
 def test_a_file_of_the_data_that_cannot_be_read_is_not_laid_to_the_cache(tmp_path):
     def build(folder):
         open(tmp_path / "gone.txt").close()

@@ -135,7 +135,7 @@ def saving(tiny_module, monkeypatch):
     """The tiny model, read back as transformers' models are."""
 
     def from_pretrained(cls, folder):
-        state = torch.load(folder / "weights.pt")
+        state = torch.load(folder / "pytorch_model.bin")
         norm = "norm.running_mean" in state
         model = cls(tiny_module.TinySettings(batch_normalised=norm))
         model.load_state_dict(state)

@@ -231,7 +231,9 @@ def test_processes_that_start_together(tmp_path, make):
 
 def test_too_large_for_the_disk(table, tmp_path, monkeypatch):
     monkeypatch.setattr(arrays.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1343})())
-    with pytest.raises(ValueError, match=r"decoded images take 0\.0 GB.*name another folder by cache_dir"):
+    with pytest.raises(
+        ValueError, match=r"decoded images take 1\.34 kB, but .* has 1\.34 kB left: name another folder by cache_dir"
+    ):
         read(table[0], tmp_path)
     monkeypatch.setattr(arrays.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1344})())
     read(table[0], tmp_path)  # 7 * 8 * 8 * 3 = 1344

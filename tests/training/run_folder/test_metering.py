@@ -93,7 +93,7 @@ def test_losses_last_seen_are_metered_and_it_changes_nothing(go, tmp_path):
     assert found[0]["rows"] == 0
     assert math.isnan(found[0]["overlap"])
     assert all(row["rows"] > 4 and row["delta_chosen"] > 0 and row["delta_hardest"] > 0 for row in found[2:])
-    one, two = (torch.load(tmp_path / name / "model" / "weights.pt") for name in ("plain", "run"))
+    one, two = (torch.load(tmp_path / name / "model" / "pytorch_model.bin") for name in ("plain", "run"))
     assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
@@ -143,7 +143,7 @@ def test_metering_changes_nothing(go, tmp_path):
     """Weights and evaluations to the last bit: dropout, BatchNorm and a rule that draws."""
     values = {"select": "selective-backprop", "max_lr": 0.1}
     metered, plain = go("metered", **values), go("plain", meter_every=0, **values)
-    one, two = (torch.load(tmp_path / name / "model" / "weights.pt") for name in ("metered", "plain"))
+    one, two = (torch.load(tmp_path / name / "model" / "pytorch_model.bin") for name in ("metered", "plain"))
     assert all(torch.equal(value, two[name]) for name, value in one.items())
     assert [row.val_loss for row in metered.evaluations] == [row.val_loss for row in plain.evaluations]
     assert not (tmp_path / "plain" / "meters.csv").exists()
