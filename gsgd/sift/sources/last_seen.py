@@ -36,7 +36,7 @@ class LastSeen:
         device: where the table lies: that of the losses, so that nothing waits.
 
     Attributes:
-        losses: (rows,), float32; NaN of rows never seen.
+        losses: (rows,), float32; `UNSEEN` of rows never seen, so that they are scores as they are.
         seen_at: (rows,), int32, the step at which each was last seen, or -1.
 
     Raises:
@@ -45,7 +45,7 @@ class LastSeen:
 
     def __init__(self, rows: int, device: torch.device | str = "cpu"):
         self.rows = whole("data_rows", rows, least=1, most=2**40)
-        self.losses = torch.full((self.rows,), torch.nan, device=device)
+        self.losses = torch.full((self.rows,), UNSEEN, device=device)
         self.seen_at = torch.full((self.rows,), NEVER, dtype=torch.int32, device=device)
 
     def scores(self, ids: Tensor, *, step: int, max_age: int | None = None) -> Tensor:
@@ -60,15 +60,16 @@ class LastSeen:
         """
         ids = check_ids(ids, self.rows)
         if host.holds(self.losses):
-            return self._scores(ids.to(self.losses.device), step, max_age)
+            return self._scores(ids, step, max_age)
         ids = ids.to(self.losses.device)
         inside = (ids >= 0) & (ids < self.rows)
         return torch.where(inside, self._scores(ids.clamp(0, self.rows - 1), step, max_age), torch.nan)
 
     def _scores(self, ids: Tensor, step: int, max_age: int | None) -> Tensor:
-        # A row never seen was seen before the first step, so it is too old for any bound.
-        first = self.seen_at.index_select(0, ids) < (0 if max_age is None else max(0, step - max_age))
-        return self.losses.index_select(0, ids).masked_fill_(first, UNSEEN)
+        scores = self.losses.index_select(0, ids)
+        if max_age is None:
+            return scores
+        return scores.masked_fill_(self.seen_at.index_select(0, ids) < step - max_age, UNSEEN)
 
     def note(self, ids: Tensor, losses: Tensor, *, step: int) -> None:
         """Rows `ids` (k,) had these losses (k,) at this step.
@@ -104,8 +105,9 @@ class LastSeen:
             raise ValueError(
                 f"the state has losses of {len(losses)} rows, but data_rows = {self.rows}: resume on the same data"
             )
-        self.losses.copy_(losses)
         self.seen_at.copy_(seen_at)
+        # Older states have NaN of rows never seen.
+        self.losses.copy_(losses).masked_fill_(self.seen_at == NEVER, UNSEEN)
 
 
 def check_ids(ids: Any, rows: int) -> Tensor:

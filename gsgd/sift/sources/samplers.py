@@ -28,7 +28,7 @@ from torch.utils.data import Dataset, IterableDataset, Sampler
 
 from gsgd import host
 from gsgd.ranges import whole, within
-from gsgd.sift.sources.last_seen import NEVER, LastSeen, check_age_bound
+from gsgd.sift.sources.last_seen import NEVER, UNSEEN, LastSeen, check_age_bound
 
 LAG_ON_DEVICE = 1
 """How many steps behind a device's losses are taken up: their copies to the host have then arrived without a wait."""
@@ -274,8 +274,8 @@ class ImportanceSampler(_RowSampler):
         self.uniform_share = within("uniform_share", uniform_share, "lie in (0, 1]", lambda value: 0 < value <= 1)
 
     def _chosen(self, drawn: np.ndarray, lots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        losses = self.seen.losses[torch.from_numpy(drawn)].double().numpy()
-        known = np.isfinite(losses)
+        losses = self.seen.losses.numpy()[drawn].astype(float)
+        known = losses < UNSEEN
         losses = np.where(known, losses, losses[known].mean() if known.any() else 1.0).clip(min=0)
         share = losses / losses.sum() if losses.sum() > 0 else np.full(self.gross, 1 / self.gross)
         q = (1 - self.uniform_share) * share + self.uniform_share / self.gross
