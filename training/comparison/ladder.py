@@ -33,25 +33,29 @@ from training.comparison.contenders import (
     same_data,
     tasks_of,
 )
-from training.comparison.jobs import Job, run_jobs
+from training.comparison.jobs import Job, has_ended, run_jobs
 from training.comparison.ladder_results import (
     PLAIN,
+    PLANNED,
     Chosen,
     Claim,
+    InSeconds,
     LadderResult,
     Place,
     Row,
     cells_of,
+    claims_in_seconds,
     rows_and_claims,
     write_tables,
 )
+from training.comparison.time_left import TimeLeft, duration
 from training.comparison.tuning import Trial, Values, at_an_edge, best, draw_trials, in_words
 from training.config import Config
 from training.display import Display
 from training.ranks import failing_together
 from training.run import Outcome
-from training.run_folder.records import OF_LADDER, read_json
-from training.run_folder.schema import DIVERGED, FINISHED, LadderHeader, check
+from training.run_folder.records import HEADER, OF_LADDER, read_json
+from training.run_folder.schema import DIVERGED, FINISHED, INTERRUPTED, LadderHeader, check
 from training.task import Task
 
 ROWS = "ladder.csv"
@@ -101,6 +105,7 @@ def climb(
     accelerator: Accelerator,
     jobs: int = 1,
     wait: bool = False,
+    dry_run: bool = False,
     display: Display | None = None,
 ) -> LadderResult:
     """Tune, freeze, train on fresh seeds, and measure the speed-ups; goes on where it was interrupted.
@@ -111,6 +116,7 @@ def climb(
     Args:
         jobs: how many runs are trained at a time, see `run_jobs`.
         wait: for another command that writes to the folder, instead of an error.
+        dry_run: measure the prices and say what there is to do; nothing is trained or written.
 
     Raises:
         ValueError: for a plan that does not fit the configuration, a folder of another ladder or of other data, or one
@@ -119,17 +125,22 @@ def climb(
     """
     display = display or Display.silent()
     ladder = _Ladder(config, plan, folder, accelerator, jobs, display)
+    if dry_run:
+        with failing_together(accelerator):
+            recorded = ladder.recorded()
+        ladder.begin(recorded)
+        return ladder.result(PLANNED, [], [])
     with contextlib.ExitStack() as lock:
         with failing_together(accelerator):
             if accelerator.is_main_process:
                 lock.enter_context(one_writer(folder, display.say if wait else None))
             recorded = ladder.recorded()
         ladder.begin(recorded)
+        ladder.write_header()
         outcomes = ladder.train() if ladder.tune() else None
         if outcomes is None:
-            return ladder.result("interrupted", [], [])
-        rows, claims = ladder.measure(outcomes)
-        return ladder.result(FINISHED, rows, claims)
+            return ladder.result(INTERRUPTED, [], [])
+        return ladder.measure(outcomes)
 
 
 class _Ladder:
@@ -211,6 +222,7 @@ class _Ladder:
         self.tasks = tasks_of(self.configs.values(), self.accelerator)
         self._check_sizes()
         self.split = "test" if all("test" in task.splits for task in self.tasks.values()) else "validation"
+        self.header["jobs"] = 0 if recorded is None else recorded.get("jobs")  # older ladders do not say
         same_data(self.folder / ROWS, self.header, recorded, self.tasks, self.accelerator)
         recorded = recorded or {}
         self.header.update((name, recorded[name]) for name in (*BEGUN, "frozen") if name in recorded)
@@ -219,29 +231,34 @@ class _Ladder:
         costs = prices(named, known, self.tasks, self.accelerator, self.display)
         self.header |= {"split": self.split, "step_costs": costs}
         self.costs = {key: StepCosts(**costs[_key(*key)]) for key in self.configs}
-        self._write_header()
         self.display.say(self.forecast())
 
     def forecast(self) -> str:
         """How many runs at each rung, and how long they take at the measured prices, evaluation aside."""
         lines, whole, count = [], 0.0, 0
         for rung in self.rungs:
-            tuning = final = 0.0
-            for label, trials in self.trials.items():
-                seconds = [self._seconds(label, values, rung) for values in trials]
-                tuning += self.plan.tuning_seeds * sum(seconds) if self.tuned else 0.0
-                final += self.plan.seeds * float(np.mean(seconds))
+            tuning = self.plan.tuning_seeds * sum(map(sum, self._seconds_of_trials(rung))) if self.tuned else 0.0
+            final = self._seconds_to_measure(rung)
             tried = sum(map(len, self.trials.values())) * self.plan.tuning_seeds if self.tuned else 0
             runs = len(self.labels) * self.plan.seeds
             whole, count = whole + tuning + final, count + tried + runs
-            lines.append(f"  {rung!s:>14}: {tried:4} runs to tune, {runs:4} to measure, {_time(tuning + final)}")
+            lines.append(f"  {rung!s:>14}: {tried:4} runs to tune, {runs:4} to measure, {duration(tuning + final)}")
         several = f"; {self.jobs} at a time, threads divided" if self.jobs > 1 else ""
-        total = f"{count} runs, about {_time(whole)} of training at the measured prices{several}"
+        total = f"{count} runs, about {duration(whole)} of training at the measured prices{several}"
+        if before := sum(1 for path in self.folder.rglob(HEADER) if has_ended(path.parent)):
+            total += f"\n{before} of them were trained before"
         return "\n".join([f"ladder of {len(self.rungs)} rungs, {len(self.labels)} methods:", *lines, total])
 
     @property
     def tuned(self) -> bool:
         return bool(self.plan.grid)
+
+    def _seconds_of_trials(self, rung: Budget) -> list[list[float]]:
+        return [[self._seconds(label, values, rung) for values in trials] for label, trials in self.trials.items()]
+
+    def _seconds_to_measure(self, rung: Budget) -> float:
+        """At the mean price of a method's trials: which of them is chosen is not known yet."""
+        return self.plan.seeds * sum(float(np.mean(seconds)) for seconds in self._seconds_of_trials(rung))
 
     def _steps(self, label: str, values: Values, rung: Budget) -> int:
         config = self._config(label, values, rung)
@@ -284,7 +301,7 @@ class _Ladder:
                 for (label, rung), number in places
                 for seed in seeds
             ]
-            outcomes = self._run(jobs, "tuning")
+            outcomes = self._run(jobs, "tuning", later_s=sum(map(self._seconds_to_measure, self.rungs)))
             if outcomes is None:
                 return False
             for at, (place, number) in enumerate(places):
@@ -297,7 +314,7 @@ class _Ladder:
         self.header["frozen"] = {
             label: {str(rung): in_words(self.frozen[label, rung]) for rung in self.rungs} for label in self.labels
         }
-        self._write_header()
+        self.write_header()
         return True
 
     def _write_trials(self, trials: Mapping[Place, Sequence[Trial]]) -> None:
@@ -330,6 +347,9 @@ class _Ladder:
             for label in self.labels
         ]
         jobs = [self._job(label, self.frozen[label, rung], rung, seed) for label, rung, seed in places]
+        if self.header["jobs"] is not None and not all(has_ended(job.folder) for job in jobs):
+            self.header["jobs"] = max(self.header["jobs"], self.jobs)
+            self.write_header()
         outcomes = self._run(jobs, "measuring")
         if outcomes is None:
             return None
@@ -347,16 +367,20 @@ class _Ladder:
         else:
             name = f"{label}-seed{seed}"
             folder = self.folder / str(rung) / folder_name(name)
-        return Job(config, folder, self.costs[label, values], f"{rung} {name}")
+        priced_s = self._seconds(label, values, rung)
+        return Job(config, folder, self.costs[label, values], f"{rung} {name}", priced_s)
 
-    def _run(self, jobs: Sequence[Job], stage: str) -> list[Outcome] | None:
+    def _run(self, jobs: Sequence[Job], stage: str, later_s: float = 0.0) -> list[Outcome] | None:
         done = 0
+        left = TimeLeft(sum(job.priced_s for job in jobs if not has_ended(job.folder)) + later_s)
 
         def tell(job: Job, outcome: Outcome) -> None:
             nonlocal done
             done += 1
+            if outcome.before:
+                return
             end = f"accuracy {outcome.evaluations[-1].val_accuracy:.4f}" if outcome.evaluations else outcome.status
-            self.display.say(f"{stage} [{done}/{len(jobs)}] {job.title}: {end}")
+            self.display.say(f"{stage} [{done}/{len(jobs)}] {job.title}: {end}; {left.after(job.priced_s)}")
 
         # What each run says of itself would bury that.
         quiet = Display(self.display.console if _moves(self.display) else None)
@@ -364,7 +388,7 @@ class _Ladder:
 
     # ---- What came out ----
 
-    def measure(self, outcomes: Mapping[Place, Sequence[Outcome]]) -> tuple[list[Row], list[Claim]]:
+    def measure(self, outcomes: Mapping[Place, Sequence[Outcome]]) -> LadderResult:
         """Rows by rung and method, and what is claimed of each method; all of it is written."""
         chosen = {
             (label, rung): Chosen(
@@ -376,20 +400,25 @@ class _Ladder:
             for (label, rung), values in self.frozen.items()
         }
         rows, claims = rows_and_claims(self.rungs, outcomes, chosen)
+        by_clock = claims_in_seconds(self.rungs, outcomes, self.header["jobs"])
         if self.accelerator.is_main_process:
-            write_tables(self.folder, rows, claims, outcomes)
+            write_tables(self.folder, rows, claims, by_clock, outcomes)
             # The claims make the ladder a finished one.
             self.header["claims"] = [cells_of(each) for each in claims]
-            self._write_header()
-        return rows, claims
+            self.header["in_seconds"] = by_clock.left_out or [cells_of(each) for each in by_clock.claims]
+            self.write_header()
+        return self.result(FINISHED, rows, claims, by_clock)
 
-    def _write_header(self) -> None:
+    def write_header(self) -> None:
+        """Write `ladder.json` as it is by now."""
         if self.accelerator.is_main_process:
             write_json(self.folder / OF_LADDER, self.header)
 
-    def result(self, status: str, rows: list[Row], claims: list[Claim]) -> LadderResult:
+    def result(
+        self, status: str, rows: list[Row], claims: list[Claim], by_clock: InSeconds | None = None
+    ) -> LadderResult:
         """The result in a status."""
-        return LadderResult(status, self.folder, self.rungs[-1].unit, self.split, self.tuned, rows, claims)
+        return LadderResult(status, self.folder, self.rungs[-1].unit, self.split, self.tuned, rows, claims, by_clock)
 
 
 def _key(label: str, values: Values) -> str:
@@ -406,9 +435,3 @@ def _trial(values: Values, outcomes: Sequence[Outcome]) -> Trial:
         return Trial(values, (), (), diverged=True)
     last = [each.evaluations[-1] for each in outcomes]
     return Trial(values, [end.val_accuracy for end in last], [end.val_loss for end in last])
-
-
-def _time(seconds: float) -> str:
-    if seconds >= 3600:
-        return f"{seconds / 3600:.1f} hours"
-    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} s"

@@ -1,0 +1,31 @@
+"""How much longer a ladder takes, from how long its runs so far took against their prices."""
+
+from __future__ import annotations
+
+import time
+
+
+class TimeLeft:
+    """Reckons from now on.
+
+    Args:
+        ahead_s: what the runs that are still to be trained cost at the measured prices.
+    """
+
+    def __init__(self, ahead_s: float):
+        self._ahead_s = ahead_s
+        self._done_s = 0.0
+        self._begun = time.monotonic()
+
+    def after(self, priced_s: float) -> str:
+        """In words, once a run of that price has ended: prices leave out evaluation, and other programs."""
+        self._done_s += priced_s
+        rate = (time.monotonic() - self._begun) / self._done_s
+        return f"about {duration(rate * max(0.0, self._ahead_s - self._done_s))} left"
+
+
+def duration(seconds: float) -> str:
+    """In a unit that fits."""
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} s"
