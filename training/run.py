@@ -319,9 +319,8 @@ class _Run:
         ranks = training.accelerator.num_processes
         reference = None
         if self.costs is not None:
-            first, last = settings.first_and_last(training.total_steps)
-            selecting = min(training.step, last) - min(training.step, first)
-            reference = seconds_of(training.step, self.costs, selecting)
+            dearer = settings.dearer_steps(training.total_steps, training.step)
+            reference = seconds_of(training.step, self.costs, dearer)
         evaluation = Evaluation(
             step=training.step,
             method=settings.label or settings.method,

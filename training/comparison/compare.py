@@ -217,7 +217,7 @@ class _Comparison:
             steps = config.training.steps_within_budget(
                 self.train_sizes[config.data], self.accelerator.num_processes, self.costs[label]
             )
-            seconds += per_method * seconds_of(steps, self.costs[label], config.training.selecting_steps(steps))
+            seconds += per_method * seconds_of(steps, self.costs[label], config.training.dearer_steps(steps))
         time = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} s"
         return f"{self.total} runs, about {time} of training"
 

@@ -267,7 +267,7 @@ class _Ladder:
 
     def _seconds(self, label: str, values: Values, rung: Budget) -> float:
         steps = self._steps(label, values, rung)
-        chosen = self.configs[label, values].training.selecting_steps(steps)
+        chosen = self.configs[label, values].training.dearer_steps(steps)
         return seconds_of(steps, self.costs[label, values], chosen)
 
     def _config(self, label: str, values: Values, rung: Budget, **more: Any) -> Config:
