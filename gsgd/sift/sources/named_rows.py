@@ -20,7 +20,7 @@ from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.mode import draws_kept, scoring_mode
 from gsgd.sift.scoring_pass.module_state import unchanged
 from gsgd.sift.scoring_pass.row_losses import IGNORED
-from gsgd.sift.sources.last_seen import UNSEEN, LastSeen, check_age_bound, check_ids
+from gsgd.sift.sources.last_seen import UNSEEN, LastSeen, as_ids, check_age_bound, check_ids
 from gsgd.sift.sources.trained_losses import TrainedLosses
 
 ENOUGH_REMEMBERED = 1000
@@ -82,10 +82,10 @@ class NamedRows:
                 f"{what} needs the ids of a batch's rows under {key!r} (id_key), but it holds: {held}. "
                 "gsgd.sift.WithIds(data) puts each sample's index there; samples of a stream need ids of their own"
             )
-        ids = torch.as_tensor(batch[key])
+        ids = as_ids(batch[key])
         if len(ids) == 0:
             raise ValueError(f"{key!r} holds no ids")
-        return ids.long() if ids.dim() == 1 and not ids.dtype.is_floating_point else check_ids(ids, 2**63 - 1)
+        return ids
 
     @property
     def _scores(self) -> bool:

@@ -28,7 +28,7 @@ from torch.utils.data import Dataset, IterableDataset, Sampler
 
 from gsgd import host
 from gsgd.ranges import whole, within
-from gsgd.sift.sources.last_seen import NEVER, UNSEEN, LastSeen, check_age_bound
+from gsgd.sift.sources.last_seen import NEVER, UNSEEN, LastSeen, as_ids, check_age_bound, outside
 
 LAG_ON_DEVICE = 1
 """How many steps behind a device's losses are taken up: their copies to the host have then arrived without a wait."""
@@ -130,9 +130,10 @@ class _RowSampler(Sampler[list[int]]):
         """Rows `ids` (k,) were trained on, and had these losses (k,); every rank must call it.
 
         Raises:
-            ValueError: if there are not as many of the two.
+            ValueError: if there are not as many of the two, or an id names no row; of losses on a device the next call
+                finds that.
         """
-        ids = torch.as_tensor(ids).long()
+        ids, losses = as_ids(ids), torch.as_tensor(losses)
         if ids.shape != losses.shape or ids.dim() != 1:
             raise ValueError(f"ids has shape {tuple(ids.shape)} and losses {tuple(losses.shape)}: both must be (k,)")
         losses = losses.detach().float()
@@ -194,6 +195,9 @@ class _RowSampler(Sampler[list[int]]):
             ids, losses, event, step = self._noted.popleft()
             if event is not None:
                 event.synchronize()
+            strange = ids[(ids < 0) | (ids >= self.seen.rows)]
+            if len(strange):
+                raise outside(int(strange[0]), self.seen.rows)
             self.seen.losses.numpy()[ids.numpy()] = losses.numpy()  # of a row drawn twice, the last
             self.seen.seen_at.numpy()[ids.numpy()] = step
 

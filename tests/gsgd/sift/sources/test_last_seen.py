@@ -244,6 +244,10 @@ def test_a_loss_that_is_not_the_cross_entropy_is_refused_or_given(data):
         (torch.tensor([0, 1, 2, 3, 4, 5, 6, 3]), r"id 3 comes twice in one batch.*drop_last=True"),
         (torch.rand(8), r"ids of shape \(8,\) and torch.float32 must be whole numbers"),
         (torch.zeros(8, 1, dtype=torch.int64), r"ids of shape \(8, 1\)"),
+        (torch.tensor(3), r"ids of shape \(\) and torch.int64 must be whole numbers of shape \(B,\): number the rows"),
+        (list("abcdefgh"), r"ids of type list of str must be whole numbers .*WithIds"),
+        (object(), "ids of type object must be whole numbers"),
+        (torch.arange(7), "the batch has 8 rows, but 7 ids"),
     ],
 )
 def test_ids_that_name_no_rows_are_refused(ids, message, data):
