@@ -1,12 +1,15 @@
 """Speed-ups by the clock: on runs with a known factor, and whether the clock's word is taken at all."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from training.budget import Budget
-from training.comparison.ladder_results import claims_in_seconds
+from training.comparison.ladder_results import LadderResult, claims_in_seconds
+from training.comparison.ladder_tables import show
 from training.comparison.time_left import TimeLeft, duration
 from training.run import Outcome
 
@@ -52,6 +55,18 @@ def test_a_known_factor():
         factors.append(by_accuracy.factor)
     assert held >= 42
     assert np.exp(np.mean(np.log(factors))) == pytest.approx(0.7, rel=0.03)
+
+
+@pytest.mark.parametrize("unit", ["work", "s"])
+def test_in_words(unit):
+    """What was tuned for equal work says less by the clock."""
+    found = claims_in_seconds(RUNGS, ladder(np.random.default_rng(6)), jobs=1)
+    file = io.StringIO()
+    show(Console(width=80, file=file), LadderResult("finished", Path("l"), unit, "test", True, [], [], found))
+    text = " ".join(file.getvalue().split())
+    assert "m, by accuracy: slower than plain training, 0.7" in text
+    assert "this holds if nothing else ran on the machine" in text
+    assert ("values were chosen for equal work, not for equal seconds" in text) == (unit == "work")
 
 
 def test_one_slow_run_is_told_from_its_seeds():

@@ -45,7 +45,7 @@ def show(console: Console, found: LadderResult) -> None:
     console.print()
     for each in found.claims:
         console.print(verdict(each), highlight=False)
-    _show_seconds(console, found.in_seconds)
+    _show_seconds(console, found.in_seconds, found.unit)
     for row in found.rows:
         if row.at_edge:
             edge = (
@@ -59,17 +59,25 @@ def show(console: Console, found: LadderResult) -> None:
     console.print(f"results in {found.folder}", highlight=False)
 
 
-def _show_seconds(console: Console, found: InSeconds | None) -> None:
+def _show_seconds(console: Console, found: InSeconds | None, unit: str) -> None:
     if found is None:
         return
     if found.left_out is not None:
         console.print(f"by the clock nothing is claimed: {found.left_out}", highlight=False)
         return
-    heading = "seconds that plain training needs, as a multiple, by the clock, with the reading of rows:"
+    heading = "by the clock, with the reading of rows: seconds that plain training needs, as a multiple"
     console.print(f"\n{heading}", style="bold", highlight=False)
     for each in found.claims:
         console.print(verdict(each), highlight=False)
-    console.print("this holds if nothing else ran on the machine meanwhile; runs of one kind agree\n", highlight=False)
+    console.print("this holds if nothing else ran on the machine meanwhile", highlight=False)
+    if unit != "s":
+        # A smaller batch may be plain training's best at equal work, and a larger one at equal time.
+        console.print(
+            f"values were chosen for equal {unit}, not for equal seconds, of plain training, too: only a ladder with a "
+            "budget in seconds has it at its best by the clock",
+            highlight=False,
+        )
+    console.print()
 
 
 def verdict(found: Claim) -> str:
