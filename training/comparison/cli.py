@@ -40,6 +40,8 @@ ladders:
   training comes as far. First it chooses the values of --tune for each method at each rung, plain training as well: on
   the validation split, with the same number of trials and on seeds of their own. Then all train on fresh seeds, and the
   test split is judged once a run. What is claimed is the geometric mean over the inner rungs.
+  Controls to name beside a method: random, baseline:batch_size=K/2 and K/4 (smaller batches may win by themselves),
+  focal and loss-power (weights for hard rows, without selection).
   --dry-run prints the plan with its hours first. A ladder that was interrupted goes on when its command is given again,
   and seeds and methods may be added to it later. With --jobs 1 on a machine that does nothing else there are factors in
   seconds, too.
