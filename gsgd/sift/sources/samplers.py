@@ -130,8 +130,7 @@ class _RowSampler(Sampler[list[int]]):
         """Rows `ids` (k,) were trained on, and had these losses (k,); every rank must call it.
 
         Raises:
-            ValueError: if there are not as many of the two, or an id names no row; of losses on a device the next call
-                finds that.
+            ValueError: if there are not as many of the two, or an id names no row.
         """
         ids, losses = as_ids(ids), torch.as_tensor(losses)
         if ids.shape != losses.shape or ids.dim() != 1:
@@ -140,7 +139,11 @@ class _RowSampler(Sampler[list[int]]):
         parts = _of_all_ranks(ids.to(losses.device), losses)
         # Those of this rank alone are on the host, where a device need not be waited for.
         for noted in [ids] if len(parts) == 1 else [part_ids for part_ids, _ in parts]:
-            self._forget(_listed(noted))
+            listed = _listed(noted)
+            low, high = min(listed, default=0), max(listed, default=0)
+            if low < 0 or high >= self.seen.rows:
+                raise outside(low if low < 0 else high, self.seen.rows)
+            self._forget(listed)
         of_device = not host.holds(losses)
         for part_ids, part_losses in parts:
             copies = part_ids.to("cpu", non_blocking=True), part_losses.to("cpu", non_blocking=True)
@@ -195,9 +198,6 @@ class _RowSampler(Sampler[list[int]]):
             ids, losses, event, step = self._noted.popleft()
             if event is not None:
                 event.synchronize()
-            strange = ids[(ids < 0) | (ids >= self.seen.rows)]
-            if len(strange):
-                raise outside(int(strange[0]), self.seen.rows)
             self.seen.losses.numpy()[ids.numpy()] = losses.numpy()  # of a row drawn twice, the last
             self.seen.seen_at.numpy()[ids.numpy()] = step
 
