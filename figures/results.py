@@ -329,13 +329,24 @@ def _read_run(path: Path, place: str) -> tuple[dict[str, Any], pd.DataFrame]:
         "preset": row["name"],
         "method": row["label"] or row["method"],
         "base_method": row["method"],
-        "samples_per_step": row["batch_size"] * row["accumulation_steps"] * row["processes"],
+        "samples_per_step": _samples_per_step(row, header["config"].get("draw", 0)),
         "config": header["config"],
         "header": header,
         **{name: float(last.get(name, math.nan)) for name in ("step", *_MEASURED)},
         "test_accuracy": math.nan if tested is None else float(tested),
     }
     return row, evaluations
+
+
+def _samples_per_step(row: dict[str, Any], draw: int) -> float:
+    """Rows that all devices together train on in a step; NaN where steps with selection have fewer than others.
+
+    Args:
+        draw: rows drawn in every step, in place of `batch_size`; 0 for none.
+    """
+    if draw and row["method"] not in ("baseline", "focal", "loss-power"):
+        return math.nan
+    return float((draw or row["batch_size"]) * row["accumulation_steps"] * row["processes"])
 
 
 def _tell_apart(rows: list[dict[str, Any]]) -> None:

@@ -50,7 +50,8 @@ class StepCosts:
     """What an optimizer step costs.
 
     Attributes:
-        plain_s, selecting_s: median seconds without selection, and with it.
+        plain_s: median seconds of plain training.
+        selecting_s: of the method's own step: with selection, with weights, or of rows that its sampler chose.
         scoring_work: floating point operations of scoring a row, as a share of those of its forward pass; None where
             they were not counted.
     """
@@ -79,7 +80,7 @@ def steps_within(
     samples_per_step: int,
     train_size: int,
     costs: StepCosts | None,
-    selecting_steps: Callable[[int], int],
+    dearer_steps: Callable[[int], int],
     drawn_per_step: int = 0,
     samples_per_selecting_step: int | None = None,
 ) -> int:
@@ -89,8 +90,9 @@ def steps_within(
         samples_per_step: backpropagated samples of all ranks in a step without selection.
         train_size: samples of an epoch.
         costs: needed for a budget of time or work only.
-        selecting_steps: total steps -> how many of them select. If it now and then decreases, as the rounding of two
-            shares makes it, up to 2 (selecting_s / plain_s - 1) steps of what time pays for may be missed.
+        dearer_steps: total steps -> how many of them have the price of the method's own step. If it now and then
+            decreases, as the rounding of two shares makes it, up to 2 (selecting_s / plain_s - 1) steps of what time
+            pays for may be missed.
         drawn_per_step: rows of all ranks' gross batches in a selecting step; needed for a budget of work only.
         samples_per_selecting_step: backpropagated samples of a step that selects; None for as many as of any other.
 
@@ -104,7 +106,7 @@ def steps_within(
     kept = samples_per_step if samples_per_selecting_step is None else samples_per_selecting_step
     if budget.unit in ("samples", "epochs") and kept != samples_per_step:
         samples = budget.amount * (train_size if budget.unit == "epochs" else 1)
-        return _affordable(budget, samples, samples_per_step, kept, selecting_steps)
+        return _affordable(budget, samples, samples_per_step, kept, dearer_steps)
     if budget.unit in ("steps", "samples", "epochs"):
         samples_of = {"steps": samples_per_step, "samples": 1, "epochs": train_size}
         return _whole(budget, budget.amount * samples_of[budget.unit] / samples_per_step)
@@ -112,23 +114,23 @@ def steps_within(
         if costs is None or costs.scoring_work is None:
             raise ValueError(f"budget = {budget} is work: it needs the counted work of scoring")
         selecting = 3.0 * kept + costs.scoring_work * drawn_per_step
-        return _affordable(budget, budget.amount, 3.0 * samples_per_step, selecting, selecting_steps)
+        return _affordable(budget, budget.amount, 3.0 * samples_per_step, selecting, dearer_steps)
     if costs is None:
         raise ValueError(f"budget = {budget} is a time: it needs the measured costs of a step")
     seconds = budget.amount
     if budget.unit == "baseline-epochs":
         seconds = _whole(budget, budget.amount * train_size / samples_per_step) * costs.plain_s
-    return _affordable(budget, seconds, costs.plain_s, costs.selecting_s, selecting_steps)
+    return _affordable(budget, seconds, costs.plain_s, costs.selecting_s, dearer_steps)
 
 
 def _affordable(
-    budget: Budget, amount: float, plain: float, selecting: float, selecting_steps: Callable[[int], int]
+    budget: Budget, amount: float, plain: float, selecting: float, dearer_steps: Callable[[int], int]
 ) -> int:
     """The number of steps that `amount` pays for, at these prices of a step without selection and with it."""
     low, high = 0, _whole(budget, amount / min(plain, selecting)) + 1
     while low < high:
         middle = (low + high + 1) // 2
-        chosen = selecting_steps(middle)
+        chosen = dearer_steps(middle)
         if (middle - chosen) * plain + chosen * selecting <= amount * (1 + 1e-9):
             low = middle
         else:
@@ -147,5 +149,5 @@ def _whole(budget: Budget, steps: float) -> int:
 
 
 def seconds_of(steps: int, costs: StepCosts, selecting: int) -> float:
-    """Reference time of `steps` steps, `selecting` of which select."""
+    """Reference time of `steps` steps, `selecting` of which are the method's own."""
     return (steps - selecting) * costs.plain_s + selecting * costs.selecting_s

@@ -20,7 +20,7 @@ from gsgd.host import finished
 from training.budget import StepCosts
 from training.config import Config
 from training.run_folder.records import BESIDE_THE_RUN
-from training.settings import parse_method
+from training.settings import SAMPLED, WEIGHTED, parse_method
 from training.task import Task
 from training.training import Training
 
@@ -47,9 +47,12 @@ FREE = BESIDE_THE_RUN | frozenset(
 
 
 def price(config: Config) -> tuple:
-    """What the cost of a selecting step depends on: methods of one price are measured once."""
-    # A method that does not select is charged as plain training: weights cost a cross-entropy.
-    without = FREE if config.training.selects else FREE | ONLY_SELECTING
+    """What the cost of a method's own step depends on: methods of one price are measured once."""
+    settings = config.training
+    without = FREE if settings.selects else FREE | ONLY_SELECTING
+    if settings.method in (*WEIGHTED, *SAMPLED):
+        # Their losses of rows, a second cross-entropy, are 2 to 10% of a small net's step, and a sampler as much again.
+        without = without - {"method"}
     return tuple(item for item in _as_priced(config).values().items() if item[0] not in without)
 
 

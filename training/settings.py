@@ -327,6 +327,17 @@ class TrainingSettings:
         first, last = self.first_and_last(total_steps)
         return last - first
 
+    def dearer_steps(self, total_steps: int, done: int | None = None) -> int:
+        """How many of a run's first `done` steps, by default of all, have the price of a step with selection.
+
+        A method that weights losses or samples rows does so at every step, and is charged for it.
+        """
+        done = total_steps if done is None else done
+        if self.method in (*WEIGHTED, *SAMPLED):
+            return done
+        first, last = self.first_and_last(total_steps)
+        return min(done, last) - min(done, first)
+
     def evaluated_after(self, total_steps: int) -> list[int]:
         """The steps after which a run of so many is evaluated, ascending."""
         return sorted({max(1, round(total_steps * part / self.evaluations)) for part in range(1, self.evaluations + 1)})
@@ -343,7 +354,7 @@ class TrainingSettings:
             samples_per_step=self.plain_size * self.accumulation_steps * ranks,
             train_size=train_size,
             costs=costs,
-            selecting_steps=self.selecting_steps,
+            dearer_steps=self.dearer_steps,
             drawn_per_step=self.gross_size * self.accumulation_steps * ranks,
             samples_per_selecting_step=self.kept_size * self.accumulation_steps * ranks,
         )

@@ -234,7 +234,7 @@ class Sift(EngineState):
             if ids is not None and self.ranks.together:
                 ids = self.ranks.gathered(ids)[self.ranks.share(chosen).to(ids.device)]
             elif ids is not None:
-                ids = ids[chosen.to(ids.device)]
+                ids = ids.index_select(0, chosen.to(ids.device))
         if recording is not None and recording.segments:
             self._training_pass.shared = Shared(recording, self.exit_layer, taken, chosen, batch.get("labels"))
         number = rows.size(taken) if self.ranks.together else len(chosen)

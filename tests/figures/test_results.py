@@ -44,6 +44,24 @@ def test_a_method_of_which_a_run_diverged_is_marked_in_every_row(compared):
     assert set(evaluations[evaluations["diverged"]]["method"]) == {"loss@1:keep=0.7"}
 
 
+@pytest.mark.parametrize(
+    ("method", "values", "samples"),
+    [
+        ("baseline", {"batch_size": 10}, 80),
+        ("loss@1", {"batch_size": 10}, 80),
+        ("baseline", {"batch_size": 10, "draw": 16}, 128),
+        ("focal", {"batch_size": 10, "draw": 16}, 128),
+        ("loss@1", {"batch_size": 10, "draw": 16}, math.nan),  # 8 rows of 16 where it selects, else all
+    ],
+)
+def test_rows_of_a_step(recorded, tmp_path, method, values, samples):
+    """2 processes that accumulate 4 micro-batches."""
+    header = {"processes": 2}
+    recorded.write_run(tmp_path / "r", [0.1, 0.2], method=method, header=header, accumulation_steps=4, **values)
+    (found,) = Results(tmp_path).table("runs")["samples_per_step"]
+    assert found == pytest.approx(samples, nan_ok=True)
+
+
 def test_runs_that_tuned_are_left_out(recorded, tmp_path):
     folder = recorded.write_comparison(tmp_path / "c", {"baseline": [[0.1, 0.2]]})
     recorded.write_run(folder / "tuning" / "baseline-max_lr0.1", [0.9], seed=1_000_000)

@@ -59,7 +59,7 @@ def test_a_budget_is_read_back_as_it_is_written(amount, unit):
 )
 def test_steps_and_samples(text, steps):
     found = steps_within(
-        parse_budget(text), samples_per_step=32, train_size=1000, costs=None, selecting_steps=lambda total: total
+        parse_budget(text), samples_per_step=32, train_size=1000, costs=None, dearer_steps=lambda total: total
     )
     assert found == steps
 
@@ -86,7 +86,7 @@ def test_time_pays_for_as_many_steps_as_counting_finds(seconds, plain, ratio, st
         return selecting * costs.selecting_s + (steps - selecting) * costs.plain_s
 
     paid = [steps for steps in range(1, 700) if price(steps) <= seconds * (1 + 1e-9)]
-    arguments = {"samples_per_step": 8, "train_size": 64, "costs": costs, "selecting_steps": settings.selecting_steps}
+    arguments = {"samples_per_step": 8, "train_size": 64, "costs": costs, "dearer_steps": settings.dearer_steps}
     # Both ends of the selection are rounded, so that a longer run may cost less than a shorter one.
     missed = 2 * (ratio - 1) if ratio > 2 else 0
     if not paid:
@@ -110,7 +110,7 @@ def test_time_is_kept_to_two_percent(seconds, start, end, ratio):
         samples_per_step=8,
         train_size=64,
         costs=costs,
-        selecting_steps=settings.selecting_steps,
+        dearer_steps=settings.dearer_steps,
     )
     spent = seconds_of(steps, costs, settings.selecting_steps(steps))
     assert 0.98 * seconds <= spent <= seconds * (1 + 1e-6)
@@ -121,8 +121,8 @@ def test_the_time_of_the_baselines_epochs():
     costs = StepCosts(0.1, 0.125)
     arguments = {"samples_per_step": 50, "train_size": 1000, "costs": costs}
     budget = parse_budget("10baseline-epochs")
-    assert steps_within(budget, **arguments, selecting_steps=lambda total: 0) == 200
-    assert steps_within(budget, **arguments, selecting_steps=lambda total: total) == 160
+    assert steps_within(budget, **arguments, dearer_steps=lambda total: 0) == 200
+    assert steps_within(budget, **arguments, dearer_steps=lambda total: total) == 160
 
 
 @given(
@@ -142,7 +142,7 @@ def test_work_pays_for_as_many_steps_as_counting_finds(amount, scoring, drawn, s
         return 24 * steps + scoring * drawn * settings.selecting_steps(steps)
 
     paid = [steps for steps in range(1, 200) if work(steps) <= amount * (1 + 1e-9)]
-    of_method = {**arguments, "costs": costs, "selecting_steps": settings.selecting_steps, "drawn_per_step": drawn}
+    of_method = {**arguments, "costs": costs, "dearer_steps": settings.dearer_steps, "drawn_per_step": drawn}
     if not paid:
         with pytest.raises(ValueError, match=r"budget = .*work is .* work, but a single step takes .* work"):
             steps_within(budget, **of_method)
@@ -156,16 +156,12 @@ def test_work_pays_for_as_many_steps_as_counting_finds(amount, scoring, drawn, s
 @pytest.mark.parametrize("costs", [None, StepCosts(1.0, 2.0)])
 def test_work_needs_to_be_counted(costs):
     with pytest.raises(ValueError, match="budget = 9work is work: it needs the counted work of scoring"):
-        steps_within(
-            parse_budget("9work"), samples_per_step=1, train_size=9, costs=costs, selecting_steps=lambda total: 0
-        )
+        steps_within(parse_budget("9work"), samples_per_step=1, train_size=9, costs=costs, dearer_steps=lambda total: 0)
 
 
 def test_time_needs_prices():
     with pytest.raises(ValueError, match="budget = 9s is a time: it needs the measured costs"):
-        steps_within(
-            parse_budget("9s"), samples_per_step=1, train_size=9, costs=None, selecting_steps=lambda total: total
-        )
+        steps_within(parse_budget("9s"), samples_per_step=1, train_size=9, costs=None, dearer_steps=lambda total: total)
 
 
 def test_reference_time_by_hand():

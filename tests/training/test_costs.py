@@ -34,7 +34,8 @@ def prices(tiny, accelerator, monkeypatch):
 
 
 def cost(settings, data, number):
-    seconds = {"baseline": 1.0, "random": 1.1, "loss@1": 1.25, "loss@last": 1.5}[settings.method]
+    of_selection = {"baseline": 1.0, "random": 1.1, "loss@1": 1.25, "loss@last": 1.5}
+    seconds = {**of_selection, "focal": 1.05, "infobatch": 1.2}[settings.method]
     return seconds * settings.batch_size * settings.accumulation_steps * (2 if data.rows > 64 else 1)
 
 
@@ -42,6 +43,20 @@ def test_each_method_at_its_own_price(prices):
     found, _ = prices(*({"method": method} for method in ("baseline", "random", "loss@1", "loss@last")), cost=cost)
     assert [costs.plain_s for costs in found] == [8.0] * 4
     assert [costs.selecting_s for costs in found] == pytest.approx([8.0, 8.8, 10.0, 12.0])
+
+
+def test_weights_and_samplers_are_charged_at_every_step(prices):
+    """In the time of 30 plain steps of 8 s 28 with weights at 8.4 s, and 25 of InfoBatch at 9.6 s."""
+    methods = ("baseline", "focal", "infobatch")
+    found, _ = prices(*({"method": method} for method in methods), cost=cost)
+    assert [costs.plain_s for costs in found] == [8.0] * 3
+    assert [costs.selecting_s for costs in found] == pytest.approx([8.0, 8.4, 9.6])
+    steps = []
+    for budget in ("240s", "30baseline-epochs"):
+        settings = [TrainingSettings(method=method, batch_size=8, budget=budget) for method in methods]
+        steps += [each.steps_within_budget(8, 1, costs) for each, costs in zip(settings, found, strict=True)]
+    assert steps == [30, 28, 25] * 2
+    assert [each.dearer_steps(100, 40) for each in settings] == [0, 40, 40]
 
 
 def test_the_median_of_interleaved_steps_after_two_that_warm_up(prices):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 import shutil
 
 import numpy as np
@@ -175,6 +176,24 @@ def test_an_interrupted_ladder_goes_on_and_seeds_may_be_added(go, trained, tmp_p
         go(grid={"max_lr": ("1e-2", "1e-4")})
 
 
+def test_how_many_ran_at_a_time_is_noted_when_something_runs(go, tmp_path):
+    def noted():
+        return json.loads((tmp_path / "l" / "ladder.json").read_text())["jobs"]
+
+    go(grid={}, seeds=1)
+    assert noted() == 1
+    go(grid={}, seeds=1, jobs=2)  # there is nothing left to train
+    assert noted() == 1
+    header = json.loads((tmp_path / "l" / "ladder.json").read_text())
+    del header["jobs"]  # as of older versions
+    (tmp_path / "l" / "ladder.json").write_text(json.dumps(header))
+    found = go(grid={}, seeds=2)
+    assert noted() is None
+    assert "by the clock nothing is claimed: it was not recorded how many runs" in shown(found)
+    header = json.loads((tmp_path / "l" / "ladder.json").read_text())
+    assert header["in_seconds"] == found.in_seconds.left_out
+
+
 def test_a_method_may_be_added(go, trained, tmp_path):
     before = go(("baseline", "random")).rows
     shutil.rmtree(tmp_path / "l" / "tuning")  # what is frozen needs no more of it
@@ -280,6 +299,7 @@ def test_the_command(compare, tmp_path):
     code, out, err = compare(*arguments, "--tune", "max_lr=1e-2,1e-3", "--tune", "keep=0.5,0.25", "--trials", "2")
     assert code == 0, err
     assert "ladder of 3 rungs, 2 methods:" in err
+    assert len(re.findall(r": accuracy 0\.\d+; about [\d.]+ (?:s|minutes) left", " ".join(err.split()))) == 24
     assert "24 runs, about" in err
     assert err.index("24 runs, about") < err.index("tuning [1/12]") < err.index("measuring [1/12]")
     for said in ("500 work, test split", "2,000 work", "budget that plain training needs", "inner rungs", "ECE"):
@@ -288,10 +308,27 @@ def test_the_command(compare, tmp_path):
     assert (tmp_path / "results" / "ladder-tiny-2000work" / "ladder.csv").exists()
 
 
+def test_a_dry_run_says_the_plan_and_writes_nothing(compare, tmp_path):
+    arguments = ["--methods", "baseline,loss@last", "--ladder", "3", "--seeds", "1"]
+    code, out, err = compare(*arguments, "--dry-run")
+    assert code == 0, err
+    assert "6 runs, about" in err
+    assert "trained before" not in err
+    assert "nothing was trained or written" in out
+    assert not (tmp_path / "results").exists()
+    assert compare(*arguments)[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("*")}
+    code, _, err = compare(*arguments, "--dry-run")
+    assert (code, "6 of them were trained before" in " ".join(err.split())) == (0, True), err
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("*")} == before
+    assert "measuring [" not in compare(*arguments)[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--tune", "max_lr=1,2"], "--tune, --trials and --jobs are of a ladder"),
+        (["--dry-run"], "--dry-run are of a ladder"),
+        (["--tune", "max_lr=1,2"], "--tune, --trials, --jobs and --dry-run are of a ladder"),
         (["--ladder", "3", "--sweep", "max_lr=1,2"], "--sweep and --target are of a comparison at one budget"),
         (["--ladder", "3", "--tune", "max_lr"], "--tune 'max_lr' must be"),
         (["--ladder", "3", "--tune", "lr=1,2"], "no key 'lr'"),

@@ -25,7 +25,7 @@ examples:
   gsgd compare my.toml --methods baseline,loss@1,loss@1:start_share=0.5,loss@1:keep=0.7 --budget 600s
   gsgd compare my.toml --methods baseline,loss@last --sweep max_lr=5e-2,1e-2,5e-3,1e-3
   gsgd compare resnet-tiny --methods baseline,random,loss@last --budget 800000work --ladder 5 --seeds 8 \\
-      --tune max_lr=2e-3,5e-3,1e-2 --tune batch_size=32,64 --tune keep=0.5,0.25 --tuning-seeds 2 --jobs 2
+      --tune max_lr=2e-3,5e-3,1e-2 --tune batch_size=32,64 --tune keep=0.5,0.25 --tuning-seeds 2 --jobs 2 --dry-run
 
   torchrun --nproc-per-node 8 -m gsgd compare bert-base/baseline --methods baseline,random,entropy@6
 
@@ -40,7 +40,11 @@ ladders:
   training comes as far. First it chooses the values of --tune for each method at each rung, plain training as well: on
   the validation split, with the same number of trials and on seeds of their own. Then all train on fresh seeds, and the
   test split is judged once a run. What is claimed is the geometric mean over the inner rungs.
-  Seeds and methods may be added to a ladder later.
+  Controls to name beside a method: random, baseline:batch_size=K/2 and K/4 (smaller batches may win by themselves),
+  focal and loss-power (weights for hard rows, without selection).
+  --dry-run prints the plan with its hours first. A ladder that was interrupted goes on when its command is given again,
+  and seeds and methods may be added to it later. With --jobs 1 on a machine that does nothing else there are factors in
+  seconds, too.
 
 Every run's learning rate is decayed to its own end. A random-half control belongs into every comparison. Results go to
 results/NAME/; a comparison that was interrupted goes on when the same command is given again.
@@ -88,6 +92,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="runs of a ladder at a time, threads divided (default 1)",
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="of a ladder: measure the prices, and say how many runs there are to train and for how long",
+    )
     parser.add_argument("--name", help="folder under the results (default: compare-CONFIG-BUDGET)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     parser.add_argument("--wait", action="store_true", help="if another command writes there: wait for its end")
@@ -117,8 +126,10 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError("--methods names no method")
     if options.ladder:
         return _climb(options, config, contenders)
-    if options.tune or options.trials or options.jobs > 1:
-        raise ValueError("--tune, --trials and --jobs are of a ladder: give --ladder N, too (or --sweep KEY=V,V)")
+    if options.tune or options.trials or options.jobs > 1 or options.dry_run:
+        raise ValueError(
+            "--tune, --trials, --jobs and --dry-run are of a ladder: give --ladder N, too (or --sweep KEY=V,V)"
+        )
     usual = f"compare-{config.name.replace('/', '-')}-{config.training.budget}"
     name = usual if options.name is None else options.name
     with running(config) as (accelerator, display):
@@ -160,11 +171,12 @@ def _climb(options: argparse.Namespace, config: Config, contenders: list[Contend
             accelerator=accelerator,
             jobs=options.jobs,
             wait=options.wait,
+            dry_run=options.dry_run,
             display=display,
         )
     if accelerator.is_main_process:
         ladder_tables.show(Console(), found)
-    return 0 if found.status == "finished" else 130
+    return 130 if found.status == "interrupted" else 0
 
 
 def show(console: Console, found: Comparison) -> None:

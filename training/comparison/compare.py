@@ -205,7 +205,7 @@ class _Comparison:
             steps = config.training.steps_within_budget(
                 self.train_sizes[config.data], self.accelerator.num_processes, self.costs[label]
             )
-            seconds += per_method * seconds_of(steps, self.costs[label], config.training.selecting_steps(steps))
+            seconds += per_method * seconds_of(steps, self.costs[label], config.training.dearer_steps(steps))
         return f"{self.total} runs, about {duration(seconds)} of training"
 
     def run(self, target: float | None) -> Comparison:

@@ -18,16 +18,24 @@ from training.budget import StepCosts
 from training.config import Config
 from training.display import Display
 from training.run import Ending, make_accelerator, train
+from training.run_folder.records import read_header
+from training.run_folder.schema import FINAL
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be trained."""
+    """A run to be trained, and what it costs at the measured prices."""
 
     config: Config
     folder: Path
     costs: StepCosts
     title: str
+    priced_s: float
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether a run's folder records that it has, so that it is not trained again."""
+    return (read_header(folder) or {}).get("status") in FINAL
 
 
 def run_jobs(
@@ -52,7 +60,7 @@ def run_jobs(
     """
     if processes > 1 and accelerator.num_processes > 1:
         raise ValueError(f"--jobs {processes} with {accelerator.num_processes} ranks: several jobs are for one rank")
-    if processes > 1 and len(jobs) > 1:
+    if processes > 1 and sum(not has_ended(job.folder) for job in jobs) > 1:
         return _in_processes(jobs, min(processes, len(jobs)), tell)
     outcomes = []
     for job in jobs:

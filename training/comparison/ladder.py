@@ -22,14 +22,17 @@ from training.comparison.contenders import (
     TUNING_SEED,
     folder_name,
 )
-from training.comparison.jobs import Job, run_jobs
+from training.comparison.jobs import Job, has_ended, run_jobs
 from training.comparison.ladder_results import (
+    PLANNED,
     Chosen,
     Claim,
+    InSeconds,
     LadderResult,
     MethodAtRung,
     Row,
     cells_of,
+    claims_in_seconds,
     rows_and_claims,
     write_tables,
 )
@@ -44,12 +47,14 @@ from training.comparison.opening import (
     tasks_of,
 )
 from training.comparison.plan import Plan, check_plan, rungs_of
+from training.comparison.time_left import TimeLeft
 from training.comparison.tuning import Trial, Values, at_an_edge, best, draw_trials, in_words
 from training.config import Config
 from training.display import Display, duration
+from training.ranks import failing_together
 from training.run import Ending
-from training.run_folder.records import OF_LADDER
-from training.run_folder.schema import DIVERGED, FINISHED, LadderHeader
+from training.run_folder.records import HEADER, OF_LADDER
+from training.run_folder.schema import DIVERGED, FINISHED, INTERRUPTED, LadderHeader
 from training.task import Task
 
 TABLE = "ladder.csv"
@@ -65,6 +70,7 @@ def climb(
     accelerator: Accelerator,
     jobs: int = 1,
     wait: bool = False,
+    dry_run: bool = False,
     display: Display | None = None,
 ) -> LadderResult:
     """Tune, freeze, train on fresh seeds, and measure the speed-ups; goes on where it was interrupted.
@@ -75,6 +81,7 @@ def climb(
     Args:
         jobs: how many runs are trained at a time, see `run_jobs`.
         wait: for another command that writes to the folder, instead of an error.
+        dry_run: measure the prices and say what there is to do; nothing is trained or written.
 
     Raises:
         ValueError: for a plan that does not fit the configuration, a folder of another ladder or of other data, or one
@@ -83,13 +90,18 @@ def climb(
     """
     display = display or Display.silent()
     ladder = _Ladder(config, plan, folder, accelerator, jobs, display)
+    if dry_run:
+        with failing_together(accelerator):
+            recorded = ladder.recorded()
+        ladder.begin(recorded)
+        return ladder.result(PLANNED, [], [])
     with opened(folder, ladder.recorded, accelerator, wait=wait, display=display) as recorded:
         ladder.begin(recorded)
+        ladder.write_header()
         outcomes = ladder.train() if ladder.tune() else None
         if outcomes is None:
-            return ladder.result("interrupted", [], [])
-        rows, claims = ladder.measure(outcomes)
-        return ladder.result(FINISHED, rows, claims)
+            return ladder.result(INTERRUPTED, [], [])
+        return ladder.measure(outcomes)
 
 
 class _Ladder:
@@ -150,6 +162,7 @@ class _Ladder:
         self.tasks = tasks_of(self.configs.values(), self.accelerator)
         self._check_sizes()
         self.split = "test" if all("test" in task.splits for task in self.tasks.values()) else "validation"
+        self.header["jobs"] = 0 if recorded is None else recorded.get("jobs")  # older ladders do not say
         same_data(self.folder / TABLE, self.header, recorded, self.tasks, self.accelerator)
         recorded = recorded or {}
         self.header.update((name, recorded[name]) for name in (*BEGUN, "frozen") if name in recorded)
@@ -158,29 +171,34 @@ class _Ladder:
         costs = prices(named, known, self.tasks, self.accelerator, self.display)
         self.header |= {"split": self.split, "step_costs": costs}
         self.costs = {key: StepCosts(**costs[_key(*key)]) for key in self.configs}
-        self._write_header()
         self.display.say(self.forecast())
 
     def forecast(self) -> str:
         """How many runs at each rung, and how long they take at the measured prices, evaluation aside."""
         lines, whole, count = [], 0.0, 0
         for rung in self.rungs:
-            tuning = final = 0.0
-            for label, trials in self.trials.items():
-                seconds = [self._seconds(label, values, rung) for values in trials]
-                tuning += self.plan.tuning_seeds * sum(seconds) if self.tuned else 0.0
-                final += self.plan.seeds * float(np.mean(seconds))
+            tuning = self.plan.tuning_seeds * sum(map(sum, self._seconds_of_trials(rung))) if self.tuned else 0.0
+            final = self._seconds_to_measure(rung)
             tried = sum(map(len, self.trials.values())) * self.plan.tuning_seeds if self.tuned else 0
             runs = len(self.labels) * self.plan.seeds
             whole, count = whole + tuning + final, count + tried + runs
             lines.append(f"  {rung!s:>14}: {tried:4} runs to tune, {runs:4} to measure, {duration(tuning + final)}")
         several = f"; {self.jobs} at a time, threads divided" if self.jobs > 1 else ""
         total = f"{count} runs, about {duration(whole)} of training at the measured prices{several}"
+        if before := sum(1 for path in self.folder.rglob(HEADER) if has_ended(path.parent)):
+            total += f"\n{before} of them were trained before"
         return "\n".join([f"ladder of {len(self.rungs)} rungs, {len(self.labels)} methods:", *lines, total])
 
     @property
     def tuned(self) -> bool:
         return bool(self.plan.grid)
+
+    def _seconds_of_trials(self, rung: Budget) -> list[list[float]]:
+        return [[self._seconds(label, values, rung) for values in trials] for label, trials in self.trials.items()]
+
+    def _seconds_to_measure(self, rung: Budget) -> float:
+        """At the mean price of a method's trials: which of them is chosen is not known yet."""
+        return self.plan.seeds * sum(float(np.mean(seconds)) for seconds in self._seconds_of_trials(rung))
 
     def _steps(self, label: str, values: Values, rung: Budget) -> int:
         config = self._config(label, values, rung)
@@ -189,7 +207,7 @@ class _Ladder:
 
     def _seconds(self, label: str, values: Values, rung: Budget) -> float:
         steps = self._steps(label, values, rung)
-        chosen = self.configs[label, values].training.selecting_steps(steps)
+        chosen = self.configs[label, values].training.dearer_steps(steps)
         return seconds_of(steps, self.costs[label, values], chosen)
 
     def _config(self, label: str, values: Values, rung: Budget, **more: Any) -> Config:
@@ -223,7 +241,7 @@ class _Ladder:
                 for (label, rung), number in places
                 for seed in seeds
             ]
-            outcomes = self._run(jobs, "tuning")
+            outcomes = self._run(jobs, "tuning", later_s=sum(map(self._seconds_to_measure, self.rungs)))
             if outcomes is None:
                 return False
             for at, (place, number) in enumerate(places):
@@ -236,7 +254,7 @@ class _Ladder:
         self.header["frozen"] = {
             label: {str(rung): in_words(self.frozen[label, rung]) for rung in self.rungs} for label in self.labels
         }
-        self._write_header()
+        self.write_header()
         return True
 
     def _write_trials(self, trials: Mapping[MethodAtRung, Sequence[Trial]]) -> None:
@@ -269,6 +287,9 @@ class _Ladder:
             for label in self.labels
         ]
         jobs = [self._job(label, self.frozen[label, rung], rung, seed) for label, rung, seed in places]
+        if self.header["jobs"] is not None and not all(has_ended(job.folder) for job in jobs):
+            self.header["jobs"] = max(self.header["jobs"], self.jobs)
+            self.write_header()
         outcomes = self._run(jobs, "measuring")
         if outcomes is None:
             return None
@@ -286,16 +307,20 @@ class _Ladder:
         else:
             name = f"{label}-seed{seed}"
             folder = self.folder / str(rung) / folder_name(name)
-        return Job(config, folder, self.costs[label, values], f"{rung} {name}")
+        priced_s = self._seconds(label, values, rung)
+        return Job(config, folder, self.costs[label, values], f"{rung} {name}", priced_s)
 
-    def _run(self, jobs: Sequence[Job], stage: str) -> list[Ending] | None:
+    def _run(self, jobs: Sequence[Job], stage: str, later_s: float = 0.0) -> list[Ending] | None:
         done = 0
+        left = TimeLeft(sum(job.priced_s for job in jobs if not has_ended(job.folder)) + later_s)
 
         def tell(job: Job, outcome: Ending) -> None:
             nonlocal done
             done += 1
+            if outcome.before:
+                return
             end = f"accuracy {outcome.evaluations[-1].val_accuracy:.4f}" if outcome.evaluations else outcome.status
-            self.display.say(f"{stage} [{done}/{len(jobs)}] {job.title}: {end}")
+            self.display.say(f"{stage} [{done}/{len(jobs)}] {job.title}: {end}; {left.after(job.priced_s)}")
 
         # What each run says of itself would bury that.
         quiet = Display(self.display.console if _moves(self.display) else None)
@@ -303,7 +328,7 @@ class _Ladder:
 
     # ---- What came out ----
 
-    def measure(self, outcomes: Mapping[MethodAtRung, Sequence[Ending]]) -> tuple[list[Row], list[Claim]]:
+    def measure(self, outcomes: Mapping[MethodAtRung, Sequence[Ending]]) -> LadderResult:
         """Rows by rung and method, and what is claimed of each method; all of it is written."""
         chosen = {
             (label, rung): Chosen(
@@ -315,20 +340,25 @@ class _Ladder:
             for (label, rung), values in self.frozen.items()
         }
         rows, claims = rows_and_claims(self.rungs, outcomes, chosen)
+        by_clock = claims_in_seconds(self.rungs, outcomes, self.header["jobs"])
         if self.accelerator.is_main_process:
-            write_tables(self.folder, rows, claims, outcomes)
+            write_tables(self.folder, rows, claims, by_clock, outcomes)
             # The claims make the ladder a finished one.
             self.header["claims"] = [cells_of(each) for each in claims]
-            self._write_header()
-        return rows, claims
+            self.header["in_seconds"] = by_clock.left_out or [cells_of(each) for each in by_clock.claims]
+            self.write_header()
+        return self.result(FINISHED, rows, claims, by_clock)
 
-    def _write_header(self) -> None:
+    def write_header(self) -> None:
+        """Write `ladder.json` as it is by now."""
         if self.accelerator.is_main_process:
             write_json(self.folder / OF_LADDER, self.header)
 
-    def result(self, status: str, rows: list[Row], claims: list[Claim]) -> LadderResult:
+    def result(
+        self, status: str, rows: list[Row], claims: list[Claim], by_clock: InSeconds | None = None
+    ) -> LadderResult:
         """The result in a status."""
-        return LadderResult(status, self.folder, self.rungs[-1].unit, self.split, self.tuned, rows, claims)
+        return LadderResult(status, self.folder, self.rungs[-1].unit, self.split, self.tuned, rows, claims, by_clock)
 
 
 def _key(label: str, values: Values) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,19 @@ from gsgd.results import write_table
 from training.budget import Budget
 from training.comparison.speedup import PlainCurve, SpeedUp, claim, speed_up
 from training.comparison.summary import Interval, interval
+from training.comparison.wall_clock import seconds_of_runs, why_not_comparable
 from training.run import Ending
 from training.run_folder.schema import DIVERGED
 
 PLAIN = "baseline"
+PLANNED = "planned"
+"""The status of a ladder of which nothing but its plan was asked for."""
 MEASURES = {"accuracy": True, "loss": False}
 """What speed-ups are measured by -> whether more of it is better."""
 MethodAtRung = tuple[str, Budget]
 """A method's label and a rung."""
+Values = Mapping[MethodAtRung, list[dict[str, Any]] | None]
+"""Measure -> value of each run of a place; None where one diverged."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Row:
         runs, diverged: numbers of runs; if any diverged there are no means and no speed-ups.
         tried: configurations that were tried at this rung.
         values: what was chosen, as behind the colons of a method; at_edge: keys whose choice ends its range.
-        steps: of a run. priced_s: what they cost at the measured prices.
+        steps: of a run. priced_s: what they cost at the measured prices. wall_clock_s: what they took, the median.
         accuracy, loss, calibration_error: at the end of the runs, on the ladder's split.
         over_baseline: difference in accuracy, paired by seed.
         by_accuracy, by_loss: speed-ups; None for plain training, and where a run diverged.
@@ -65,6 +71,7 @@ class Row:
     at_edge: str
     steps: float
     priced_s: float
+    wall_clock_s: float
     accuracy: Interval | None
     loss: Interval | None
     calibration_error: Interval | None
@@ -84,6 +91,18 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class InSeconds:
+    """What is claimed by the clock, with seconds of the runs in place of their budgets.
+
+    Attributes:
+        left_out: why nothing is, as the end of a sentence; None if something is.
+    """
+
+    claims: list[Claim] = dataclasses.field(default_factory=list)
+    left_out: str | None = None
+
+
+@dataclass(frozen=True)
 class LadderResult:
     """What a ladder found; without rows and claims if it was interrupted.
 
@@ -91,6 +110,7 @@ class LadderResult:
         unit: of the budgets.
         split: that the values are of, "test" where there is one.
         tuned: whether anything was tuned.
+        in_seconds: claims by the clock; None if it was interrupted.
     """
 
     status: str
@@ -100,6 +120,7 @@ class LadderResult:
     tuned: bool
     rows: list[Row]
     claims: list[Claim]
+    in_seconds: InSeconds | None = None
 
 
 def rows_and_claims(
@@ -111,40 +132,82 @@ def rows_and_claims(
         rungs: ascending.
         outcomes: of every method at every rung, in the order of their seeds.
     """
-    labels = list(dict.fromkeys(label for label, _ in outcomes))
-    values = {
-        place: None if any(each.status == DIVERGED for each in runs) else [_values(each) for each in runs]
-        for place, runs in outcomes.items()
-    }
-    curves = _plain_curves(rungs, [values[PLAIN, rung] for rung in rungs])
+    values = _values_of(outcomes)
+    budgets = {(label, rung): rung.amount for label, rung in outcomes}
+    curves = _plain_curves(rungs, budgets, values)
     rows = [
         _row(label, rung, outcomes[label, rung], chosen[label, rung], values, curves)
         for rung in rungs
-        for label in labels
+        for label in _labels(outcomes)
     ]
-    claims = []
-    inner = rungs[1:-1]
-    for label in labels:
+    return rows, _claims(rungs, budgets, values, curves)
+
+
+def claims_in_seconds(
+    rungs: Sequence[Budget], outcomes: Mapping[MethodAtRung, Sequence[Ending]], jobs: int | None
+) -> InSeconds:
+    """What is claimed of each method by the clock: plain(c t) = method(t), where t is the median time of its runs.
+
+    Args:
+        rungs, outcomes: as of `rows_and_claims`.
+        jobs: as of `why_not_comparable`.
+    """
+    groups = {
+        f"{label} at {rung}": runs
+        for (label, rung), runs in outcomes.items()
+        if all(run.status != DIVERGED for run in runs)
+    }
+    if (reason := why_not_comparable(groups, jobs)) is not None:
+        return InSeconds(left_out=reason)
+    seconds = {place: seconds_of_runs(runs) for place, runs in outcomes.items()}
+    of_plain = [seconds[PLAIN, rung] for rung in rungs]
+    if not all(shorter < longer for shorter, longer in pairwise(of_plain)):
+        found = ", ".join(f"{each:.3g}" for each in of_plain)
+        return InSeconds(left_out=f"plain training does not take longer from rung to rung ({found} s)")
+    values = _values_of(outcomes)
+    claims = _claims(rungs, seconds, values, _plain_curves(rungs, seconds, values))
+    return InSeconds(claims, None if claims else "no method has runs at every inner rung that did not diverge")
+
+
+def _labels(places: Iterable[MethodAtRung]) -> list[str]:
+    return list(dict.fromkeys(label for label, _ in places))
+
+
+def _values_of(outcomes: Mapping[MethodAtRung, Sequence[Ending]]) -> Values:
+    return {
+        place: None if any(each.status == DIVERGED for each in runs) else [_values(each) for each in runs]
+        for place, runs in outcomes.items()
+    }
+
+
+def _plain_curves(
+    rungs: Sequence[Budget], amounts: Mapping[MethodAtRung, float], values: Values
+) -> dict[str, PlainCurve]:
+    """Measure -> plain training's curve over the amounts that its runs used; none if a run of it diverged."""
+    of_rungs = [runs for rung in rungs if (runs := values[PLAIN, rung]) is not None]
+    if len(of_rungs) < len(rungs):
+        return {}
+    at = [amounts[PLAIN, rung] for rung in rungs]
+    return {
+        measure: PlainCurve(at, [[run[measure] for run in runs] for runs in of_rungs], higher_is_better=higher)
+        for measure, higher in MEASURES.items()
+    }
+
+
+def _claims(
+    rungs: Sequence[Budget], amounts: Mapping[MethodAtRung, float], values: Values, curves: Mapping[str, PlainCurve]
+) -> list[Claim]:
+    """What is claimed of each method none of whose runs at an inner rung diverged."""
+    found, inner = [], rungs[1:-1]
+    for label in _labels(values):
         own = [runs for rung in inner if (runs := values[label, rung]) is not None]
         if label == PLAIN or len(own) < len(inner):
             continue
+        at = [amounts[label, rung] for rung in inner]
         for measure, curve in curves.items():
             of_measure = [[run[measure] for run in runs] for runs in own]
-            found = claim(curve, [rung.amount for rung in inner], of_measure)
-            claims.append(Claim(label, measure, len(inner), found))
-    return rows, claims
-
-
-def _plain_curves(rungs: Sequence[Budget], plain: Sequence[list[dict[str, Any]] | None]) -> dict[str, PlainCurve]:
-    """Measure -> plain training's curve; none if a run of it diverged."""
-    whole = [runs for runs in plain if runs is not None]
-    if len(whole) < len(plain):
-        return {}
-    budgets = [rung.amount for rung in rungs]
-    return {
-        measure: PlainCurve(budgets, [[run[measure] for run in runs] for runs in whole], higher_is_better=higher)
-        for measure, higher in MEASURES.items()
-    }
+            found.append(Claim(label, measure, len(inner), claim(curve, at, of_measure)))
+    return found
 
 
 def _row(
@@ -152,7 +215,7 @@ def _row(
     rung: Budget,
     runs: Sequence[Ending],
     chosen: Chosen,
-    values: Mapping[MethodAtRung, list[dict[str, Any]] | None],
+    values: Values,
     curves: Mapping[str, PlainCurve],
 ) -> Row:
     own, plain = values[label, rung], values[PLAIN, rung]
@@ -171,6 +234,7 @@ def _row(
         diverged=sum(run.status == DIVERGED for run in runs),
         **dataclasses.asdict(chosen),
         steps=float(np.mean([run.header["total_steps"] for run in runs])),
+        wall_clock_s=seconds_of_runs(runs),
         accuracy=_interval(own, "accuracy"),
         loss=_interval(own, "loss"),
         calibration_error=_interval(own, "calibration_error"),
@@ -181,15 +245,29 @@ def _row(
 
 
 def write_tables(
-    folder: Path, rows: Sequence[Row], claims: Sequence[Claim], outcomes: Mapping[MethodAtRung, Sequence[Ending]]
+    folder: Path,
+    rows: Sequence[Row],
+    claims: Sequence[Claim],
+    by_clock: InSeconds,
+    outcomes: Mapping[MethodAtRung, Sequence[Ending]],
 ) -> None:
-    """Write `ladder.csv`, `claims.csv` and `runs.csv`."""
+    """Write `ladder.csv`, `claims.csv`, `runs.csv`, and `claims_in_seconds.csv` if there are any."""
     of_runs = [
-        {"method": label, "budget": rung.amount, "seed": run.header["seed"], "status": run.status, **_values(run)}
+        {
+            **{"method": label, "budget": rung.amount, "seed": run.header["seed"], "status": run.status},
+            **{**_values(run), "wall_clock_s": run.header["wall_clock_s"]},
+        }
         for (label, rung), runs in outcomes.items()
         for run in runs
     ]
-    tables = {"ladder": list(map(_cells, rows)), "claims": list(map(cells_of, claims)), "runs": of_runs}
+    tables = {
+        "ladder": list(map(_cells, rows)),
+        "claims": list(map(cells_of, claims)),
+        "claims_in_seconds": list(map(cells_of, by_clock.claims)),
+        "runs": of_runs,
+    }
+    if not by_clock.claims:
+        (folder / "claims_in_seconds.csv").unlink(missing_ok=True)  # of fewer runs, perhaps
     for name, cells in tables.items():
         if cells:
             write_table(folder / f"{name}.csv", tuple(cells[0]), [list(row.values()) for row in cells])

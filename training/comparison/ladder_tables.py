@@ -7,7 +7,7 @@ import math
 from rich.console import Console
 
 from gsgd.console import print_table
-from training.comparison.ladder_results import PLAIN, Claim, LadderResult, Row
+from training.comparison.ladder_results import PLAIN, PLANNED, Claim, InSeconds, LadderResult, Row
 from training.comparison.speedup import ABOVE, BELOW, ON, SpeedUp
 from training.comparison.summary import Interval
 
@@ -16,6 +16,9 @@ DASH = "-"
 
 def show(console: Console, found: LadderResult) -> None:
     """The tables, and the claims in words."""
+    if found.status == PLANNED:
+        console.print("nothing was trained or written: without --dry-run it is", highlight=False)
+        return
     if found.status != "finished":
         console.print(f"interrupted; the same command goes on from here ({found.folder})")
         return
@@ -42,6 +45,7 @@ def show(console: Console, found: LadderResult) -> None:
     console.print()
     for each in found.claims:
         console.print(verdict(each), highlight=False)
+    _show_seconds(console, found.in_seconds, found.unit)
     for row in found.rows:
         if row.at_edge:
             edge = (
@@ -53,6 +57,27 @@ def show(console: Console, found: LadderResult) -> None:
     if found.unit in ("samples", "epochs", "steps"):
         console.print(f"in {found.unit} scoring costs nothing; budgets of work and time charge it", highlight=False)
     console.print(f"results in {found.folder}", highlight=False)
+
+
+def _show_seconds(console: Console, found: InSeconds | None, unit: str) -> None:
+    if found is None:
+        return
+    if found.left_out is not None:
+        console.print(f"by the clock nothing is claimed: {found.left_out}", highlight=False)
+        return
+    heading = "by the clock, with the reading of rows: seconds that plain training needs, as a multiple"
+    console.print(f"\n{heading}", style="bold", highlight=False)
+    for each in found.claims:
+        console.print(verdict(each), highlight=False)
+    console.print("this holds if nothing else ran on the machine meanwhile", highlight=False)
+    if unit != "s":
+        # A smaller batch may be plain training's best at equal work, and a larger one at equal time.
+        console.print(
+            f"values were chosen for equal {unit}, not for equal seconds, of plain training, too: only a ladder with a "
+            "budget in seconds has it at its best by the clock",
+            highlight=False,
+        )
+    console.print()
 
 
 def verdict(found: Claim) -> str:

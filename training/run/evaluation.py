@@ -43,9 +43,8 @@ def evaluated(training: Training, costs: StepCosts | None) -> Evaluation | None:
 
 def _reference_s(training: Training, costs: StepCosts) -> float:
     """What the steps so far cost at these prices."""
-    first, last = training.settings.first_and_last(training.total_steps)
-    selecting = min(training.step, last) - min(training.step, first)
-    return seconds_of(training.step, costs, selecting)
+    dearer = training.settings.dearer_steps(training.total_steps, training.step)
+    return seconds_of(training.step, costs, dearer)
 
 
 def add_events(events: Events, evaluation: Evaluation) -> None:

@@ -112,6 +112,7 @@ class LadderHeader(Record):
     tuning_seeds: Annotated[int, Field(ge=1)]
     step_costs: dict[str, Prices]
     frozen: dict[str, dict[str, str]] | None
+    jobs: Count | None = None
     data: dict[str, Any] = {}
 
     @model_validator(mode="after")

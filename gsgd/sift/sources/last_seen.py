@@ -13,6 +13,7 @@ most sqrt(L/2) |w - w'|, so that the mean loss of the kept rows falls short of t
 
 from __future__ import annotations
 
+import numbers
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -36,7 +37,7 @@ class LastSeen:
         device: where the table lies: that of the losses, so that nothing waits.
 
     Attributes:
-        losses: (rows,), float32; NaN of rows never seen.
+        losses: (rows,), float32; `UNSEEN` of rows never seen, so that they are scores as they are.
         seen_at: (rows,), int32, the step at which each was last seen, or -1.
 
     Raises:
@@ -44,8 +45,13 @@ class LastSeen:
     """
 
     def __init__(self, rows: int, device: torch.device | str = "cpu"):
+        if not isinstance(rows, numbers.Number):
+            raise ValueError(
+                f"data_rows is a {type(rows).__name__} but must be the number of rows of the data set, len(data); of a "
+                "stream, one above all ids"
+            )
         self.rows = whole("data_rows", rows, least=1, most=2**40)
-        self.losses = torch.full((self.rows,), torch.nan, device=device)
+        self.losses = torch.full((self.rows,), UNSEEN, device=device)
         self.seen_at = torch.full((self.rows,), NEVER, dtype=torch.int32, device=device)
 
     def scores(self, ids: Tensor, *, step: int, max_age: int | None = None) -> Tensor:
@@ -60,15 +66,16 @@ class LastSeen:
         """
         ids = check_ids(ids, self.rows)
         if host.holds(self.losses):
-            return self._scores(ids.to(self.losses.device), step, max_age)
+            return self._scores(ids, step, max_age)
         ids = ids.to(self.losses.device)
         inside = (ids >= 0) & (ids < self.rows)
         return torch.where(inside, self._scores(ids.clamp(0, self.rows - 1), step, max_age), torch.nan)
 
     def _scores(self, ids: Tensor, step: int, max_age: int | None) -> Tensor:
-        # A row never seen was seen before the first step, so it is too old for any bound.
-        first = self.seen_at.index_select(0, ids) < (0 if max_age is None else max(0, step - max_age))
-        return self.losses.index_select(0, ids).masked_fill_(first, UNSEEN)
+        scores = self.losses.index_select(0, ids)
+        if max_age is None:
+            return scores
+        return scores.masked_fill_(self.seen_at.index_select(0, ids) < step - max_age, UNSEEN)
 
     def note(self, ids: Tensor, losses: Tensor, *, step: int) -> None:
         """Rows `ids` (k,) had these losses (k,) at this step.
@@ -104,8 +111,38 @@ class LastSeen:
             raise ValueError(
                 f"the state has losses of {len(losses)} rows, but data_rows = {self.rows}: resume on the same data"
             )
-        self.losses.copy_(losses)
         self.seen_at.copy_(seen_at)
+        # Older states have NaN of rows never seen.
+        self.losses.copy_(losses).masked_fill_(self.seen_at == NEVER, UNSEEN)
+
+
+def as_ids(ids: Any) -> Tensor:
+    """`ids` as a tensor (B,) of int64, whatever they are.
+
+    Raises:
+        ValueError: if they are no whole numbers in one axis.
+    """
+    try:
+        found = torch.as_tensor(ids)
+    except (TypeError, ValueError, RuntimeError):
+        what = type(ids).__name__
+        if isinstance(ids, (list, tuple)) and ids:
+            what += f" of {type(ids[0]).__name__}"
+        raise ValueError(f"ids of type {what} {_WHOLE}") from None
+    if found.dim() != 1 or found.dtype.is_floating_point or found.dtype.is_complex or found.dtype == torch.bool:
+        raise ValueError(f"ids of shape {tuple(found.shape)} and {found.dtype} {_WHOLE}")
+    return found.long()
+
+
+_WHOLE = "must be whole numbers of shape (B,): number the rows from 0 (gsgd.sift.WithIds does)"
+
+
+def outside(name: int, rows: int) -> ValueError:
+    """The error for an id that names no row."""
+    return ValueError(
+        f"id {name} must lie in 0..{rows - 1}, the rows of the data (data_rows): number them from 0 (gsgd.sift.WithIds "
+        "does), or raise data_rows"
+    )
 
 
 def check_ids(ids: Any, rows: int) -> Tensor:
@@ -115,16 +152,13 @@ def check_ids(ids: Any, rows: int) -> Tensor:
         ValueError: if they are no whole numbers in one axis, or, where the host holds them, if one is out of range or
             comes twice.
     """
-    found = torch.as_tensor(ids)
-    if found.dim() != 1 or found.dtype.is_floating_point or found.dtype.is_complex or found.dtype == torch.bool:
-        raise ValueError(f"ids of shape {tuple(found.shape)} and {found.dtype} must be whole numbers of shape (B,)")
-    found = found.long()
+    found = as_ids(ids)
     if not host.holds(found) or len(found) == 0:
         return found
     listed = found.tolist()  # quicker than arrays on so few numbers, the first call of which takes longest
     low, high = min(listed), max(listed)
     if low < 0 or high >= rows:
-        raise ValueError(f"id {low if low < 0 else high} must lie in 0..{rows - 1}, the rows of the data (data_rows)")
+        raise outside(low if low < 0 else high, rows)
     if len(set(listed)) < len(listed):
         twice = next(row for row, times in Counter(listed).items() if times > 1)
         raise ValueError(

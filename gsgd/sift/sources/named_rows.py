@@ -20,11 +20,13 @@ from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.mode import draws_kept, scoring_mode
 from gsgd.sift.scoring_pass.module_state import unchanged
 from gsgd.sift.scoring_pass.row_losses import IGNORED
-from gsgd.sift.sources.last_seen import UNSEEN, LastSeen, check_age_bound, check_ids
+from gsgd.sift.sources.last_seen import UNSEEN, LastSeen, as_ids, check_age_bound, check_ids
 from gsgd.sift.sources.trained_losses import TrainedLosses
 
-MOST_REMEMBERED = 1000
-"""Ids whose class is remembered, to notice ids that change."""
+ENOUGH_REMEMBERED = 1000
+"""Ids whose class is remembered, and no more after them, to notice ids that change."""
+LOOK_EVERY = 16
+"""From then on every so many steps are looked at: ids that change do so in every step."""
 
 
 class Drawn(NamedTuple):
@@ -80,10 +82,10 @@ class NamedRows:
                 f"{what} needs the ids of a batch's rows under {key!r} (id_key), but it holds: {held}. "
                 "gsgd.sift.WithIds(data) puts each sample's index there; samples of a stream need ids of their own"
             )
-        ids = torch.as_tensor(batch[key])
+        ids = as_ids(batch[key])
         if len(ids) == 0:
             raise ValueError(f"{key!r} holds no ids")
-        return ids.long() if ids.dim() == 1 and not ids.dtype.is_floating_point else check_ids(ids, 2**63 - 1)
+        return ids
 
     @property
     def _scores(self) -> bool:
@@ -175,16 +177,19 @@ class NamedRows:
             return
         if not host.holds(labels) or not host.holds(ids):
             return
-        for name, label in zip(ids.tolist(), labels.tolist(), strict=True):
-            known = self._labels.get(name, label)
-            if known != label:
+        if len(self._labels) >= ENOUGH_REMEMBERED and self.trained.steps % LOOK_EVERY:
+            return
+        present = dict(zip(ids.tolist(), labels.tolist(), strict=True))
+        for name in self._labels.keys() & present.keys():
+            before, now = self._labels[name], present[name]
+            if before != now:
                 raise ValueError(
-                    f"id {name} came with the label {known} and comes with {label} now: an id must name the same row "
-                    "in every epoch, so number the rows before they are shuffled (gsgd.sift.WithIds); where labels of "
-                    "a row do change, check=False"
+                    f"id {name} came with the label {before} and comes with {now} now: an id must name the same row in "
+                    "every epoch, so number the rows before they are shuffled (gsgd.sift.WithIds); where labels of a "
+                    "row do change, check=False"
                 )
-            if len(self._labels) < MOST_REMEMBERED:
-                self._labels[name] = label
+        if len(self._labels) < ENOUGH_REMEMBERED:
+            self._labels |= present
 
     def state_dict(self) -> dict[str, Any]:
         """The losses last seen, and what was learnt of labels."""

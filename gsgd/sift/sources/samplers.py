@@ -28,7 +28,7 @@ from torch.utils.data import Dataset, IterableDataset, Sampler
 
 from gsgd import host
 from gsgd.ranges import whole, within
-from gsgd.sift.sources.last_seen import NEVER, LastSeen, check_age_bound
+from gsgd.sift.sources.last_seen import NEVER, UNSEEN, LastSeen, as_ids, check_age_bound, outside
 
 LAG_ON_DEVICE = 1
 """How many steps behind a device's losses are taken up: their copies to the host have then arrived without a wait."""
@@ -130,16 +130,20 @@ class _RowSampler(Sampler[list[int]]):
         """Rows `ids` (k,) were trained on, and had these losses (k,); every rank must call it.
 
         Raises:
-            ValueError: if there are not as many of the two.
+            ValueError: if there are not as many of the two, or an id names no row.
         """
-        ids = torch.as_tensor(ids).long()
+        ids, losses = as_ids(ids), torch.as_tensor(losses)
         if ids.shape != losses.shape or ids.dim() != 1:
             raise ValueError(f"ids has shape {tuple(ids.shape)} and losses {tuple(losses.shape)}: both must be (k,)")
         losses = losses.detach().float()
         parts = _of_all_ranks(ids.to(losses.device), losses)
         # Those of this rank alone are on the host, where a device need not be waited for.
         for noted in [ids] if len(parts) == 1 else [part_ids for part_ids, _ in parts]:
-            self._forget(_listed(noted))
+            listed = _listed(noted)
+            low, high = min(listed, default=0), max(listed, default=0)
+            if low < 0 or high >= self.seen.rows:
+                raise outside(low if low < 0 else high, self.seen.rows)
+            self._forget(listed)
         of_device = not host.holds(losses)
         for part_ids, part_losses in parts:
             copies = part_ids.to("cpu", non_blocking=True), part_losses.to("cpu", non_blocking=True)
@@ -274,8 +278,8 @@ class ImportanceSampler(_RowSampler):
         self.uniform_share = within("uniform_share", uniform_share, "lie in (0, 1]", lambda value: 0 < value <= 1)
 
     def _chosen(self, drawn: np.ndarray, lots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        losses = self.seen.losses[torch.from_numpy(drawn)].double().numpy()
-        known = np.isfinite(losses)
+        losses = self.seen.losses.numpy()[drawn].astype(float)
+        known = losses < UNSEEN
         losses = np.where(known, losses, losses[known].mean() if known.any() else 1.0).clip(min=0)
         share = losses / losses.sum() if losses.sum() > 0 else np.full(self.gross, 1 / self.gross)
         q = (1 - self.uniform_share) * share + self.uniform_share / self.gross

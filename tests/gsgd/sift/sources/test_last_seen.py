@@ -129,6 +129,30 @@ def test_ids_that_change_are_noticed_where_rows_have_a_class(data):
             sift(**batch([7, 3], [1, 2]))
 
 
+def test_ids_that_change_are_noticed_within_sixteen_steps_of_a_long_run():
+    """Of rows that are drawn in turn, once a thousand are remembered: their ids begin to name the next row."""
+    rows, size = 2000, 50
+    features, labels = torch.randn(rows, 5), torch.arange(rows) % 3
+    sift = Sift(Net(), score="last-seen", data_rows=rows, keep=1.0)
+
+    def train(steps, moved=0):
+        for number in range(steps):
+            ids = (torch.arange(size) + number * size) % rows
+            sift(x=features[ids], labels=labels[(ids + moved) % rows], id=ids)
+
+    train(3 * rows // size)
+    with pytest.raises(ValueError, match=r"an id must name the same row in every epoch"):
+        train(16, moved=1)
+
+
+def test_a_state_of_an_older_version_goes_on():
+    """There rows never seen had the loss NaN."""
+    table, most = LastSeen(4), torch.finfo(torch.float32).max
+    losses = torch.tensor([1.5, torch.nan, 0.5, torch.nan])
+    table.load_state_dict({"losses": losses, "seen_at": torch.tensor([3, -1, 4, -1])})
+    assert table.scores(torch.arange(4), step=5).tolist() == [1.5, most, 0.5, most]
+
+
 def test_a_run_resumed_at_random_moments_goes_on_bit_for_bit(data):
     """Ten runs, each cut three times at moments drawn with a fixed seed, against a dictionary of the whole run."""
     moments = random.Random(8)
@@ -220,6 +244,10 @@ def test_a_loss_that_is_not_the_cross_entropy_is_refused_or_given(data):
         (torch.tensor([0, 1, 2, 3, 4, 5, 6, 3]), r"id 3 comes twice in one batch.*drop_last=True"),
         (torch.rand(8), r"ids of shape \(8,\) and torch.float32 must be whole numbers"),
         (torch.zeros(8, 1, dtype=torch.int64), r"ids of shape \(8, 1\)"),
+        (torch.tensor(3), r"ids of shape \(\) and torch.int64 must be whole numbers of shape \(B,\): number the rows"),
+        (list("abcdefgh"), r"ids of type list of str must be whole numbers .*WithIds"),
+        (object(), "ids of type object must be whole numbers"),
+        (torch.arange(7), "the batch has 8 rows, but 7 ids"),
     ],
 )
 def test_ids_that_name_no_rows_are_refused(ids, message, data):

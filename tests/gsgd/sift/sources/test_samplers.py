@@ -229,6 +229,30 @@ def test_what_cannot_be_is_refused(make, message):
         make()
 
 
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([1, 2, 3, ROWS], rf"id {ROWS} must lie in 0\.\.{ROWS - 1}.*number them from 0"),
+        ([1, 2, -3, 4], r"id -3 must lie in"),
+        ([1.5, 2, 3, 4], r"ids of shape \(4,\) and torch.float32 must be whole numbers"),
+        (list("abcd"), "ids of type list of str"),
+        ([1, 2, 3], r"ids has shape \(3,\) and losses \(4,\)"),
+    ],
+)
+def test_ids_that_name_no_rows_are_not_noted(ids, message):
+    sampler = LastSeenSampler(ROWS, 4)
+    with pytest.raises(ValueError, match=message):
+        sampler.note(ids, torch.ones(4))
+    assert sampler.seen.share_seen == 0
+
+
+def test_a_data_set_is_no_number_of_rows():
+    with pytest.raises(
+        ValueError, match=r"data_rows is a list but must be the number of rows .*len\(data\); of a stream"
+    ):
+        LastSeenSampler([1, 2, 3], 2)
+
+
 def test_another_number_of_rows_is_refused_on_resuming():
     with pytest.raises(ValueError, match="losses of 60 rows, but data_rows = 61"):
         LastSeenSampler(61, K).load_state_dict(LastSeenSampler(ROWS, K).state_dict())
