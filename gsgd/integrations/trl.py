@@ -38,7 +38,8 @@ class SiftSFTTrainer(SiftMixin, SFTTrainer):
     """
 
     def _loss_of_row(self, row: Mapping[str, Any]) -> Any:
-        if self.args.loss_type != "nll":  # trained on, but not scored by
+        arguments: Any = self.args
+        if arguments.loss_type != "nll":  # trained on, but not scored by
             return self.sift.scorer.own_loss(row)
         with self._metrics_as_ever():
             return super()._loss_of_row(row)

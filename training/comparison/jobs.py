@@ -18,8 +18,8 @@ from training.budget import StepCosts
 from training.config import Config
 from training.display import Display
 from training.run import Ending, make_accelerator, train
+from training.run.resumption import FINAL
 from training.run_folder.records import read_header
-from training.run_folder.schema import FINAL
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from training.run import Outcome
+from training.run import Ending
 
 MOST_SPREAD = 1.25
 """Runs of one method at one rung do the same work; if their seconds differ by more than this, something else ran.
@@ -20,12 +20,12 @@ Beside other programs, on two cores, some runs took 46 times as long as others w
 """
 
 
-def seconds_of_runs(runs: Sequence[Outcome]) -> float:
+def seconds_of_runs(runs: Sequence[Ending]) -> float:
     """The median over seeds of what runs took: training steps with all that they read, without evaluation."""
     return float(np.median([run.header["wall_clock_s"] for run in runs]))
 
 
-def why_not_comparable(groups: Mapping[str, Sequence[Outcome]], jobs: int | None) -> str | None:
+def why_not_comparable(groups: Mapping[str, Sequence[Ending]], jobs: int | None) -> str | None:
     """Why the clock's word is not taken of these runs, as the end of a sentence; None if it is.
 
     Args:
