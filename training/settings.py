@@ -20,8 +20,8 @@ from gsgd.selectors import (
     trim,
 )
 from gsgd.sift.choice import LAST_SEEN_RANDOM_SHARE
-from gsgd.sift.keep import KeepByAccuracy, KeepTable
 from gsgd.sift.options import AutoExit, Reuse, SiftOptions
+from gsgd.sift.schedules.keep import KeepByAccuracy, KeepTable
 from training.budget import UNITS, StepCosts, parse_budget, steps_within
 from training.keys import (
     AboveZero,

@@ -31,7 +31,7 @@ from gsgd.sift.models.wrappers import is_sharded, unwrap
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.packed_documents import Pack, check_apart
 from gsgd.sift.ranks import exchange_rows
-from gsgd.sift.schedule import Schedule
+from gsgd.sift.schedules.schedule import Schedule
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.labels import shifts_by_name
 from gsgd.sift.scoring_pass.module_state import uninitialised

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from gsgd.sift.keep import KeepByAccuracy, PresentShare, read_keep
 from gsgd.sift.moving_exit import MovingExit
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.ranks import Ranks
 from gsgd.sift.reuse_trial import ReuseTrial
-from gsgd.sift.row_notes import RowNotes
+from gsgd.sift.row_records.row_notes import RowNotes
+from gsgd.sift.schedules.keep import KeepByAccuracy, PresentShare, read_keep
 from gsgd.sift.sources.named_rows import NamedRows
 from gsgd.sift.timing import Elapsed, Totals
 

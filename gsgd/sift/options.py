@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args
 
 from gsgd.ranges import flag, nearest, one_of, whole, within, words
 from gsgd.selectors import Selector, select_top_k
-from gsgd.sift.keep import KeepByAccuracy, KeepTable, read_keep
-from gsgd.sift.schedule import Schedule
+from gsgd.sift.schedules.keep import KeepByAccuracy, KeepTable, read_keep
+from gsgd.sift.schedules.schedule import Schedule
 
 Score = Callable[..., Any]
 """`(logits, labels) -> (B,)` or `(logits, labels, batch) -> (B,)`, one number a row; larger is harder."""
@@ -144,9 +144,10 @@ class SiftOptions:
         row_losses: `(output, batch) -> (k,)`, the losses of a batch's rows from the model's output on it, where they
             are not the cross-entropy of its logits.
         log_rows: a folder for parquet files of which rows each step drew, which of them it trained on, and with what
-            loss (`gsgd.sift.row_log`), for batches with ids; None for no log. Nothing waits for it in a step: rows are
-            written by `Sift.write_rows`, at logs of a Trainer, by `state_dict`, in eval mode, or when 262,144 wait. The
-            last 16.8 million rows of each rank are kept. A run that goes on from a state has no row twice.
+            loss (`gsgd.sift.row_records.row_log`), for batches with ids; None for no log. Nothing waits for it in a
+            step: rows are written by `Sift.write_rows`, at logs of a Trainer, by `state_dict`, in eval mode, or when
+            262,144 wait. The last 16.8 million rows of each rank are kept. A run that goes on from a state has no row
+            twice.
         seed: for rules that draw; ranks draw differently. At least 0.
 
     Raises:

@@ -20,10 +20,10 @@ from gsgd import scores as row_scores
 from gsgd.sift.batch import BatchRows
 from gsgd.sift.compilation import CompiledScoring, backend_of
 from gsgd.sift.exits import EarlyExit, count_exits, exit_view, last_shared_layer, layers_after, only_up_to
-from gsgd.sift.keep import PresentShare, read_keep
 from gsgd.sift.models.forward_arguments import ForwardArguments
 from gsgd.sift.models.wrappers import device_of_weights, innermost, unwrap
 from gsgd.sift.options import SiftOptions
+from gsgd.sift.schedules.keep import PresentShare, read_keep
 from gsgd.sift.scoring_pass.forward import (
     LabelledHead,
     classes_of,

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from gsgd import scores
 from gsgd.selectors import select_top_k
-from gsgd.sift.keep import KeepByAccuracy
 from gsgd.sift.options import AutoExit, SiftOptions
+from gsgd.sift.schedules.keep import KeepByAccuracy
 from training.budget import StepCosts
 from training.config import build
 from training.keys import described

@@ -11,7 +11,7 @@ from training.budget import Budget
 from training.comparison.ladder_results import LadderResult, claims_in_seconds
 from training.comparison.ladder_tables import show
 from training.comparison.time_left import TimeLeft, duration
-from training.run import Outcome
+from training.run import Ending
 
 RUNGS = [Budget(float(2**rung), "work") for rung in range(5)]
 SEEDS = 8
@@ -23,7 +23,7 @@ def accuracy(budget):
 
 def outcome(value, seconds, **header):
     header = {"test_accuracy": value, "test_loss": 1 - value, "wall_clock_s": seconds, "machine": "one", **header}
-    return Outcome(header.pop("status", "finished"), Path("l") / "run", header, [])
+    return Ending(header.pop("status", "finished"), Path("l") / "run", header, [])
 
 
 def ladder(rng, *, factor=1.4, dearer=2.0, spread=0.1, noise=0.0005):

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from gsgd.locks import one_writer
-from gsgd.sift.row_log import remove_log
+from gsgd.sift.row_records.row_log import remove_log
 from training.budget import StepCosts, parse_budget
 from training.calibration import Calibration
 from training.config import Config

@@ -31,6 +31,9 @@ STEPS, PER_EPOCH, SAVED_EVERY = 9, 4, 2
 
 # Where others use the cores, the threads of a model this small wait for each other, many times as long as it takes.
 ONE_THREAD = {"capture_output": True, "text": True, "timeout": 300, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+# Killed runs take a quarter of a minute to prepare; Trainers that are interrupted are in test_trainer.py.
+pytestmark = pytest.mark.slow
+
 KILLED = {
     "between steps": {"step": 5},
     "at the end of an epoch": {"step": 4, "on": "epoch"},
@@ -251,7 +254,6 @@ def test_the_uninterrupted_run_is_worth_comparing_with(runs):
     assert len({tuple(kept) for _, _, kept, _ in whole["notes"]}) > STEPS
 
 
-@pytest.mark.slow
 def test_a_run_killed_at_random_ends_as_if_nothing_had_been(tmp_path):
     if not hasattr(os, "fork"):
         pytest.skip("needs os.fork and SIGKILL")

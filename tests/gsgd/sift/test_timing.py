@@ -48,6 +48,6 @@ def test_on_a_gpu_the_work_is_measured_and_not_its_launch():
 
 def test_totals_start_at_zero():
     names = ("gross_samples", "backprop_samples", "selected_steps", "bad_score_rows", "idle_steps")
-    operations = ("scored_operations", "reused_operations")
-    assert vars(Totals()) == {**dict.fromkeys((*names, *operations), 0), "sharing": ""}
+    others = ("scored_operations", "reused_operations", "gross_tokens", "backprop_tokens")
+    assert vars(Totals()) == {**dict.fromkeys((*names, *others), 0), "sharing": ""}
     assert Totals().reused_share == 0

@@ -11,7 +11,7 @@ from torch import Tensor
 from gsgd.sift.choice import Selection
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.ranks import Ranks
-from gsgd.sift.row_log import RowLog
+from gsgd.sift.row_records.row_log import RowLog
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.sources.named_rows import Drawn, NamedRows, Trained
 

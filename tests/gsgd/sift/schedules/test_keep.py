@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
 
 from gsgd.sift import KeepByAccuracy, Sift, SiftOptions  # noqa: E402
-from gsgd.sift.keep import PresentShare  # noqa: E402
+from gsgd.sift.schedules.keep import PresentShare  # noqa: E402
 
 
 class Net(torch.nn.Module):
