@@ -11,7 +11,8 @@ pq = pytest.importorskip("pyarrow.parquet")
 import torch.nn.functional as F  # noqa: E402
 
 from gsgd import host  # noqa: E402
-from gsgd.sift import Selection, Sift, row_log  # noqa: E402
+from gsgd.sift import Selection, Sift  # noqa: E402
+from gsgd.sift.row_records import row_log  # noqa: E402
 from gsgd.sift.row_records.row_log import RowLog, remove_log  # noqa: E402
 
 ROWS, GROSS = 40, 8
