@@ -254,9 +254,12 @@ class SiftOptions:
         """Whether a forward pass scores the gross batch."""
         return self.score not in ("last-seen", "random")
 
-    def _check_combinations(self) -> None:
+    def _check_data_rows(self) -> None:
         if self.score == "last-seen" and self.data_rows is None:
             raise ValueError('score = "last-seen" needs data_rows, the number of rows of the data set: len(data)')
+
+    def _check_combinations(self) -> None:
+        self._check_data_rows()
         if self.score != "last-seen" and self.max_age is not None:
             raise ValueError(f'max_age is for score = "last-seen", but score = {self.score!r}')
         if self.batchnorm == "gross":

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainerCallback
 
 from gsgd.sift.batch import BatchRows
@@ -31,6 +32,7 @@ from gsgd.sift.huggingface.trainer_log import StepMeters
 from gsgd.sift.models.wrappers import innermost, unwrap
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.scoring_pass.mode import draws_kept, without_router_losses
+from gsgd.sift.sources.samplers import WithIds
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ class SiftArguments(SiftOptions):
     """The options of `Sift`, under the same names and with the same defaults: see `SiftOptions`.
 
     Only `accumulation_steps` is the Trainer's to say, by its `gradient_accumulation_steps`; `label_smoothing` and
-    `label_names` are taken from its arguments, too, where they are left out here.
+    `label_names` are taken from its arguments, too, where they are left out here, and `data_rows` from its data set.
 
     Raises:
         ValueError: as `SiftOptions`; that the model has an exit `exit_layer` is for `SiftTrainer` to see.
@@ -53,6 +55,9 @@ class SiftArguments(SiftOptions):
                 f"accumulation_steps = {self.accumulation_steps} is the Trainer's to say: set "
                 "gradient_accumulation_steps in its TrainingArguments"
             )
+
+    def _check_data_rows(self) -> None:
+        """The Trainer counts them."""
 
 
 # A mixin's superclass is any Trainer; for what reads types it is the one of transformers.
@@ -87,8 +92,11 @@ class SiftMixin(_Base):
       `trainer_state.json`, is written when all ranks have written theirs, and before older checkpoints are deleted.
       `resume_from_checkpoint=True` passes over incomplete ones.
 
-    Of transformers it overrides one private method, `_save_rng_state`, and calls two, `_prepare_inputs` and
-    `_get_num_items_in_batch`.
+    - Where losses last seen score, or `log_rows` logs, training samples carry their index as `id_key`, unless they
+      have an entry of that name, and the Trainer leaves it in the batch, whatever `remove_unused_columns` says.
+
+    Of transformers it overrides one private method, `_save_rng_state`, and calls three, `_prepare_inputs`,
+    `_get_num_items_in_batch` and `_set_signature_columns_if_needed`.
 
     Not tested: DeepSpeed, tensor parallelism, DataParallel on several GPUs of one process, TPUs.
 
@@ -110,13 +118,8 @@ class SiftMixin(_Base):
         self.sift_arguments = SiftArguments() if sift is None else sift
         if self.sift_arguments.labelled_head and (self.compute_loss_func is not None or self.label_smoother):
             raise ValueError("labelled_head=True needs the model's own loss: no compute_loss_func, no label smoothing")
-        named = self.sift_arguments.score == "last-seen" or self.sift_arguments.log_rows is not None
-        if named and self.args.remove_unused_columns:
-            what = 'score = "last-seen"' if self.sift_arguments.score == "last-seen" else "log_rows"
-            raise ValueError(
-                f"{what} needs the ids of rows, which remove_unused_columns=True takes out of the batch: "
-                "pass False, train_dataset=gsgd.sift.WithIds(data) and data_rows=len(data)"
-            )
+        if self._needs_ids:
+            self._number_rows()
         self.sift = self._build_sift()
         self._window: list[Any] = []
         self._kept: deque[tuple[Any, dict[str, Any], Selection]] = deque()
@@ -125,6 +128,26 @@ class SiftMixin(_Base):
         self._resumed_from: str | None = None
         self._meters = StepMeters(self.args.device)
         self.add_callback(_Hooks(self))
+
+    # ---- Ids of rows ----
+
+    @property
+    def _needs_ids(self) -> bool:
+        return self.sift_arguments.score == "last-seen" or self.sift_arguments.log_rows is not None
+
+    def _number_rows(self) -> None:
+        """Have training samples carry their index, unless they carry ids of their own, and the Trainer leave it there.
+
+        Raises:
+            ValueError: for a stream, whose samples have none.
+        """
+        key, data = self.sift_arguments.id_key, self.train_dataset
+        if data is None or isinstance(data, WithIds) or key in (getattr(data, "column_names", None) or ()):
+            pass
+        elif not isinstance(data, IterableDataset):  # a stream's samples may have ids, which its batches show
+            self.train_dataset = WithIds(data, key)
+        self._set_signature_columns_if_needed()
+        self._signature_columns = [*(self._signature_columns or ()), key]
 
     # ---- Training ----
 
@@ -163,6 +186,10 @@ class SiftMixin(_Base):
             "label_smoothing": chosen.label_smoothing or float(self.args.label_smoothing_factor),
             "label_names": chosen.label_names or own_labels,
         }
+        if chosen.score == "last-seen" and chosen.data_rows is None:
+            if not hasattr(self.train_dataset, "__len__"):
+                raise ValueError('score = "last-seen" needs data_rows, how many ids a stream without a length has')
+            options["data_rows"] = len(self.train_dataset)
         sift = Sift(model, SiftOptions(**options))
         sift.holds_window = True
         sift.scorer.reference = self._loss_of_row

@@ -8,16 +8,22 @@ pq = pytest.importorskip("pyarrow.parquet")
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from datasets import Dataset  # noqa: E402
+from torch.utils.data import IterableDataset  # noqa: E402
+
 from gsgd.sift import WithIds  # noqa: E402
 from gsgd.sift.huggingface.trainer import SiftArguments, SiftTrainer  # noqa: E402
 
 
 @pytest.fixture
-def trainer(tmp_path, build, make_batch):
+def samples(make_batch):
     batch = make_batch("gpt2", rows=32, seed=4)
-    data = WithIds([{name: value[row] for name, value in batch.items()} for row in range(32)])
+    return [{name: value[row] for name, value in batch.items()} for row in range(32)]
 
-    def make(folder="run", sift=None, **more):
+
+@pytest.fixture
+def trainer(tmp_path, build, samples):
+    def make(folder="run", sift=None, data=None, **more):
         torch.manual_seed(0)
         arguments = transformers.TrainingArguments(
             str(tmp_path / folder),
@@ -27,10 +33,11 @@ def trainer(tmp_path, build, make_batch):
             report_to=[],
             disable_tqdm=True,
             dataloader_pin_memory=False,
-            **{"remove_unused_columns": False, "save_strategy": "no", **more},
+            **{"save_strategy": "no", **more},
         )
-        chosen = SiftArguments(score="last-seen", data_rows=32, **(sift or {}))
-        return SiftTrainer(build("gpt2", dropout=0.1), arguments, train_dataset=data, sift=chosen)
+        chosen = SiftArguments(score="last-seen", **(sift or {}))
+        found = samples if data is None else data
+        return SiftTrainer(build("gpt2", dropout=0.1), arguments, train_dataset=found, sift=chosen)
 
     return make
 
@@ -70,6 +77,61 @@ def test_the_log_of_a_resumed_run_is_that_of_a_whole_one(trainer, tmp_path):
     assert logged(tmp_path / "killed") == found
 
 
-def test_ids_that_the_trainer_takes_out_are_refused(trainer):
-    with pytest.raises(ValueError, match=r"remove_unused_columns=True takes out of the batch.*WithIds"):
-        trainer(remove_unused_columns=True)
+class Stream(IterableDataset):
+    """Its samples have ids of their own, or none."""
+
+    def __init__(self, samples, key):
+        self.samples, self.key = samples, key
+
+    def __iter__(self):
+        for number, sample in enumerate(self.samples):
+            yield sample if self.key is None else {**sample, self.key: number}
+
+
+@pytest.mark.parametrize("remove", [True, False])
+@pytest.mark.parametrize("kind", ["list", "datasets", "with ids", "with a column", "with another name", "stream"])
+def test_samples_carry_their_index_whatever_they_are(trainer, samples, kind, remove):
+    """The ids of what was trained on name the rows whose tokens those were."""
+    sift: dict = {}
+    data = {
+        "list": lambda: samples,
+        "datasets": lambda: Dataset.from_list(
+            [{**{name: value.tolist() for name, value in sample.items()}, "unused": "x"} for sample in samples]
+        ).with_format("torch", columns=["input_ids", "labels"]),
+        "with ids": lambda: WithIds(samples),
+        "with a column": lambda: [{**sample, "id": number} for number, sample in enumerate(samples)],
+        "with another name": lambda: samples,
+        "stream": lambda: Stream(samples, "id"),
+    }[kind]()
+    if kind == "with a column":
+        data = Dataset.from_list(
+            [{name: torch.as_tensor(value).tolist() for name, value in row.items()} for row in data]
+        )
+    if kind == "with another name":
+        sift["id_key"] = "row"
+    if kind == "stream":
+        sift["data_rows"] = 32
+    made = trainer(sift=sift, data=data, remove_unused_columns=remove, max_steps=4)
+    shown = []
+    train = type(made).compute_loss
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        if self.sift.last is not None:  # else it is a probe
+            shown.append((self.sift.last.ids, inputs["input_ids"].clone()))
+        return train(self, model, inputs, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(made), "compute_loss", compute_loss)
+        made.train()
+    trained = [(ids, tokens) for ids, tokens in shown if ids is not None and len(ids) == len(tokens)]
+    assert len(trained) >= 4
+    for ids, tokens in trained[-4:]:
+        assert torch.equal(tokens, torch.stack([samples[row]["input_ids"] for row in ids.tolist()]))
+    assert made.sift.named_rows.seen.share_seen > 0
+
+
+def test_streams_without_a_length_or_ids_are_refused(trainer, samples):
+    with pytest.raises(ValueError, match="needs data_rows, how many ids a stream without a length has"):
+        trainer(data=Stream(samples, "id"), max_steps=2)
+    with pytest.raises(ValueError, match=r"needs the ids of a batch's rows under 'id'"):
+        trainer(sift={"data_rows": 32}, data=Stream(samples, None), max_steps=2).train()
