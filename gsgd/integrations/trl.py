@@ -37,6 +37,15 @@ class SiftSFTTrainer(SiftMixin, SFTTrainer):
         ValueError: for options that the model or the batches do not admit.
     """
 
+    def _number_rows(self) -> None:
+        if type(self.data_collator).__module__.startswith("trl."):
+            what = 'score = "last-seen"' if self.sift_arguments.score == "last-seen" else "log_rows"
+            raise ValueError(
+                f"{what} needs the ids of rows, but TRL's collators leave nothing of a sample but its tokens: pass a "
+                f"data_collator that keeps {self.sift_arguments.id_key!r}"
+            )
+        super()._number_rows()
+
     def _loss_of_row(self, row: Mapping[str, Any]) -> Any:
         arguments: Any = self.args
         if arguments.loss_type != "nll":  # trained on, but not scored by

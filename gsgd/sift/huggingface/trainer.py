@@ -109,6 +109,8 @@ class SiftMixin(_Base):
     """
 
     data_collator: Any
+    train_dataset: Any
+    _signature_columns: Any
     model_accepts_loss_kwargs: bool
 
     def __init__(self, *args: Any, sift: SiftArguments | None = None, **kwargs: Any):

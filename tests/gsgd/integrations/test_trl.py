@@ -223,7 +223,8 @@ def test_losses_that_scores_are_held_against_are_in_no_log(trained):
     ("options", "said"),
     [
         ({"scope": "global"}, 'scope = "global" deals rows out to ranks'),
-        ({"score": "last-seen", "data_rows": 48}, 'score = "last-seen" needs the ids of rows'),
+        ({"score": "last-seen"}, 'score = "last-seen" needs the ids of rows, but TRL.s collators leave nothing'),
+        ({"log_rows": "rows"}, "log_rows needs the ids of rows, but TRL.s collators leave nothing"),
     ],
 )
 def test_what_packs_do_not_admit_is_said(trained, options, said):
