@@ -35,6 +35,7 @@ def run(*command):
         pytest.param("peft_lora", "peft", 75, 64, [], marks=pytest.mark.slow),
         pytest.param("gradient_checkpointing", "torch", 40, 64, [], marks=pytest.mark.slow),
         pytest.param("trl_sft", "trl", 30, 64, ["--padded"], marks=pytest.mark.slow),
+        pytest.param("lightning_fit", "lightning", 60, 64, [], marks=pytest.mark.slow),
     ],
 )
 def test_loss_falls(name, needs, steps, rows, more):
