@@ -13,12 +13,17 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from torch import nn
 
+from gsgd.arguments import install
 from gsgd.sift.engine import Sift
 from gsgd.sift.options import SiftOptions
+
+try:
+    import lightning.pytorch as pl
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f"{error}: {install('lightning')}", name=error.name) from error
 
 
 class SiftCallback(pl.Callback):

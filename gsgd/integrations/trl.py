@@ -16,9 +16,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
-from trl import SFTTrainer
 
+from gsgd.arguments import install
 from gsgd.sift.huggingface.trainer import SiftMixin
+
+try:
+    from trl import SFTTrainer
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f"{error}: {install('trl')}", name=error.name) from error
 
 
 class SiftSFTTrainer(SiftMixin, SFTTrainer):
