@@ -139,6 +139,14 @@ def rehearse(config: Config, accelerator: Accelerator) -> Rehearsal:
     Raises:
         ValueError: if the configuration does not fit the model or the data.
     """
+    try:
+        return _rehearsed(config, accelerator)
+    finally:
+        # Model and optimizer refer to each other in circles, which Python comes to late: gigabytes each.
+        accelerator.free_memory()
+
+
+def _rehearsed(config: Config, accelerator: Accelerator) -> Rehearsal:
     settings, made_up = config.training, is_made_up(config)
     task: Any = MadeUpRows(config) if made_up else config.build_task()
     if settings.gross_size * accelerator.num_processes > task.train_size:

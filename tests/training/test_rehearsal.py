@@ -1,7 +1,9 @@
 """`gsgd train --dry-run`: the run's own shapes, two steps, and figures that can be worked out by hand."""
 
 import dataclasses
+import gc
 import os
+import weakref
 
 import pytest
 import torch
@@ -48,6 +50,26 @@ def test_the_command_prints_and_writes_nothing(tiny, accelerator, tmp_path, monk
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
     assert main(["train", "tiny.toml", "--dry-run", "--method", "loss@7"]) == 2
     assert "exit_layer = 7" in capsys.readouterr().err
+
+
+def test_nothing_of_a_rehearsal_stays_in_memory(tiny, accelerator, monkeypatch):
+    """Python's own collector is switched off: it comes late where there are many other objects."""
+    models = []
+    prepared = rehearsal.Training
+
+    def training(*args, **kwargs):
+        made = prepared(*args, **kwargs)
+        models.append(weakref.ref(made.model))
+        return made
+
+    monkeypatch.setattr(rehearsal, "Training", training)
+    gc.disable()
+    try:
+        rehearse(tiny(method="loss@1", batch_size=8, budget="100steps"), accelerator)
+        assert models
+        assert all(model() is None for model in models)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("name", ["bert-base/loss-1", "cifar100/common"])
