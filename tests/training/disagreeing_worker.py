@@ -22,7 +22,9 @@ import torch
 from torch.distributed import TCPStore
 
 from gsgd import cli
-from training import precision, run  # noqa: F401 (which the command imports when it is called)
+from training import precision  # noqa: F401 (which the command imports when it is called)
+from training.run import loop
+from training.run.resumption import Unfinished
 from training.run_folder import checkpoint
 from training.run_folder.records import Records
 from training.training import Training
@@ -168,7 +170,7 @@ differing("value", ["--max_lr", "fast"])
 differing("key", ["--max_rl", "1"])
 differing("results", ["--results", "elsewhere"], [1])
 differing(
-    "run that is there", after(0, run, "_what_is_there", lambda *_: run._There({"status": "interrupted"}, [])), [1]
+    "run that is there", after(0, loop, "what_is_there", lambda *_: Unfinished({"status": "interrupted"}, [])), [1]
 )
 differing("content of the data", other_data, [1])
 differing("too few rows", ["--batch_size", "20"], [None])
