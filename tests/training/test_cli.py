@@ -116,7 +116,7 @@ def test_bad_usage_is_2_and_named(train, arguments, message, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("name", [".", "..", "a/../..", "/tmp/elsewhere", "./", " ", "a\nb", "a\0"])
+@pytest.mark.parametrize("name", [".", "..", "a/../..", "/elsewhere", "./", " ", "a\nb", "a\0"])
 @pytest.mark.parametrize("command", [["train"], ["train", "--overwrite"], ["compare", "--methods", "baseline"]])
 def test_a_name_is_of_a_folder_under_the_results(train, tmp_path, name, command):
     before = sorted(tmp_path.rglob("*"))

@@ -76,6 +76,14 @@ def llama():
     return LlamaForCausalLM(LlamaConfig(**sizes, **heads))
 
 
+def settings(folder, *, rows, **options):
+    """TRL's, on the CPU, with everything logged and nothing saved; `rows` in a micro-batch."""
+    quiet = {"report_to": [], "save_strategy": "no", "disable_tqdm": True}
+    plain = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "learning_rate": 1e-2, "seed": 3}
+    values = {**quiet, **plain, "max_steps": 3, "logging_steps": 1, "per_device_train_batch_size": rows, **options}
+    return SFTConfig(output_dir=str(folder), **values)
+
+
 @pytest.fixture
 def trained(tokenizer, tmp_path):
     """Trains for some steps; returns the trainer."""
@@ -86,20 +94,7 @@ def trained(tokenizer, tmp_path):
             more["sift"] = sift
         if kind == "chat":
             tokenizer.chat_template = CHAT
-        arguments = SFTConfig(
-            output_dir=str(tmp_path / "out"),
-            per_device_train_batch_size=8,
-            max_steps=steps,
-            learning_rate=1e-2,
-            logging_steps=1,
-            report_to=[],
-            save_strategy="no",
-            use_cpu=True,
-            bf16=False,
-            disable_tqdm=True,
-            seed=3,
-            **{"gradient_checkpointing": False, **options},
-        )
+        arguments = settings(tmp_path / "out", rows=8, max_steps=steps, **options)
         trainer = trainer_class(
             model=llama(), args=arguments, train_dataset=samples(kind), processing_class=tokenizer, **more
         )

@@ -7,9 +7,8 @@ import pathlib
 import sys
 
 import torch
-from test_trl import LOGGED, llama, made_tokenizer, samples
+from test_trl import LOGGED, llama, made_tokenizer, samples, settings
 from transformers.utils import logging
-from trl import SFTConfig
 
 from gsgd.integrations.trl import SiftSFTTrainer
 from gsgd.sift.huggingface.trainer import SiftArguments
@@ -18,21 +17,7 @@ out, rows, keep = pathlib.Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]
 logging.set_verbosity_error()
 trainer = SiftSFTTrainer(
     model=llama(),
-    args=SFTConfig(
-        output_dir=str(out.with_suffix("")),
-        per_device_train_batch_size=rows,
-        max_steps=3,
-        learning_rate=1e-2,
-        logging_steps=1,
-        report_to=[],
-        save_strategy="no",
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        disable_tqdm=True,
-        pad_to_multiple_of=32,  # batches of one shape on all ranks
-        seed=3,
-    ),
+    args=settings(out.with_suffix(""), rows=rows, pad_to_multiple_of=32),  # batches of one shape on all ranks
     train_dataset=samples(),
     processing_class=made_tokenizer(),
     sift=SiftArguments(exit_layer=1, keep=keep, scope="global"),
