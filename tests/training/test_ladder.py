@@ -239,6 +239,18 @@ def test_at_the_inner_rungs_only(go, trained, tmp_path):
     assert {(label, budget) for label, _, budget, *_ in trained} == {("entropy@last", "128samples")}
 
 
+def test_a_ladder_that_does_not_say_at_which_rungs_a_method_is_has_it_at_all(go, trained, tmp_path):
+    before = go(("baseline", "random")).rows
+    path = tmp_path / "l" / "ladder.json"
+    header = json.loads(path.read_text())
+    del header["at"]
+    path.write_text(json.dumps(header))
+    trained.clear()
+    found = go(("baseline", "random", "loss@last"), inner_only=True)
+    assert [row for row in found.rows if row.method != "loss@last"] == before
+    assert {(label, budget) for label, _, budget, *_ in trained} == {("loss@last", "128samples")}
+
+
 def test_records_that_are_none_of_this_ladder(go, trained, tmp_path):
     go(grid={}, seeds=1)
     trained.clear()

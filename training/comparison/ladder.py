@@ -151,7 +151,7 @@ class _Ladder:
             return None
         changed = [name for name in SHARED if recorded[name] != self.header[name]]
         # A method stays at its rungs, however those that are added run.
-        at = recorded["at"] or dict.fromkeys(recorded["methods"], recorded["rungs"])
+        at = recorded.get("at") or dict.fromkeys(recorded["methods"], recorded["rungs"])  # older ladders do not say
         self.at |= {label: [rung for rung in self.rungs if str(rung) in at[label]] for label in at if label in self.at}
         # Seeds and methods may be added to a ladder.
         if [label for label in recorded["methods"] if label not in self.labels]:
