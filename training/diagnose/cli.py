@@ -14,7 +14,7 @@ from rich.console import Console
 from gsgd.arguments import add_keys, number, wholes
 from gsgd.console import bar
 from gsgd.results import check_writable, write_json
-from training.diagnose.tables import LEGEND, show_point
+from training.diagnose.tables import LEGEND, show_forecasts, show_point
 from training.diagnose.words import WHAT_516_IS
 
 EXAMPLES = """\
@@ -91,6 +91,7 @@ def _of_folder(folder: Path, options: argparse.Namespace, values: dict[str, str]
 def _of_config(options: argparse.Namespace, values: dict[str, str]) -> int:
     from training import config as configs
     from training.diagnose.diagnosis_file import DIAGNOSIS, point_entry
+    from training.diagnose.forecast import entry
     from training.diagnose.measure import diagnose_config
     from training.precision import affordable
     from training.ranks import failing_together, launched
@@ -109,11 +110,12 @@ def _of_config(options: argparse.Namespace, values: dict[str, str]) -> int:
         found = diagnose_config(config, accelerator, progress=progress, **given)
         progress("comparing with the formulas", 0, 1)
         points = [point_entry(point) for point in found.points]
-    write_json(path, {**found.header, "points": points})
+    write_json(path, {**found.header, "points": points, "forecasts": list(map(entry, found.forecasts))})
     console = Console()
     for point in points:
         show_point(console, point, found.header["score"])
     console.print(f"{WHAT_516_IS}\n\n{LEGEND}\n", highlight=False)
+    show_forecasts(console, found.forecasts, points[-1]["step"])
     console.print(_next_step(config.name, points[-1], found.header["score"]), highlight=False)
     print(f"results in {path}")
     return 0

@@ -102,7 +102,7 @@ def test_progress_counts_steps_and_pairs(diagnose):
     diagnose(after=[2, 3], progress=lambda *of: told.append(of))
     assert ("training to step 2", 1, 2) in told
     assert ("training to step 3", 3, 3) in told
-    assert told[-1] == ("measuring after 3 steps", 2, 2)
+    assert told[-2:] == [("measuring after 3 steps", 2, 2), ("judging on the validation split", 0, 1)]
 
 
 @pytest.mark.parametrize(
