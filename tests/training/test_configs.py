@@ -65,9 +65,11 @@ def counted(model):
 CLASSES = {"cifar100": (3, 100), "food101": (3, 101), "resnet50-cifar10": (3, 10)}
 CLASSES |= {"resnet-small": (3, 10), "resnet-tiny": (1, 10)}
 # Weights and biases of 28x28 grey images in 10 classes; LeNet's two convolutions leave 32 channels of 7x7.
+_BLOCK = 2 * 128 + 2 * 129 * 128
 SMALL_NETS = {
     "linear": 785 * 10,
     "mlp": 785 * 128 + 129 * 10,
+    "residual-mlp": 785 * 128 + 10 * _BLOCK + 2 * 128 + 129 * 10,
     "lenet": 26 * 16 + (25 * 16 + 1) * 32 + (49 * 32 + 1) * 128 + 129 * 10,
 }
 

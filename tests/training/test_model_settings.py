@@ -28,12 +28,15 @@ SMALL = {
     "small-net": {"network": "mlp", "image_size": "8", "hidden_size": "5"},
     "bert": {"layers": "1", "hidden_size": "8", "heads": "2", "intermediate_size": "12", "vocab_limit": "40"},
 }
+ALTERATIONS = {"imbalance", "wrong_labels", "copies", "alteration_seed"}
 DATA = {
-    "resnet": {
+    "resnet": ALTERATIONS
+    | {
         *("data", "test_data", "label_column", "image_column", "validation_share", "test_share", "train_limit"),
         *("image_size", "augment", "cache_dir"),
     },
-    "small-net": {
+    "small-net": ALTERATIONS
+    | {
         *("data", "test_data", "label_column", "image_column", "validation_share", "test_share", "train_limit"),
         *("augment", "cache_dir"),
     },
@@ -100,6 +103,7 @@ READ = {
         "network": ("lenet", lambda model: "lenet" if isinstance(model.layers[0], nn.Conv2d) else "mlp"),
         "hidden_size": ("9", lambda model: model.classifier.in_features),
         "image_size": ("12", lambda model: round((model.layers[1].in_features / CHANNELS) ** 0.5)),
+        "blocks": ("3", lambda model: len(model.blocks)),
     },
     "bert": {
         "layers": ("3", lambda model: len(model.bert.encoder.layer)),
@@ -136,10 +140,12 @@ def test_every_setting_is_read_back_or_none_of_the_models(task):
 )
 def test_a_setting_reaches_the_model(task, name):
     given, read = READ[task][name]
-    data, model = built(task, **{name: given})
+    others = {"network": "residual-mlp"} if name == "blocks" else {}
+    data, model = built(task, **{name: given}, **others)
     wanted = getattr(data, name)
     assert read(model) == wanted
-    assert read(built(task)[1]) == getattr(built(task)[0], name) != wanted
+    default, plain = built(task, **others)
+    assert read(plain) == getattr(default, name) != wanted
 
 
 def test_a_vocabulary_of_ones_own_reaches_the_model(tmp_path):
