@@ -68,6 +68,7 @@ def diagnose_config(
     accelerator: Accelerator,
     *,
     after: Sequence[int] | None = None,
+    to_end: bool = False,
     batches: int | None = None,
     exits: Sequence[int] | None = None,
     level: float = 0.75,
@@ -84,6 +85,8 @@ def diagnose_config(
 
     Args:
         after: numbers of steps; None is `AFTER`, as far as the run is long enough, and 0 for a trained model.
+        to_end: train to the end of the run, which the budget is, and diagnose there, too, so that what is forecast is
+            about the whole of it.
         batches: gross batches to diagnose on, at least 2; None is `BATCHES`, or as many as the training set has.
         exits, level: as of `gsgd.sift.measures.diagnosis.diagnose`.
         model: a folder that `gsgd train` saved a model in, to be diagnosed as it is; None begins anew.
@@ -100,7 +103,7 @@ def diagnose_config(
         )
     if batches is not None and batches < 2:
         raise ValueError(f"batches = {batches} must be at least 2; {BATCHES} or more say something")
-    if model is not None and after is not None and set(after) != {0}:
+    if model is not None and (to_end or (after is not None and set(after) != {0})):
         raise ValueError("a trained model is diagnosed as it is: leave out the steps to train it for")
     if after is not None and (not after or min(after) < 0):
         raise ValueError(f"after = {list(after)} must be numbers of steps, 0 or more")
@@ -120,8 +123,8 @@ def diagnose_config(
         costs = measure_costs([plain], [task], accelerator, progress=told)[0]
     total = plain.training.steps_within_budget(task.train_size, 1, costs)
     if after is None:
-        after = (0,) if model is not None else [min(step, total) for step in AFTER]
-    stops = sorted(set(after))
+        after = (0,) if model is not None or to_end else [min(step, total) for step in AFTER]
+    stops = sorted({*after, *([total] if to_end else [])})
     if stops[-1] > total:
         raise ValueError(
             f"after = {stops[-1]} steps: by its budget = {config.training.budget} the run has {total}, so raise the "

@@ -60,6 +60,11 @@ def test_the_default_stops_are_as_long_as_the_run(diagnose):
     assert [point.step for point in found.points] == [0, 24]
 
 
+def test_to_the_end_of_the_run(diagnose):
+    assert [point.step for point in diagnose(to_end=True)[1].points] == [0, 24]
+    assert [point.step for point in diagnose(to_end=True, after=[3])[1].points] == [3, 24]
+
+
 @pytest.mark.parametrize(
     ("method", "score"), [("baseline", "loss"), ("random", "loss"), ("entropy@2", "entropy"), ("loss@auto", "loss")]
 )
