@@ -79,6 +79,7 @@ ENTRIES: dict[str, Entry] = {
         ),
         Entry("speed_ups", "figure", "Speed-ups against tuned plain training, by budget", ("ladders",), ("claims",)),
         Entry("forecasts", "figure", "What selection was forecast to be worth, and what it was", ("forecasts",)),
+        Entry("map", "figure", "Methods by settings: what each is worth in budget", ("claims",)),
         Entry("time_to_target", "figure", "Time and samples to the target accuracy", ("summaries",)),
         Entry("step_cost", "figure", "Where the time of a step goes, and its price", ("runs",), ("costs",)),
         Entry("selection_quality", "figure", "Overlap and rank correlation with exact losses", ("evaluations",)),
