@@ -87,6 +87,7 @@ _WRAPPERS = ("any_fsdp", "checkpoints_activations", "every_module", "is_compiled
 _IMPROVED = ("gsgd_bound_sharp", "gsgd_bound_improved", "best_step", "comparator_bound", "last_iterate_bound")
 NAMES: dict[str, dict[str, str]] = {
     "gsgd.sift.exits": dict.fromkeys((*_WRAPPERS, "is_sharded", "unwrap"), "gsgd.sift.models.wrappers"),
+    "theory.formulas.early_exit": {"top_k_overlap": "theory.formulas.overlap:overlap"},
     "theory.formulas.noise": {
         **dict.fromkeys(("p_sharp", "sigma_max_sharp"), "theory.formulas.chebyshev"),
         **dict.fromkeys(("stale_factor", "additive_error_bound"), "theory.formulas.stale"),
