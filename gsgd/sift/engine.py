@@ -291,10 +291,10 @@ class Sift(EngineState):
         labelled, positions, batch = self._training_pass.labelled, None, rows
         if labelled is not None:
             batch, positions = {**rows, "labels": labelled[1]}, (labelled[0], len(rows["labels"]))
-        noted = self._notes.note(
-            output, rows, batch, step=self._present_step, positions=positions, items=items, weights=weights
-        )
+        step = self._present_step
+        noted = self.named_rows.note(output, rows, batch, step=step, positions=positions, items=items)
         if noted is not None:
+            self._notes.log(noted, weights, step=step)
             self.last = dataclasses.replace(self.last, ids=noted.ids, losses=noted.losses, weights=weights)
 
     def write_rows(self) -> None:
