@@ -87,6 +87,11 @@ _WRAPPERS = ("any_fsdp", "checkpoints_activations", "every_module", "is_compiled
 _IMPROVED = ("gsgd_bound_sharp", "gsgd_bound_improved", "best_step", "comparator_bound", "last_iterate_bound")
 NAMES: dict[str, dict[str, str]] = {
     "gsgd.sift.exits": dict.fromkeys((*_WRAPPERS, "is_sharded", "unwrap"), "gsgd.sift.models.wrappers"),
+    "gsgd.sift.scoring_pass.labels": {"LabelReading": "gsgd.sift.scoring_pass.labels:LabelConvention"},
+    "gsgd.sift.scoring_pass.label_learning": {
+        "learnt_reading": "gsgd.sift.scoring_pass.label_learning:learnt_convention",
+        "readings_to_try": "gsgd.sift.scoring_pass.label_learning:conventions_to_try",
+    },
     "theory.formulas.early_exit": {"top_k_overlap": "theory.formulas.overlap:overlap"},
     "theory.formulas.noise": {
         **dict.fromkeys(("p_sharp", "sigma_max_sharp"), "theory.formulas.chebyshev"),
@@ -153,6 +158,16 @@ def _moved(module: str, name: str) -> Any:
     called = called or name
     warnings.warn(_sentence(f"{module}.{name}", f"{new}.{called}"), DeprecationWarning, stacklevel=3)
     return getattr(importlib.import_module(new), called)
+
+
+def old_attribute(owner: str, old: str, new: str) -> property:
+    """For the body of the class `owner`: an attribute or a method by its old name, which says so."""
+
+    def found(self: Any) -> Any:
+        warnings.warn(_sentence(f"{owner}.{old}", f"{owner}.{new}"), DeprecationWarning, stacklevel=2)
+        return getattr(self, new)
+
+    return property(found)
 
 
 def _sentence(old: str, new: str) -> str:
