@@ -33,7 +33,8 @@ MODULES = {
     "gsgd.sift.step_meters": "gsgd.sift.huggingface.trainer_log",
     "gsgd.sift.convolutions": "gsgd.sift.shared_forward.cpu_kernels",
     "gsgd.sift.draws": "gsgd.sift.shared_forward.cpu_kernels",
-    "gsgd.sift.reuse": "gsgd.sift.shared_forward.recording",
+    "gsgd.sift.reuse": "gsgd.sift.shared_forward.capture",
+    "gsgd.sift.shared_forward.recording": "gsgd.sift.shared_forward.capture",
     "gsgd.sift.sharing": "gsgd.sift.shared_forward.sharing",
     "gsgd.sift.wrappers": "gsgd.sift.models.wrappers",
     "gsgd.sift.forward_arguments": "gsgd.sift.models.forward_arguments",
@@ -87,6 +88,7 @@ _WRAPPERS = ("any_fsdp", "checkpoints_activations", "every_module", "is_compiled
 _IMPROVED = ("gsgd_bound_sharp", "gsgd_bound_improved", "best_step", "comparator_bound", "last_iterate_bound")
 NAMES: dict[str, dict[str, str]] = {
     "gsgd.sift.exits": dict.fromkeys((*_WRAPPERS, "is_sharded", "unwrap"), "gsgd.sift.models.wrappers"),
+    "gsgd.sift.shared_forward.capture": {"Recording": "gsgd.sift.shared_forward.capture:Capture"},
     "gsgd.sift.scoring_pass.labels": {"LabelReading": "gsgd.sift.scoring_pass.labels:LabelConvention"},
     "gsgd.sift.scoring_pass.label_learning": {
         "learnt_reading": "gsgd.sift.scoring_pass.label_learning:learnt_convention",

@@ -52,7 +52,7 @@ from gsgd.sift.scoring_pass.mode import (
 from gsgd.sift.scoring_pass.module_state import unchanged
 from gsgd.sift.scoring_pass.padded_positions import Form, Positions, PositionsPerRow
 from gsgd.sift.scoring_pass.row_losses import IGNORED, LEAST, RowLosses
-from gsgd.sift.shared_forward.recording import Recording
+from gsgd.sift.shared_forward.capture import Capture
 
 BUILT_IN = (row_scores.cross_entropy, row_scores.entropy, row_scores.margin, row_scores.gradient_norm_bound)
 """Scores that are a mean over labelled positions, so that the head need not run on the others."""
@@ -115,7 +115,7 @@ class Scorer:
         function: Callable[..., Tensor] | None = None,
         mode: str | None = None,
         convention: LabelConvention | None = None,
-        recording: Recording | None = None,
+        capture: Capture | None = None,
     ) -> Tensor:
         """One score per row of the gross batch, by the early prediction at `exit_layer`; larger is harder.
 
@@ -127,7 +127,7 @@ class Scorer:
             function: `(logits, labels) -> (B,)`; the options' where None.
             mode: "train", "eval", or "frozen-batchnorm"; the options' where None.
             convention: how labels are read; what `learn` found where None.
-            recording: takes down what the layers compute, for the training pass; what the scores do not need of the
+            capture: keeps what the layers compute, for the training pass; what the scores do not need of the
                 exit layer is then left out.
 
         Returns:
@@ -166,18 +166,18 @@ class Scorer:
                 targets = convention.aligned(labels)
                 if targets.dim() > 1 and targets.shape[1:].numel() == 1 and convention.way == "logits":
                     targets = targets.reshape(size)
-            begin_head = recording.begin_head if recording is not None and recording.head else None
+            begin_head = capture.begin_head if capture is not None and capture.head else None
             padded: Positions | None = None
             at_labelled = convention.way == "positions" or (own and convention.below is not None)
             if at_labelled and begin_head is None and not host.holds(targets):
-                # A recorded head is told which of the labelled positions it sees, so it sees those alone.
+                # A captured head is told which of the labelled positions it sees, so it sees those alone.
                 ignored = convention.ignore_index if own else IGNORED
                 padded = self.padded_positions(batch, labels if own else targets, ignored, every=probing)
-            with contextlib.ExitStack() as recorded:
-                if recording is not None:
+            with contextlib.ExitStack() as captured:
+                if capture is not None:
                     layer = last_shared_layer(model, exit_layer)
                     labelled = _that_count(targets, first=own) if convention.below is not None else None
-                    recorded.enter_context(recording.record(size, layer, labelled))
+                    captured.enter_context(capture.scoring(size, layer, labelled))
                 if own and convention.below is None:
                     values, _ = own_losses(view, RowLosses(size, function), inputs)
                 elif at_labelled:
@@ -188,7 +188,7 @@ class Scorer:
                         convention.below,
                         ignored=convention.ignore_index if own else IGNORED,
                         padded=padded,
-                        recorded=recorded,
+                        captured=captured,
                         begin_head=begin_head,
                     )
                     score = row_scores.of_positions(function)
@@ -200,12 +200,12 @@ class Scorer:
             if not own and convention.way != "positions":
                 found = _checked(function(logits, targets, *([batch] if takes_batch(function) else [])), size)
                 return found if compiled is None else found.clone()  # graphs write to their own outputs again
-        if recording is None or not recording.partly or not bool(values.isnan().any()):
+        if capture is None or not capture.partly or not bool(values.isnan().any()):
             return values
         # Either a score depends on positions that were left out, or it is NaN anyway.
-        recording.findings.positions_meet = True
-        full = self.scores(batch, exit_layer, function=function, mode=mode, convention=convention, recording=recording)
-        recording.findings.positions_meet = bool((values.isnan() & ~full.isnan()).any())
+        capture.findings.positions_meet = True
+        full = self.scores(batch, exit_layer, function=function, mode=mode, convention=convention, capture=capture)
+        capture.findings.positions_meet = bool((values.isnan() & ~full.isnan()).any())
         return full
 
     def padded_positions(
@@ -310,7 +310,7 @@ class Scorer:
         ]
         return bool(found[-1]) if found else shifts_by_name(unwrap(self.model))
 
-    def not_recorded_because(self, batch: Mapping[str, Any]) -> str | None:
+    def not_captured_because(self, batch: Mapping[str, Any]) -> str | None:
         """Why the shared forward cannot take down how such a batch is scored; None if it can."""
         if not self.built_in and self.function is not None:
             own = makes_decoder_inputs(unwrap(self.model), batch)

@@ -443,7 +443,7 @@ def test_training_goes_on_as_without(build, make_batch):
             rows = sift.choose(make_batch("bert-classifier", seed=seed))
             if diagnosed:
                 sift.diagnose([make_batch("bert-classifier", seed=seed) for seed in range(2)], draws=1)
-            shared.append(sift.recorded_bytes)
+            shared.append(sift.captured_bytes)
             sift.forward_kept(rows).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
