@@ -28,7 +28,7 @@ import pandas as pd
 from figures.checked import Cell, Missing, fields, read_object, read_table
 from figures.chosen import read_chosen
 from figures.ladders import LADDER, read_claims, read_rows
-from figures.measured import DIAGNOSIS, READINGS, read_diagnoses, read_readings
+from figures.measured import DIAGNOSIS, OLD_READINGS, READINGS, read_diagnoses, read_readings
 
 OWN, RECORDED = Path("results"), Path("recorded")
 """Folders of what commands make here, and of what the project recorded, where it is a checkout."""
@@ -181,7 +181,7 @@ class Results:
             "runs": (self.runs_if_any, f"no run {both}"),
             "summaries": (self._summaries, "no finished comparison (gsgd compare writes them)"),
             "costs": (self._costs, "no comparison (gsgd compare writes them)"),
-            "readings": (lambda: read_readings(self.found(READINGS)), meters),
+            "readings": (lambda: read_readings(self.found(OLD_READINGS) | self.found(READINGS)), meters),
             "diagnosis": (
                 lambda: read_diagnoses(self.found(DIAGNOSIS)),
                 "no diagnosis (gsgd diagnose CONFIG writes it)",

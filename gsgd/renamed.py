@@ -107,6 +107,10 @@ NAMES: dict[str, dict[str, str]] = {
         ("AFTER", "BATCHES", "DEFAULT_SCORE", "Diagnosed", "Point", "diagnose_config", "load_weights"),
         "training.diagnose.measure",
     ),
+    "training.diagnose.recorded_readings": {
+        "LIVE": "training.diagnose.recorded_readings:READINGS",
+        "write_live": "training.diagnose.recorded_readings:write_readings",
+    },
     "training.run": {
         **dict.fromkeys(("check_data", "run_header"), "training.run.header"),
         **dict.fromkeys(("check_room", "weights_on_disk"), "training.run.model_files"),

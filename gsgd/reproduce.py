@@ -125,7 +125,8 @@ class Stage:
 
 
 WRITTEN = (
-    *("compare.json", "summary.csv", "header.json", "evaluations.csv", "meters.csv", "live.csv", "checkpoint.pt"),
+    *("compare.json", "summary.csv", "header.json", "evaluations.csv", "meters.csv", "checkpoint.pt"),
+    *("readings.csv", "live.csv"),  # one table, by its name of today and by an older one
     *("model/config.json", "model/generation_config.json", "model/model*.safetensors", "model/model*.index.json"),
     *("tensorboard/events.out.tfevents.[0-9]*.*", "rows/rank-*-part-*.parquet", ".*.[0-9]*.tmp", LOCK),
 )

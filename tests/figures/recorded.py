@@ -233,7 +233,7 @@ def write_theory(folder):
 
 # ---- Readings of scores, and diagnoses ----
 
-LIVE_COLUMNS = (
+READING_COLUMNS = (
     *("run", "method", "seed", "step", "exit_layer", "rows", "kept", "rho", "rho_approx", "rho_pairs"),
     *("rho_pairs_approx", "sigma", "independence", "margin_correlation", "pairwise_agreement", "overlap"),
     *("rank_correlation", "overlap_finite", "overlap_limit", "agreement_predicted", "beta_from_agreement"),
@@ -253,12 +253,12 @@ def reading(step, beta=0.7, method="loss@1", seed=0, **changes):
         **{"beta_from_agreement": 0.65, "sigma_max": 0.36, "sigma_max_sharp": 0.6},
         **{"rho_pairs_guaranteed": 1.1, "independence_level": 0.3, **changes},
     }
-    return tuple(row[name] for name in LIVE_COLUMNS)
+    return tuple(row[name] for name in READING_COLUMNS)
 
 
-def write_live(folder, rows):
+def write_readings(folder, rows, name="readings.csv"):
     """The table that `gsgd diagnose FOLDER` writes, of such rows."""
-    return write_csv(folder / "live.csv", LIVE_COLUMNS, rows)
+    return write_csv(folder / name, READING_COLUMNS, rows)
 
 
 def write_log(run, steps, part=0, rank=0):
