@@ -79,7 +79,7 @@ ENTRIES: dict[str, Entry] = {
         ),
         Entry("speed_ups", "figure", "Speed-ups against tuned plain training, by budget", ("ladders",), ("claims",)),
         Entry("time_to_target", "figure", "Time and samples to the target accuracy", ("summaries",)),
-        Entry("step_cost", "figure", "Where the time of a step goes, and its price", ("runs",), ("costs",)),
+        Entry("step_cost", "figure", "Where the time of a step goes, and its cost", ("runs",), ("costs",)),
         Entry("selection_quality", "figure", "Overlap and rank correlation with exact losses", ("evaluations",)),
         Entry("readings", "figure", "Scores in training beside Theorems 5.15 and 6.2", ("readings",)),
         Entry("times_chosen", "figure", "How often each row of the data was chosen", ("chosen",)),

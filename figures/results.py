@@ -5,7 +5,7 @@ Tables of the theory are named "theory/noise" and so on. Of the training there a
     evaluations  one row an evaluation of a run; `diverged` says whether any run of its method did
     runs         one row a run, with its configuration and where it ended
     summaries    one row a method of a finished comparison
-    costs        one row a method of a comparison: the measured prices of its steps
+    costs        one row a method of a comparison: what its steps cost, as measured
     readings     one row a reading of a run's scores, beside what the formulas say
     diagnosis    one row an exit at a point of a diagnosis
     ladders      one row a method at a rung of a finished ladder of budgets

@@ -107,6 +107,8 @@ NAMES: dict[str, dict[str, str]] = {
         ("AFTER", "BATCHES", "DEFAULT_SCORE", "Diagnosed", "Point", "diagnose_config", "load_weights"),
         "training.diagnose.measure",
     ),
+    "training.costs": {"price": "training.costs:kind_of_step"},
+    "training.run_folder.schema": {"Prices": "training.run_folder.schema:Costs"},
     "training.diagnose.recorded_readings": {
         "LIVE": "training.diagnose.recorded_readings:READINGS",
         "write_live": "training.diagnose.recorded_readings:write_readings",
