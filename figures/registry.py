@@ -78,6 +78,13 @@ ENTRIES: dict[str, Entry] = {
             "differences", "figure", "Differences to the baseline and to random rows, method by method", ("summaries",)
         ),
         Entry("speed_ups", "figure", "Speed-ups against tuned plain training, by budget", ("ladders",), ("claims",)),
+        Entry(
+            "speed_ups_in_seconds",
+            "figure",
+            "Speed-ups by the clock, beside those by budget",
+            ("claims_in_seconds",),
+            ("claims",),
+        ),
         Entry("time_to_target", "figure", "Time and samples to the target accuracy", ("summaries",)),
         Entry("step_cost", "figure", "Where the time of a step goes, and its cost", ("runs",), ("costs",)),
         Entry("selection_quality", "figure", "Overlap and rank correlation with exact losses", ("evaluations",)),

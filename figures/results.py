@@ -10,6 +10,7 @@ Tables of the theory are named "theory/noise" and so on. Of the training there a
     diagnosis    one row an exit at a point of a diagnosis
     ladders      one row a method at a rung of a finished ladder of budgets
     claims       one row a method of such a ladder and a measure of its speed-up
+    claims_in_seconds    the same by the clock, of ladders whose runs had one machine to themselves
 
 Two folders are read together: what was made here, and what the project recorded. A result is a folder (the theory, a
 comparison, a run, a diagnosis), and one that was made here hides the project's of the same name.
@@ -27,7 +28,7 @@ import pandas as pd
 
 from figures.checked import Cell, Missing, fields, read_object, read_table
 from figures.chosen import read_chosen
-from figures.ladders import LADDER, read_claims, read_rows
+from figures.ladders import CLAIMS_IN_SECONDS, LADDER, read_claims, read_rows
 from figures.measured import DIAGNOSIS, OLD_READINGS, READINGS, read_diagnoses, read_readings
 
 OWN, RECORDED = Path("results"), Path("recorded")
@@ -194,6 +195,10 @@ class Results:
             "claims": (
                 lambda: read_claims(self.found(LADDER)),
                 "no claim of a ladder (gsgd compare --ladder writes them)",
+            ),
+            "claims_in_seconds": (
+                lambda: read_claims(self.found(LADDER), CLAIMS_IN_SECONDS),
+                "no claim of a ladder in seconds (gsgd compare --ladder --jobs 1 writes them)",
             ),
         }
 

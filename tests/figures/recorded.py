@@ -295,11 +295,12 @@ def write_diagnosis(folder, *points):
     return folder / "diagnosis.json"
 
 
-def write_ladder(folder, claimed, *, runs=3, split="test", **cells):
+def write_ladder(folder, claimed, *, runs=3, split="test", in_seconds=None, **cells):
     """A finished ladder of the budgets 100, 200 and 400 work: plain training, and methods with what is claimed of them.
 
     Args:
         claimed: method -> (factor, low, high), which is also its speed-up at every rung.
+        in_seconds: the same by the clock; nothing is claimed by it where None.
         cells: of every method's row at a rung.
     """
     rungs = [100, 200, 400]
@@ -313,11 +314,14 @@ def write_ladder(folder, claimed, *, runs=3, split="test", **cells):
             row = dict(zip(columns, [method, budget, runs, 0, 4, *values, *speed_up, *speed_up], strict=True))
             rows.append([{**row, **({} if method == "baseline" else cells)}[name] for name in columns])
     write_csv(folder / "ladder.csv", columns, rows)
-    claims = [
-        [method, measure, 1, *speed_up, "on the ladder"]
-        for method, speed_up in claimed.items()
-        for measure in ("accuracy", "loss")
-    ]
-    write_csv(folder / "claims.csv", ["method", "measure", "rungs", "factor", "low", "high", "place"], claims)
+    for name, of_table in (("claims", claimed), ("claims_in_seconds", in_seconds or {})):
+        claims = [
+            [method, measure, 1, *speed_up, "on the ladder"]
+            for method, speed_up in of_table.items()
+            for measure in ("accuracy", "loss")
+        ]
+        if claims:
+            columns = ["method", "measure", "rungs", "factor", "low", "high", "place"]
+            write_csv(folder / f"{name}.csv", columns, claims)
     content = {"date": "2025-03-04T05:06:07+00:00", "rungs": [f"{budget}work" for budget in rungs], "split": split}
     (folder / "ladder.json").write_text(json.dumps(content))
