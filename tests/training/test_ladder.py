@@ -1,6 +1,7 @@
 """`gsgd compare --ladder`: tuned alike by validation, frozen, trained on fresh seeds, tested once, measured."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -31,8 +32,9 @@ GRID = {"max_lr": ("1e-2", "1e-3"), "keep": ("0.5", "0.25")}
 def go(tiny, accelerator, tmp_path):
     """`go(methods, **values)`: a ladder of three rungs in the folder "l"."""
 
-    def run(methods=METHODS, seeds=2, grid=GRID, trials=None, tuning_seeds=1, jobs=1, **values):
-        plan = Plan([parse_contender(method) for method in methods], 3, seeds, grid, trials, tuning_seeds)
+    def run(methods=METHODS, seeds=2, grid=GRID, trials=None, tuning_seeds=1, jobs=1, inner_only=False, **values):
+        contenders = [parse_contender(method) for method in methods]
+        plan = Plan(contenders, 3, seeds, grid, trials, tuning_seeds, inner_only)
         config = tiny(**{"budget": "256samples", **values})
         return climb(config, plan, tmp_path / "l", accelerator=accelerator, jobs=jobs)
 
@@ -213,6 +215,42 @@ def test_a_method_may_be_added(go, trained, tmp_path):
         go(("baseline", "random"))
 
 
+def test_at_the_inner_rungs_only(go, trained, tmp_path):
+    whole = go(("baseline", "random"))
+    shutil.rmtree(tmp_path / "l")
+    trained.clear()
+    found = go(("baseline", "random"), inner_only=True)
+    runs = {(label, budget) for label, _, budget, *_ in trained}
+    inner = ("random", "128samples")
+    assert runs == {("baseline", budget) for budget in ("64samples", "128samples", "256samples")} | {inner}
+    assert len(trained) == (3 + 1) * (2 + 2)
+    # The same runs, so that the same is claimed.
+    assert found.claims == whole.claims
+    untimed = [dataclasses.replace(row, reference_s=0.0, wall_clock_s=0.0) for row in whole.rows]
+    kept = [row for row in untimed if row.method == "baseline" or row.budget == 128]
+    assert [dataclasses.replace(row, reference_s=0.0, wall_clock_s=0.0) for row in found.rows] == kept
+    # What is there stays at its rungs, and what is added may run at all.
+    trained.clear()
+    assert len(go(("baseline", "random", "loss@last")).rows) == 3 + 1 + 3
+    assert len(trained) == 3 * (2 + 2)
+    assert {label for label, *_ in trained} == {"loss@last"}
+    trained.clear()
+    go(("baseline", "random", "loss@last", "entropy@last"), inner_only=True)
+    assert {(label, budget) for label, _, budget, *_ in trained} == {("entropy@last", "128samples")}
+
+
+def test_a_ladder_that_does_not_say_at_which_rungs_a_method_is_has_it_at_all(go, trained, tmp_path):
+    before = go(("baseline", "random")).rows
+    path = tmp_path / "l" / "ladder.json"
+    header = json.loads(path.read_text())
+    del header["at"]
+    path.write_text(json.dumps(header))
+    trained.clear()
+    found = go(("baseline", "random", "loss@last"), inner_only=True)
+    assert [row for row in found.rows if row.method != "loss@last"] == before
+    assert {(label, budget) for label, _, budget, *_ in trained} == {("loss@last", "128samples")}
+
+
 def test_records_that_are_none_of_this_ladder(go, trained, tmp_path):
     go(grid={}, seeds=1)
     trained.clear()
@@ -222,7 +260,8 @@ def test_records_that_are_none_of_this_ladder(go, trained, tmp_path):
     for changes, message in (
         ({"rungs": "three"}, "rungs = 'three' must be a valid list"),
         ({"step_costs": {"baseline -": {"plain_s": -1.0, "selecting_s": 1.0}}}, "plain_s = -1.0 must be greater"),
-        ({"frozen": {"baseline": {"64samples": "-"}}}, "must have all of rungs"),
+        ({"frozen": {"baseline": {"64samples": "-"}}}, "must have 64samples, 128samples, 256samples"),
+        ({"at": {"baseline": ["32samples"]}}, "at has the rung 32samples of baseline"),
         ({"frozen": {"baseline": dict.fromkeys(rungs, "max_lr=7")}}, "has 'max_lr=7' of baseline"),
         ({"data": {"content": "another"}}, "the data are not those that"),
         ({"tuning_seeds": 5}, "has another ladder: its tuning_seeds differ"),
@@ -328,7 +367,7 @@ def test_a_dry_run_says_the_plan_and_writes_nothing(compare, tmp_path):
     ("arguments", "message"),
     [
         (["--dry-run"], "--dry-run are of a ladder"),
-        (["--tune", "max_lr=1,2"], "--tune, --trials, --jobs and --dry-run are of a ladder"),
+        (["--tune", "max_lr=1,2"], "--tune, --trials, --jobs, --inner-only and --dry-run are of a ladder"),
         (["--ladder", "3", "--sweep", "max_lr=1,2"], "--sweep and --target are of a comparison at one budget"),
         (["--ladder", "3", "--tune", "max_lr"], "--tune 'max_lr' must be"),
         (["--ladder", "3", "--tune", "lr=1,2"], "no key 'lr'"),

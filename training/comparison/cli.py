@@ -42,9 +42,10 @@ ladders:
   test split is judged once a run. What is claimed is the geometric mean over the inner rungs.
   Controls to name beside a method: random, baseline:batch_size=K/2 and K/4 (smaller batches may win by themselves),
   focal and loss-power (weights for hard rows, without selection).
-  --dry-run prints the plan with its hours first. A ladder that was interrupted goes on when its command is given again,
-  and seeds and methods may be added to it later. With --jobs 1 on a machine that does nothing else there are factors in
-  seconds, too.
+  With --inner-only methods other than plain training run at the inner rungs only, which of three rungs is two sevenths
+  of the work. --dry-run prints the plan with its hours first. A ladder that was interrupted goes on when its command is
+  given again, and seeds and methods may be added to it later; a method that is there stays at its rungs. With
+  --jobs 1 on a machine that does nothing else there are factors in seconds, too.
 
 Every run's learning rate is decayed to its own end. A random-half control belongs into every comparison. Results go to
 results/NAME/; a comparison that was interrupted goes on when the same command is given again.
@@ -83,6 +84,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=whole(1),
         metavar="N",
         help="of each method at each rung of a ladder (default: all of plain's)",
+    )
+    parser.add_argument(
+        "--inner-only",
+        action="store_true",
+        help="of a ladder: run methods other than plain training at the inner rungs only, which claims are made of",
     )
     parser.add_argument("--tuning-seeds", type=whole(1), default=1, metavar="N", help="runs of each trial (default 1)")
     parser.add_argument(
@@ -126,9 +132,10 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError("--methods names no method")
     if options.ladder:
         return _climb(options, config, contenders)
-    if options.tune or options.trials or options.jobs > 1 or options.dry_run:
+    if options.tune or options.trials or options.jobs > 1 or options.dry_run or options.inner_only:
         raise ValueError(
-            "--tune, --trials, --jobs and --dry-run are of a ladder: give --ladder N, too (or --sweep KEY=V,V)"
+            "--tune, --trials, --jobs, --inner-only and --dry-run are of a ladder: give --ladder N, too (or --sweep "
+            "KEY=V,V)"
         )
     usual = f"compare-{config.name.replace('/', '-')}-{config.training.budget}"
     name = usual if options.name is None else options.name
@@ -162,7 +169,9 @@ def _climb(options: argparse.Namespace, config: Config, contenders: list[Contend
     usual = f"ladder-{config.name.replace('/', '-')}-{config.training.budget}"
     name = usual if options.name is None else options.name
     grid = parse_grid(options.tune)
-    plan = Plan(contenders, options.ladder, options.seeds, grid, options.trials, options.tuning_seeds)
+    plan = Plan(
+        contenders, options.ladder, options.seeds, grid, options.trials, options.tuning_seeds, options.inner_only
+    )
     with running(config) as (accelerator, display):
         found = climb(
             config,

@@ -120,6 +120,7 @@ class _Ladder:
         self.tasks: dict[Any, Task] = {}
         self.costs: dict[tuple[str, Values], StepCosts] = {}
         self.frozen: dict[MethodAtRung, Values] = {}
+        self.at = {label: plan.rungs_of_method(label, self.rungs) for label in self.labels}
 
     def _check_sizes(self) -> None:
         for (label, values), config in self.configs.items():
@@ -136,6 +137,9 @@ class _Ladder:
         if recorded is None:
             return None
         changed = [name for name in SHARED if recorded[name] != self.header[name]]
+        # A method stays at its rungs, however those that are added run.
+        at = recorded.get("at") or dict.fromkeys(recorded["methods"], recorded["rungs"])  # older ladders do not say
+        self.at |= {label: [rung for rung in self.rungs if str(rung) in at[label]] for label in at if label in self.at}
         # Seeds and methods may be added to a ladder.
         if [label for label in recorded["methods"] if label not in self.labels]:
             changed.append("methods")
@@ -154,7 +158,8 @@ class _Ladder:
         table = self.folder / TABLE
         costs = begin(table, self.header, recorded, named, self.tasks, self.accelerator, self.display)
         self.costs = {key: costs[_key(*key)] for key in self.configs}
-        self.header |= {"split": self.split, "frozen": (recorded or {}).get("frozen")}
+        at = {label: list(map(str, rungs)) for label, rungs in self.at.items()}
+        self.header |= {"split": self.split, "frozen": (recorded or {}).get("frozen"), "at": at}
         self.display.say(self.forecast())
 
     def forecast(self) -> str:
@@ -163,8 +168,9 @@ class _Ladder:
         for rung in self.rungs:
             tuning = self.plan.tuning_seeds * sum(map(sum, self._seconds_of_trials(rung))) if self.tuned else 0.0
             final = self._seconds_to_measure(rung)
-            tried = sum(map(len, self.trials.values())) * self.plan.tuning_seeds if self.tuned else 0
-            runs = len(self.labels) * self.plan.seeds
+            there = self._labels_at(rung)
+            tried = sum(len(self.trials[label]) for label in there) * self.plan.tuning_seeds if self.tuned else 0
+            runs = len(there) * self.plan.seeds
             whole, count = whole + tuning + final, count + tried + runs
             lines.append(f"  {rung!s:>14}: {tried:4} runs to tune, {runs:4} to measure, {duration(tuning + final)}")
         several = f"; {self.jobs} at a time, threads divided" if self.jobs > 1 else ""
@@ -178,7 +184,12 @@ class _Ladder:
         return bool(self.plan.grid)
 
     def _seconds_of_trials(self, rung: Budget) -> list[list[float]]:
-        return [[self._seconds(label, values, rung) for values in trials] for label, trials in self.trials.items()]
+        return [
+            [self._seconds(label, values, rung) for values in self.trials[label]] for label in self._labels_at(rung)
+        ]
+
+    def _labels_at(self, rung: Budget) -> list[str]:
+        return [label for label in self.labels if rung in self.at[label]]
 
     def _seconds_to_measure(self, rung: Budget) -> float:
         """Of a run as the mean of its method's trials: which of them is chosen is not known yet."""
@@ -206,7 +217,7 @@ class _Ladder:
         self.frozen = {
             (label, rung): known[label, recorded[label][str(rung)]]
             for label in self.labels
-            for rung in self.rungs
+            for rung in self.at[label]
             if label in recorded
         }
         if len(recorded) == len(self.labels):
@@ -214,7 +225,7 @@ class _Ladder:
         trials: dict[MethodAtRung, list[Trial]] = {
             (label, rung): [Trial(values, (), ()) for values in self.trials[label]]
             for rung in self.rungs
-            for label in self.labels
+            for label in self._labels_at(rung)
             if label not in recorded
         }
         if self.tuned:
@@ -236,7 +247,7 @@ class _Ladder:
         else:
             self.frozen |= {place: found[0].values for place, found in trials.items()}
         self.header["frozen"] = {
-            label: {str(rung): in_words(self.frozen[label, rung]) for rung in self.rungs} for label in self.labels
+            label: {str(rung): in_words(self.frozen[label, rung]) for rung in self.at[label]} for label in self.labels
         }
         self.write_header()
         return True
@@ -268,7 +279,7 @@ class _Ladder:
             (label, rung, seed)
             for seed in range(first, first + self.plan.seeds)
             for rung in self.rungs
-            for label in self.labels
+            for label in self._labels_at(rung)
         ]
         jobs = [self._job(label, self.frozen[label, rung], rung, seed) for label, rung, seed in places]
         if self.header["jobs"] is not None and not all(has_ended(job.folder) for job in jobs):

@@ -130,7 +130,7 @@ def rows_and_claims(
 
     Args:
         rungs: ascending.
-        outcomes: of every method at every rung, in the order of their seeds.
+        outcomes: of every method at the rungs where it ran, the inner ones at least, in the order of their seeds.
     """
     values = _values_of(outcomes)
     budgets = {(label, rung): rung.amount for label, rung in outcomes}
@@ -139,6 +139,7 @@ def rows_and_claims(
         _row(label, rung, outcomes[label, rung], chosen[label, rung], values, curves)
         for rung in rungs
         for label in _labels(outcomes)
+        if (label, rung) in outcomes
     ]
     return rows, _claims(rungs, budgets, values, curves)
 

@@ -21,6 +21,7 @@ class Plan:
         grid: key -> values to tune it over; empty for no tuning.
         trials: of each method at each rung; None for all combinations of plain training.
         tuning_seeds: runs of each trial.
+        inner_only: run methods other than plain training at the inner rungs only, which is what claims are made of.
     """
 
     contenders: Sequence[Contender]
@@ -29,6 +30,11 @@ class Plan:
     grid: Mapping[str, Sequence[str]]
     trials: int | None = None
     tuning_seeds: int = 1
+    inner_only: bool = False
+
+    def rungs_of_method(self, label: str, rungs: Sequence[Budget]) -> list[Budget]:
+        """Of `rungs`, ascending, those at which a method runs."""
+        return list(rungs[1:-1] if self.inner_only and label != PLAIN else rungs)
 
 
 def rungs_of(budget: str, count: int) -> list[Budget]:

@@ -112,14 +112,21 @@ class LadderHeader(Record):
     tuning_seeds: Annotated[int, Field(ge=1)]
     step_costs: dict[str, Costs]
     frozen: dict[str, dict[str, str]] | None
+    at: dict[str, list[str]] | None = None
+    """Label -> the rungs at which a method runs; None in older ladders, where all run at all."""
     jobs: Count | None = None
     data: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _frozen_from_trials(self) -> LadderHeader:
+        for label, rungs in (self.at or {}).items():
+            if strange := [rung for rung in rungs if rung not in self.rungs]:
+                raise ValueError(f"at has the rung {strange[0]} of {label}, which is not among the rungs")
         for label, chosen in (self.frozen or {}).items():
-            if sorted(chosen) != sorted(self.rungs):
-                raise ValueError(f"frozen has the rungs {', '.join(chosen)} of {label}, but must have all of rungs")
+            wanted = (self.at or {}).get(label, self.rungs)
+            if sorted(chosen) != sorted(wanted):
+                found = ", ".join(chosen)
+                raise ValueError(f"frozen has the rungs {found} of {label}, but must have {', '.join(wanted)}")
             if strange := [values for values in chosen.values() if values not in self.trials.get(label, ())]:
                 raise ValueError(f"frozen has {strange[0]!r} of {label}, which is not among its trials")
         return self
