@@ -96,6 +96,7 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "theory.formulas.early_exit": {"top_k_overlap": "theory.formulas.overlap:overlap"},
     "theory.formulas.noise": {
+        "nu": "theory.formulas.noise:nu_of_t",
         **dict.fromkeys(("p_sharp", "sigma_max_sharp"), "theory.formulas.chebyshev"),
         **dict.fromkeys(("stale_factor", "additive_error_bound"), "theory.formulas.stale"),
     },
