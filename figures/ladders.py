@@ -10,7 +10,8 @@ import pandas as pd
 
 from figures.checked import Cell, fields, read_object, read_table
 
-LADDER, ROWS, CLAIMS = "ladder.json", "ladder.csv", "claims.csv"
+LADDER, ROWS = "ladder.json", "ladder.csv"
+CLAIMS, CLAIMS_IN_SECONDS = "claims.csv", "claims_in_seconds.csv"
 _SPEED_UP = dict.fromkeys(("factor", "low", "high"), Cell.ANY_NUMBER)
 _ROW = {
     "method": Cell.TEXT,
@@ -45,13 +46,16 @@ def read_rows(found: Mapping[str, Path]) -> pd.DataFrame:
     return _joined(parts)
 
 
-def read_claims(found: Mapping[str, Path]) -> pd.DataFrame:
+def read_claims(found: Mapping[str, Path], name: str = CLAIMS) -> pd.DataFrame:
     """One row a method and measure: the geometric mean over the inner rungs, of every finished ladder.
+
+    Args:
+        name: of the table: of factors in the ladder's budget, or in seconds, where they are claimed.
 
     Raises:
         ValueError: as `read_rows`.
     """
-    tables = {group: path.parent / CLAIMS for group, path in found.items()}
+    tables = {group: path.parent / name for group, path in found.items()}
     return _joined([read_table(path, _CLAIM).assign(group=group) for group, path in tables.items() if path.exists()])
 
 

@@ -11,7 +11,9 @@ from pydantic import AliasPath, Field
 
 from figures.checked import Cell, Number, Record, checked, read_object, read_table
 
-READINGS, DIAGNOSIS = "live.csv", "diagnosis.json"
+READINGS, DIAGNOSIS = "readings.csv", "diagnosis.json"
+OLD_READINGS = "live.csv"
+"""What the table of readings was called; older ones are still read."""
 _READING = {
     **dict.fromkeys(("run", "method"), Cell.TEXT),
     **dict.fromkeys(("step", "rows", "kept"), Cell.WHOLE),

@@ -5,11 +5,12 @@ Tables of the theory are named "theory/noise" and so on. Of the training there a
     evaluations  one row an evaluation of a run; `diverged` says whether any run of its method did
     runs         one row a run, with its configuration and where it ended
     summaries    one row a method of a finished comparison
-    costs        one row a method of a comparison: the measured prices of its steps
+    costs        one row a method of a comparison: what its steps cost, as measured
     readings     one row a reading of a run's scores, beside what the formulas say
     diagnosis    one row an exit at a point of a diagnosis
     ladders      one row a method at a rung of a finished ladder of budgets
     claims       one row a method of such a ladder and a measure of its speed-up
+    claims_in_seconds    the same by the clock, of ladders whose runs had one machine to themselves
 
 Two folders are read together: what was made here, and what the project recorded. A result is a folder (the theory, a
 comparison, a run, a diagnosis), and one that was made here hides the project's of the same name.
@@ -28,8 +29,8 @@ import pandas as pd
 from figures.checked import Cell, Missing, fields, read_object, read_table
 from figures.chosen import read_chosen
 from figures.forecasts import read_forecasts
-from figures.ladders import LADDER, read_claims, read_rows
-from figures.measured import DIAGNOSIS, READINGS, read_diagnoses, read_readings
+from figures.ladders import CLAIMS_IN_SECONDS, LADDER, read_claims, read_rows
+from figures.measured import DIAGNOSIS, OLD_READINGS, READINGS, read_diagnoses, read_readings
 
 OWN, RECORDED = Path("results"), Path("recorded")
 """Folders of what commands make here, and of what the project recorded, where it is a checkout."""
@@ -182,7 +183,7 @@ class Results:
             "runs": (self.runs_if_any, f"no run {both}"),
             "summaries": (self._summaries, "no finished comparison (gsgd compare writes them)"),
             "costs": (self._costs, "no comparison (gsgd compare writes them)"),
-            "readings": (lambda: read_readings(self.found(READINGS)), meters),
+            "readings": (lambda: read_readings(self.found(OLD_READINGS) | self.found(READINGS)), meters),
             "diagnosis": (
                 lambda: read_diagnoses(self.found(DIAGNOSIS)),
                 "no diagnosis (gsgd diagnose CONFIG writes it)",
@@ -199,6 +200,10 @@ class Results:
             "claims": (
                 lambda: read_claims(self.found(LADDER)),
                 "no claim of a ladder (gsgd compare --ladder writes them)",
+            ),
+            "claims_in_seconds": (
+                lambda: read_claims(self.found(LADDER), CLAIMS_IN_SECONDS),
+                "no claim of a ladder in seconds (gsgd compare --ladder --jobs 1 writes them)",
             ),
         }
 

@@ -33,7 +33,8 @@ MODULES = {
     "gsgd.sift.step_meters": "gsgd.sift.huggingface.trainer_log",
     "gsgd.sift.convolutions": "gsgd.sift.shared_forward.cpu_kernels",
     "gsgd.sift.draws": "gsgd.sift.shared_forward.cpu_kernels",
-    "gsgd.sift.reuse": "gsgd.sift.shared_forward.recording",
+    "gsgd.sift.reuse": "gsgd.sift.shared_forward.capture",
+    "gsgd.sift.shared_forward.recording": "gsgd.sift.shared_forward.capture",
     "gsgd.sift.sharing": "gsgd.sift.shared_forward.sharing",
     "gsgd.sift.wrappers": "gsgd.sift.models.wrappers",
     "gsgd.sift.forward_arguments": "gsgd.sift.models.forward_arguments",
@@ -87,7 +88,15 @@ _WRAPPERS = ("any_fsdp", "checkpoints_activations", "every_module", "is_compiled
 _IMPROVED = ("gsgd_bound_sharp", "gsgd_bound_improved", "best_step", "comparator_bound", "last_iterate_bound")
 NAMES: dict[str, dict[str, str]] = {
     "gsgd.sift.exits": dict.fromkeys((*_WRAPPERS, "is_sharded", "unwrap"), "gsgd.sift.models.wrappers"),
+    "gsgd.sift.shared_forward.capture": {"Recording": "gsgd.sift.shared_forward.capture:Capture"},
+    "gsgd.sift.scoring_pass.labels": {"LabelReading": "gsgd.sift.scoring_pass.labels:LabelConvention"},
+    "gsgd.sift.scoring_pass.label_learning": {
+        "learnt_reading": "gsgd.sift.scoring_pass.label_learning:learnt_convention",
+        "readings_to_try": "gsgd.sift.scoring_pass.label_learning:conventions_to_try",
+    },
+    "theory.formulas.early_exit": {"top_k_overlap": "theory.formulas.overlap:overlap"},
     "theory.formulas.noise": {
+        "nu": "theory.formulas.noise:nu_of_t",
         **dict.fromkeys(("p_sharp", "sigma_max_sharp"), "theory.formulas.chebyshev"),
         **dict.fromkeys(("stale_factor", "additive_error_bound"), "theory.formulas.stale"),
     },
@@ -99,6 +108,12 @@ NAMES: dict[str, dict[str, str]] = {
         ("AFTER", "BATCHES", "DEFAULT_SCORE", "Diagnosed", "Point", "diagnose_config", "load_weights"),
         "training.diagnose.measure",
     ),
+    "training.costs": {"price": "training.costs:kind_of_step"},
+    "training.run_folder.schema": {"Prices": "training.run_folder.schema:Costs"},
+    "training.diagnose.recorded_readings": {
+        "LIVE": "training.diagnose.recorded_readings:READINGS",
+        "write_live": "training.diagnose.recorded_readings:write_readings",
+    },
     "training.run": {
         **dict.fromkeys(("check_data", "run_header"), "training.run.header"),
         **dict.fromkeys(("check_room", "weights_on_disk"), "training.run.model_files"),
@@ -152,6 +167,16 @@ def _moved(module: str, name: str) -> Any:
     called = called or name
     warnings.warn(_sentence(f"{module}.{name}", f"{new}.{called}"), DeprecationWarning, stacklevel=3)
     return getattr(importlib.import_module(new), called)
+
+
+def old_attribute(owner: str, old: str, new: str) -> property:
+    """For the body of the class `owner`: an attribute or a method by its old name, which says so."""
+
+    def found(self: Any) -> Any:
+        warnings.warn(_sentence(f"{owner}.{old}", f"{owner}.{new}"), DeprecationWarning, stacklevel=2)
+        return getattr(self, new)
+
+    return property(found)
 
 
 def _sentence(old: str, new: str) -> str:

@@ -125,7 +125,8 @@ class Stage:
 
 
 WRITTEN = (
-    *("compare.json", "summary.csv", "header.json", "evaluations.csv", "meters.csv", "live.csv", "checkpoint.pt"),
+    *("compare.json", "summary.csv", "header.json", "evaluations.csv", "meters.csv", "checkpoint.pt"),
+    *("readings.csv", "live.csv"),  # one table, by its name of today and by an older one
     *("model/config.json", "model/generation_config.json", "model/model*.safetensors", "model/model*.index.json"),
     *("tensorboard/events.out.tfevents.[0-9]*.*", "rows/rank-*-part-*.parquet", ".*.[0-9]*.tmp", LOCK),
 )
@@ -149,7 +150,7 @@ def laptop(budget: str | None) -> list[Stage]:
         words = f"gsgd compare {preset} --methods {methods} --seeds {SEEDS} --budget {seconds:.15g}s --name {folder}"
         # A few looks at how well the early exit picks, for the figure that shows it.
         words += " --evaluations 5 --quality_batches 2"
-        # A run starts, is evaluated and is written; a comparison reads data and measures prices.
+        # A run starts, is evaluated and is written; a comparison reads data and measures costs.
         about = 20.0 + SEEDS * len(methods.split(",")) * (seconds + 1.5)
         stages.append(Stage(folder.removeprefix("laptop/"), words, about, f"{folder}/compare.json"))
     return [*stages, *LAST]

@@ -44,7 +44,7 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Promise:
-    """Whether Corollary 5.16 promises that selection by these scores beats none, rho_{2,approx} > 1, in three readings.
+    """Whether Corollary 5.16 promises that selection by these scores beats none, rho_{2,approx} > 1, in three forms.
 
     It speaks of GSGD with R = 2 on convex problems, of its bound against SGD's at the same step size.
 

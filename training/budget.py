@@ -1,4 +1,4 @@
-"""How long a run is: in steps, samples, epochs, or in work or seconds that every method is charged at its own price."""
+"""How long a run is: in steps, samples or epochs, or in work or seconds, where each method is charged its own costs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Budget:
         return self.unit in ("s", "baseline-epochs")
 
     @property
-    def is_priced(self) -> bool:
+    def needs_costs(self) -> bool:
         """Whether it needs to be known what a step of the method costs."""
         return self.is_time or self.unit == "work"
 
@@ -90,7 +90,7 @@ def steps_within(
         samples_per_step: backpropagated samples of all ranks in a step without selection.
         train_size: samples of an epoch.
         costs: needed for a budget of time or work only.
-        dearer_steps: total steps -> how many of them have the price of the method's own step. If it now and then
+        dearer_steps: total steps -> how many of them cost as much as the method's own step. If it now and then
             decreases, as the rounding of two shares makes it, up to 2 (selecting_s / plain_s - 1) steps of what time
             pays for may be missed.
         drawn_per_step: rows of all ranks' gross batches in a selecting step; needed for a budget of work only.
@@ -126,7 +126,7 @@ def steps_within(
 def _affordable(
     budget: Budget, amount: float, plain: float, selecting: float, dearer_steps: Callable[[int], int]
 ) -> int:
-    """The number of steps that `amount` pays for, at these prices of a step without selection and with it."""
+    """The number of steps that `amount` pays for, at these costs of a step without selection and with it."""
     low, high = 0, _whole(budget, amount / min(plain, selecting)) + 1
     while low < high:
         middle = (low + high + 1) // 2

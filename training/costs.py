@@ -1,7 +1,7 @@
 """What a step of each method costs, measured in turn on one machine, before anything is trained.
 
 Clocks on shared machines drift by more than methods differ, so a budget of time is spent in reference time: every step
-at its method's median price (the idea of NoTrainNoGain, Kaddour et al. 2023). The real clock is recorded beside it.
+at its method's median cost (the idea of NoTrainNoGain, Kaddour et al. 2023). The real clock is recorded beside it.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ FREE = BESIDE_THE_RUN | frozenset(
         *("random_share", "max_age", "seed", "evaluations", "evaluation_batch_size", "quality_batches", "test"),
     )
 )
-"""Settings that change no step's price. A setting that is named nowhere here counts: at worst it is measured twice."""
+"""Settings that change no step's cost. A setting that is named nowhere here counts: at worst it is measured twice."""
 
 
-def price(config: Config) -> tuple:
-    """What the cost of a method's own step depends on: methods of one price are measured once."""
+def kind_of_step(config: Config) -> tuple:
+    """What the cost of a method's own step depends on: steps of one kind are measured once."""
     settings = config.training
     without = FREE if settings.selects else FREE | ONLY_SELECTING
     if settings.method in (*WEIGHTED, *SAMPLED):
         # Their losses of rows, a second cross-entropy, are 2 to 10% of a small net's step, and a sampler as much again.
         without = without - {"method"}
-    return tuple(item for item in _as_priced(config).values().items() if item[0] not in without)
+    return tuple(item for item in _as_timed(config).values().items() if item[0] not in without)
 
 
-def _as_priced(config: Config) -> Config:
+def _as_timed(config: Config) -> Config:
     """What is timed in place of `config`: selection at every step, of a moving exit at the last, the dearest."""
     method = parse_method(config.training.method)
     always: dict[str, Any] = {"start_step": 0, "start_share": 0.0, "end_step": 0, "end_share": 1.0, "meter_every": 0}
@@ -76,7 +76,7 @@ def measure_costs(
 ) -> list[StepCosts]:
     """Median seconds of the steps of each configuration, in interleaved rounds on models of their own.
 
-    An exit that moves has the price of the last one, an upper bound of its steps but for those that re-measure.
+    An exit that moves has the cost of the last one, an upper bound of its steps but for those that re-measure.
     The first two rounds warm up. With several ranks all of them step together, and the slowest counts.
     What scoring computes is counted beside, see `scoring_work`.
 
@@ -93,9 +93,9 @@ def measure_costs(
     pairs = []
     for config, task in zip(configs, tasks, strict=True):
         plain = config.with_values({"method": "baseline"})
-        pairs.append((price(plain), price(config)))
-        kinds.setdefault(price(plain), (plain, task))
-        kinds.setdefault(price(config), (_as_priced(config), task))
+        pairs.append((kind_of_step(plain), kind_of_step(config)))
+        kinds.setdefault(kind_of_step(plain), (plain, task))
+        kinds.setdefault(kind_of_step(config), (_as_timed(config), task))
     steps = rounds + 2
     trainings = {kind: Training(config, task, accelerator, steps) for kind, (config, task) in kinds.items()}
     seconds: dict[tuple, list[float]] = {kind: [] for kind in kinds}
@@ -132,7 +132,7 @@ def scoring_work(config: Config, task: Task, accelerator: Accelerator) -> float:
     rows = np.arange(config.training.gross_size) % task.train_size
     batch = training.placed(task.training_batch(rows, 0))
     with torch.no_grad(), accelerator.autocast():
-        # What a first step finds out of the model, on rows of its own, is no step's price.
+        # What a first step finds out of the model, on rows of its own, is no step's cost.
         training.sift.forward_kept(training.sift.choose(batch))
         with FlopCounterMode(display=False) as scoring:
             training.sift.choose(batch)

@@ -183,7 +183,7 @@ def _rehearsed(config: Config, accelerator: Accelerator) -> Rehearsal:
     work = scoring_work(config, task, accelerator) if parse_budget(settings.budget).unit == "work" else None
     costs = StepCosts(plain_s * scale, selecting_s * scale * settings.kept_size / settings.plain_size, work)
     steps = settings.steps_within_budget(
-        task.train_size, accelerator.num_processes, costs if parse_budget(settings.budget).is_priced else None
+        task.train_size, accelerator.num_processes, costs if parse_budget(settings.budget).needs_costs else None
     )
     weights = weights_on_disk(training.model)
     return Rehearsal(
@@ -203,7 +203,7 @@ def _rehearsed(config: Config, accelerator: Accelerator) -> Rehearsal:
 def _training(config: Config, task: Task, accelerator: Accelerator, rows: int, each: int) -> Training:
     """The run's, with so many rows in a step: `each` steps without selection, and as many with."""
     changes: dict[str, Any] = {
-        # What a run looks at in its first steps alone, readings and the check of its scores, is no step's price.
+        # What a run looks at in its first steps alone, readings and the check of its scores, is no step's cost.
         **{"batch_size": rows, "draw": 0, "keep_schedule": "", "accumulation_steps": 1},
         **{"meter_every": 0, "trim": 0.0, "check": False},
         **{"start_step": each, "start_share": 0.0, "end_step": 0, "end_share": 1.0},

@@ -126,7 +126,7 @@ class TrainingSettings:
         "",
         'in place of `keep`, shares by steps, as "0:1.0,1000:0.5", each good from its step on, or "accuracy", the rule '
         "of ordered SGD (arXiv:1907.04371): all rows, then a half, a quarter, an eighth, a sixteenth of them from "
-        "training accuracies of 80, 90, 95, 99.5% on. Prices change with it: budget in steps, samples or epochs",
+        "training accuracies of 80, 90, 95, 99.5% on. Costs change with it: budget in steps, samples or epochs",
     )
     draw: Natural = key(
         0,
@@ -166,7 +166,7 @@ class TrainingSettings:
     check: bool = engines("check")
     auto_level: Share = key(
         AutoExit.level,
-        "`level` of `gsgd.sift.AutoExit`, for methods @auto. A budget of time charges every step of theirs the price "
+        "`level` of `gsgd.sift.AutoExit`, for methods @auto. A budget of time charges every step of theirs the cost "
         "of the last exit, an upper bound; `wall_clock_s` and `selection_s` have all",
     )
     auto_every: Positive = key(
@@ -215,7 +215,7 @@ class TrainingSettings:
         SiftOptions.meter_every,
         "every so many selecting steps the scores are compared with exact losses on the step's own gross batch, and "
         "`meters.csv` gets a row; 0 for never. It changes nothing that is trained. It is part of `wall_clock_s`, but "
-        "neither of `selection_s` nor of the prices that a budget of time is kept by",
+        "neither of `selection_s` nor of the costs that a budget of time is kept by",
     )
     log_rows: bool = key(
         False,
@@ -260,12 +260,12 @@ class TrainingSettings:
         if self.end_share < self.start_share:
             raise ValueError(f"end_share = {self.end_share:g} must be at least start_share = {self.start_share:g}")
         unit = parse_budget(self.budget).unit
-        priced = ("steps",) if self.draw else ("steps", "samples", "epochs")
-        if self.selects and self.keep_schedule and unit not in priced:
+        countable = ("steps",) if self.draw else ("steps", "samples", "epochs")
+        if self.selects and self.keep_schedule and unit not in countable:
             raise ValueError(
                 f"budget = {self.budget!r} with keep_schedule = {self.keep_schedule!r}"
                 f"{f' and draw = {self.draw}' if self.draw else ''}: what a step costs changes along the run, so give "
-                f"the budget in {' or '.join(priced)}"
+                f"the budget in {' or '.join(countable)}"
             )
         # As gsgd.selectors.trim counts.
         trimmed = math.floor(self.trim * self.gross_size + 1e-9)
@@ -328,7 +328,7 @@ class TrainingSettings:
         return last - first
 
     def dearer_steps(self, total_steps: int, done: int | None = None) -> int:
-        """How many of a run's first `done` steps, by default of all, have the price of a step with selection.
+        """How many of a run's first `done` steps, by default of all, cost as much as a step with selection.
 
         A method that weights losses or samples rows does so at every step, and is charged for it.
         """

@@ -170,13 +170,13 @@ class Training:
             if ahead is not None:
                 # Selection begins or ends here, and the batch has another size.
                 self.order.load_state_dict(ahead.before)
-            batch = self._reading(rows)()
+            batch = self._fetching(rows)()
         if self.reader is not None:
             before = self.order.state_dict()
-            self._ahead = _Ahead(rows, before, self.reader.submit(self._reading(rows)))
+            self._ahead = _Ahead(rows, before, self.reader.submit(self._fetching(rows)))
         return self.placed(batch)
 
-    def _reading(self, rows: int) -> Callable[[], dict[str, Tensor]]:
+    def _fetching(self, rows: int) -> Callable[[], dict[str, Tensor]]:
         """Moves on in the order of the data, and leaves what is to be done for the batch to whoever calls it."""
         if self.sampled is not None:
             ids, weights, epoch = self.sampled.take()

@@ -14,7 +14,7 @@ from figures.statistics import groups_of
 def draw(evaluations: pd.DataFrame) -> Figure:
     """One row a comparison: against reference time where there is one, and against the real clock (Figure 2).
 
-    Reference time charges every step its method's median price, measured before the runs; the real clock is what this
+    Reference time charges every step its method's median cost, measured before the runs; the real clock is what this
     machine showed, with whatever else it did.
     """
     groups = groups_of(evaluations)
@@ -24,11 +24,11 @@ def draw(evaluations: pd.DataFrame) -> Figure:
         unit, seconds = ("h", 3600) if rows["wall_clock_s"].max() > 2 * 3600 else ("s", 1)
         timed = rows.assign(wall=rows["wall_clock_s"] / seconds, reference=rows["reference_s"] / seconds)
         if timed["reference"].notna().all():
-            label = f"reference time ({unit}): steps at measured prices"
+            label = f"reference time ({unit}): steps at measured costs"
             accuracy.panel(left, timed, "reference", label, "at equal reference time", width=half)
         else:
             left.set_axis_off()
-            style.note(left, "no reference time:\nprices were not measured", x=0.5, y=0.5, ha="center", va="center")
+            style.note(left, "no reference time:\ncosts were not measured", x=0.5, y=0.5, ha="center", va="center")
         accuracy.panel(right, timed, "wall", f"real clock ({unit})", "at equal real time", width=half)
     style.legend_below(figure, axes, columns=4, order=labels_in_order(evaluations["method"]))
     return figure

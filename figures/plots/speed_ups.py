@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -37,7 +38,8 @@ def draw(ladders: pd.DataFrame, claims: pd.DataFrame | None) -> Figure:
         _values(above, of_group)
         of_claims = None if claims is None else claims[(claims["group"] == name) & (claims["measure"] == "accuracy")]
         _factors(below, of_group)
-        style.title(above, f"{style.group(of_group)}: {sentence(of_claims)}", width=width / columns)
+        # The two lines beside the lower axes stand left of the upper ones, too.
+        style.title(above, f"{style.group(of_group)}: {sentence(of_claims)}", width=width / columns, left=0.8)
     for place in range(len(groups), rows * columns):
         row, column = divmod(place, columns)
         axes[2 * row][column].set_axis_off()
@@ -46,8 +48,8 @@ def draw(ladders: pd.DataFrame, claims: pd.DataFrame | None) -> Figure:
     return figure
 
 
-def sentence(claims: pd.DataFrame | None) -> str:
-    """What is claimed by accuracy: the methods whose whole interval lies on one side of 1."""
+def sentence(claims: pd.DataFrame | None, what: str = "budget") -> str:
+    """What is claimed by one measure: the methods whose whole interval lies on one side of 1, and so much of `what`."""
     if claims is None or claims.empty:
         return "no factor could be measured"
     sure = claims[(claims["low"] > 1) | (claims["high"] < 1)]
@@ -58,7 +60,7 @@ def sentence(claims: pd.DataFrame | None) -> str:
         entry = sure[sure["method"] == method].iloc[0]
         bound = "" if entry["place"] == "on the ladder" else "at least " if entry["low"] > 1 else "at most "
         parts.append(f"{look(method).brief} {bound}{entry['factor']:.2f} times")
-    return f"budget worth against plain training: {', '.join(parts)}"
+    return f"{what} worth against plain training: {', '.join(parts)}"
 
 
 def _at(rows: pd.DataFrame, place: float) -> np.ndarray:
@@ -116,10 +118,13 @@ def _factors(ax: Axes, rows: pd.DataFrame) -> None:
                 mark.set_markerfacecolor(filled)
     _budgets(ax, rows)
     ax.set_ylim(low, high)
-    ax.yaxis.set_major_locator(FixedLocator([0.25, 0.5, 0.7, 1, 1.4, 2, 2.8, 4]))
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}\N{MULTIPLICATION SIGN}"))
+    factors(ax.yaxis)
     ax.set_ylabel("plain training's budget\nfor the same accuracy")
+
+
+def factors(axis: Axis) -> None:
+    """Mark factors on a logarithmic axis."""
+    style.ticks(axis, [0.25, 0.5, 0.7, 1, 1.4, 2, 2.8, 4], "{x:g}\N{MULTIPLICATION SIGN}")
 
 
 def _budgets(ax: Axes, rows: pd.DataFrame) -> None:

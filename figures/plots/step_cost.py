@@ -1,4 +1,4 @@
-"""The parts of a training step's time, and the price that selection adds to it."""
+"""The parts of a training step's time, and what selection adds to it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PARTS = (
 
 
 def draw(runs: pd.DataFrame, costs: pd.DataFrame | None = None) -> Figure:
-    """Shares of the training time, and a step's median price beside the plain one's where it was measured, by group.
+    """Shares of the training time, and a step's median cost beside the plain one's where it was measured, by group.
 
     Raises:
         Missing: if no run was evaluated.
@@ -54,7 +54,7 @@ def draw(runs: pd.DataFrame, costs: pd.DataFrame | None = None) -> Figure:
         dearest = rows.loc[rows["selection_s"].idxmax()]
         said = f"{look(dearest['method']).brief} spends {dearest['selection_s']:.0%} on scoring"
         style.title(left, f"{style.group(rows)}: {said}", width=width, left=0)
-        _prices(right, rows, costs, width)
+        _step_costs(right, rows, costs, width)
     style.legend_below(figure, axes, columns=3)
     return figure
 
@@ -75,13 +75,13 @@ def shares_of(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["group", "method", *(name for name, *_ in PARTS)])
 
 
-def _prices(ax: Axes, rows: pd.DataFrame, costs: pd.DataFrame | None, width: float) -> None:
-    priced = None if costs is None else costs[costs["group"] == rows["group"].iloc[0]].set_index("method")
-    if priced is None or not set(rows["method"]) & set(priced.index):
+def _step_costs(ax: Axes, rows: pd.DataFrame, costs: pd.DataFrame | None, width: float) -> None:
+    measured = None if costs is None else costs[costs["group"] == rows["group"].iloc[0]].set_index("method")
+    if measured is None or not set(rows["method"]) & set(measured.index):
         ax.set_axis_off()
-        style.note(ax, "prices were not measured", x=0.5, y=0.5, ha="center", va="center")
+        style.note(ax, "costs were not measured", x=0.5, y=0.5, ha="center", va="center")
         return
-    found = 1e3 * priced[["plain_s", "selecting_s"]].reindex(rows["method"])
+    found = 1e3 * measured[["plain_s", "selecting_s"]].reindex(rows["method"])
     plain = found["plain_s"].to_numpy()
     # The baseline has no selecting steps to pay for.
     selecting = found["selecting_s"].where(found.index != "baseline").to_numpy()
@@ -89,16 +89,16 @@ def _prices(ax: Axes, rows: pd.DataFrame, costs: pd.DataFrame | None, width: flo
     ax.plot(plain, range(len(rows)), "o", color="black", markerfacecolor="white", label="plain step", linestyle="none")
     ax.plot(selecting, range(len(rows)), "s", color=style.VERMILLION, label="selecting step", linestyle="none")
     beside: Any = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": style.POINTS - 1.5}
-    for row, (price, dear) in enumerate(zip(selecting / plain, np.fmax(plain, selecting), strict=True)):
-        if not math.isnan(price):
-            ax.annotate(rf"$\times${price:.2f}", (dear, row), **beside)
+    for row, (ratio, dear) in enumerate(zip(selecting / plain, np.fmax(plain, selecting), strict=True)):
+        if not math.isnan(ratio):
+            ax.annotate(rf"$\times${ratio:.2f}", (dear, row), **beside)
     ax.set(xlim=(0, 1.25 * float(found.max().max())), xlabel="median step (ms)")
     method_rows.label(ax, list(rows["method"]))
     ax.set_yticklabels([])
     style.title(ax, _dearest(selecting / plain), width=width, left=0)
 
 
-def _dearest(prices: np.ndarray) -> str:
-    if np.isnan(prices).all():
+def _dearest(ratios: np.ndarray) -> str:
+    if np.isnan(ratios).all():
         return "No method selects"
-    return f"Selecting costs up to {np.nanmax(prices):.2f} plain steps"
+    return f"Selecting costs up to {np.nanmax(ratios):.2f} plain steps"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gsgd.sift.models.wrappers import innermost
 from gsgd.sift.options import SiftOptions, nearest
-from gsgd.sift.scoring_pass.labels import LabelReading
+from gsgd.sift.scoring_pass.labels import LabelConvention
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def backend_of(options: SiftOptions) -> str:
 
 
 class CompiledScoring:
-    """The parts of a scoring pass that are compiled, each once for an exit and a way of reading labels.
+    """The parts of a scoring pass that are compiled, each once for an exit and a convention of labels.
 
     Of a model that computes its own loss these are the layers up to the exit, below the head, and on a device the score
     of the head's predictions; the head itself runs operator by operator. Of others it is the whole early prediction.
@@ -117,18 +117,18 @@ class CompiledScoring:
 
     def __init__(self, backend: str):
         self.backend = backend
-        self.parts: dict[tuple[int, LabelReading, bool], Compiled] = {}
+        self.parts: dict[tuple[int, LabelConvention, bool], Compiled] = {}
         self.function: Compiled | None = None
 
-    def view(self, view: nn.Module, exit_layer: int, reading: LabelReading) -> nn.Module:
+    def view(self, view: nn.Module, exit_layer: int, convention: LabelConvention) -> nn.Module:
         """`view`, or with its part below the head, compiled."""
         # The copied modules on the way to the layers keep the mode that they were copied in.
-        key, name = (exit_layer, reading, view.training), f"the early prediction at exit {exit_layer}"
-        if reading.way == "own loss" and reading.below is None:
+        key, name = (exit_layer, convention, view.training), f"the early prediction at exit {exit_layer}"
+        if convention.way == "own loss" and convention.below is None:
             return view
-        if reading.below is None:
+        if convention.below is None:
             return self.parts.setdefault(key, Compiled(view, name, self.backend))
-        path, _, last = reading.below.rpartition(".")
+        path, _, last = convention.below.rpartition(".")
         owner = innermost(view).get_submodule(path)  # FSDP may be around PEFT
         compiled = self.parts.setdefault(key, Compiled(owner._modules[last], name, self.backend))  # type: ignore[arg-type]
         owner._modules[last] = compiled

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gsgd.renamed import old_attribute
 from gsgd.sift.batch_structure import device_of
 from gsgd.sift.choice import Choice, Selection, number_kept
 from gsgd.sift.compilation import begin_step
@@ -35,7 +36,7 @@ from gsgd.sift.schedules.schedule import Schedule
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.labels import shifts_by_name
 from gsgd.sift.scoring_pass.module_state import uninitialised
-from gsgd.sift.shared_forward.recording import Recording, say_once
+from gsgd.sift.shared_forward.capture import Capture, say_once
 from gsgd.sift.shared_forward.sharing import Shared
 from gsgd.sift.timing import Elapsed
 from gsgd.sift.training_pass import TrainingPass
@@ -201,7 +202,7 @@ class Sift(EngineState):
             with watch.measure(device):
                 self.exit_layer = self.auto.moved(self.scorer, batch, step)
         self._take_reading(batch, ids, step)
-        recording = self._training_pass.recording(
+        capture = self._training_pass.new_capture(
             self.model,
             batch,
             self.exit_layer,
@@ -210,7 +211,7 @@ class Sift(EngineState):
             packed=pack is not None,
         )
         with torch.no_grad(), watch.measure(device):
-            scores = self._scores(batch, ids, recording) if pack is None else self._scores_of_documents(pack)
+            scores = self._scores(batch, ids, capture) if pack is None else self._scores_of_documents(pack)
             if pack is not None and self.options.keep_tokens and scores is not None:
                 kept = pack.number_within(scores, self.keep)
             chosen = self._choice.rows(
@@ -235,8 +236,8 @@ class Sift(EngineState):
                 ids = self.ranks.gathered(ids)[self.ranks.share(chosen).to(ids.device)]
             elif ids is not None:
                 ids = ids.index_select(0, chosen.to(ids.device))
-        if recording is not None and recording.segments:
-            self._training_pass.shared = Shared(recording, self.exit_layer, taken, chosen, batch.get("labels"))
+        if capture is not None and capture.segments:
+            self._training_pass.shared = Shared(capture, self.exit_layer, taken, chosen, batch.get("labels"))
         number = rows.size(taken) if self.ranks.together else len(chosen)
         first = self.ranks.rank * size if self.ranks.together else 0
         self.totals.selected_steps += 1
@@ -291,10 +292,10 @@ class Sift(EngineState):
         labelled, positions, batch = self._training_pass.labelled, None, rows
         if labelled is not None:
             batch, positions = {**rows, "labels": labelled[1]}, (labelled[0], len(rows["labels"]))
-        noted = self._notes.note(
-            output, rows, batch, step=self._present_step, positions=positions, items=items, weights=weights
-        )
+        step = self._present_step
+        noted = self.named_rows.note(output, rows, batch, step=step, positions=positions, items=items)
         if noted is not None:
+            self._notes.log(noted, weights, step=step)
             self.last = dataclasses.replace(self.last, ids=noted.ids, losses=noted.losses, weights=weights)
 
     def write_rows(self) -> None:
@@ -369,10 +370,12 @@ class Sift(EngineState):
         return self.scorer.shifts
 
     @property
-    def recorded_bytes(self) -> int:
+    def captured_bytes(self) -> int:
         """Bytes that `choose` has kept for the training pass on its rows."""
         shared = self._training_pass.shared
-        return 0 if shared is None else shared.recording.nbytes
+        return 0 if shared is None else shared.capture.nbytes
+
+    recorded_bytes = old_attribute("Sift", "recorded_bytes", "captured_bytes")
 
     def _learn_rows(self, batch: Any) -> int:
         """Notice which entries of the batch have rows, and say so at the first step; return how many rows there are."""
@@ -382,7 +385,7 @@ class Sift(EngineState):
             logger.log(logging.WARNING if "is not known" in said else logging.INFO, "%s", said)
         return rows.learn(batch)
 
-    def _scores(self, batch: Any, ids: Tensor | None, recording: Recording | None) -> Tensor | None:
+    def _scores(self, batch: Any, ids: Tensor | None, capture: Capture | None) -> Tensor | None:
         """(B,) scores of a gross batch; None where nothing scores."""
         if self.options.score == "last-seen" and self.named_rows is not None and ids is not None:
             return self.named_rows.scores(ids, step=self._present_step, device=device_of(batch))
@@ -390,7 +393,7 @@ class Sift(EngineState):
             return None
         parts = self.scorer.parts(batch)
         if len(parts) == 1:
-            return self.scorer.scores(parts[0], self.exit_layer, recording=recording)
+            return self.scorer.scores(parts[0], self.exit_layer, capture=capture)
         return torch.cat([self.scorer.scores(part, self.exit_layer) for part in parts])
 
     def _scores_of_documents(self, pack: Pack) -> Tensor | None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from gsgd import host
 from gsgd import scores as row_scores
+from gsgd.renamed import old_attribute
 from gsgd.sift.batch import BatchRows
 from gsgd.sift.compilation import CompiledScoring, backend_of
 from gsgd.sift.exits import EarlyExit, count_exits, exit_view, last_shared_layer, layers_after, only_up_to
@@ -32,8 +33,14 @@ from gsgd.sift.scoring_pass.forward import (
     own_losses,
     run,
 )
-from gsgd.sift.scoring_pass.label_learning import learnt_reading
-from gsgd.sift.scoring_pass.labels import LABEL_NAMES, LabelReading, label_names, makes_decoder_inputs, shifts_by_name
+from gsgd.sift.scoring_pass.label_learning import learnt_convention
+from gsgd.sift.scoring_pass.labels import (
+    LABEL_NAMES,
+    LabelConvention,
+    label_names,
+    makes_decoder_inputs,
+    shifts_by_name,
+)
 from gsgd.sift.scoring_pass.mode import (
     draws_kept,
     no_autocast_cache,
@@ -45,7 +52,7 @@ from gsgd.sift.scoring_pass.mode import (
 from gsgd.sift.scoring_pass.module_state import unchanged
 from gsgd.sift.scoring_pass.padded_positions import Form, Positions, PositionsPerRow
 from gsgd.sift.scoring_pass.row_losses import IGNORED, LEAST, RowLosses
-from gsgd.sift.shared_forward.recording import Recording
+from gsgd.sift.shared_forward.capture import Capture
 
 BUILT_IN = (row_scores.cross_entropy, row_scores.entropy, row_scores.margin, row_scores.gradient_norm_bound)
 """Scores that are a mean over labelled positions, so that the head need not run on the others."""
@@ -81,7 +88,7 @@ class Scorer:
         self.rows = BatchRows(innermost(model), rows=options.rows, label_names=names)
         self.reference: Callable[[Mapping[str, Any]], Tensor | None] = self.own_loss
         self.positions = PositionsPerRow()
-        self._readings: dict[Form, LabelReading] = {}
+        self._conventions: dict[Form, LabelConvention] = {}
         self._compiled = _compiled_scoring(options)
         if self.function is not None:
             self.exits = count_exits(unwrap(model))
@@ -107,8 +114,8 @@ class Scorer:
         *,
         function: Callable[..., Tensor] | None = None,
         mode: str | None = None,
-        reading: LabelReading | None = None,
-        recording: Recording | None = None,
+        convention: LabelConvention | None = None,
+        capture: Capture | None = None,
     ) -> Tensor:
         """One score per row of the gross batch, by the early prediction at `exit_layer`; larger is harder.
 
@@ -119,8 +126,8 @@ class Scorer:
             batch: with labels, and the model's inputs. If FSDP shards the model, every rank must call this.
             function: `(logits, labels) -> (B,)`; the options' where None.
             mode: "train", "eval", or "frozen-batchnorm"; the options' where None.
-            reading: how labels are read; what `learn` found where None.
-            recording: takes down what the layers compute, for the training pass; what the scores do not need of the
+            convention: how labels are read; what `learn` found where None.
+            capture: keeps what the layers compute, for the training pass; what the scores do not need of the
                 exit layer is then left out.
 
         Returns:
@@ -130,13 +137,13 @@ class Scorer:
             ValueError: if the batch has no labels, or has no loss per row, or `function` returns another shape; on the
                 CPU also for a label out of range, which gives NaN elsewhere.
         """
-        probing = reading is not None
+        probing = convention is not None
         function = self.function if function is None else function
         if function is None:
             raise ValueError(f'score = "{self.options.score}" makes no early prediction')
         model = unwrap(self.model)
-        if reading is None:
-            reading = self.reading(batch) if _is_built_in(function) else LabelReading("callable")
+        if convention is None:
+            convention = self.convention(batch) if _is_built_in(function) else LabelConvention("callable")
         # A callable may do without labels.
         names = self.label_names(batch) if _is_built_in(function) else self._label_names(batch)
         size = self.rows.size(batch)
@@ -150,38 +157,38 @@ class Scorer:
             view = exit_view(model, exit_layer)
             compiled = self._compiled if not probing else None
             if compiled is not None:
-                view = compiled.view(view, exit_layer, reading)
-            own = reading.way == "own loss"
+                view = compiled.view(view, exit_layer, convention)
+            own = convention.way == "own loss"
             labels: Any = batch[names[0]] if names else None
             inputs = self.inputs(batch, labels=own or makes_decoder_inputs(model, batch))
             targets = labels
             if _is_built_in(function):
-                targets = reading.aligned(labels)
-                if targets.dim() > 1 and targets.shape[1:].numel() == 1 and reading.way == "logits":
+                targets = convention.aligned(labels)
+                if targets.dim() > 1 and targets.shape[1:].numel() == 1 and convention.way == "logits":
                     targets = targets.reshape(size)
-            begin_head = recording.begin_head if recording is not None and recording.head else None
+            begin_head = capture.begin_head if capture is not None and capture.head else None
             padded: Positions | None = None
-            at_labelled = reading.way == "positions" or (own and reading.below is not None)
+            at_labelled = convention.way == "positions" or (own and convention.below is not None)
             if at_labelled and begin_head is None and not host.holds(targets):
-                # A recorded head is told which of the labelled positions it sees, so it sees those alone.
-                ignored = reading.ignore_index if own else IGNORED
+                # A captured head is told which of the labelled positions it sees, so it sees those alone.
+                ignored = convention.ignore_index if own else IGNORED
                 padded = self.padded_positions(batch, labels if own else targets, ignored, every=probing)
-            with contextlib.ExitStack() as recorded:
-                if recording is not None:
+            with contextlib.ExitStack() as captured:
+                if capture is not None:
                     layer = last_shared_layer(model, exit_layer)
-                    labelled = _that_count(targets, first=own) if reading.below is not None else None
-                    recorded.enter_context(recording.record(size, layer, labelled))
-                if own and reading.below is None:
+                    labelled = _that_count(targets, first=own) if convention.below is not None else None
+                    captured.enter_context(capture.scoring(size, layer, labelled))
+                if own and convention.below is None:
                     values, _ = own_losses(view, RowLosses(size, function), inputs)
                 elif at_labelled:
                     head = LabelledHead(
                         view,
                         inputs,
                         labels if own else targets,
-                        reading.below,
-                        ignored=reading.ignore_index if own else IGNORED,
+                        convention.below,
+                        ignored=convention.ignore_index if own else IGNORED,
                         padded=padded,
-                        recorded=recorded,
+                        captured=captured,
                         begin_head=begin_head,
                     )
                     score = row_scores.of_positions(function)
@@ -190,15 +197,15 @@ class Scorer:
                     values = head.own_losses(names[0], function, score) if own else head.scores(score)
                 else:
                     logits = view(**inputs) if isinstance(innermost(model), EarlyExit) else logits_of(run(view, inputs))
-            if not own and reading.way != "positions":
+            if not own and convention.way != "positions":
                 found = _checked(function(logits, targets, *([batch] if takes_batch(function) else [])), size)
                 return found if compiled is None else found.clone()  # graphs write to their own outputs again
-        if recording is None or not recording.partly or not bool(values.isnan().any()):
+        if capture is None or not capture.partly or not bool(values.isnan().any()):
             return values
         # Either a score depends on positions that were left out, or it is NaN anyway.
-        recording.findings.positions_meet = True
-        full = self.scores(batch, exit_layer, function=function, mode=mode, reading=reading, recording=recording)
-        recording.findings.positions_meet = bool((values.isnan() & ~full.isnan()).any())
+        capture.findings.positions_meet = True
+        full = self.scores(batch, exit_layer, function=function, mode=mode, convention=convention, capture=capture)
+        capture.findings.positions_meet = bool((values.isnan() & ~full.isnan()).any())
         return full
 
     def padded_positions(
@@ -259,29 +266,31 @@ class Scorer:
             for name, value in sorted(batch.items(), key=lambda entry: str(entry[0]))
         )
 
-    def reading(self, batch: Mapping[str, Any]) -> LabelReading:
+    def convention(self, batch: Mapping[str, Any]) -> LabelConvention:
         """How labels of batches of this form are read; it is learnt the first time."""
-        found = self._readings.get(self.form(batch))
+        found = self._conventions.get(self.form(batch))
         return self.learn(batch) if found is None else found
 
-    def learn(self, batch: Mapping[str, Any]) -> LabelReading:
+    reading = old_attribute("Scorer", "reading", "convention")
+
+    def learn(self, batch: Mapping[str, Any]) -> LabelConvention:
         """Find out from the model's own loss of two rows how it reads their labels.
 
         If FSDP shards the model, every rank must call this.
         """
         probe = self.rows.take(batch, self.probe_rows(batch))
-        found = learnt_reading(self, probe)
-        self._readings[self.form(batch)] = found
+        found = learnt_convention(self, probe)
+        self._conventions[self.form(batch)] = found
         return found
 
-    def assume(self, batch: Mapping[str, Any], reading: LabelReading, *, most_labels: int | None = None) -> None:
+    def assume(self, batch: Mapping[str, Any], convention: LabelConvention, *, most_labels: int | None = None) -> None:
         """Read labels of batches of this form in this way from now on.
 
         Args:
             most_labels: how many labels a row of this length has at most; None to find out from the next batch, where
                 that matters.
         """
-        self._readings[self.form(batch)] = reading
+        self._conventions[self.form(batch)] = convention
         if most_labels is not None:
             self.positions.learn(self._form_of_rows(batch), batch[self.label_names(batch)[0]].shape[1], most_labels)
 
@@ -296,25 +305,27 @@ class Scorer:
     @property
     def shifts(self) -> bool:
         """Whether position t predicts label t + 1: as was learnt last, or before that as the model's class suggests."""
-        found = [reading.shift for reading in self._readings.values() if reading.way in ("positions", "logits")]
+        found = [
+            convention.shift for convention in self._conventions.values() if convention.way in ("positions", "logits")
+        ]
         return bool(found[-1]) if found else shifts_by_name(unwrap(self.model))
 
-    def not_recorded_because(self, batch: Mapping[str, Any]) -> str | None:
+    def not_captured_because(self, batch: Mapping[str, Any]) -> str | None:
         """Why the shared forward cannot take down how such a batch is scored; None if it can."""
         if not self.built_in and self.function is not None:
             own = makes_decoder_inputs(unwrap(self.model), batch)
             return "the decoder's inputs are made of the labels" if own else None
-        reading = self.reading(batch)
-        if reading.way == "own loss" and reading.below is None:
+        convention = self.convention(batch)
+        if convention.way == "own loss" and convention.below is None:
             return "rows are scored by the model's own loss functions"
         return None
 
     def labelled(self, batch: Mapping[str, Any], losses: Tensor) -> Tensor:
         """(rows,), which rows have a label that a prediction is made for, given their exact losses."""
-        reading, labels = self.reading(batch), batch[self.label_names(batch)[0]]
-        if reading.way == "own loss" or labels.is_floating_point():
+        convention, labels = self.convention(batch), batch[self.label_names(batch)[0]]
+        if convention.way == "own loss" or labels.is_floating_point():
             return losses != LEAST
-        there = reading.aligned(labels) != IGNORED
+        there = convention.aligned(labels) != IGNORED
         return there.reshape(len(there), -1).any(dim=1)
 
     @contextlib.contextmanager

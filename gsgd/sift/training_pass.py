@@ -18,7 +18,7 @@ from gsgd.sift.reuse_trial import ReuseTrial
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.head_positions import HeadAtPositions, positions_only
 from gsgd.sift.scoring_pass.row_losses import IGNORED
-from gsgd.sift.shared_forward.recording import Findings, Recording, say_once
+from gsgd.sift.shared_forward.capture import Capture, Findings, say_once
 from gsgd.sift.shared_forward.sharing import Shared, two_passes_because
 from gsgd.sift.timing import Totals
 
@@ -56,13 +56,13 @@ class TrainingPass:
     def release(self) -> None:
         """Let go of what scoring has left."""
         if self.shared is not None:
-            self.shared.recording.release()
+            self.shared.capture.release()
             self.shared = None
 
-    def recording(
+    def new_capture(
         self, model: nn.Module, batch: Any, exit_layer: int, *, together: bool, holds_window: bool, packed: bool = False
-    ) -> Recording | None:
-        """What takes down the scoring pass of a gross batch; None where nothing is to be taken from it.
+    ) -> Capture | None:
+        """What keeps the scoring pass of a gross batch; None where nothing is to be taken from it.
 
         Args:
             together, holds_window: see `two_passes_because`.
@@ -75,7 +75,7 @@ class TrainingPass:
         if not share and not gross:
             return None
         reason = "documents are scored in rows, and trained on in a pack" if packed else None
-        reason = reason or self.scorer.not_recorded_because(batch)
+        reason = reason or self.scorer.not_captured_because(batch)
         reason = reason or two_passes_because(
             model, exit_layer, self.options, together=together, holds_window=holds_window
         )
@@ -87,7 +87,7 @@ class TrainingPass:
                 say_once(f"scoring and training make two passes: {reason}")
             return None
         head = self.options.labelled_head and exit_layer == self.scorer.exits
-        return Recording(self.findings, share=share, gross_statistics=gross, head=head)
+        return Capture(self.findings, share=share, gross_statistics=gross, head=head)
 
     @contextlib.contextmanager
     def sharing(self, model: nn.Module, rows: Mapping[str, Any]) -> Iterator[Shared | None]:
@@ -100,8 +100,8 @@ class TrainingPass:
         self.shared = None
         with shared.training_pass(model):
             yield shared
-        self.totals.scored_operations += shared.recording.costly
-        self.totals.reused_operations += shared.recording.handed
+        self.totals.scored_operations += shared.capture.costly
+        self.totals.reused_operations += shared.capture.handed
 
     def run(self, model: nn.Module, rows: Mapping[str, Any]) -> Any:
         """The model's output on rows that were chosen."""
@@ -117,17 +117,17 @@ class TrainingPass:
             if self.compiled is not None and self._head is not None:
                 with self._head.at(where, columns):
                     return outlasting(self.compiled(**{**rows, "labels": labelled}))
-            head = shared.begin_head if shared is not None and shared.recording.head else lambda chosen: chosen
+            head = shared.begin_head if shared is not None and shared.capture.head else lambda chosen: chosen
             with positions_only(unwrap(model), where, columns, head):
                 return model(**{**rows, "labels": labelled})
 
     def _labelled(self, rows: Mapping[str, Any], labels: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
         """(rows (N,), columns (N,), labels (1, N)) of the labelled positions; None if there are none.
 
-        On a device others may be among them, with the label that does not count, unless a head was recorded at labelled
+        On a device others may be among them, with the label that does not count, unless a head was captured at labelled
         ones alone.
         """
-        if host.holds(labels) or (self.shared is not None and self.shared.recording.head):
+        if host.holds(labels) or (self.shared is not None and self.shared.capture.head):
             where, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
             return None if len(where) == 0 else (where, columns, labels[where, columns].unsqueeze(0))
         found = self.scorer.padded_positions(rows, labels)

@@ -233,7 +233,7 @@ def write_theory(folder):
 
 # ---- Readings of scores, and diagnoses ----
 
-LIVE_COLUMNS = (
+READING_COLUMNS = (
     *("run", "method", "seed", "step", "exit_layer", "rows", "kept", "rho", "rho_approx", "rho_pairs"),
     *("rho_pairs_approx", "sigma", "independence", "margin_correlation", "pairwise_agreement", "overlap"),
     *("rank_correlation", "overlap_finite", "overlap_limit", "agreement_predicted", "beta_from_agreement"),
@@ -253,12 +253,12 @@ def reading(step, beta=0.7, method="loss@1", seed=0, **changes):
         **{"beta_from_agreement": 0.65, "sigma_max": 0.36, "sigma_max_sharp": 0.6},
         **{"rho_pairs_guaranteed": 1.1, "independence_level": 0.3, **changes},
     }
-    return tuple(row[name] for name in LIVE_COLUMNS)
+    return tuple(row[name] for name in READING_COLUMNS)
 
 
-def write_live(folder, rows):
+def write_readings(folder, rows, name="readings.csv"):
     """The table that `gsgd diagnose FOLDER` writes, of such rows."""
-    return write_csv(folder / "live.csv", LIVE_COLUMNS, rows)
+    return write_csv(folder / name, READING_COLUMNS, rows)
 
 
 def write_log(run, steps, part=0, rank=0):
@@ -295,11 +295,12 @@ def write_diagnosis(folder, *points):
     return folder / "diagnosis.json"
 
 
-def write_ladder(folder, claimed, *, runs=3, split="test", **cells):
+def write_ladder(folder, claimed, *, runs=3, split="test", in_seconds=None, **cells):
     """A finished ladder of the budgets 100, 200 and 400 work: plain training, and methods with what is claimed of them.
 
     Args:
         claimed: method -> (factor, low, high), which is also its speed-up at every rung.
+        in_seconds: the same by the clock; nothing is claimed by it where None.
         cells: of every method's row at a rung.
     """
     rungs = [100, 200, 400]
@@ -313,11 +314,14 @@ def write_ladder(folder, claimed, *, runs=3, split="test", **cells):
             row = dict(zip(columns, [method, budget, runs, 0, 4, *values, *speed_up, *speed_up], strict=True))
             rows.append([{**row, **({} if method == "baseline" else cells)}[name] for name in columns])
     write_csv(folder / "ladder.csv", columns, rows)
-    claims = [
-        [method, measure, 1, *speed_up, "on the ladder"]
-        for method, speed_up in claimed.items()
-        for measure in ("accuracy", "loss")
-    ]
-    write_csv(folder / "claims.csv", ["method", "measure", "rungs", "factor", "low", "high", "place"], claims)
+    for name, of_table in (("claims", claimed), ("claims_in_seconds", in_seconds or {})):
+        claims = [
+            [method, measure, 1, *speed_up, "on the ladder"]
+            for method, speed_up in of_table.items()
+            for measure in ("accuracy", "loss")
+        ]
+        if claims:
+            columns = ["method", "measure", "rungs", "factor", "low", "high", "place"]
+            write_csv(folder / f"{name}.csv", columns, claims)
     content = {"date": "2025-03-04T05:06:07+00:00", "rungs": [f"{budget}work" for budget in rungs], "split": split}
     (folder / "ladder.json").write_text(json.dumps(content))

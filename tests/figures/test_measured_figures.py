@@ -35,12 +35,19 @@ def lines(ax):
 
 
 def test_readings_of_comparisons_and_of_single_runs(recorded, tmp_path):
-    recorded.write_live(tmp_path / "c", [recorded.reading(10), recorded.reading(20)])
-    recorded.write_live(tmp_path / "c" / "loss@1-seed0", [recorded.reading(10)])  # they are in the table above
-    recorded.write_live(tmp_path / "single", [recorded.reading(30)])
+    recorded.write_readings(tmp_path / "c", [recorded.reading(10), recorded.reading(20)])
+    recorded.write_readings(tmp_path / "c" / "loss@1-seed0", [recorded.reading(10)])  # they are in the table above
+    recorded.write_readings(tmp_path / "single", [recorded.reading(30)])
     found = Results(tmp_path).table("readings")
     assert found["group"].tolist() == ["c", "c", "single"]
     assert found["step"].tolist() == [10, 20, 30]
+
+
+def test_a_table_of_readings_by_its_older_name_is_read_where_there_is_no_newer_one(recorded, tmp_path):
+    recorded.write_readings(tmp_path / "both", [recorded.reading(10)], "live.csv")
+    recorded.write_readings(tmp_path / "both", [recorded.reading(20)])
+    recorded.write_readings(tmp_path / "older", [recorded.reading(30)], "live.csv")
+    assert sorted(Results(tmp_path).table("readings")["step"]) == [20, 30]
 
 
 def test_without_readings_the_command_is_named(tmp_path):
@@ -51,7 +58,7 @@ def test_without_readings_the_command_is_named(tmp_path):
 
 
 def test_a_malformed_reading_is_named(recorded, tmp_path):
-    path = recorded.write_live(tmp_path, [recorded.reading(10, sigma="much")])
+    path = recorded.write_readings(tmp_path, [recorded.reading(10, sigma="much")])
     with pytest.raises(ValueError, match=f"{path}, line 2, column sigma: 'much'"):
         Results(tmp_path).table("readings")
 
@@ -60,7 +67,7 @@ def test_a_malformed_reading_is_named(recorded, tmp_path):
 def panels(recorded, tmp_path):
     rows = [recorded.reading(step, beta) for step, beta in ((10, 0.5), (20, 0.7), (30, 0.6))]
     exact = [recorded.reading(step, 1.0, "loss@last", overlap=1.0, sigma=0.0) for step in (10, 20)]
-    recorded.write_live(tmp_path / "c", rows + exact)
+    recorded.write_readings(tmp_path / "c", rows + exact)
     return draw(readings, Results(tmp_path).table("readings")).axes
 
 
@@ -109,7 +116,7 @@ def test_noise_along_training(panels):
 
 
 def test_differences_that_luck_explains_are_none(recorded, tmp_path):
-    recorded.write_live(
+    recorded.write_readings(
         tmp_path, [recorded.reading(10, overlap=law(0.7) + 0.1), recorded.reading(20, overlap=law(0.7) - 0.12)]
     )
     (overlap, *_) = draw(readings, Results(tmp_path).table("readings")).axes
@@ -118,7 +125,7 @@ def test_differences_that_luck_explains_are_none(recorded, tmp_path):
 
 def test_the_law_is_not_drawn_straight_where_nothing_is_known_of_it(recorded, tmp_path):
     betas = (0.1, 0.2, 0.6, 0.65)
-    recorded.write_live(tmp_path, [recorded.reading(10 * step, beta) for step, beta in enumerate(betas, start=1)])
+    recorded.write_readings(tmp_path, [recorded.reading(10 * step, beta) for step, beta in enumerate(betas, start=1)])
     (_, pairs, *_) = draw(readings, Results(tmp_path).table("readings")).axes
     x, y = lines(pairs)["Gaussian margins"]
     np.testing.assert_allclose(x, [0.1, 0.2, math.nan, 0.6, 0.65])
@@ -127,7 +134,7 @@ def test_the_law_is_not_drawn_straight_where_nothing_is_known_of_it(recorded, tm
 
 def test_numbers_that_are_not_defined(recorded, tmp_path):
     nan = dict.fromkeys(("sigma", "margin_correlation", "overlap_finite", "overlap_limit", "sigma_max"), "nan")
-    recorded.write_live(tmp_path, [recorded.reading(step, **nan, agreement_predicted="nan") for step in (10, 20)])
+    recorded.write_readings(tmp_path, [recorded.reading(step, **nan, agreement_predicted="nan") for step in (10, 20)])
     panels = draw(readings, Results(tmp_path).table("readings")).axes
     assert "no margins are defined" in title(panels[0])
     assert "noise is not defined" in title(panels[3])
@@ -135,7 +142,7 @@ def test_numbers_that_are_not_defined(recorded, tmp_path):
 
 
 def test_only_exact_methods_are_drawn_if_there_are_no_others(recorded, tmp_path):
-    recorded.write_live(
+    recorded.write_readings(
         tmp_path, [recorded.reading(step, 1.0, "loss@last", overlap=1.0, sigma=0.0) for step in (10, 20)]
     )
     table = Results(tmp_path).table("readings")
@@ -156,8 +163,8 @@ def test_many_steps_are_averaged():
 
 
 def test_two_groups_have_panels_of_their_own(recorded, tmp_path):
-    recorded.write_live(tmp_path / "a", [recorded.reading(10), recorded.reading(20)])
-    recorded.write_live(tmp_path / "b", [recorded.reading(10), recorded.reading(20)])
+    recorded.write_readings(tmp_path / "a", [recorded.reading(10), recorded.reading(20)])
+    recorded.write_readings(tmp_path / "b", [recorded.reading(10), recorded.reading(20)])
     panels = draw(readings, Results(tmp_path).table("readings")).axes
     assert len(panels) == 8
     assert (title(panels[0])[:2], title(panels[4])[:2]) == ("a:", "b:")

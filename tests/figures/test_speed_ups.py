@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from figures import style
 from figures.checked import Missing
@@ -15,8 +16,8 @@ from figures.results import Results
 CLAIMED = {"loss@last": (1.4, 1.2, 1.6), "random": (0.7, 0.6, 0.9), "entropy@1": (1.1, 0.8, math.inf)}
 
 
-def drawn(folder):
-    entry = ENTRIES["speed_ups"]
+def drawn(folder, name="speed_ups"):
+    entry = ENTRIES[name]
     with style.sheet():
         return entry.make(*entry.read(Results(folder)))
 
@@ -72,6 +73,48 @@ def test_three_ladders_have_two_panels_each(recorded, tmp_path):
     shown = [ax for ax in drawn(tmp_path).axes if ax.axison]
     assert len(shown) == 6
     assert speed_ups.LEAST < 1 < speed_ups.MOST
+
+
+def test_titles_end_where_their_panels_do(recorded, tmp_path):
+    for name in ("fashion-mnist-lenet", "fashion-mnist-mlp"):
+        recorded.write_ladder(tmp_path / "ladders" / name, CLAIMED)
+    figure = drawn(tmp_path)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    for ax in figure.axes[:2]:
+        title = ax.get_title(loc="left")
+        assert title.count("\n") >= 1
+        assert ax._left_title.get_window_extent(renderer).x1 <= ax.get_window_extent(renderer).x1, title
+
+
+def test_factors_by_the_clock_stand_below_those_by_budget(recorded, tmp_path):
+    clock = {"loss@last": (0.9, 0.8, 1.1), "random": (0.6, 0.5, math.inf)}
+    recorded.write_ladder(tmp_path / "l", CLAIMED, in_seconds=clock)
+    recorded.write_ladder(tmp_path / "without", CLAIMED)
+    by_accuracy, by_loss = drawn(tmp_path, "speed_ups_in_seconds").axes
+    assert [text.get_text() for text in by_accuracy.get_yticklabels()] == ["random rows", "loss at last exit"]
+    marks = {
+        round(float(line.get_xdata()[0]), 6): (round(float(line.get_ydata()[0]), 6), line.get_markerfacecolor())
+        for line in by_accuracy.get_lines()
+        if line.get_marker() in ("p", "s") and len(line.get_xdata())
+    }
+    assert {factor: row for factor, (row, _) in marks.items()} == {0.7: -0.17, 0.6: 0.17, 1.4: 0.83, 0.9: 1.17}
+    assert [factor for factor, (_, face) in sorted(marks.items()) if face == "white"] == [0.6, 0.9]
+    # An interval without an end leaves the axes in an arrow.
+    assert [line.get_marker() for line in by_loss.get_lines()].count(">") == 1
+    title = by_accuracy.get_title(loc="left").replace("\n", " ")
+    assert title == "l, accuracy by the clock: no speed-up over plain training shown"
+
+
+def test_claims_by_the_clock_are_on_the_page_where_there_are_any(recorded, tmp_path):
+    recorded.write_ladder(tmp_path / "l", CLAIMED)
+    missing = "no claim of a ladder in seconds (gsgd compare --ladder --jobs 1 writes them)"
+    assert missing in page.make(Results(tmp_path))
+    recorded.write_ladder(tmp_path / "l", CLAIMED, in_seconds=CLAIMED)
+    made = page.make(Results(tmp_path))
+    assert missing not in made
+    assert '<figure id="exhibit-speed_ups_in_seconds">' in made
 
 
 def test_runs_of_a_ladder_are_in_no_other_table(recorded, tmp_path):

@@ -302,7 +302,7 @@ def test_step_cost(compared):
     assert title(right) == "Selecting costs up to 1.25 plain steps"
 
 
-def test_step_cost_without_measured_prices(recorded, tmp_path):
+def test_step_cost_without_measured_costs(recorded, tmp_path):
     recorded.write_run(tmp_path / "run", [0.5], "loss@1")
     left, right = draw(step_cost, Results(tmp_path).table("runs")).axes
     assert not right.axison

@@ -93,6 +93,18 @@ def test_theorys_old_name_needs_no_torch():
     assert compare.__module__ == "theory.readings"
 
 
+def test_an_old_attribute_is_the_new_one():
+    class Scored:
+        value = 1
+        number = renamed.old_attribute("Scored", "number", "value")
+
+    with pytest.warns(DeprecationWarning, match=r"^Scored\.number is called Scored\.value now; the old") as caught:
+        assert Scored().number == 1
+    assert [warning.filename for warning in caught] == [__file__]
+    with pytest.raises(AttributeError):
+        Scored().number = 2
+
+
 def test_the_changelog_has_them_all():
     text = (Path(__file__).parents[2] / "CHANGELOG.md").read_text(encoding="utf-8")
     for old, new in renamed.MODULES.items():

@@ -64,7 +64,7 @@ def test_nan_is_a_value_error(formula):
         (p_2, 2.0),
         (noise.t_star, 0.2),
         (noise.lemma_c1_ratio, 0.2),
-        (noise.nu, 0.2),
+        (noise.nu_of_t, 0.2),
         (noise.sigma_max, 1.5),
         (sigma_max_2, 1.5),
     ],
@@ -143,13 +143,13 @@ def test_equation_45_t_star_is_at_least_its_share(sigma):
 @given(st.floats(0, 30))
 def test_equation_42_nu_times_t_squared(t):
     # (41) multiplied by 2t: 2 t (e^t - 1) - t^2 = t^2 nu(t).
-    assert t**2 * noise.nu(t) == pytest.approx(2 * t * (np.exp(t) - 1) - t**2, rel=1e-7, abs=1e-9)
+    assert t**2 * noise.nu_of_t(t) == pytest.approx(2 * t * (np.exp(t) - 1) - t**2, rel=1e-7, abs=1e-9)
 
 
 def test_equation_44_nu_at_a_half():
-    assert noise.nu(0.5) == pytest.approx(1.5948851, abs=1e-7)
-    assert noise.nu(0.5) == pytest.approx(noise.NU_LIMIT)
-    assert noise.nu(0) == 1
+    assert noise.nu_of_t(0.5) == pytest.approx(1.5948851, abs=1e-7)
+    assert noise.nu_of_t(0.5) == pytest.approx(noise.NU_LIMIT)
+    assert noise.nu_of_t(0) == 1
 
 
 @given(st.floats(1e-4, 30))

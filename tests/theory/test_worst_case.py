@@ -3,13 +3,16 @@
 The checks of `theory/checks/worst_case.py` and their mutants run in `test_checks.py`.
 """
 
+import inspect
+
 import numpy as np
 import pytest
 
 from theory import checks, curves
 from theory.formulas import convergence, improved, noise_laws
 from theory.routes import exact
-from theory.verdict import Route, Status
+from theory.verdict import Route, Scope, Status
+from theory.verify import all_checks
 
 if not checks.available("worst_case"):
     pytest.skip("the extra worst-case is not installed", allow_module_level=True)
@@ -21,6 +24,16 @@ from theory.routes.worstcase import program
 
 EXAMPLE = {"L": 1.0, "eta": 0.5, "D0": 1.0, "Delta": 0.25}
 TOLERANCE = 1e-5
+
+
+def test_what_certificates_bound_holds_everywhere_in_its_class():
+    """What a problem that was found or enumerated shows is of instances; a bound that multipliers prove is not."""
+    found = [check for check in all_checks() if check.function.__module__ == "theory.checks.worst_case"]
+    assert len(found) > 10
+    for check in found:
+        source = inspect.getsource(inspect.unwrap(check.function))
+        by_problems = "attained" in source or "_contains(" in source
+        assert (check.scope is Scope.EVERYWHERE) != by_problems, check.name
 
 
 @pytest.mark.parametrize(("K", "looseness"), [(1, 0.36), (2, 0.45), pytest.param(3, 0.48, marks=pytest.mark.slow)])

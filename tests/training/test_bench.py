@@ -78,17 +78,17 @@ def test_the_floors_are_the_arithmetic_of_the_layers(measured):
     assert costs[LAYERS, "shared"].extra_flops == pytest.approx(shared / step, rel=1e-6)
 
 
-def test_what_is_recorded_is_there_and_nothing_without_sharing(measured):
+def test_what_is_captured_is_there_and_nothing_without_sharing(measured):
     _, costs = measured
-    assert costs[1, "two passes"].recorded_bytes == 0
-    assert 0 < costs[1, "shared"].recorded_bytes < costs[LAYERS, "shared"].recorded_bytes
+    assert costs[1, "two passes"].captured_bytes == 0
+    assert 0 < costs[1, "shared"].captured_bytes < costs[LAYERS, "shared"].captured_bytes
     assert all(cost.peak_bytes > 0 and cost.median_s > 0 for cost in costs.values())
 
 
 def test_losses_last_seen_cost_no_arithmetic(measured):
     plain, costs = measured
     cost = costs[step_costs.LAST_SEEN]
-    assert (cost.extra_flops, cost.recorded_bytes) == (0, 0)
+    assert (cost.extra_flops, cost.captured_bytes) == (0, 0)
     assert plain["operators"] < cost.operators < costs[1, "two passes"].operators
 
 
@@ -101,8 +101,8 @@ def test_peak_memory_is_what_a_step_has_at_once():
         del second
         return int(third.sum()) * 0 + 7
 
-    peak, recorded = step_costs._peak(torch.nn.Linear(1, 1), torch.device("cpu"), step)
-    assert recorded == 7
+    peak, captured = step_costs._peak(torch.nn.Linear(1, 1), torch.device("cpu"), step)
+    assert captured == 7
     assert 2e6 <= peak < 2.1e6
 
 
@@ -126,7 +126,7 @@ def test_the_command_prints_a_row_for_each_way_and_writes_json(monkeypatch, caps
         assert step["operators"] > step["waits"] == sum(step["waiting"].values())
         assert step["cuda_waits"] is None
     heading = next(line for line in shown.splitlines() if line.startswith("exit"))
-    assert heading.split() == ["exit", "way", "time", "floor", "operators", "waits", "peak", "recorded", "must", "save"]
+    assert heading.split() == ["exit", "way", "time", "floor", "operators", "waits", "peak", "captured", "must", "save"]
 
 
 def test_an_exit_that_is_not_there_exits_with_2(monkeypatch, capsys):

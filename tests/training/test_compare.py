@@ -345,7 +345,7 @@ def test_a_run_at_the_prices_of_another_comparison_is_refused(go, tmp_path):
     content = recorded(tmp_path / "c")
     content["step_costs"]["random"]["plain_s"] *= 2
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="random-seed0 was trained at prices of"):
+    with pytest.raises(ValueError, match="random-seed0 was trained at costs of"):
         go(seeds=1)
 
 
@@ -354,7 +354,7 @@ def test_a_comparison_that_lost_a_price_is_named(go, tmp_path):
     content = recorded(tmp_path / "c")
     del content["step_costs"]["random"]
     (tmp_path / "c" / "compare.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"compare\.json: step_costs has no price of 'random'"):
+    with pytest.raises(ValueError, match=r"compare\.json: step_costs lacks 'random'"):
         go(seeds=1)
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 import training.costs as module
-from training.costs import FREE, ONLY_SELECTING, measure_costs, price
+from training.costs import FREE, ONLY_SELECTING, kind_of_step, measure_costs
 from training.settings import TrainingSettings
 
 
@@ -77,7 +77,7 @@ def test_selection_is_priced_where_it_begins_late(prices):
 
 
 @pytest.mark.parametrize("values", [{"start_step": 999}, {"start_share": 0.9}, {"end_step": 1}, {"end_share": 0.1}])
-def test_what_is_priced_selects(prices, monkeypatch, values):
+def test_what_is_reference_selects(prices, monkeypatch, values):
     """Wherever in the run selection begins and ends."""
     gross = []
     draw = module.Training.next_batch
@@ -137,7 +137,7 @@ def test_what_a_price_depends_on(tiny):
     assert names == set(of_any_step) | ONLY_SELECTING | FREE - {"cache_dir"}
     for name, value in of_any_step.items():
         for method in ("baseline", "loss@1"):
-            assert price(tiny(method=method)) != price(tiny(**{"method": method, name: value}))
-    assert price(tiny(keep=0.25)) == price(tiny())
-    assert price(tiny(method="loss@1", keep=0.25)) != price(tiny(method="loss@1"))
-    assert price(tiny(method="loss@1", seed=3, start_step=5)) == price(tiny(method="loss@1"))
+            assert kind_of_step(tiny(method=method)) != kind_of_step(tiny(**{"method": method, name: value}))
+    assert kind_of_step(tiny(keep=0.25)) == kind_of_step(tiny())
+    assert kind_of_step(tiny(method="loss@1", keep=0.25)) != kind_of_step(tiny(method="loss@1"))
+    assert kind_of_step(tiny(method="loss@1", seed=3, start_step=5)) == kind_of_step(tiny(method="loss@1"))

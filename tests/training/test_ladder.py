@@ -226,9 +226,9 @@ def test_at_the_inner_rungs_only(go, trained, tmp_path):
     assert len(trained) == (3 + 1) * (2 + 2)
     # The same runs, so that the same is claimed.
     assert found.claims == whole.claims
-    untimed = [dataclasses.replace(row, priced_s=0.0, wall_clock_s=0.0) for row in whole.rows]
+    untimed = [dataclasses.replace(row, reference_s=0.0, wall_clock_s=0.0) for row in whole.rows]
     kept = [row for row in untimed if row.method == "baseline" or row.budget == 128]
-    assert [dataclasses.replace(row, priced_s=0.0, wall_clock_s=0.0) for row in found.rows] == kept
+    assert [dataclasses.replace(row, reference_s=0.0, wall_clock_s=0.0) for row in found.rows] == kept
     # What is there stays at its rungs, and what is added may run at all.
     trained.clear()
     assert len(go(("baseline", "random", "loss@last")).rows) == 3 + 1 + 3

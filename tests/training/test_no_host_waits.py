@@ -33,7 +33,7 @@ def test_a_training_step(tiny, tiny_module, on_meta, host_waits, method, accumul
         if method == "loss@1":
             # It looks at values, once.
             example = training.task.training_batch([0, 1], 0)
-            learnt = Sift(tiny_module.TinyModel(config.data).train()).scorer.reading(example)
+            learnt = Sift(tiny_module.TinyModel(config.data).train()).scorer.convention(example)
             training.sift.scorer.assume(example, learnt)
         if method == "last-seen":
             training.sift.named_rows.trained.shift = 0  # as it would have learnt from values, once

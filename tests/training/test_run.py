@@ -527,7 +527,7 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_trains(go, tmp_path
 def test_a_run_at_other_prices_is_refused(go):
     go(budget="1s", costs=StepCosts(0.1, 0.2))
     assert go(budget="1s", costs=StepCosts(0.1, 0.2)).status == FINISHED
-    with pytest.raises(ValueError, match=r"prices of .*0\.1.*, but they are .*0\.3"):
+    with pytest.raises(ValueError, match=r"costs of .*0\.1.*, but they are .*0\.3"):
         go(budget="1s", costs=StepCosts(0.3, 0.4))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from theory.formulas import early_exit
+from theory.formulas.overlap import overlap
 from theory.problems.linear_network import (
     PLANE,
     RESIDUAL,
@@ -153,7 +154,7 @@ def _measured_R(context: Context, formula: Callable[[float, int], float], *, R: 
 )
 def top_half_of_2(context: Context, *, law=early_exit.top_half_overlap) -> Verdict:
     beta = np.linspace(-1, 1, 41)
-    return equal([early_exit.top_k_overlap(b, 2, 1) for b in beta], law(beta), where={"beta": beta})
+    return equal([overlap(b, 2, 1) for b in beta], law(beta), where={"beta": beta})
 
 
 @check(
@@ -163,11 +164,10 @@ def top_half_of_2(context: Context, *, law=early_exit.top_half_overlap) -> Verdi
 )
 def top_half_limit(context: Context, *, law=early_exit.top_half_overlap) -> Verdicts:
     B, beta = np.meshgrid([4, 8, 16, 32], [0.0, 0.3, 0.7, 0.95])
-    # 64 nodes leave less than 1e-6 at B = 32, where the law is off by 1e-3 and more.
-    value = [early_exit.top_k_overlap(b, n, n // 2, nodes=64) for b, n in zip(beta.flat, B.flat, strict=True)]
+    value = [overlap(b, n, n // 2) for b, n in zip(beta.flat, B.flat, strict=True)]
     excess = (law(beta.ravel()) - value) * B.ravel()
     where = {"B": B.ravel(), "beta": beta.ravel()}
-    yield at_least(excess, 0.0, where=where, rounding=1e-5)
+    yield at_least(excess, 0.0, where=where)
     yield at_most(excess, 0.25, where=where)
 
 
@@ -176,7 +176,7 @@ def top_half_limit(context: Context, *, law=early_exit.top_half_overlap) -> Verd
     "measured overlap of top halves at B = 8, by a network's losses at beta_1 = .697, is the quadrature's",
     Route.MONTE_CARLO,
 )
-def top_half_of_8(context: Context, *, formula=early_exit.top_k_overlap) -> Verdict:
+def top_half_of_8(context: Context, *, formula=overlap) -> Verdict:
     share = _overlap(context, ROTATIONS, PLANE, B=8, batches=60_000)
     return montecarlo.mean_equals(share, formula(ROTATIONS.beta(1), 8, 4), context.alpha, cap=1.0)
 

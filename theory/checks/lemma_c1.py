@@ -99,7 +99,7 @@ def root_above(context: Context, *, share=1.0) -> Verdicts:
 )
 def nu_below(context: Context, *, bound=noise.NU_LIMIT) -> Verdicts:
     t = np.linspace(0, 0.5, 1001)[1:]
-    yield equal(noise.nu(t), nu_series(t), where={"t": t})
+    yield equal(noise.nu_of_t(t), nu_series(t), where={"t": t})
     yield at_least(np.diff(nu_series(t)), 0.0, where={"t": t[1:]}, rounding=0.0)
     yield equal(nu_series(np.array(0.5)), 4 * np.exp(0.5) - 5, where="t = 1/2")
     yield at_most(nu_series(t), bound, where={"t": t})

@@ -2,8 +2,9 @@
 
 Loaded only where the extra `worst-case` is installed. Values are upper bounds that the dual multipliers prove
 (`theory.routes.worstcase.program.Program.certified`), whatever the solver's accuracy; so "worst case <= bound" is
-proved. What rests on the solver's tolerance, that a value is attained or equals a constant, is consistent, and the
-claim says so.
+proved, of every problem of the class: its scope is everywhere, at the step sizes that the claim names. What rests on
+the solver's tolerance, that a value is attained or equals a constant, is consistent, and the claim says so; what a
+problem that the solver has found shows, or one that is enumerated, is of instances.
 
 Classes are those of `theory.routes.worstcase.worst_case`, with L = D0 = 1 and Delta = .25 and 1 unless a claim says
 otherwise; by scaling w and f each result holds for all L and D0 with the same eta L and Delta / (L D0^2).
@@ -166,7 +167,6 @@ def sharp_at_the_start(context: Context, *, bound=improved.gsgd_bound_sharp) -> 
     "Equation 21",
     "as an inequality: exceeded by < 1e-5 L D0^2 in the worst case, n = 2, 3, R = 2, and 2 of 3, 3 eta, Delta = 1",
     expected=Status.CONSISTENT,
-    scope=Scope.INSTANCES,
 )
 def one_step(context: Context, *, share: float = 1.0) -> Verdict:
     solver = _solver()

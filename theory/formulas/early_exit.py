@@ -196,43 +196,10 @@ def top_half_overlap(beta: Any) -> Any:
         1/2 + arcsin(beta) / pi
 
     Both medians split their margin's distribution in halves, so this is 2 P(both margins exceed their means), which is
-    Sheppard's formula once more. Exact at B = 2, too, where it is Theorem 6.2; `top_k_overlap` has the B in between.
+    Sheppard's formula once more. Exact at B = 2, too, where it is Theorem 6.2; the B in between have
+    `theory.formulas.overlap.overlap`.
     """
     return agreement(beta)
-
-
-def top_k_overlap(beta: float, B: int, k: int, *, nodes: int = 96) -> float:
-    """Expected share of the k largest of B that an early exit's k largest contain (beyond Theorem 6.2).
-
-        (B / k) P(sample 1 is among the k largest by either margin)
-
-    By quadrature over sample 1's margins; a recursion counts how many of the other B - 1 exceed each. At k = 1
-    it is `agreement_R(beta, B)`. Within 1e-12 for B <= 32; memory grows as nodes^2 k^2, time as B times that.
-
-    Args:
-        beta: in [-1, 1].
-        B: candidates, an integer >= 2.
-        k: how many are kept, an integer in [1, B].
-        nodes: quadrature nodes on each axis.
-    """
-    B, k = integer("B", B, 2), integer("k", k, 1)
-    if k > B:
-        raise ValueError(f"k = {k} must be at most B = {B}")
-    weight, u_below, v_below, neither = _quadrants(beta, nodes)
-    # Rounding leaves differences of probabilities a little below 0.
-    u_only = np.maximum(v_below - neither, 0.0)
-    v_only = np.maximum(u_below - neither, 0.0)
-    both = np.maximum(1 - u_below - v_below + neither, 0.0)
-    # chance[a, b]: a of the others exceed sample 1 at the exit and b at the last layer; from k on they are dropped.
-    chance = np.zeros((k, k, *weight.shape))
-    chance[0, 0] = 1.0
-    for _ in range(B - 1):
-        after = neither * chance
-        after[1:] += u_only * chance[:-1]
-        after[:, 1:] += v_only * chance[:, :-1]
-        after[1:, 1:] += both * chance[:-1, :-1]
-        chance = after
-    return float(B / k * np.sum(weight * chance.sum(axis=(0, 1))))
 
 
 def _quadrants(beta: float, nodes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

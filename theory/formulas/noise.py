@@ -147,7 +147,7 @@ def lemma_c1_ratio(sigma: ArrayLike) -> Any:
     return plain(2 / (2 + u**2) * np.where(sigma > 0, share, 1.0))
 
 
-def nu(t: ArrayLike) -> Any:
+def nu_of_t(t: ArrayLike) -> Any:
     """nu(t) = 1 + 2 sum_{j>=1} t^j / (j+1)! = 2 (e^t - 1) / t - 1, with t*^2 nu(t*) = 2 sigma^2 (Equation 42)."""
     t = _at_least_zero(t, "t", "Lemma C.1")
     with np.errstate(invalid="ignore"):  # 0/0 at t = 0, set below

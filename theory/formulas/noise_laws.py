@@ -189,7 +189,7 @@ def selection_probabilities(losses: ArrayLike, R: int, sigma: float, law: Law) -
         zeta with atoms:      G^R over the sorted values log f_i + sigma a_k, a tie shared by weight
 
     # Paper: zeta(w, x), a function of the sample; here: one zeta per candidate, because with one zeta per atom and
-    # repeated atoms rho_{R,approx} can fall below 1 for R >= 3 (for R = 2 the two readings agree).
+    # repeated atoms rho_{R,approx} can fall below 1 for R >= 3 (for R = 2 the two agree).
 
     Args:
         losses: f(w, x_i) >= 0, finite, of shape (..., n).

@@ -1,8 +1,4 @@
-"""What an early exit's k largest of B share with the exact k largest, for any B (beyond Theorem 6.2).
-
-`early_exit.top_k_overlap` counts pairs of ranks and needs memory in k^2; here is the same number for batches of
-hundreds, and its limit, for any kept share.
-"""
+"""What an early exit's k largest of B share with the exact k largest, for any B, and its limit (beyond Theorem 6.2)."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from scipy import special
 
-from theory.formulas._numbers import correlation
+from theory.formulas._numbers import correlation, integer
 
 LARGEST_BATCH = 512
 """Above it `overlap_curve` is the limit, which is then within 6e-4 at kept share 1/2 and 3e-3 at 1/10."""
@@ -56,8 +52,8 @@ def overlap(beta: float, B: int, k: int, *, nodes: int = 40) -> float:
 
     Given the (k+1)-th largest early margin t, the k above it are independent, and so are the B - k - 1 below it; one of
     the k is kept by the last layer, too, if at most k - 1 of all others exceed its final margin v there, which number
-    is a sum of two binomial counts and a coin. What is left is an integral over t and v. It is the number that
-    `early_exit.top_k_overlap` finds, within 1e-8, in memory of some 14,000 k numbers (B = 250, k = 125: 0.1 s).
+    is a sum of two binomial counts and a coin. What is left is an integral over t and v: within 1e-8, in memory of some
+    14,000 k numbers (B = 250, k = 125: 0.1 s). At k = 1 it is `early_exit.agreement_R(beta, B)`.
 
     Args:
         beta: in [-1, 1].
@@ -69,9 +65,9 @@ def overlap(beta: float, B: int, k: int, *, nodes: int = 40) -> float:
         ValueError: for beta, B or k out of range.
     """
     beta = float(correlation(beta))
-    if B < 2 or not 1 <= k <= B or int(B) != B or int(k) != k:
-        raise ValueError(f"B = {B} and k = {k} must be integers with B >= 2 and 1 <= k <= B")
-    B, k = int(B), int(k)
+    B, k = integer("B", B, 2), integer("k", k, 1)
+    if k > B:
+        raise ValueError(f"k = {k} must be at most B = {B}")
     if k == B or beta == 1:
         return 1.0
     if beta == -1:

@@ -35,7 +35,7 @@ measured figure may lie below it.
 
 Columns: "operators" counts what a step runs, forward and backward; "waits" those for which the host waits until a GPU
 has caught up, or on a CPU would have to, and --json says in which lines. Both are of eager steps; in brackets is what
-torch itself reports of the step as it was timed, on CUDA. "recorded" is what scoring keeps for the training pass; where
+torch itself reports of the step as it was timed, on CUDA. "captured" is what scoring keeps for the training pass; where
 it is 0, there were two passes. "must save" is the share of steps that selection must save to pay.
 """
 
@@ -131,7 +131,7 @@ def show(
         highlight=False,
         soft_wrap=True,
     )
-    headings = ("exit", "way", "time", "floor", "operators", "waits", "peak", "recorded", "must save")
+    headings = ("exit", "way", "time", "floor", "operators", "waits", "peak", "captured", "must save")
     rows = [
         (
             str(exit_layer or ""),
@@ -147,10 +147,10 @@ def show(
 
 
 def counts(step: dict[str, Any]) -> tuple[str, str, str, str]:
-    """Of a step: its operators, its waits, the peak of its memory and what it recorded."""
-    recorded = megabytes(step["recorded_bytes"]) if "recorded_bytes" in step else ""
+    """Of a step: its operators, its waits, the peak of its memory and what it captured."""
+    captured = megabytes(step["captured_bytes"]) if "captured_bytes" in step else ""
     waiting = waits(step["waits"], step["cuda_waits"])
-    return str(step["operators"]), waiting, megabytes(step["peak_bytes"]), recorded
+    return str(step["operators"]), waiting, megabytes(step["peak_bytes"]), captured
 
 
 def megabytes(size: int | None) -> str:

@@ -207,7 +207,7 @@ def _free(compiled: bool) -> None:
 
 def show(console: Console, results: Sequence[dict[str, Any]]) -> None:
     """A row for each way of each case that was measured; of the plain step, its time and share of the matrix rate."""
-    headings = ("case", "exit", "way", "time", "goal", "floor", "operators", "waits", "peak", "recorded")
+    headings = ("case", "exit", "way", "time", "goal", "floor", "operators", "waits", "peak", "captured")
     rows = []
     for result in results:
         if "error" in result:

@@ -40,7 +40,7 @@ class Cost:
         waiting: those, as "operation at file:line" -> times.
         peak_bytes: of memory that torch has allocated, above what it had before the step; None where torch does not
             tell (mps).
-        recorded_bytes: outputs of the scoring pass that were kept for the training pass.
+        captured_bytes: outputs of the scoring pass that were kept for the training pass.
         cuda_waits: what torch itself reports of them on CUDA, of the compiled step if it is compiled; else None.
     """
 
@@ -52,7 +52,7 @@ class Cost:
     waits: int
     waiting: dict[str, int]
     peak_bytes: int | None
-    recorded_bytes: int
+    captured_bytes: int
     cuda_waits: int | None = None
 
 
@@ -162,11 +162,11 @@ def measure(
         sift = sifts[key]
         with _autocast(where, precision):
             chosen = sift.choose(inputs.get(key, batch))
-        recorded = sift.recorded_bytes
+        captured = sift.captured_bytes
         with _autocast(where, precision):
             loss = sift.forward_kept(chosen).loss
         loss.backward()
-        return recorded
+        return captured
 
     seconds: dict[Any, list[float]] = {key: [] for key in timed}
     host_seconds: dict[Any, list[float]] = {key: [] for key in timed}
@@ -206,7 +206,7 @@ def measure(
             host_s=float(np.median(host_seconds[key])),
             **operators[key],
             peak_bytes=memory[key][0],
-            recorded_bytes=memory[key][1],
+            captured_bytes=memory[key][1],
             cuda_waits=reported[key],
         )
         for key in timed
@@ -317,7 +317,7 @@ def _reported_waits(model: Any, device: Any, step: Callable[[], object]) -> int 
 
 
 def _peak(model: Any, device: Any, step: Callable[[], int]) -> tuple[int | None, int]:
-    """(bytes at the peak above those before, bytes recorded) of a step."""
+    """(bytes at the peak above those before, bytes captured) of a step."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -325,16 +325,16 @@ def _peak(model: Any, device: Any, step: Callable[[], int]) -> tuple[int | None,
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        recorded = step()
-        return torch.cuda.max_memory_allocated(device) - before, recorded
+        captured = step()
+        return torch.cuda.max_memory_allocated(device) - before, captured
     if device.type != "cpu":
         return None, step()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiled:
-        recorded = step()
+        captured = step()
     # Every allocation and release, the latter negative, in the order of time.
     kineto: Any = profiled.profiler
     changes = [
         (event.start_ns(), event.nbytes()) for event in kineto.kineto_results.events() if event.name() == "[memory]"
     ]
     changes.sort(key=lambda change: change[0])
-    return max(0, *itertools.accumulate(size for _, size in changes)), recorded
+    return max(0, *itertools.accumulate(size for _, size in changes)), captured

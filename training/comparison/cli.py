@@ -101,7 +101,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="of a ladder: measure the prices, and say how many runs there are to train and for how long",
+        help="of a ladder: measure what steps cost, and say how many runs there are to train and for how long",
     )
     parser.add_argument("--name", help="folder under the results (default: compare-CONFIG-BUDGET)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")

@@ -1,4 +1,4 @@
-"""The fair comparison: one budget for all, schedules that end with it, a random control, seeds, measured prices.
+"""The fair comparison: one budget for all, schedules that end with it, a random control, seeds, measured costs.
 
 What it guards against (Kaddour et al., "No Train No Gain", 2023): a baseline whose learning rate is still high when its
 time is up, scoring that nobody charges for, and one lucky seed.
@@ -17,24 +17,8 @@ from accelerate import Accelerator
 
 from gsgd.results import write_json, write_table
 from training.budget import StepCosts, parse_budget, seconds_of
-from training.comparison.contenders import (
-    QUIET,
-    TUNING_SEED,
-    Contender,
-    check_contenders,
-    check_shared,
-    folder_name,
-)
-from training.comparison.opening import (
-    BEGUN,
-    check_same,
-    header_of,
-    opened,
-    prices,
-    record_of,
-    same_data,
-    tasks_of,
-)
+from training.comparison.contenders import QUIET, TUNING_SEED, Contender, check_contenders, check_shared, folder_name
+from training.comparison.opening import begin, check_same, header_of, opened, record_of, tasks_of
 from training.comparison.summary import INTERVALS, MethodSummary, RunResult, default_target, summarise
 from training.config import Config
 from training.display import Display, duration
@@ -178,13 +162,9 @@ class _Comparison:
         tasks = tasks_of(configs.values(), self.accelerator)
         self.train_sizes = {data: task.train_size for data, task in tasks.items()}
         self.tested = {data for data, task in tasks.items() if "test" in task.splits}
-        same_data(self.folder / EVALUATIONS, self.header, recorded, tasks, self.accelerator)
-        known = (recorded or {}).get("step_costs", {})
-        self.header["step_costs"] = prices(configs, known, tasks, self.accelerator, self.display)
-        self.costs = {label: StepCosts(**costs) for label, costs in self.header["step_costs"].items()}
-        if recorded is not None:
-            self.header.update((name, recorded[name]) for name in BEGUN if name in recorded)
-        elif self.accelerator.is_main_process:
+        table = self.folder / EVALUATIONS
+        self.costs = begin(table, self.header, recorded, configs, tasks, self.accelerator, self.display)
+        if recorded is None and self.accelerator.is_main_process:
             write_json(self.folder / OF_COMPARISON, self.header)
         budget, settings = parse_budget(self.config.training.budget), self.config.training
         if budget.unit == "baseline-epochs":
@@ -197,7 +177,7 @@ class _Comparison:
         self.display.say(self.forecast())
 
     def forecast(self) -> str:
-        """How many runs, and how long they take at the measured prices, evaluation aside."""
+        """How many runs, and their reference time, evaluation aside."""
         per_method = self.seeds + (len(self.sweep.values) if self.sweep else 0)
         self.total = per_method * len(self.planned)
         seconds = 0.0
@@ -261,7 +241,7 @@ class _Comparison:
 
 
 def _swept(label: str, sweep: Sweep, value: str) -> str:
-    """What a method's price is recorded under while it is tuned."""
+    """What a method's costs are recorded under while it is tuned."""
     return f"{label} {sweep.key}={value}"
 
 

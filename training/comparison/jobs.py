@@ -24,13 +24,13 @@ from training.run_folder.records import read_header
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be trained, and what it costs at the measured prices."""
+    """A run to be trained, and the reference time that it takes."""
 
     config: Config
     folder: Path
     costs: StepCosts
     title: str
-    priced_s: float
+    reference_s: float
 
 
 def has_ended(folder: Path) -> bool:

@@ -17,11 +17,7 @@ from accelerate import Accelerator
 
 from gsgd.results import write_json, write_table
 from training.budget import Budget, StepCosts, seconds_of
-from training.comparison.contenders import (
-    QUIET,
-    TUNING_SEED,
-    folder_name,
-)
+from training.comparison.contenders import QUIET, TUNING_SEED, folder_name
 from training.comparison.jobs import Job, has_ended, run_jobs
 from training.comparison.ladder_results import (
     PLANNED,
@@ -36,16 +32,7 @@ from training.comparison.ladder_results import (
     rows_and_claims,
     write_tables,
 )
-from training.comparison.opening import (
-    BEGUN,
-    check_same,
-    header_of,
-    opened,
-    prices,
-    record_of,
-    same_data,
-    tasks_of,
-)
+from training.comparison.opening import begin, check_same, header_of, opened, record_of, tasks_of
 from training.comparison.plan import Plan, check_plan, rungs_of
 from training.comparison.time_left import TimeLeft
 from training.comparison.tuning import Trial, Values, at_an_edge, best, draw_trials, in_words
@@ -75,13 +62,13 @@ def climb(
 ) -> LadderResult:
     """Tune, freeze, train on fresh seeds, and measure the speed-ups; goes on where it was interrupted.
 
-    Writes `ladder.json` (what it was, prices, what was frozen, claims), `tuning.csv` (a row a trial), `runs.csv` (a row
-    a run), `ladder.csv` (a row a method and rung) and `claims.csv` to `folder`, and the runs beneath it.
+    Writes `ladder.json` (what it was, costs of steps, what was frozen, claims), `tuning.csv` (a row a trial),
+    `runs.csv` (a row a run), `ladder.csv` (a row a method and rung) and `claims.csv` to `folder`, and the runs beneath.
 
     Args:
         jobs: how many runs are trained at a time, see `run_jobs`.
         wait: for another command that writes to the folder, instead of an error.
-        dry_run: measure the prices and say what there is to do; nothing is trained or written.
+        dry_run: measure what steps cost, and say what there is to do; nothing is trained or written.
 
     Raises:
         ValueError: for a plan that does not fit the configuration, a folder of another ladder or of other data, or one
@@ -142,7 +129,7 @@ class _Ladder:
             if gross > size:
                 raise ValueError(f"{label} {in_words(values)}: a gross batch has {gross} rows, the training set {size}")
 
-    # ---- Prices and the plan ----
+    # ---- Costs and the plan ----
 
     def recorded(self) -> dict[str, Any] | None:
         """The record of the ladder in the folder, which must be of this one; None if there is none."""
@@ -167,19 +154,16 @@ class _Ladder:
         self._check_sizes()
         self.split = "test" if all("test" in task.splits for task in self.tasks.values()) else "validation"
         self.header["jobs"] = 0 if recorded is None else recorded.get("jobs")  # older ladders do not say
-        same_data(self.folder / TABLE, self.header, recorded, self.tasks, self.accelerator)
-        recorded = recorded or {}
-        self.header.update((name, recorded[name]) for name in (*BEGUN, "frozen") if name in recorded)
         named = {_key(*key): config for key, config in self.configs.items()}
-        known = recorded.get("step_costs", {})
-        costs = prices(named, known, self.tasks, self.accelerator, self.display)
+        table = self.folder / TABLE
+        costs = begin(table, self.header, recorded, named, self.tasks, self.accelerator, self.display)
+        self.costs = {key: costs[_key(*key)] for key in self.configs}
         at = {label: list(map(str, rungs)) for label, rungs in self.at.items()}
-        self.header |= {"split": self.split, "step_costs": costs, "at": at}
-        self.costs = {key: StepCosts(**costs[_key(*key)]) for key in self.configs}
+        self.header |= {"split": self.split, "frozen": (recorded or {}).get("frozen"), "at": at}
         self.display.say(self.forecast())
 
     def forecast(self) -> str:
-        """How many runs at each rung, and how long they take at the measured prices, evaluation aside."""
+        """How many runs at each rung, and their reference time, evaluation aside."""
         lines, whole, count = [], 0.0, 0
         for rung in self.rungs:
             tuning = self.plan.tuning_seeds * sum(map(sum, self._seconds_of_trials(rung))) if self.tuned else 0.0
@@ -190,7 +174,7 @@ class _Ladder:
             whole, count = whole + tuning + final, count + tried + runs
             lines.append(f"  {rung!s:>14}: {tried:4} runs to tune, {runs:4} to measure, {duration(tuning + final)}")
         several = f"; {self.jobs} at a time, threads divided" if self.jobs > 1 else ""
-        total = f"{count} runs, about {duration(whole)} of training at the measured prices{several}"
+        total = f"{count} runs, about {duration(whole)} of training, as steps were measured{several}"
         if before := sum(1 for path in self.folder.rglob(HEADER) if has_ended(path.parent)):
             total += f"\n{before} of them were trained before"
         return "\n".join([f"ladder of {len(self.rungs)} rungs, {len(self.labels)} methods:", *lines, total])
@@ -208,7 +192,7 @@ class _Ladder:
         return [label for label in self.labels if rung in self.at[label]]
 
     def _seconds_to_measure(self, rung: Budget) -> float:
-        """At the mean price of a method's trials: which of them is chosen is not known yet."""
+        """Of a run as the mean of its method's trials: which of them is chosen is not known yet."""
         return self.plan.seeds * sum(float(np.mean(seconds)) for seconds in self._seconds_of_trials(rung))
 
     def _steps(self, label: str, values: Values, rung: Budget) -> int:
@@ -318,12 +302,12 @@ class _Ladder:
         else:
             name = f"{label}-seed{seed}"
             folder = self.folder / str(rung) / folder_name(name)
-        priced_s = self._seconds(label, values, rung)
-        return Job(config, folder, self.costs[label, values], f"{rung} {name}", priced_s)
+        reference_s = self._seconds(label, values, rung)
+        return Job(config, folder, self.costs[label, values], f"{rung} {name}", reference_s)
 
     def _run(self, jobs: Sequence[Job], stage: str, later_s: float = 0.0) -> list[Ending] | None:
         done = 0
-        left = TimeLeft(sum(job.priced_s for job in jobs if not has_ended(job.folder)) + later_s)
+        left = TimeLeft(sum(job.reference_s for job in jobs if not has_ended(job.folder)) + later_s)
 
         def tell(job: Job, outcome: Ending) -> None:
             nonlocal done
@@ -331,7 +315,7 @@ class _Ladder:
             if outcome.before:
                 return
             end = f"accuracy {outcome.evaluations[-1].val_accuracy:.4f}" if outcome.evaluations else outcome.status
-            self.display.say(f"{stage} [{done}/{len(jobs)}] {job.title}: {end}; {left.after(job.priced_s)}")
+            self.display.say(f"{stage} [{done}/{len(jobs)}] {job.title}: {end}; {left.after(job.reference_s)}")
 
         # What each run says of itself would bury that.
         quiet = Display(self.display.console if _moves(self.display) else None)
@@ -346,7 +330,7 @@ class _Ladder:
                 in_words(values),
                 tried=len(self.trials[label]) if self.tuned else 1,
                 at_edge=" ".join(at_an_edge(values, self.plan.grid)),
-                priced_s=self._seconds(label, values, rung),
+                reference_s=self._seconds(label, values, rung),
             )
             for (label, rung), values in self.frozen.items()
         }
@@ -373,7 +357,7 @@ class _Ladder:
 
 
 def _key(label: str, values: Values) -> str:
-    """What a method's price is recorded under."""
+    """What a method's costs are recorded under."""
     return f"{label} {in_words(values)}"
 
 

@@ -38,13 +38,13 @@ class Chosen:
     Attributes:
         values: that were chosen, as behind the colons of a method; at_edge: keys whose choice ends its range.
         tried: configurations that were tried at this rung.
-        priced_s: what a run costs at the measured prices.
+        reference_s: reference time of a run.
     """
 
     values: str
     tried: int
     at_edge: str
-    priced_s: float
+    reference_s: float
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Row:
         runs, diverged: numbers of runs; if any diverged there are no means and no speed-ups.
         tried: configurations that were tried at this rung.
         values: what was chosen, as behind the colons of a method; at_edge: keys whose choice ends its range.
-        steps: of a run. priced_s: what they cost at the measured prices. wall_clock_s: what they took, the median.
+        steps: of a run. reference_s: their reference time. wall_clock_s: what they took, the median.
         accuracy, loss, calibration_error: at the end of the runs, on the ladder's split.
         over_baseline: difference in accuracy, paired by seed.
         by_accuracy, by_loss: speed-ups; None for plain training, and where a run diverged.
@@ -70,7 +70,7 @@ class Row:
     values: str
     at_edge: str
     steps: float
-    priced_s: float
+    reference_s: float
     wall_clock_s: float
     accuracy: Interval | None
     loss: Interval | None

@@ -117,14 +117,19 @@ def tasks_of(configs: Iterable[Config], accelerator: Accelerator) -> dict[Any, T
     return tasks
 
 
-def same_data(
+def begin(
     table: Path,
     header: dict[str, Any],
     recorded: dict[str, Any] | None,
+    configs: Mapping[str, Config],
     tasks: Mapping[Any, Task],
     accelerator: Accelerator,
-) -> None:
-    """Note what data a comparison is on, which must be those that it was begun on, and that there is room for it.
+    display: Display,
+) -> dict[str, StepCosts]:
+    """What the steps of each configuration cost, by its name; the data and these costs are noted in the header.
+
+    The data must be those that the comparison was begun on, and there must be room for it. Costs that earlier runs were
+    planned with stay, others are measured now.
 
     Args:
         table: the first that it will write.
@@ -140,21 +145,16 @@ def same_data(
             check_data(table.parent, recorded.get("data") or header["data"], header["data"])
         elif accelerator.is_main_process:
             check_room(table, tasks.values())
-
-
-def prices(
-    configs: Mapping[str, Config],
-    recorded: Mapping[str, Any],
-    tasks: Mapping[Any, Task],
-    accelerator: Accelerator,
-    display: Display,
-) -> dict[str, Any]:
-    """Name -> what steps cost, as it is recorded: those that earlier runs were planned with, others measured now."""
-    new = {name: config for name, config in configs.items() if name not in recorded}
+    recorded = recorded or {}
+    header.update((name, recorded[name]) for name in BEGUN if name in recorded)
+    known: dict[str, Any] = recorded.get("step_costs", {})
+    new = {name: config for name, config in configs.items() if name not in known}
     found: Sequence[StepCosts] = []
     if new:
         with display.measuring() as progress, told_by_others(accelerator):
             of_configs = [tasks[config.data] for config in new.values()]
             found = measure_costs(list(new.values()), of_configs, accelerator, progress=progress)
-    measured = {name: asdict(costs) for name, costs in zip(new, found, strict=True)}
-    return {name: measured.get(name) or recorded[name] for name in configs}
+    measured = dict(zip(new, found, strict=True))
+    costs = {name: measured.get(name) or StepCosts(**known[name]) for name in configs}
+    header["step_costs"] = {name: asdict(each) for name, each in costs.items()}
+    return costs

@@ -1,4 +1,4 @@
-"""How much longer a ladder takes, from how long its runs so far took against their prices."""
+"""How much longer a ladder takes, from how long its runs so far took against their reference time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class TimeLeft:
     """Reckons from now on.
 
     Args:
-        ahead_s: what the runs that are still to be trained cost at the measured prices.
+        ahead_s: reference time of the runs that are still to be trained.
     """
 
     def __init__(self, ahead_s: float):
@@ -19,8 +19,8 @@ class TimeLeft:
         self._done_s = 0.0
         self._begun = time.monotonic()
 
-    def after(self, priced_s: float) -> str:
-        """In words, once a run of that price has ended: prices leave out evaluation, and other programs."""
-        self._done_s += priced_s
+    def after(self, reference_s: float) -> str:
+        """In words, once such a run has ended: reference time leaves out evaluation, and other programs."""
+        self._done_s += reference_s
         rate = (time.monotonic() - self._begun) / self._done_s
         return f"about {duration(rate * max(0.0, self._ahead_s - self._done_s))} left"

@@ -31,7 +31,7 @@ examples:
 Of a configuration, every exit is measured on gross batches of the training set: what selection there adds to the time
 of a step, how much of the exact choice it keeps, and whether a step on what it selects goes further than one on random
 rows. Results go to results/NAME/diagnosis.json. Of the folder of a run or a comparison with a meters.csv, each reading
-is compared with the formulas, in a live.csv beside it. `gsgd figures` draws both.
+is compared with the formulas, in a readings.csv beside it. `gsgd figures` draws both.
 
 exit code: 0 when finished, 2 for bad usage, 130 if it was interrupted
 """
@@ -87,10 +87,10 @@ def _of_folder(folder: Path, options: argparse.Namespace, values: dict[str, str]
     given = [name for name, value in vars(options).items() if name not in own and value is not None]
     if given := [*given, *values]:
         raise ValueError(f"--{given[0]} is for a configuration, but {folder} is a folder of recorded readings")
-    from training.diagnose.recorded_readings import read_readings, show_readings, write_live
+    from training.diagnose.recorded_readings import read_readings, show_readings, write_readings
 
     readings = read_readings(folder)
-    path = write_live(folder, readings)
+    path = write_readings(folder, readings)
     show_readings(Console(), readings)
     print(f"results in {path}")
     return 0

@@ -118,7 +118,7 @@ def diagnose_config(
         )
     plain = config.with_values({"method": "baseline"})
     costs = None
-    if parse_budget(config.training.budget).is_priced:
+    if parse_budget(config.training.budget).needs_costs:
         told = functools.partial(progress, "measuring the cost of a step")
         costs = measure_costs([plain], [task], accelerator, progress=told)[0]
     total = plain.training.steps_within_budget(task.train_size, 1, costs)

@@ -13,7 +13,7 @@ from gsgd.results import write_table
 from theory import readings as formulas
 from training.run_folder.records import METER_COLUMNS, METERS, read_table
 
-LIVE = "live.csv"
+READINGS = "readings.csv"
 WHAT_FORMULAS_TAKE = (
     "The formulas take the measured correlation beta of scores' and exact losses' margins, as if these were Gaussian; "
     "intervals are 95%, over readings.\n"
@@ -43,8 +43,8 @@ def read_readings(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def write_live(folder: Path, readings: Sequence[Mapping[str, Any]]) -> Path:
-    """Write `live.csv` to the folder: every reading with what the formulas say beside it.
+def write_readings(folder: Path, readings: Sequence[Mapping[str, Any]]) -> Path:
+    """Write `readings.csv` to the folder: every reading with what the formulas say beside it.
 
     Raises:
         ValueError: for a number that no reading has.
@@ -54,7 +54,7 @@ def write_live(folder: Path, readings: Sequence[Mapping[str, Any]]) -> Path:
     for reading in readings:
         predicted = formulas.compare(reading)
         rows.append([*(reading[name] for name in columns), *(float(predicted[name]) for name in formulas.PREDICTED)])
-    return write_table(folder / LIVE, (*columns, *formulas.PREDICTED), rows)
+    return write_table(folder / READINGS, (*columns, *formulas.PREDICTED), rows)
 
 
 def show_readings(console: Console, readings: Sequence[Mapping[str, Any]]) -> None:

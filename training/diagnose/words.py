@@ -65,14 +65,14 @@ def break_even(each: Mapping[str, Any]) -> str:
 
 
 def promised(each: Mapping[str, Any]) -> str:
-    """What Corollary 5.16 promises at one exit, in its three readings, and whether Assumption 5.12 holds there."""
+    """What Corollary 5.16 promises at one exit, in its three forms, and whether Assumption 5.12 holds there."""
     layer, promise, means, predicted = each["exit_layer"], each["promise"], each["means"], each["predicted"]
     if promise is None:
         return (
             f"Of Corollary 5.16 nothing can be said at exit {layer}: where a score or a loss is 0, there is no noise."
         )
     limits = (min(LIMIT_515, predicted["sigma_max"]), predicted["sigma_max"], predicted["sigma_max_sharp"])
-    readings = ", ".join(
+    forms = ", ".join(
         f"{words} {'yes' if promise[name] else 'no'} (noise up to {limit:.2f})"
         for (name, words), limit in zip(PROMISES, limits, strict=True)
     )
@@ -84,7 +84,7 @@ def promised(each: Mapping[str, Any]) -> str:
         )
     return (
         f"Does Corollary 5.16 promise that scores beat none at exit {layer}, where sigma is {means['sigma']:.2f} and "
-        f"rho_2 is {means['rho_pairs']:.2f}? {readings[0].upper()}{readings[1:]}.{broken}"
+        f"rho_2 is {means['rho_pairs']:.2f}? {forms[0].upper()}{forms[1:]}.{broken}"
     )
 
 

@@ -14,7 +14,7 @@ from training.training import Training
 def evaluated(training: Training, costs: StepCosts | None) -> Evaluation | None:
     """The evaluation of a run where it stands, whose clock is stopped; None if the loss is not finite.
 
-    Every rank must call this. `costs` are the prices of a step, if they were measured.
+    Every rank must call this. `costs` are those of a step, if they were measured.
     """
     settings = training.settings
     accuracy, loss = training.evaluate("validation")
@@ -42,7 +42,7 @@ def evaluated(training: Training, costs: StepCosts | None) -> Evaluation | None:
 
 
 def _reference_s(training: Training, costs: StepCosts) -> float:
-    """What the steps so far cost at these prices."""
+    """What the steps so far cost."""
     dearer = training.settings.dearer_steps(training.total_steps, training.step)
     return seconds_of(training.step, costs, dearer)
 

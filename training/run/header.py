@@ -43,15 +43,15 @@ def run_header(config: Config, training: Training, costs: StepCosts | None) -> d
 
 
 def recorded_costs(header: dict[str, Any]) -> StepCosts | None:
-    """The prices of a step that a run was planned with; None if it needed none."""
+    """The costs of a step that a run was planned with; None if it needed none."""
     return StepCosts(**header["step_costs"]) if header["step_costs"] else None
 
 
 def check_configuration(folder: Path, header: dict[str, Any], config: Config, costs: StepCosts | None) -> None:
-    """Whether the run in a folder is of this configuration, and of these prices, if any are given.
+    """Whether the run in a folder is of this configuration, and at these costs, if any are given.
 
     Raises:
-        ValueError: if not, naming the keys, or the prices.
+        ValueError: if not, naming the keys, or the costs.
     """
     if changed := config.differences(header["config"]):
         named = ", ".join(
@@ -63,7 +63,7 @@ def check_configuration(folder: Path, header: dict[str, Any], config: Config, co
         )
     if costs is not None and recorded_costs(header) != costs:
         raise ValueError(
-            f"{folder} was trained at prices of {header['step_costs']}, but they are {asdict(costs)}: "
+            f"{folder} was trained at costs of {header['step_costs']}, but they are {asdict(costs)}: "
             "it is of another comparison"
         )
 

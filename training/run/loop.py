@@ -62,13 +62,13 @@ def train(
 
     Args:
         accelerator, task: to share among runs; made from the configuration if not given.
-        costs: measured prices of a step; measured here if the budget is a time or work and they are not given.
+        costs: of a step; measured here if the budget is a time or work and they are not given.
         overwrite: begin anew; what the run there has written is removed once this one can start.
         wait: for another command that writes to the folder, instead of an error.
         display: what the user sees; None shows nothing.
 
     Raises:
-        ValueError: if `folder` has the results of another configuration, of other data or at other prices, if they
+        ValueError: if `folder` has the results of another configuration, of other data or at other costs, if they
             are damaged, if it is to be overwritten and holds anything else, if another command writes there, or if
             the configuration does not fit the data.
         OSError: if the folder cannot be written to, or its disk is too small for a checkpoint.
@@ -114,7 +114,7 @@ def _trained(
             costs = recorded_costs(header)
             total_steps = header["total_steps"]
         else:
-            if costs is None and parse_budget(settings.budget).is_priced:
+            if costs is None and parse_budget(settings.budget).needs_costs:
                 with display.measuring() as progress:
                     costs = measure_costs([config], [task], accelerator, progress=progress)[0]
             total_steps = settings.steps_within_budget(task.train_size, accelerator.num_processes, costs)

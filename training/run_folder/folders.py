@@ -10,7 +10,7 @@ from gsgd.locks import LOCK
 
 ROWS = "rows"
 """Folder of the log of rows."""
-_TABLES = ("header.json", "evaluations.csv", "meters.csv", "live.csv", "checkpoint.pt")
+_TABLES = ("header.json", "evaluations.csv", "meters.csv", "readings.csv", "live.csv", "checkpoint.pt")
 _MODEL = ("model*.safetensors", "model.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
 KNOWN = (
     *_TABLES,

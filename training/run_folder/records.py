@@ -40,7 +40,7 @@ class Evaluation:
         selection_s, forward_s, backward_s: parts of it, on the device's clock, of rank 0.
         val_accuracy, val_loss: on the validation split.
         train_loss: mean since the evaluation before.
-        reference_s: what the steps cost at the prices measured before the run; None without measured prices.
+        reference_s: what the steps cost as it was measured before the run; None without measured costs.
         overlap, rank_correlation: of the scores with exact losses: the share of the kept rows that exact losses would
             have kept, and Spearman's correlation; None where not measured.
     """

@@ -35,7 +35,7 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
-class Prices(Record):
+class Costs(Record):
     """Seconds of a step, see `training.budget.StepCosts`."""
 
     plain_s: Annotated[float, Field(gt=0)]
@@ -49,7 +49,7 @@ class RunHeader(Record):
     config: dict[str, Any]
     status: Literal["finished", "running", "interrupted", "diverged"]
     total_steps: Annotated[int, Field(ge=1)]
-    step_costs: Prices | None
+    step_costs: Costs | None
     steps_done: Count = 0
     data: dict[str, Any] = {}
     files: list[str] = []
@@ -87,16 +87,16 @@ class ComparisonHeader(Record):
     methods: list[str]
     seeds: Annotated[int, Field(ge=1)] = 1
     sweep: SweepRecord | None = None
-    step_costs: dict[str, Prices]
+    step_costs: dict[str, Costs]
     data: dict[str, Any] = {}
     target: Share | None = None
     tuned: dict[str, str] = {}
     summary: list[Summary] = []
 
     @model_validator(mode="after")
-    def _priced(self) -> ComparisonHeader:
+    def _has_all_costs(self) -> ComparisonHeader:
         if without := [method for method in self.methods if method not in self.step_costs]:
-            raise ValueError(f"step_costs has no price of {without[0]!r}")
+            raise ValueError(f"step_costs lacks {without[0]!r}")
         return self
 
 
@@ -110,7 +110,7 @@ class LadderHeader(Record):
     tune: dict[str, list[str]]
     trials: dict[str, list[str]]
     tuning_seeds: Annotated[int, Field(ge=1)]
-    step_costs: dict[str, Prices]
+    step_costs: dict[str, Costs]
     frozen: dict[str, dict[str, str]] | None
     at: dict[str, list[str]] | None = None
     """Label -> the rungs at which a method runs; None in older ladders, where all run at all."""

@@ -22,8 +22,8 @@ from gsgd.sift.exits import EarlyExit
 from gsgd.sift.models.wrappers import device_of_weights, innermost, is_sharded, unwrap
 from gsgd.sift.ranks import Ranks
 from gsgd.sift.scorer import Scorer
-from gsgd.sift.scoring_pass.label_learning import readings_to_try
-from gsgd.sift.scoring_pass.labels import LabelReading
+from gsgd.sift.scoring_pass.label_learning import conventions_to_try
+from gsgd.sift.scoring_pass.labels import LabelConvention
 from gsgd.sift.scoring_pass.padded_positions import Form
 from gsgd.sift.scoring_pass.row_losses import IGNORED
 
@@ -81,7 +81,7 @@ class SelfCheck:
             for probe in _probes_of_all(scorer, batch, ranks) if sharded else [batch] * scores:
                 if new:
                     # A sharded model is run by all ranks, whatever a single one knows already.
-                    (scorer.learn if sharded else scorer.reading)(probe)
+                    (scorer.learn if sharded else scorer.convention)(probe)
                 problem = problem or (self._compare(scorer, probe) if self.enabled else None)
                 self.forms.add(scorer.form(probe))
         except ValueError as error:
@@ -95,12 +95,13 @@ class SelfCheck:
 
     def _compare(self, scorer: Scorer, batch: Mapping[str, Any]) -> str | None:
         """What is wrong with the scores of this batch, in words; None if nothing is."""
-        rows, reading = scorer.probe_rows(batch), scorer.reading(batch)
-        readings = [reading]
-        if reading.doubt is not None:
-            readings += [other for other in readings_to_try(scorer, batch, reading.doubt) if other != reading]
+        rows, convention = scorer.probe_rows(batch), scorer.convention(batch)
+        conventions = [convention]
+        if convention.doubt is not None:
+            others = conventions_to_try(scorer, batch, convention.doubt)
+            conventions += [other for other in others if other != convention]
         whole = scorer.rows.take(batch, rows)
-        few = _with_few_labels(scorer, whole, reading)
+        few = _with_few_labels(scorer, whole, convention)
         probe = whole if few is None else few
         losses = _losses_alone(scorer, probe)
         if losses is None:
@@ -114,31 +115,31 @@ class SelfCheck:
             return None
         self.undecided = 0
         first: str | None = None
-        for candidate in readings:
+        for candidate in conventions:
             numbers = _difference(scorer, probe, losses, candidate, rows)
             if numbers is None:
-                if candidate != reading:
+                if candidate != convention:
                     scorer.assume(batch, candidate)
                 return None
             few_labels = "" if few is None else ", with all but a few of its labels taken out"
             first = first or self._sentence(scorer, candidate, numbers + few_labels)
         return first
 
-    def _sentence(self, scorer: Scorer, reading: LabelReading, numbers: str) -> str:
+    def _sentence(self, scorer: Scorer, convention: LabelConvention, numbers: str) -> str:
         model = innermost(scorer.model)
         names = ", ".join(scorer.options.label_names or ("labels",))
         way = {
-            "positions": f"the head ({reading.below or 'base model'} below it) on labelled positions",
+            "positions": f"the head ({convention.below or 'base model'} below it) on labelled positions",
             "logits": "logits beside labels",
             "own loss": "the model's own loss functions, one value a row",
             "callable": "a callable",
-        }[reading.way]
-        shift = "position t predicts label t + 1" if reading.shift else "labels are not shifted"
-        doubt = f"; {reading.doubt}" if reading.doubt else ""
+        }[convention.way]
+        shift = "position t predicts label t + 1" if convention.shift else "labels are not shifted"
+        doubt = f"; {convention.doubt}" if convention.doubt else ""
         exits = "" if isinstance(model, EarlyExit) else ", implement `early_logits` on the model (gsgd.sift.EarlyExit)"
         return (
             f"the scores of {type(model).__name__} are not its losses: {numbers}. Assumed were: {way}, {shift}, "
-            f"label names {names}, ignored label {reading.ignore_index}{doubt}. Pass a callable, "
+            f"label names {names}, ignored label {convention.ignore_index}{doubt}. Pass a callable, "
             f"score=(logits, labels, batch) -> (B,){exits}, or accept the difference with check=False"
         )
 
@@ -181,7 +182,7 @@ def _to(value: Any, device: torch.device) -> Any:
 
 
 def _difference(
-    scorer: Scorer, probe: Mapping[str, Any], losses: Tensor, reading: LabelReading, rows: Tensor
+    scorer: Scorer, probe: Mapping[str, Any], losses: Tensor, convention: LabelConvention, rows: Tensor
 ) -> str | None:
     """How the scores of a probe, read in this way, differ from its rows' losses, in words; None if they do not.
 
@@ -191,9 +192,9 @@ def _difference(
     """
     try:
         with scorer.watched(), _full_precision():
-            found = scorer.scores(probe, scorer.exits, function=scorer.loss, mode="eval", reading=reading)
+            found = scorer.scores(probe, scorer.exits, function=scorer.loss, mode="eval", convention=convention)
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
-        if reading.doubt is None:
+        if convention.doubt is None:
             raise
         return f"it cannot be scored so ({type(error).__name__}: {error})"
     tolerance = TOLERANCE_HALF if _has_half_precision(scorer.model) else TOLERANCE
@@ -222,7 +223,7 @@ def _losses_alone(scorer: Scorer, probe: Mapping[str, Any]) -> Tensor | None:
     return torch.stack(found)
 
 
-def _with_few_labels(scorer: Scorer, probe: Mapping[str, Any], reading: LabelReading) -> dict[str, Any] | None:
+def _with_few_labels(scorer: Scorer, probe: Mapping[str, Any], convention: LabelConvention) -> dict[str, Any] | None:
     """The same rows with few of their labels left, whose neighbours are other labels; None where that is no use.
 
     Averaged over a long row a wrong shift shows too little before a model has learnt anything.
@@ -230,9 +231,9 @@ def _with_few_labels(scorer: Scorer, probe: Mapping[str, Any], reading: LabelRea
     name = scorer.label_names(probe)[0]
     labels = probe[name]
     sequences = labels.dim() == 2 and labels.shape[1] > 2 and not labels.is_floating_point()
-    if not sequences or reading.way not in ("positions", "logits"):
+    if not sequences or convention.way not in ("positions", "logits"):
         return None
-    ignored = reading.ignore_index
+    ignored = convention.ignore_index
     there = labels != ignored
     differs = torch.ones_like(there)
     differs[:, 1:] &= labels[:, 1:] != labels[:, :-1]

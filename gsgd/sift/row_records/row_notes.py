@@ -67,32 +67,14 @@ class RowNotes:
         logged = None if self._log is None else Drawn(drawn, selection.kept_flags)
         self.named_rows.awaits(rows, ids, logged)
 
-    def note(
-        self,
-        output: Any,
-        rows: Mapping[str, Any],
-        batch: Mapping[str, Any],
-        *,
-        step: int,
-        positions: tuple[Tensor, int] | None,
-        items: Tensor | int | None,
-        weights: Tensor | None,
-    ) -> Trained | None:
-        """Note the losses of rows that were awaited, and log them; None for others, and where nothing is noted.
+    def log(self, noted: Trained, weights: Tensor | None, *, step: int) -> None:
+        """Log rows whose losses `named_rows` has noted, where rows are logged.
 
         Args:
-            output, rows, batch, step, positions, items: as of `NamedRows.note`.
             weights: (k,), what the rows' losses are multiplied by; None if all count alike.
-
-        Raises:
-            ValueError: as `NamedRows.note`.
         """
-        if self.named_rows is None:
-            return None
-        noted = self.named_rows.note(output, rows, batch, step=step, positions=positions, items=items)
-        if noted is not None and noted.drawn is not None and self._log is not None:
+        if noted.drawn is not None and self._log is not None:
             self._log.add(step, *noted.drawn, noted.ids, noted.losses, weights)
-        return noted
 
     def write(self) -> None:
         """Write what was logged since the last time.

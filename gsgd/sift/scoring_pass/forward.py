@@ -25,7 +25,7 @@ from gsgd.sift.scoring_pass.row_losses import (
 )
 
 BeginHead = Callable[[Tensor, Tensor | None], None]
-"""`(hidden states (1, N, H) that the head is about to see, which of the recorded ones they are) -> None`."""
+"""`(hidden states (1, N, H) that the head is about to see, which of the captured ones they are) -> None`."""
 
 LOGITS_AT_ONCE = 2**24
 """Entries of the matrix of logits that scoring has in memory at a time."""
@@ -76,8 +76,8 @@ class LabelledHead:
         below: dotted name of the module whose output the head reads.
         ignored: the label that does not count.
         padded: as many positions of each row, among them the labelled ones; None to find those of `labels`.
-        recorded: closed where recording ends.
-        begin_head: called with what the head is about to see, if the head is recorded, too.
+        captured: closed where the capture ends.
+        begin_head: called with what the head is about to see, if the head is captured, too.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class LabelledHead:
         *,
         ignored: int = IGNORED,
         padded: Positions | None = None,
-        recorded: contextlib.ExitStack,
+        captured: contextlib.ExitStack,
         begin_head: BeginHead | None,
     ):
         self.view, self.inputs, self.labels, self.below, self.padded = view, inputs, labels, below, padded
-        self.recorded, self.begin_head = recorded, begin_head
+        self.captured, self.begin_head = captured, begin_head
         if padded is not None:
             self.rows, self.columns, self.wanted = padded.rows, padded.columns, padded.labels.reshape(-1)
         else:
@@ -109,7 +109,7 @@ class LabelledHead:
 
         def predictions() -> Tensor:
             logits = logits_of(run(self.view, self.inputs))
-            self.recorded.close()
+            self.captured.close()
             return logits
 
         with contextlib.closing(self._parts(sizes)) as parts:
@@ -137,7 +137,7 @@ class LabelledHead:
         values: Tensor | None = None
         with contextlib.closing(self._parts(sizes)) as parts:
             for base, rows, labels in zip(parts, part_rows, wanted, strict=True):
-                losses = RowLosses(len(self.labels), function, labels, rows, self.recorded.close, computed)
+                losses = RowLosses(len(self.labels), function, labels, rows, self.captured.close, computed)
                 found = own_losses(self.view, losses, {**self.inputs, name: labels}, base)[0]
                 if values is None:
                     values = found

@@ -18,7 +18,7 @@ from gsgd.sift.exits import EarlyExit, exit_view, find_layers
 from gsgd.sift.models.wrappers import innermost, unwrap
 from gsgd.sift.scoring_pass.forward import own_losses
 from gsgd.sift.scoring_pass.head_positions import NotCalled, modules_below_head
-from gsgd.sift.scoring_pass.labels import LabelReading, found_shift, makes_decoder_inputs, shifts_by_name
+from gsgd.sift.scoring_pass.labels import LabelConvention, found_shift, makes_decoder_inputs, shifts_by_name
 from gsgd.sift.scoring_pass.row_losses import LossCall, NoRowLoss, RowLosses
 
 
@@ -38,7 +38,7 @@ class Probed(Protocol):
     def watched(self) -> AbstractContextManager[None]: ...
 
 
-def learnt_reading(scorer: Probed, probe: Mapping[str, Any]) -> LabelReading:
+def learnt_convention(scorer: Probed, probe: Mapping[str, Any]) -> LabelConvention:
     """The cheapest way of scoring that agrees with the model's own loss of a few rows.
 
     Raises:
@@ -64,7 +64,7 @@ def learnt_reading(scorer: Probed, probe: Mapping[str, Any]) -> LabelReading:
         doubt = f"{type(error).__name__}: {error}"
     else:
         return _simplest(scorer, probe, labels, values, calls)
-    guesses = readings_to_try(scorer, probe, doubt)
+    guesses = conventions_to_try(scorer, probe, doubt)
     if not guesses:
         raise ValueError(
             f"{type(innermost(model)).__name__} has no loss per row that scores could be: {doubt}. "
@@ -75,40 +75,40 @@ def learnt_reading(scorer: Probed, probe: Mapping[str, Any]) -> LabelReading:
 
 def _simplest(
     scorer: Probed, probe: Mapping[str, Any], labels: Tensor, values: Tensor, calls: list[LossCall]
-) -> LabelReading:
+) -> LabelConvention:
     """The cheapest way of scoring that agrees with the loss as it was watched."""
     model = unwrap(scorer.model)
     shift = found_shift(calls, labels)
     own_exits = isinstance(innermost(model), EarlyExit)
     if shift is None and own_exits:
-        return LabelReading("logits", doubt="its loss is not the cross-entropy of its labels")
+        return LabelConvention("logits", doubt="its loss is not the cross-entropy of its labels")
     ignored = calls[0].ignore_index
     single = labels.dim() < 2 or labels.shape[1:].numel() == 1
     below = [] if own_exits or labels.dim() < 2 else modules_below_head(model, find_layers(model)[0])
     if shift is None:
         as_they_are = [found_shift([call], labels) == 0 for call in calls]
-        tries = [LabelReading("own loss", 0, ignored, name) for name in below if any(as_they_are)]
+        tries = [LabelConvention("own loss", 0, ignored, name) for name in below if any(as_they_are)]
     elif own_exits or single:
-        tries = [LabelReading("logits", 0 if single else shift, ignored)]
-        tries += [LabelReading("positions", 0, ignored, name) for name in below]  # of sequences of one token
+        tries = [LabelConvention("logits", 0 if single else shift, ignored)]
+        tries += [LabelConvention("positions", 0, ignored, name) for name in below]  # of sequences of one token
     else:
-        tries = [LabelReading("positions", shift, ignored, name) for name in below]
+        tries = [LabelConvention("positions", shift, ignored, name) for name in below]
     if makes_decoder_inputs(model, probe):
         tries = []  # the decoder reads the labels, too
-    for reading in tries:
+    for convention in tries:
         if own_exits:
-            return reading  # its early logits are its own; the self-check holds them against its loss
+            return convention  # its early logits are its own; the self-check holds them against its loss
         try:
             with scorer.watched():
-                found = scorer.scores(probe, scorer.exits, function=scorer.loss, mode="eval", reading=reading)
+                found = scorer.scores(probe, scorer.exits, function=scorer.loss, mode="eval", convention=convention)
         except (NotCalled, RuntimeError, TypeError, IndexError, ValueError):
             continue  # not the module that the head reads from
         if torch.allclose(found.double(), values.double(), rtol=1e-3, atol=1e-4):
-            return reading
-    return LabelReading("own loss")
+            return convention
+    return LabelConvention("own loss")
 
 
-def readings_to_try(scorer: Probed, batch: Mapping[str, Any], doubt: str) -> list[LabelReading]:
+def conventions_to_try(scorer: Probed, batch: Mapping[str, Any], doubt: str) -> list[LabelConvention]:
     """Guesses where the loss could not be watched, the likeliest first."""
     model = unwrap(scorer.model)
     labels = batch[scorer.label_names(batch)[0]]
@@ -116,8 +116,8 @@ def readings_to_try(scorer: Probed, batch: Mapping[str, Any], doubt: str) -> lis
     if labels.is_floating_point():
         return []
     if labels.dim() < 2 or labels.shape[1:].numel() == 1:
-        return [LabelReading("logits", doubt=doubt)]
+        return [LabelConvention("logits", doubt=doubt)]
     if isinstance(innermost(model), EarlyExit):
-        return [LabelReading("logits", shift=shift, doubt=doubt) for shift in shifts]
+        return [LabelConvention("logits", shift=shift, doubt=doubt) for shift in shifts]
     below = modules_below_head(model, find_layers(model)[0])
-    return [LabelReading("positions", shift=shift, below=name, doubt=doubt) for shift in shifts for name in below]
+    return [LabelConvention("positions", shift=shift, below=name, doubt=doubt) for shift in shifts for name in below]

@@ -20,8 +20,8 @@ Way = Literal["positions", "logits", "own loss", "callable"]
 
 
 @dataclass(frozen=True)
-class LabelReading:
-    """How rows of one form of batch are scored.
+class LabelConvention:
+    """How the labels of one form of batch become scores of its rows.
 
     Attributes:
         way: "positions", the head runs on labelled positions; "logits", the whole prediction beside the labels; "own

@@ -22,14 +22,14 @@ from gsgd.sift.models.wrappers import (
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.scoring_pass.mode import without_cache
 from gsgd.sift.scoring_pass.row_losses import IGNORED
-from gsgd.sift.shared_forward.recording import Recording
+from gsgd.sift.shared_forward.capture import Capture
 
 
 class Shared:
-    """A recorded scoring pass up to `exit_layer`, its labels, and the `rows` chosen, at `indices` (k,) of it."""
+    """A captured scoring pass up to `exit_layer`, its labels, and the `rows` chosen, at `indices` (k,) of it."""
 
-    def __init__(self, recording: Recording, exit_layer: int, rows: dict[str, Any], indices: Tensor, labels: Any):
-        self.recording, self.exit_layer = recording, exit_layer
+    def __init__(self, capture: Capture, exit_layer: int, rows: dict[str, Any], indices: Tensor, labels: Any):
+        self.capture, self.exit_layer = capture, exit_layer
         self.rows, self.indices, self.labels = rows, indices, labels
         self._versions = _versions([*rows.values(), labels])
 
@@ -41,14 +41,14 @@ class Shared:
     @contextlib.contextmanager
     def training_pass(self, model: nn.Module) -> Iterator[None]:
         """Within the block, `model` on the chosen rows takes what the scoring pass has computed."""
-        inner, recording = innermost(model), self.recording
+        inner, capture = innermost(model), self.capture
         with contextlib.ExitStack() as stack:
-            stack.callback(recording.release)
-            if recording.statistics:
-                stack.enter_context(gross_statistics(inner, recording.statistics))
-            if recording.share:
+            stack.callback(capture.release)
+            if capture.statistics:
+                stack.enter_context(gross_statistics(inner, capture.statistics))
+            if capture.share:
                 stack.enter_context(without_cache(inner))
-                stack.enter_context(recording.replay(self.indices, last_shared_layer(inner, self.exit_layer)))
+                stack.enter_context(capture.replay(self.indices, last_shared_layer(inner, self.exit_layer)))
             yield
 
     def begin_head(self, chosen: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class Shared:
         labelled = self.labels != IGNORED
         number = labelled.flatten().cumsum(0).view(labelled.shape) - 1
         indices = self.indices.to(labelled.device)
-        self.recording.begin_head(chosen, number[indices][labelled[indices]])
+        self.capture.begin_head(chosen, number[indices][labelled[indices]])
         return chosen
 
 
@@ -73,13 +73,13 @@ def two_passes_because(
     reasons = [
         (together, 'with scope="global" ranks train on rows that others scored'),
         (any_fsdp(modules), "FSDP gathers weights anew in every pass"),
-        (options.score_batch_size is not None, "score_batch_size bounds the memory that recording would take"),
+        (options.score_batch_size is not None, "score_batch_size bounds the memory that a captured pass would take"),
         (torch.is_inference_mode_enabled(), "in inference mode no changes of tensors are counted"),
         (mode != "train", f"scoring_mode={mode!r} scores another function than is trained"),
         (options.compile, "compile makes graphs of scoring and training, which share nothing"),
         (is_compiled(model), "torch.compile runs the whole model as one piece; compile only layers after the exit"),
         (compiled, "parts of the model up to the exit, or its head, are compiled; compile only layers after the exit"),
-        (holds_window, "the recordings of all micro-batches would be in memory at once"),
+        (holds_window, "captured passes of all micro-batches would be in memory at once"),
         (any(map(checkpoints_activations, modules)), "activation checkpointing computes the layers again in the "
          "backward pass"),
     ]  # fmt: skip

@@ -43,7 +43,7 @@ def _one_thread():
 def _torchs_own_draws(request, monkeypatch):
     """Scoring draws masks by torch's own operation, so that a reference from the same seed has the same ones."""
     if not request.module.__name__.endswith("test_any_model"):
-        monkeypatch.setattr("gsgd.sift.shared_forward.recording.is_slow_draw", lambda *_: False)
+        monkeypatch.setattr("gsgd.sift.shared_forward.capture.is_slow_draw", lambda *_: False)
 
 
 @pytest.fixture(autouse=True)
@@ -212,9 +212,9 @@ def _row_scores(logits, labels, kind, causal=False):
 @pytest.fixture
 def warnings_said(caplog):
     """What was logged in the test, though other tests may have had it logged before."""
-    from gsgd.sift.shared_forward.recording import say_once
+    from gsgd.sift.shared_forward.capture import say_once
 
     say_once.cache_clear()
-    name = "gsgd.sift.shared_forward.recording"
+    name = "gsgd.sift.shared_forward.capture"
     caplog.set_level(logging.WARNING, logger=name)
     return lambda: [record.getMessage() for record in caplog.records if record.name == name]

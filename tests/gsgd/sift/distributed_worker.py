@@ -34,7 +34,7 @@ from transformers import (
 )
 
 from gsgd.sift import LastSeenSampler, Sift, WithIds, reuse_trial
-from gsgd.sift.shared_forward import recording as recording_module
+from gsgd.sift.shared_forward import capture as capture_module
 
 RANKS = 2
 CLASSES = 5
@@ -294,17 +294,17 @@ def sharded_models_make_two_passes(rank):
     said = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
-    recording_module.say_once.cache_clear()
-    logging.getLogger("gsgd.sift.shared_forward.recording").addHandler(handler)
+    capture_module.say_once.cache_clear()
+    logging.getLogger("gsgd.sift.shared_forward.capture").addHandler(handler)
     try:
         for shard in (fsdp1, fsdp2):
             model = masked_lm()
             sift = Sift(shard(model, bert_layers(model)))
             for step in range(2):
                 sift.choose(text_of(rank, step))
-                assert sift.recorded_bytes == 0
+                assert sift.captured_bytes == 0
     finally:
-        logging.getLogger("gsgd.sift.shared_forward.recording").removeHandler(handler)
+        logging.getLogger("gsgd.sift.shared_forward.capture").removeHandler(handler)
     assert len(said) == 1, said
     assert "two passes: FSDP gathers weights anew" in said[0]
 

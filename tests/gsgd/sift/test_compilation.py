@@ -99,8 +99,8 @@ def test_the_steps_are_the_eager_ones_and_compiled_once(case, on_a_device, build
     assert made[0] >= 2
     assert made[-1] == made[2]
     assert (compiled._choice.graph._graphs is not None) == on_a_device
-    reading = compiled.scorer.reading(batch)
-    at_positions = reading.way == "positions" or reading.below is not None
+    convention = compiled.scorer.convention(batch)
+    at_positions = convention.way == "positions" or convention.below is not None
     assert (compiled.scorer._compiled.function is not None) == (on_a_device and at_positions)
     assert compiled.totals.sharing.startswith("two passes: compile makes graphs")
 

@@ -17,7 +17,7 @@ from torch import nn  # noqa: E402
 from gsgd import scores as score_functions  # noqa: E402
 from gsgd import selectors  # noqa: E402
 from gsgd.sift import AutoExit, Sift  # noqa: E402
-from gsgd.sift.shared_forward.recording import say_once  # noqa: E402
+from gsgd.sift.shared_forward.capture import say_once  # noqa: E402
 
 CAUSAL = ("gpt2", "llama")
 MASKED = ("bert-mlm", "bert-pretraining", "roberta", "distilbert", "modernbert")
@@ -763,7 +763,7 @@ class TestState:
         sift = Sift(Net(seed), exit_layer="auto", **options)
         self.train(sift, range(5))
         sift.choose(net_batch(seed=5))
-        assert sift.recorded_bytes > 0
+        assert sift.captured_bytes > 0
         return sift
 
     def train(self, sift, steps):
@@ -783,7 +783,7 @@ class TestState:
         other = duplicate(sift)
         assert other.model is not sift.model
         assert other.scorer.model is other.model
-        assert (other.recorded_bytes, other.totals, other.step) == (0, sift.totals, 6)
+        assert (other.captured_bytes, other.totals, other.step) == (0, sift.totals, 6)
         assert other.last.indices.tolist() == sift.last.indices.tolist()
         assert repr(other.readings) == repr(sift.readings)
         assert (other.auto.history, other.options) == (sift.auto.history, sift.options)

@@ -104,7 +104,7 @@ def built():
                     torch.zeros(2, rows).long()[0],
                     torch.ones(4).long(),
                 )
-            learnt = Sift(small.train()).scorer.reading(few)
+            learnt = Sift(small.train()).scorer.convention(few)
             with torch.device("meta"):
                 model = build(classes)
         most = None if batch["labels"].dim() < 2 else int((batch["labels"] != -100).sum(dim=1).max())

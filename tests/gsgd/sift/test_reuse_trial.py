@@ -71,7 +71,7 @@ def test_the_engine_shares_in_turns_and_says_so(build, make_batch):
     shared = []
     for _ in range(STEPS + 2):
         rows = sift.choose(batch)
-        shared.append(sift.recorded_bytes > 0)
+        shared.append(sift.captured_bytes > 0)
         assert sift.totals.sharing.startswith("shared" if shared[-1] else "two passes")
         sift.forward_kept(rows).loss.backward()
     assert shared[:STEPS] == ([True] * STRETCH + [False] * STRETCH) * 2
@@ -80,7 +80,7 @@ def test_the_engine_shares_in_turns_and_says_so(build, make_batch):
     resumed = Sift(model, exit_layer=2, reuse="auto")
     resumed.load_state_dict(sift.state_dict())
     resumed.choose(batch)
-    assert (resumed.recorded_bytes > 0) == sift.reuse_trial.decision
+    assert (resumed.captured_bytes > 0) == sift.reuse_trial.decision
 
 
 def test_a_step_that_cannot_select_counts_all_the_same(build, make_batch):

@@ -36,7 +36,7 @@ def learned(model, batch, *, kind="loss", mode="eval"):
     """A scorer that knows how the model reads such labels: to learn it takes passes that a test would count."""
     scorer = Scorer(model, SiftOptions(score=BY_NAME.get(kind, kind), scoring_mode=mode))
     if scorer.built_in:
-        scorer.reading(batch)
+        scorer.convention(batch)
     return scorer
 
 

@@ -141,7 +141,7 @@ def test_a_runs_readings(tmp_path, capsys):
     write_meters(folder, [{}, {"step": 40, "sigma": "nan", "independence": "nan"}])
     (folder / "header.json").write_text("{}")
     assert main(["diagnose", str(folder)]) == 0
-    first, second = read(folder / "live.csv")
+    first, second = read(folder / "readings.csv")
     assert tuple(first) == ("run", "method", "seed", *readings.MEASURED, *readings.PREDICTED)
     assert (first["run"], first["method"], first["step"], second["step"]) == ("my-run", "loss@1", "20", "40")
     assert {name: float(first[name]) for name in readings.MEASURED} == pytest.approx(READING)
@@ -149,7 +149,7 @@ def test_a_runs_readings(tmp_path, capsys):
     assert second["rho_pairs_guaranteed"] == "nan"
     out = capsys.readouterr().out
     assert "Theorem 6.2" in out
-    assert f"results in {folder / 'live.csv'}" in out
+    assert f"results in {folder / 'readings.csv'}" in out
     assert "of 1 readings, Theorem 5.15's guarantee holds in 100%" in " ".join(out.split())
 
 
@@ -180,7 +180,7 @@ def test_malformed_readings_are_2_and_named(tmp_path, capsys, row, message):
     assert out == ""
     assert err.startswith("gsgd diagnose: ")
     assert message in err
-    assert not (tmp_path / "run" / "live.csv").exists()
+    assert not (tmp_path / "run" / "readings.csv").exists()
 
 
 def test_a_folder_without_readings_is_2_and_says_what_to_do(tmp_path, capsys):
@@ -196,7 +196,7 @@ def test_a_folder_that_is_called_as_a_preset(tmp_path, monkeypatch, capsys):
     assert "batches = 1 must be at least 2" in capsys.readouterr().err
     write_meters(tmp_path / "resnet-tiny", [{}])
     assert main(["diagnose", "resnet-tiny"]) == 0
-    assert (tmp_path / "resnet-tiny" / "live.csv").exists()
+    assert (tmp_path / "resnet-tiny" / "readings.csv").exists()
 
 
 @pytest.mark.parametrize("more", [["--after", "3"], ["--batch_size", "8"]])

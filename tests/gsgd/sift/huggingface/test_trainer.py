@@ -192,7 +192,7 @@ def test_equals_a_plain_loop(name, accumulation, start_step, build, train, row_s
     assert np.allclose(logged, losses, rtol=0, atol=1e-5)
     assert_same_weights(model, reference)
     assert any(not torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    why = "shared: " if accumulation == 1 else "two passes: the recordings of all micro-batches would be in memory"
+    why = "shared: " if accumulation == 1 else "two passes: captured passes of all micro-batches would be in memory"
     assert trainer.sift.totals.sharing.startswith(why)
 
 

@@ -194,7 +194,7 @@ def test_draws_are_sets_of_as_many_rows_as_are_kept(monkeypatch):
     batches = [linear_batch(rng, rows=7) for _ in range(2)]
     rows = []
     sift = Sift(Linear(rng.normal(size=FEATURES)), keep=0.3)
-    sift.scorer.reading(batches[0])  # takes a pass
+    sift.scorer.convention(batches[0])  # takes a pass
     forward = Linear.forward
     monkeypatch.setattr(
         Linear, "forward", lambda self, x, early, labels: rows.append(x) or forward(self, x, early, labels)
@@ -443,7 +443,7 @@ def test_training_goes_on_as_without(build, make_batch):
             rows = sift.choose(make_batch("bert-classifier", seed=seed))
             if diagnosed:
                 sift.diagnose([make_batch("bert-classifier", seed=seed) for seed in range(2)], draws=1)
-            shared.append(sift.recorded_bytes)
+            shared.append(sift.captured_bytes)
             sift.forward_kept(rows).loss.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -412,7 +412,7 @@ def test_model_and_generators_are_as_without():
         rows = []
         for step in range(3):
             if not check and step == 0:
-                sift.scorer.reading(vectors())
+                sift.scorer.convention(vectors())
             sift(**vectors(step)).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -432,7 +432,7 @@ def test_model_and_generators_are_as_without():
 def test_to_learn_how_labels_are_read_leaves_no_trace():
     model, batch = Restless(), vectors()
     before = copy.deepcopy(model.state_dict()), torch.get_rng_state(), model.training
-    Sift(model).scorer.reading(batch)
+    Sift(model).scorer.convention(batch)
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before[0].items())
     assert torch.equal(torch.get_rng_state(), before[1])
     assert (model.calls, model.notes, model.training) == (0, [], before[2])

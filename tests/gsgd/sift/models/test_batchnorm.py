@@ -191,7 +191,7 @@ def test_the_rest_of_the_model_is_not_followed(semantics):
     for stage in model.resnet.encoder.stages:
         stage.register_forward_hook(lambda *_: followed.append(_get_current_dispatch_mode() is not None))
     sift = Sift(model, exit_layer=1, keep=KEPT / ROWS, batchnorm=semantics, check=False)
-    sift.scorer.reading(images())
+    sift.scorer.convention(images())
     followed.clear()
     sift(**images())
     assert followed == [True, True, True, True, False]  # of scoring two stages, of training three
@@ -341,7 +341,7 @@ def test_gross_statistics_do_not_end_where_sharing_does(reuse):
     model = Net(block).double()
     model.norm.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
     sift = Sift(model, keep=KEPT / ROWS, batchnorm="gross", reuse=reuse, check=False)
-    sift.scorer.reading(images())
+    sift.scorer.convention(images())
     for seed in range(2):
         seen.clear()
         sift(**images(seed)).backward()

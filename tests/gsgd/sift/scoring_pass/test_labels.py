@@ -15,7 +15,7 @@ from torch import nn  # noqa: E402
 from transformers.modeling_outputs import CausalLMOutput, SequenceClassifierOutput, TokenClassifierOutput  # noqa: E402
 
 from gsgd.sift import Scorer, Sift, SiftOptions  # noqa: E402
-from gsgd.sift.scoring_pass.labels import LabelReading, found_shift, label_names  # noqa: E402
+from gsgd.sift.scoring_pass.labels import LabelConvention, found_shift, label_names  # noqa: E402
 from gsgd.sift.scoring_pass.row_losses import LossCall  # noqa: E402
 
 WORDS, ROWS = 40, 6
@@ -71,7 +71,7 @@ def is_exact(model, batch, stack, exits=None, rtol=1e-4, **options):
         sift = Sift(model, exit_layer=exit_layer, scoring_mode="eval", **options)
         sift(**batch).loss.backward()
         assert sift.last.indices.tolist() == sorted(expected.topk(len(found) // 2).indices.tolist())
-    return scorer.reading(batch)
+    return scorer.convention(batch)
 
 
 # ---- Language models: which shift ----
@@ -128,7 +128,7 @@ def test_a_class_of_ones_own(model_class, shift, prompt):
     sift(**batch)
     torch.testing.assert_close(sift.last.scores, losses_alone(model, batch), rtol=1e-4, atol=1e-5)
     assert sift.causal == bool(shift)
-    assert (sift.scorer.reading(batch).doubt is None) == (model_class is not OwnArithmetic)
+    assert (sift.scorer.convention(batch).doubt is None) == (model_class is not OwnArithmetic)
 
 
 @pytest.mark.parametrize(
@@ -447,10 +447,10 @@ def test_a_shift_by_what_the_loss_function_got(targets, expected):
 
 def test_labels_beside_their_predictions():
     labels = torch.tensor([[1, 2, 255], [4, 255, 6]])
-    assert LabelReading("positions").aligned(labels).tolist() == labels.tolist()
-    assert LabelReading("positions", shift=1).aligned(labels).tolist() == [[2, 255, -100], [255, 6, -100]]
-    assert LabelReading("positions", 1, 255).aligned(labels.to(torch.uint8)).tolist() == [
+    assert LabelConvention("positions").aligned(labels).tolist() == labels.tolist()
+    assert LabelConvention("positions", shift=1).aligned(labels).tolist() == [[2, 255, -100], [255, 6, -100]]
+    assert LabelConvention("positions", 1, 255).aligned(labels.to(torch.uint8)).tolist() == [
         [2, -100, -100],
         [-100, 6, -100],
     ]
-    assert LabelReading("logits", shift=1).aligned(torch.tensor([1, 2])).tolist() == [1, 2]
+    assert LabelConvention("logits", shift=1).aligned(torch.tensor([1, 2])).tolist() == [1, 2]

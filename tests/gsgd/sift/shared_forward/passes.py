@@ -126,5 +126,5 @@ def follow(model, *batches, change=lambda model, number: None, between=False):
         wanted, plain = counted(reference, **take(batch, kept))
         assert_same(found, wanted, model, reference)
         torch.testing.assert_close(list(model.buffers()), list(reference.buffers()), rtol=1e-12, atol=1e-14)
-        assert sift.recorded_bytes == 0
+        assert sift.captured_bytes == 0
     return sum(plain[name] - computed[name] for name in ("addmm", "mm", "bmm", "baddbmm"))

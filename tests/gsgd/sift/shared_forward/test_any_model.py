@@ -140,7 +140,7 @@ def test_draws_are_those_of_the_scoring_pass(drop, width):
         return self.two(dropped)
 
     sift = Sift(tower(block), keep=3 / 8, check=False)
-    sift.scorer.reading(inputs(width=width))
+    sift.scorer.convention(inputs(width=width))
     for seed in range(3):
         seen.clear()
         sift(**inputs(seed, width=width)).backward()

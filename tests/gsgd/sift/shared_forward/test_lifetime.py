@@ -25,7 +25,7 @@ def made(build, make_batch):
 
 
 @pytest.mark.parametrize("head", [False, True])
-def test_only_the_rows_chosen_last_take_what_was_recorded(head, made, make_batch):
+def test_only_the_rows_chosen_last_take_what_was_captured(head, made, make_batch):
     model, reference, sift, one = made(4, labelled_head=head)
     two, three = (make_batch("bert-mlm", seed=seed) for seed in (1, 2))
 
@@ -34,7 +34,7 @@ def test_only_the_rows_chosen_last_take_what_was_recorded(head, made, make_batch
 
     old, new = sift.choose(one), sift.choose(two)
     equal(old)
-    assert sift.recorded_bytes == 0, "what cannot be used any more is let go"
+    assert sift.captured_bytes == 0, "what cannot be used any more is let go"
     equal(new)
     sift.choose(two)
     equal(take(three, [0, 3]))
@@ -58,7 +58,7 @@ def test_only_the_rows_chosen_last_take_what_was_recorded(head, made, make_batch
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_recorded_memory_is_what_shapes_say(dropout, build, make_batch):
+def test_captured_memory_is_what_shapes_say(dropout, build, make_batch):
     """Of each layer of B rows, T tokens, H wide, F in the middle, A heads, in float32:
 
     six products, five of H and one of F, and attention's H and A log-sum-exps. With dropout two masks of H a layer, one
@@ -69,7 +69,7 @@ def test_recorded_memory_is_what_shapes_say(dropout, build, make_batch):
     sift.choose(make_batch("bert-mlm"))
     B, T, H, F, A = 8, 9, 32, 64, 2
     layer = 5 * H + F + (2 * A * T + 2 * H if dropout else H + A)
-    assert sift.recorded_bytes == 4 * B * T * (2 * layer + (H if dropout else 0))
+    assert sift.captured_bytes == 4 * B * T * (2 * layer + (H if dropout else 0))
 
 
 @pytest.mark.parametrize("where", [None, 0, 1, 3])
@@ -87,9 +87,9 @@ def test_nothing_is_left_behind_whether_a_pass_ends_or_raises(where, made):
 
     if where in (0, 1):
         run(sift.choose, batch)
-        assert sift.recorded_bytes == 0
+        assert sift.captured_bytes == 0
     rows = sift.choose(batch)
-    calls = sift._training_pass.shared.recording.segments[0].calls
+    calls = sift._training_pass.shared.capture.segments[0].calls
     references = [weakref.ref(one) for call in calls for one in call.tensors()]
     assert len(references) > 10
     del calls

@@ -1,9 +1,9 @@
 """One forward pass for scoring and training: the kept rows take what the gross batch has already computed.
 
-    recording = Recording(Findings())
-    with recording.record(rows=16):          # scoring, without gradients
+    capture = Capture(Findings())
+    with capture.scoring(rows=16):         # scoring, without gradients
         ...
-    with recording.replay(indices):          # training on the kept rows, under autograd
+    with capture.replay(indices):           # training on the kept rows, under autograd
         loss = model(**kept).loss
 
 While the gross batch is scored, what costly operations (matrix products, convolutions, ...) and random ones (dropout
@@ -91,14 +91,14 @@ class Segment:
     calls: deque[Call] = field(default_factory=deque)
 
 
-class Recording:
+class Capture:
     """What one scoring pass leaves for the training pass on some of its rows; `nbytes` says how much that is.
 
     A pass has one segment up to the exit; where the exit is the last layer, the head on labelled positions is a second
     one, whose rows are positions.
 
     Args:
-        findings: shared by all recordings of an engine.
+        findings: shared by all captures of an engine.
         share: whether to keep outputs; without, only the statistics of BatchNorm are taken.
         gross_statistics: take `statistics` of BatchNorm from the gross batch, in the order in which they run; else
             sharing ends at the first BatchNorm that normalises by its batch.
@@ -119,7 +119,7 @@ class Recording:
         self.costly = self.handed = 0
         self._mode: _Scoring | _Training | None = None
 
-    def record(
+    def scoring(
         self, rows: int, layer: nn.Module | None = None, labelled: Tensor | None = None
     ) -> contextlib.AbstractContextManager[None]:
         """While the gross batch runs without gradients, up to `layer`; scores heed positions `labelled` (B, T) only."""
@@ -128,7 +128,7 @@ class Recording:
 
     @contextlib.contextmanager
     def replay(self, indices: Tensor, layer: nn.Module | None = None) -> Iterator[None]:
-        """While the rows `indices` (k,) of the gross batch run under autograd, up to `layer`; uses the recording up."""
+        """While the rows `indices` (k,) of the gross batch run under autograd, up to `layer`; uses the capture up."""
         try:
             with self._running(_Training(self, indices), layer):
                 yield
@@ -136,12 +136,12 @@ class Recording:
             self.release()
 
     def release(self) -> None:
-        """Let go of all that was recorded."""
+        """Let go of all that was captured."""
         self.segments = []
         self.statistics.clear()
 
     def begin_head(self, chosen: Tensor, indices: Tensor | None) -> None:
-        """The head begins; it sees `chosen` (1, N, H), of the recorded positions `indices` (N,) unless it records."""
+        """The head begins; it sees `chosen` (1, N, H), of the captured positions `indices` (N,) unless it captures."""
         if self._mode is not None:
             self._mode.begin_head(chosen.shape[1], indices)
 
@@ -168,11 +168,11 @@ class Recording:
 class _Pass(SwitchedMode):
     """Sees every operation of a pass, below autograd."""
 
-    def __init__(self, recording: Recording):
+    def __init__(self, capture: Capture):
         super().__init__()
-        self.recording = recording
+        self.capture = capture
         self.segment = 0
-        self.ended = not recording.share
+        self.ended = not capture.share
 
     def end(self, reason: str) -> None:
         """Share nothing from here on."""
@@ -183,14 +183,14 @@ class _Pass(SwitchedMode):
 class _Scoring(_Pass):
     """Carries out the gross batch's operations, and keeps what costly and random ones return."""
 
-    def __init__(self, recording: Recording, rows: int, layer: nn.Module | None, labelled: Tensor | None):
-        super().__init__(recording)
-        recording.segments = [Segment(rows)]
+    def __init__(self, capture: Capture, rows: int, layer: nn.Module | None, labelled: Tensor | None):
+        super().__init__(capture)
+        capture.segments = [Segment(rows)]
         self.layer = id(layer)
         self.kept: dict[int, Call] = {}
-        self.met, self.met_before = 0, recording.findings.attention.get(self.layer, math.inf)
+        self.met, self.met_before = 0, capture.findings.attention.get(self.layer, math.inf)
         self.positions, self.labelled = 0, None
-        if labelled is not None and layer is not None and not recording.findings.positions_meet:
+        if labelled is not None and layer is not None and not capture.findings.positions_meet:
             at = labelled.flatten().nonzero().squeeze(1)
             if 0 < len(at) <= _WORTH_IT * labelled.numel():
                 self.positions, self.labelled = labelled.numel(), at
@@ -210,11 +210,11 @@ class _Scoring(_Pass):
         if operation.packet in operations.ATTENTION and named["dropout_p"]:
             self.end(f"the dropout masks inside {operation.packet} cannot be cut into rows")
             return function(*args, **kwargs)
-        segment = self.recording.segments[self.segment]
+        segment = self.capture.segments[self.segment]
         mask = (_mask(named), named["is_causal"]) if operation.packet in operations.ATTENTION else None
         call = Call(function, operation, operations.described(operation, named, segment.rows), mask)
         segment.calls.append(call)
-        self.recording.costly += operation.costly
+        self.capture.costly += operation.costly
         output = self.at_labelled(operation, function, named)
         if output is None:
             output = _carried_out(operation, function, named, args, kwargs)
@@ -233,7 +233,7 @@ class _Scoring(_Pass):
         """An operation is about to change tensors: what was kept of them stays as it is."""
         for place in {memory_of(target) for target in targets if isinstance(target, Tensor)} & self.kept.keys():
             call = self.kept[place]
-            last = self.recording.segments[self.segment].calls[-1] is call
+            last = self.capture.segments[self.segment].calls[-1] is call
             if function is aten.div_.Scalar and call.operation.random and last and not call.scaled:
                 # Dropout scales its mask: what is kept is scaled, too.
                 call.scaled, call.versions = True, [version + 1 for version in call.versions]
@@ -250,7 +250,7 @@ class _Scoring(_Pass):
         whole, added = named[name], named["self"]
         if len(whole) != self.positions or not whole.is_floating_point() or (added.dim() == 2 and added is not whole):
             return None
-        self.recording.partly = True
+        self.capture.partly = True
         options = {**named, name: whole.index_select(0, self.labelled)}
         factors = [options.pop(each) for each in ("self", "mat1", "mat2") if each in options]
         part = function(*factors, **options)
@@ -259,29 +259,29 @@ class _Scoring(_Pass):
     def normalise(self, operation: Operation, function: Any, args: Any, kwargs: Any) -> Any:
         """A BatchNorm; its statistics are taken, or sharing ends with it."""
         named, output = operation.named(args, kwargs), function(*args, **kwargs)
-        if named.get("training", True) and self.recording.gross_statistics:
-            self.recording.statistics.append(Statistics.of(named, output))
+        if named.get("training", True) and self.capture.gross_statistics:
+            self.capture.statistics.append(Statistics.of(named, output))
         elif named.get("training", True) and not self.ended:
             self.end("BatchNorm normalises the kept rows by their own statistics")
         return output
 
     def begin_head(self, positions: int, indices: Tensor | None) -> None:
         if not self.ended:
-            self.recording.segments.append(Segment(positions))
+            self.capture.segments.append(Segment(positions))
             self.segment += 1
             self.enter()
 
     def leave(self) -> None:
         super().leave()
         if self.labelled is not None and not self.ended and self.segment == 0:
-            self.recording.findings.attention[self.layer] = self.met
+            self.capture.findings.attention[self.layer] = self.met
 
 
 class _Training(_Pass):
     """Hands out the rows `indices` (k,) of what the scoring pass kept, which is let go of as it is used."""
 
-    def __init__(self, recording: Recording, indices: Tensor):
-        super().__init__(recording)
+    def __init__(self, capture: Capture, indices: Tensor):
+        super().__init__(capture)
         self.indices = indices
         self.place = 0
         self.scaled: int | None = None
@@ -299,7 +299,7 @@ class _Training(_Pass):
 
     def hand(self, operation: Operation, function: Any, args: Any, kwargs: Any) -> Any:
         """The rows of the gross batch's call; None where it is to be carried out."""
-        segment, checked = self.recording.segments[self.segment], self.recording.findings.checked
+        segment, checked = self.capture.segments[self.segment], self.capture.findings.checked
         if not segment.calls:
             self.ended = True
             return None
@@ -323,7 +323,7 @@ class _Training(_Pass):
                 self.end(f"{function} of some rows is not those rows of the gross batch's")
                 return computed
             checked.add(key)
-        self.recording.handed += operation.costly
+        self.capture.handed += operation.costly
         made = args[0].copy_(handed[0]) if operation.written else handed[0] if len(handed) == 1 else tuple(handed)
         if call.scaled:
             self.scaled = memory_of(made[0] if isinstance(made, tuple) else made)
@@ -338,11 +338,11 @@ class _Training(_Pass):
                 self.masks = before, now, same
             if not self.masks[2]:
                 return None, "the mask"
-        rows, drawn = self.recording.segments[self.segment].rows, call.tensors()[0]
+        rows, drawn = self.capture.segments[self.segment].rows, call.tensors()[0]
         return operations.same_rows(operation, call.arguments, named, drawn, rows, self.indices)
 
     def begin_head(self, positions: int, indices: Tensor | None) -> None:
-        segments = self.recording.segments
+        segments = self.capture.segments
         if not self.ended and indices is not None and self.segment + 1 < len(segments):
             # What is left of the first one is computed: labelled positions behind the exit layer's attention.
             self.segment, self.place, self.indices = self.segment + 1, 0, indices
