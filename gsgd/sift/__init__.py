@@ -8,21 +8,31 @@ from gsgd.sift.measures.readings import Reading
 from gsgd.sift.options import AutoExit, SiftOptions
 from gsgd.sift.schedules.keep import KeepByAccuracy
 from gsgd.sift.schedules.schedule import Schedule
+from gsgd.sift.score_source import ScoreSource
 from gsgd.sift.scorer import Scorer
+from gsgd.sift.sources.cheaper_input import AveragePooled, CheaperInput, FirstTokens
+from gsgd.sift.sources.corrected_exit import CorrectedExit
 from gsgd.sift.sources.last_seen import LastSeen
+from gsgd.sift.sources.proxy import Proxy
 from gsgd.sift.sources.samplers import ImportanceSampler, InfoBatchSampler, LastSeenSampler, WithIds
 
 __all__ = [
     "AutoExit",
+    "AveragePooled",
+    "CheaperInput",
+    "CorrectedExit",
     "Diagnosis",
     "EarlyExit",
+    "FirstTokens",
     "ImportanceSampler",
     "InfoBatchSampler",
     "KeepByAccuracy",
     "LastSeen",
     "LastSeenSampler",
+    "Proxy",
     "Reading",
     "Schedule",
+    "ScoreSource",
     "Scorer",
     "Selection",
     "Sift",

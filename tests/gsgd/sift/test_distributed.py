@@ -134,6 +134,8 @@ def pair(tmp_path_factory):
         "fsdp_around_compile_is_refused",
         "compile_around_fsdp",
         "every_rank_notes_what_all_have_seen",
+        "every_rank_corrects_an_exit_by_what_all_have_seen",
+        "a_proxy_is_one_network_on_all_ranks",
         "samplers_deal_out_batches_and_agree",
         "every_row_is_logged_by_one_rank",
     ],
