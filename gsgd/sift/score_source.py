@@ -16,7 +16,7 @@ What a source has to keep to:
 
 - `scores` changes nothing: readings ask for scores, too. What is learnt is learnt in `note`.
 - Whatever it computes, it computes in these two, so that it is timed and counted: `gsgd bench step` counts both in the
-  step, and `training.costs.scoring_work` and `training_work` in a budget of work.
+  step, and `training.costs.counted_work` in a budget of work.
 - Ranks have one and the same state: what a rank notes, all note (`ranks.gathered`), and gradients are averaged. They
   select at the same steps and have as many rows each.
 - `state_dict` has all that a resumed run needs to score as the run would have, bit for bit, in tensors and plain values

@@ -15,7 +15,8 @@ from gsgd.sift.schedules.keep import KeepByAccuracy
 from training.budget import StepCosts
 from training.config import build
 from training.keys import described
-from training.settings import NO_SETTING, Method, TrainingSettings, parse_method
+from training.methods import Method, parse_method
+from training.settings import NO_SETTING, TrainingSettings
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from training.budget import parse_budget
 from training.config import Config
 from training.costs import measure_costs
 from training.data.order import Order
+from training.methods import SCORES, parse_method
 from training.run.header import run_header
-from training.settings import parse_method
 from training.task import Task
 from training.training import Training, build_sift
 
@@ -172,6 +172,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
 def _selecting(config: Config) -> Config:
     """The configuration with selection at every step, by the score of its method or by the loss."""
-    score = parse_method(config.training.method).score if config.training.scores_rows else DEFAULT_SCORE
-    always = {"start_step": 0, "start_share": 0.0, "end_step": 0, "end_share": 1.0, "scope": "rank"}
+    named = parse_method(config.training.method).score
+    score = named if named in SCORES else DEFAULT_SCORE
+    always = {"start_step": 0, "start_share": 0.0, "end_step": 0, "end_share": 1.0, "scope": "rank", "cheaper": ""}
     return config.with_values({"method": f"{score}@1", **always})

@@ -47,6 +47,8 @@ class ImageDataSettings:
         "of training images: crop-flip (pad by 4, crop back, flip), resized-crop-flip (crop 8% to 100% of the area, "
         "resize, flip) or none",
     )
+    proxy: Network = key("lenet", "the network of method proxy: linear, mlp or lenet")
+    proxy_size: Positive = key(32, "units of its hidden layer, of mlp and lenet")
     cache_dir: str = key("", "for the decoded images; empty for gsgd in the user's cache folder")
 
     @property
@@ -104,5 +106,6 @@ class ImageSettings(ImageDataSettings, ResNetSettings):
 class SmallNetSettings(ImageDataSettings):
     """What the task "small-net" takes."""
 
+    proxy: Network = key("mlp", "the network of method proxy: linear, mlp or lenet")
     network: Network = key("mlp", "linear (multinomial logistic regression), mlp (one hidden layer) or lenet")
     hidden_size: Positive = key(128, "units of the hidden layer, of mlp and lenet")
