@@ -20,6 +20,7 @@ _SCORES = {
 }
 """Score -> (colour at the first exit, colour at the last, markers: of exits, of what is called the last, of "auto")."""
 _UNSCORED = {
+    "class-balanced": ("random rows, even classes", "#661100", "x"),
     "infobatch": ("InfoBatch", "#882255", "v"),
     "importance": ("importance sampling", "#44AA99", "d"),
     "proxy": ("loss of a proxy", "#DDAA33", ">"),

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from training.data.files import checked
 from training.images.settings import ImageSettings, SmallNetSettings
 from training.images.task import ResNetTask, SmallNetTask
-from training.methods import PROXY
+from training.methods import BALANCED, PROXY
 from training.run_folder.records import BESIDE_THE_RUN
 from training.settings import TrainingSettings
 from training.task import Task
@@ -121,6 +121,8 @@ def _check_source(task: str, training: TrainingSettings, source: str) -> None:
     """
     if training.method == PROXY and task == "bert":
         raise ValueError(f"{source}: method = {PROXY} is for tasks on images, which have a small network, not for bert")
+    if training.method == BALANCED and task == "bert":
+        raise ValueError(f"{source}: method = {BALANCED} is for tasks whose rows have one class, not for bert")
     for form, wanted, why in (
         ("pool", "resnet", "whose network takes pictures of any size"),
         ("first", "bert", "whose rows are tokens"),

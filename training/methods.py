@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from gsgd import scores
-from gsgd.sift import AveragePooled, CheaperInput, CorrectedExit, FirstTokens, Proxy
+from gsgd.sift import AveragePooled, CheaperInput, ClassBalanced, CorrectedExit, FirstTokens, Proxy
 
 SCORES = ("loss", "entropy", "margin")
-CORRECTED, PROXY = "corrected", "proxy"
+CORRECTED, PROXY, BALANCED = "corrected", "proxy", "class-balanced"
 WEIGHTED = ("focal", "loss-power")
 """Methods that train on all rows, with weights (`training.weighting`)."""
 SAMPLED = ("infobatch", "importance")
@@ -24,8 +24,8 @@ SAMPLED = ("infobatch", "importance")
 class Method:
     """What decides which rows are trained on.
 
-    "baseline", "random", "last-seen", one of `SAMPLED` or `WEIGHTED`, for which nothing is scored; a "proxy"; or an
-    early prediction: "loss@1", "entropy@6", "loss@last", "loss@auto", "corrected@1".
+    "baseline", "random", "class-balanced", "last-seen", one of `SAMPLED` or `WEIGHTED`, for which nothing is scored; a
+    "proxy"; or an early prediction: "loss@1", "entropy@6", "loss@last", "loss@auto", "corrected@1".
     """
 
     score: str | None
@@ -43,7 +43,7 @@ def parse_method(text: str) -> Method:
     """
     if text in ("baseline", *SAMPLED, *WEIGHTED):
         return Method(None, None)
-    if text in ("random", "last-seen", PROXY):
+    if text in ("random", "last-seen", BALANCED, PROXY):
         return Method(text, None)
     score, _, layer = text.partition("@")
     if score in SCORES and layer in ("last", "auto"):
@@ -55,8 +55,8 @@ def parse_method(text: str) -> Method:
             f"method = {text!r} corrects an exit of its own, before the last, whose losses are exact: {CORRECTED}@1"
         )
     raise ValueError(
-        f"method = {text!r} must be baseline, random, last-seen, {', '.join((PROXY, *SAMPLED, *WEIGHTED))}, or "
-        f"SCORE@LAYER with a score of {', '.join((*SCORES, CORRECTED))} "
+        f"method = {text!r} must be baseline, random, last-seen, {', '.join((*SAMPLED, *WEIGHTED, BALANCED, PROXY))}, "
+        f"or SCORE@LAYER with a score of {', '.join((*SCORES, CORRECTED))} "
         'and an exit layer of 1, 2, ..., "last" or "auto", such as loss@1'
     )
 
@@ -92,6 +92,8 @@ def engine_score(text: str, cheaper: str, proxy: nn.Module | None, proxy_lr: flo
     score = parse_method(text).score
     if score == PROXY:
         return Proxy(nn.Linear(1, 1) if proxy is None else proxy, lr=proxy_lr)
+    if score == BALANCED:
+        return ClassBalanced()
     if score == CORRECTED:
         return CorrectedExit()
     named: dict[str | None, Any] = {None: "random", "margin": scores.margin}

@@ -36,7 +36,7 @@ from training.keys import (
     engines,
     key,
 )
-from training.methods import PROXY, SAMPLED, WEIGHTED, engine_score, parse_cheaper, parse_method
+from training.methods import BALANCED, PROXY, SAMPLED, WEIGHTED, engine_score, parse_cheaper, parse_method
 
 SELECTORS: dict[str, Selector] = {
     "top-k": select_top_k,
@@ -79,8 +79,9 @@ class TrainingSettings:
         "baseline, random, last-seen (the loss that a row had when it was trained on last), or SCORE@LAYER such as "
         "loss@1, entropy@last or loss@auto; corrected@LAYER (an exit's loss, with the error that it had for the row "
         "when that was trained on last); proxy (the losses of a small network that is trained beside the model, on "
-        "images); infobatch or importance (rows are chosen by losses last seen before they "
-        "are read, and weighted without bias); or the controls focal and loss-power (all rows, the harder the more)",
+        "images); infobatch or importance (rows are chosen by losses last seen before they are read, and weighted "
+        "without bias); or the controls class-balanced (at random, evenly over classes), focal and loss-power (all "
+        "rows, the harder the more)",
     )
     keep: Number = engines("keep")
     keep_schedule: str = key(
@@ -262,7 +263,7 @@ class TrainingSettings:
     @property
     def scores_rows(self) -> bool:
         """Whether an early prediction scores."""
-        return self.selects and self.method not in ("random", "last-seen", PROXY)
+        return self.selects and self.method not in ("random", "last-seen", BALANCED, PROXY)
 
     @property
     def scores_gross_batches(self) -> bool:

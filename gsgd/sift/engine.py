@@ -110,7 +110,7 @@ class Sift(EngineState):
     def _of_this_process(self) -> None:
         """Make what is of one process: checks on their way, and graphs, which are compiled when they first run."""
         self._choice = Choice(self.options, self.ranks)
-        self._gross = GrossScores(self.scorer, self._notes, self.source)
+        self._gross = GrossScores(self.scorer, self._notes, self.source, self.generator)
         self._training_pass = TrainingPass(self.model, self.scorer, self.reuse_trial, self.totals)
 
     def __getattr__(self, name: str) -> Any:

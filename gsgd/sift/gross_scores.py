@@ -26,10 +26,11 @@ class GrossScores:
         scorer: of exits.
         notes: with the losses last seen, where they score.
         source: that scores; None where an exit does, or losses last seen, or nothing.
+        generator: of a source that draws.
     """
 
-    def __init__(self, scorer: Scorer, notes: RowNotes, source: ScoreSource | None):
-        self.scorer, self.notes, self.source = scorer, notes, source
+    def __init__(self, scorer: Scorer, notes: RowNotes, source: ScoreSource | None, generator: torch.Generator):
+        self.scorer, self.notes, self.source, self.generator = scorer, notes, source, generator
 
     @property
     def _last_seen(self) -> NamedRows | None:
@@ -48,7 +49,8 @@ class GrossScores:
         if self.source is not None:
             exit_losses = _ExitLosses(self, batch, exit_layer, recording)
             size = self.scorer.rows.size(batch)
-            scores = self.source.scores(GrossBatch(batch, size, device_of(batch), ids, step, exit_losses))
+            gross = GrossBatch(batch, size, device_of(batch), ids, step, self.generator, exit_losses)
+            scores = self.source.scores(gross)
             if not isinstance(scores, Tensor) or scores.shape != (size,):
                 shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
                 raise ValueError(f"{self.source!r} returned scores of shape {shape}, but must return ({size},)")
@@ -88,8 +90,10 @@ class GrossScores:
             return [self._last_seen.read(self.scorer, batch, ids, step=step)]
         if self.source is None:
             return read_batch(self.scorer, batch, exits=exits, step=step)
+        drawn = self.generator.get_state()
         with torch.no_grad():
             scores, _ = self.of(batch, ids, exit_layer=exit_layer, step=step)
+        self.generator.set_state(drawn)
         assert scores is not None
         named = self.notes.named_rows
         options = self.scorer.options

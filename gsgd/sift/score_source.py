@@ -14,7 +14,8 @@ by the scorer, in the pass that training takes over where it can, or nothing.
 
 What a source has to keep to:
 
-- `scores` changes nothing: readings ask for scores, too. What is learnt is learnt in `note`.
+- `scores` changes nothing: readings ask for scores, too. What is learnt is learnt in `note`. What it draws, it draws
+  from `gross.generator`, which a reading puts back.
 - Whatever it computes, it computes in these two, so that it is timed and counted: `gsgd bench step` counts both in the
   step, and `training.costs.counted_work` in a budget of work.
 - Ranks have one and the same state: what a rank notes, all note (`ranks.gathered`), and gradients are averaged. They
@@ -55,6 +56,7 @@ class GrossBatch:
         device: where they lie.
         ids: (B,), of its rows, where the batch carried them.
         step: the optimizer step, counted from 0.
+        generator: of the engine, for what is drawn; ranks that select together draw alike.
         exit_losses: what the engine's exit makes of it, `by_exit` alone; asked twice, it computes once.
     """
 
@@ -63,6 +65,7 @@ class GrossBatch:
     device: torch.device
     ids: Tensor | None
     step: int
+    generator: torch.Generator
     exit_losses: ExitLosses
 
 

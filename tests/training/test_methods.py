@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gsgd.sift import AveragePooled, CheaperInput, CorrectedExit, FirstTokens, Proxy
+from gsgd.sift import AveragePooled, CheaperInput, ClassBalanced, CorrectedExit, FirstTokens, Proxy
 from training.config import build
 from training.methods import Method, parse_cheaper, parse_method
 from training.settings import TrainingSettings
@@ -13,6 +13,7 @@ from training.settings import TrainingSettings
     ("text", "method"),
     [
         ("proxy", Method("proxy", None)),
+        ("class-balanced", Method("class-balanced", None)),
         ("corrected@1", Method("corrected", 1)),
         ("corrected@12", Method("corrected", 12)),
     ],
@@ -53,6 +54,9 @@ def test_what_the_engine_is_told():
     options = TrainingSettings(method="corrected@2", batch_size=8).sift_options(10, 4, 100)
     assert isinstance(options.score, CorrectedExit)
     assert (options.exit_layer, options.data_rows, options.random_share) == (2, 100, None)
+    balanced = TrainingSettings(method="class-balanced", meter_every=3, quality_batches=2)
+    assert isinstance(balanced.sift_options(10, 4, 100).score, ClassBalanced)
+    assert (balanced.selects, balanced.measures_scores, balanced.scores_rows) == (True, False, False)
     network = torch.nn.Linear(3, 2)
     options = TrainingSettings(method="proxy", proxy_lr=0.25, meter_every=3).sift_options(10, 4, 100, proxy=network)
     assert isinstance(options.score, Proxy)
@@ -87,6 +91,7 @@ def test_what_does_not_go_together(values, message):
     ("values", "message"),
     [
         ({"task": "bert", "method": "proxy"}, "method = proxy is for tasks on images"),
+        ({"task": "bert", "method": "class-balanced"}, "is for tasks whose rows have one class"),
         (
             {"task": "small-net", "method": "loss@last", "cheaper": "pool2"},
             "is for task = resnet, .* not for small-net",

@@ -87,6 +87,8 @@ OUT_OF_RANGE = {
     "uniform_share": [0.0, 1.5],
     "focal_gamma": [-1.0, float("nan")],
     "loss_power": [-0.5],
+    "cheaper": ["pool1", "first0", "fp8"],
+    "proxy_lr": [0.0, -1.0, float("nan")],
     "keep_schedule": ["half", "0", "0:1,5", "1:0.5", "0:2"],
 }
 

@@ -380,6 +380,7 @@ def test_no_scores_no_quality(tiny, tiny_module, accelerator, method):
         {"method": "loss@1", "accumulation_steps": 2},
         {"method": "proxy", "start_step": 3, "accumulation_steps": 2},
         {"method": "corrected@1", "accumulation_steps": 2},
+        {"method": "class-balanced", "start_step": 3},
         {"method": "loss@last", "cheaper": "bf16"},
         {"method": "last-seen", "accumulation_steps": 2},
         {"method": "random", "keep_schedule": "0:1.0,4:0.5,9:0.25"},

@@ -2,6 +2,9 @@
 
 proxy           a small network that is trained beside the model
 corrected_exit  an exit's loss, and the error that it had for the row
+reducible_loss  an exit's loss, less that of a reference (RHO)
+mean_of_ranks   several sources, by the mean of the ranks that they give
+class_balanced  a control: rows drawn evenly over classes
 cheaper_input   the model's loss on smaller pictures, fewer tokens or numbers of fewer bits
 
 and losses that were seen when a row was last trained on, which cost no forward pass:

@@ -33,7 +33,18 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from gsgd.sift import CorrectedExit, LastSeenSampler, Proxy, Sift, WithIds, reuse_trial
+from gsgd.sift import (
+    ClassBalanced,
+    CorrectedExit,
+    ExitLoss,
+    LastSeenSampler,
+    MeanOfRanks,
+    Proxy,
+    ReducibleLoss,
+    Sift,
+    WithIds,
+    reuse_trial,
+)
 from gsgd.sift.shared_forward import recording as recording_module
 
 RANKS = 2
@@ -801,6 +812,35 @@ def a_proxy_is_one_network_on_all_ranks(rank):
             optimizer.step()
             for name, value in sift.source.network.state_dict().items():
                 assert torch.allclose(value, by_hand.state_dict()[name], rtol=1e-9, atol=1e-12), (scope, step, name)
+
+
+def sources_look_at_the_rows_of_all_ranks(rank):
+    """With scope="global" rows are ranked, and numbered within their class, among those of both ranks."""
+    batches = [rows_of(other) for other in range(RANKS)]
+    labels = torch.cat([batch["labels"] for batch in batches]).tolist()
+    table = torch.rand(64, generator=torch.Generator().manual_seed(1)).double()
+    ids = torch.randperm(64, generator=torch.Generator().manual_seed(2))[: 8 * RANKS]
+    model = classifier()
+    source = MeanOfRanks(ExitLoss(), ReducibleLoss(table))
+    sift = Sift(model, score=source, exit_layer=1, data_rows=64, scope="global")
+    early = [score for batch in batches for score in plain_scores(model, batch).tolist()]
+    less = [score - float(table[name]) for score, name in zip(early, ids.tolist(), strict=True)]
+    expected = [
+        (sum(other < score for other in early) + sum(other < left for other in less)) / 2
+        for score, left in zip(early, less, strict=True)
+    ]
+    sift.choose({**batches[rank], "id": ids[8 * rank : 8 * (rank + 1)]})
+    assert sift.last.scores.tolist() == expected[8 * rank : 8 * (rank + 1)]
+    assert sift.last.indices.tolist() == hardest(expected, 8)
+
+    sift = Sift(classifier(), score=ClassBalanced(), scope="global")
+    sift.choose(batches[rank])
+    drawn = [labels[row] for row in sift.last.indices.tolist()]
+    assert everywhere(drawn) == [drawn] * RANKS
+    most = max(drawn.count(name) for name in set(labels))
+    # A class has fewer rows than another by more than one only if it has no more.
+    assert len(drawn) == 8
+    assert all(drawn.count(name) >= min(most - 1, labels.count(name)) for name in set(labels))
 
 
 def hardest(scores, kept):
