@@ -16,11 +16,14 @@ _SCORES = {
     "loss": ("#0072B2", "#56B4E9", "o", "p", "h"),
     "entropy": ("#D55E00", "#E69F00", "^", "<", ">"),
     "margin": ("#009E73", "#66C7A8", "D", "d", "H"),
+    "corrected": ("#332288", "#8878D8", "8", "X", "P"),
 }
 """Score -> (colour at the first exit, colour at the last, markers: of exits, of what is called the last, of "auto")."""
 _UNSCORED = {
+    "class-balanced": ("random rows, even classes", "#661100", "x"),
     "infobatch": ("InfoBatch", "#882255", "v"),
     "importance": ("importance sampling", "#44AA99", "d"),
+    "proxy": ("loss of a proxy", "#DDAA33", ">"),
     "focal": ("all rows, focal weights", "#999933", "*"),
     "loss-power": ("all rows, weights by loss", "#AA4499", "1"),
 }

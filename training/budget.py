@@ -11,7 +11,8 @@ UNITS = {
     "steps": "optimizer steps",
     "samples": "backpropagated samples",
     "epochs": "passes over the training set, counted in backpropagated samples",
-    "work": "forward passes of a row: a trained row costs 3, a scored one what its scoring computes, as a share of 1",
+    "work": "forward passes of a row: a trained row costs 3, a scored one what its scoring computes, as a share of 1, "
+    "and a trained one what it trains beside the model",
     "s": "seconds of reference time",
     "baseline-epochs": "the reference time in which the baseline trains so many epochs",
 }
@@ -27,6 +28,7 @@ class Budget:
     clock shows later. Scoring is charged.
     Work: the same on any machine. A row's forward pass is 1, so that a step that trains on k rows costs 3 k; exact
     losses of a gross batch of B rows cost B more, those of an early exit its share of that, losses that are known 0.
+    What is trained to score costs its share, too.
     """
 
     amount: float
@@ -54,11 +56,13 @@ class StepCosts:
         selecting_s: of the method's own step: with selection, with weights, or of rows that its sampler chose.
         scoring_work: floating point operations of scoring a row, as a share of those of its forward pass; None where
             they were not counted.
+        training_work: those of training what scores, on a row that the model trains on, likewise.
     """
 
     plain_s: float
     selecting_s: float
     scoring_work: float | None = None
+    training_work: float = 0.0
 
 
 def parse_budget(text: str) -> Budget:
@@ -113,7 +117,7 @@ def steps_within(
     if budget.unit == "work":
         if costs is None or costs.scoring_work is None:
             raise ValueError(f"budget = {budget} is work: it needs the counted work of scoring")
-        selecting = 3.0 * kept + costs.scoring_work * drawn_per_step
+        selecting = (3.0 + costs.training_work) * kept + costs.scoring_work * drawn_per_step
         return _affordable(budget, budget.amount, 3.0 * samples_per_step, selecting, dearer_steps)
     if costs is None:
         raise ValueError(f"budget = {budget} is a time: it needs the measured costs of a step")

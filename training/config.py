@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from training.data.files import checked
 from training.images.settings import ImageSettings, SmallNetSettings
 from training.images.task import ResNetTask, SmallNetTask
+from training.methods import BALANCED, PROXY
 from training.run_folder.records import BESIDE_THE_RUN
 from training.settings import TrainingSettings
 from training.tabular.settings import TabularSettings
@@ -113,7 +114,26 @@ def build(name: str, values: Mapping[str, Any], source: str = "the configuration
         _checked(kind, {key: value for key, value in values.items() if key in names})
         for kind, names in zip(kinds, known, strict=True)
     )
+    _check_source(task, training, source)
     return Config(name, str(task), data, training)
+
+
+def _check_source(task: str, training: TrainingSettings, source: str) -> None:
+    """Whether a task has what a method's scores are made of.
+
+    Raises:
+        ValueError: if not.
+    """
+    if training.method == PROXY and task == "bert":
+        raise ValueError(f"{source}: method = {PROXY} is for tasks on images, which have a small network, not for bert")
+    if training.method == BALANCED and task == "bert":
+        raise ValueError(f"{source}: method = {BALANCED} is for tasks whose rows have one class, not for bert")
+    for form, wanted, why in (
+        ("pool", "resnet", "whose network takes pictures of any size"),
+        ("first", "bert", "whose rows are tokens"),
+    ):
+        if training.cheaper.startswith(form) and task != wanted:
+            raise ValueError(f"{source}: cheaper = {training.cheaper} is for task = {wanted}, {why}, not for {task}")
 
 
 def _checked(kind: type, values: dict[str, Any]) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,10 +17,11 @@ from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
 from gsgd.host import finished
+from gsgd.sift import SiftOptions
 from training.budget import StepCosts
 from training.config import Config
+from training.methods import SAMPLED, WEIGHTED, parse_method
 from training.run_folder.records import BESIDE_THE_RUN
-from training.settings import SAMPLED, WEIGHTED, parse_method
 from training.task import Task
 from training.training import Training
 
@@ -31,7 +32,7 @@ ROUNDS = 12
 ONLY_SELECTING = frozenset(
     (
         *("method", "keep", "keep_schedule", "select", "trim", "scoring_mode", "scope", "score_batch_size", "reuse"),
-        "batchnorm",
+        *("batchnorm", "cheaper"),
     )
 )
 """Settings that change what a selecting step costs, and no other."""
@@ -39,7 +40,7 @@ FREE = BESIDE_THE_RUN | frozenset(
     (
         *("start_step", "end_step", "start_share", "end_share", "auto_level", "auto_every", "meter_every", "budget"),
         *("max_lr", "weight_decay", "decay_all", "beta1", "beta2", "eps", "schedule", "warmup_share", "cycle_momentum"),
-        *("prune", "uniform_share", "focal_gamma", "loss_power"),
+        *("prune", "uniform_share", "proxy_lr", "focal_gamma", "loss_power"),
         *("random_share", "max_age", "seed", "evaluations", "evaluation_batch_size", "quality_batches", "test"),
     )
 )
@@ -78,7 +79,7 @@ def measure_costs(
 
     An exit that moves has the cost of the last one, an upper bound of its steps but for those that re-measure.
     The first two rounds warm up. With several ranks all of them step together, and the slowest counts.
-    What scoring computes is counted beside, see `scoring_work`.
+    What scoring computes is counted beside, see `counted_work`.
 
     Args:
         configs: each is measured with selection and without.
@@ -112,30 +113,48 @@ def measure_costs(
     if accelerator.num_processes > 1:
         medians = accelerator.gather(medians.to(accelerator.device)[None]).amax(dim=0).cpu()
     found = dict(zip(seconds, medians.tolist(), strict=True))
-    work = {kind: scoring_work(config, task, accelerator) for kind, (config, task) in kinds.items()}
+    work = {kind: counted_work(config, task, accelerator) for kind, (config, task) in kinds.items()}
     accelerator.free_memory()
-    return [StepCosts(found[plain], found[selecting], work[selecting]) for plain, selecting in pairs]
+    return [StepCosts(found[plain], found[selecting], *work[selecting]) for plain, selecting in pairs]
 
 
-def scoring_work(config: Config, task: Task, accelerator: Accelerator) -> float:
-    """Floating point operations of scoring a row, as a share of those of the model's forward pass on it.
+class Work(NamedTuple):
+    """Floating point operations on a row, as shares of those of the model's forward pass on it.
+
+    Attributes:
+        scoring: a row of the gross batch; None where they were not counted.
+        training: of what scores, a row that the model trains on.
+    """
+
+    scoring: float | None
+    training: float
+
+
+def counted_work(config: Config, task: Task, accelerator: Accelerator) -> Work:
+    """What a method's scores take.
 
     Counted on one gross batch: the same on any machine, and of any method. Exact losses are 1, an early exit less, what
-    needs no pass 0. A scoring pass that training takes over in part (`reuse`) counts in full.
+    needs no pass 0. A scoring pass that training takes over in part (`reuse`) counts in full. Numbers of fewer bits
+    count as others do.
     """
-    if not config.training.scores_rows:
-        return 0.0
+    settings = config.training
+    if not settings.scores_gross_batches:
+        return Work(0.0, 0.0)
     # Eagerly, and nothing but the scoring.
     bare: dict[str, Any] = {"compile": False, "check": False, "reuse": False, "score_batch_size": 0}
-    counted = dataclasses.replace(config, training=dataclasses.replace(config.training, **bare))
+    counted = dataclasses.replace(config, training=dataclasses.replace(settings, **bare))
     training = Training(counted, task, accelerator, 2)
-    rows = np.arange(config.training.gross_size) % task.train_size
-    batch = training.placed(task.training_batch(rows, 0))
+    rows = np.arange(settings.gross_size) % task.train_size
+    batch = training.placed({**task.training_batch(rows, 0), SiftOptions.id_key: torch.from_numpy(rows)})
     with torch.no_grad(), accelerator.autocast():
         # What a first step finds out of the model, on rows of its own, is no step's cost.
         training.sift.forward_kept(training.sift.choose(batch))
         with FlopCounterMode(display=False) as scoring:
-            training.sift.choose(batch)
+            kept = training.sift.choose(batch)
+        number = training.sift.last.kept if training.sift.last is not None else settings.kept_size
         with FlopCounterMode(display=False) as forward:
-            training.model(**batch)
-    return scoring.get_total_flops() / forward.get_total_flops()
+            output = training.model(**kept)
+        with FlopCounterMode(display=False) as noting:
+            training.sift.note(output, kept)
+    of_row = forward.get_total_flops() / number
+    return Work(scoring.get_total_flops() / settings.gross_size / of_row, noting.get_total_flops() / number / of_row)

@@ -19,9 +19,9 @@ from gsgd.results import in_bytes
 from gsgd.sift.scoring_pass.row_losses import IGNORED
 from training.budget import StepCosts, parse_budget, seconds_of
 from training.config import Config
-from training.costs import scoring_work
+from training.costs import Work, counted_work
 from training.data.alterations import AlterationSettings, long_tailed_sizes
-from training.images.task import build_resnet, build_small_net
+from training.images.task import build_proxy, build_resnet, build_small_net
 from training.run.model_files import weights_on_disk
 from training.task import Task
 from training.text.task import build_bert
@@ -109,6 +109,14 @@ class MadeUpRows:
         model: nn.Module = build(self.config.data, channels=self.channels, num_labels=self.classes)
         return model
 
+    def build_proxy(self) -> nn.Module:
+        """The run's own proxy."""
+        if self.config.task == "bert":
+            raise ValueError(
+                'method = "proxy" needs a small network beside the model: tasks on images have one, bert none'
+            )
+        return build_proxy(self.config.data, channels=self.channels, num_labels=self.classes)
+
     def training_batch(self, rows: np.ndarray, epoch: int) -> dict[str, Tensor]:
         """Random rows."""
         settings, count = self.config.data, len(rows)
@@ -180,8 +188,9 @@ def _rehearsed(config: Config, accelerator: Accelerator) -> Rehearsal:
         seconds.append(time.perf_counter() - begin)
     plain_s, selecting_s = min(seconds[:each]), min(seconds[each:])
     scale = settings.plain_size / rows * settings.accumulation_steps
-    work = scoring_work(config, task, accelerator) if parse_budget(settings.budget).unit == "work" else None
-    costs = StepCosts(plain_s * scale, selecting_s * scale * settings.kept_size / settings.plain_size, work)
+    by_work = parse_budget(settings.budget).unit == "work"
+    work = counted_work(config, task, accelerator) if by_work else Work(None, 0.0)
+    costs = StepCosts(plain_s * scale, selecting_s * scale * settings.kept_size / settings.plain_size, *work)
     steps = settings.steps_within_budget(
         task.train_size, accelerator.num_processes, costs if parse_budget(settings.budget).needs_costs else None
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
+from torch import nn
 
-from gsgd import scores
 from gsgd.ranges import within
 from gsgd.selectors import (
     Selector,
@@ -36,12 +36,8 @@ from training.keys import (
     engines,
     key,
 )
+from training.methods import BALANCED, PROXY, SAMPLED, WEIGHTED, engine_score, parse_cheaper, parse_method
 
-SCORES = ("loss", "entropy", "margin")
-WEIGHTED = ("focal", "loss-power")
-"""Methods that train on all rows, with weights (`training.weighting`)."""
-SAMPLED = ("infobatch", "importance")
-"""Methods that choose rows before they are read (`training.sampled`)."""
 SELECTORS: dict[str, Selector] = {
     "top-k": select_top_k,
     "online-batch": select_online_batch,
@@ -49,43 +45,6 @@ SELECTORS: dict[str, Selector] = {
 }
 NO_SETTING = ("interrupt", "rows", "label_names", "label_smoothing", "id_key", "row_losses", "keep_tokens")
 """Options that our tasks have no use for: rows and labels have the usual names, losses are plain, nothing is packed."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """What decides which rows are trained on.
-
-    "baseline", "random", "last-seen", one of `SAMPLED` or `WEIGHTED`, for which nothing is scored, or an early
-    prediction: "loss@1", "entropy@6", "loss@last", "loss@auto".
-    """
-
-    score: str | None
-    exit_layer: int | None
-    """None for the last layer, one that moves, and where nothing is scored."""
-    auto: bool = False
-    """Whether the exit moves (`gsgd.sift.AutoExit`)."""
-
-
-def parse_method(text: str) -> Method:
-    """The method that `text` names.
-
-    Raises:
-        ValueError: if it names none.
-    """
-    if text in ("baseline", *SAMPLED, *WEIGHTED):
-        return Method(None, None)
-    if text in ("random", "last-seen"):
-        return Method(text, None)
-    score, _, layer = text.partition("@")
-    if score in SCORES and layer in ("last", "auto"):
-        return Method(score, None, auto=layer == "auto")
-    if score in SCORES and layer.isascii() and layer.isdigit() and int(layer) >= 1:
-        return Method(score, int(layer))
-    raise ValueError(
-        f"method = {text!r} must be baseline, random, last-seen, {', '.join((*SAMPLED, *WEIGHTED))}, or SCORE@LAYER "
-        f"with a score of {', '.join(SCORES)} "
-        'and an exit layer of 1, 2, ..., "last" or "auto", such as loss@1'
-    )
 
 
 def parse_keep_schedule(text: str) -> KeepTable | KeepByAccuracy | None:
@@ -118,8 +77,11 @@ class TrainingSettings:
     method: str = key(
         "baseline",
         "baseline, random, last-seen (the loss that a row had when it was trained on last), or SCORE@LAYER such as "
-        "loss@1, entropy@last or loss@auto; infobatch or importance (rows are chosen by losses last seen before they "
-        "are read, and weighted without bias); or the controls focal and loss-power (all rows, the harder the more)",
+        "loss@1, entropy@last or loss@auto; corrected@LAYER (an exit's loss, with the error that it had for the row "
+        "when that was trained on last); proxy (the losses of a small network that is trained beside the model, on "
+        "images); infobatch or importance (rows are chosen by losses last seen before they are read, and weighted "
+        "without bias); or the controls class-balanced (at random, evenly over classes), focal and loss-power (all "
+        "rows, the harder the more)",
     )
     keep: Number = engines("keep")
     keep_schedule: str = key(
@@ -142,6 +104,16 @@ class TrainingSettings:
         LAST_SEEN_RANDOM_SHARE, "of the kept rows, drawn among those that last-seen leaves, in [0, 1]"
     )
     max_age: Natural = key(0, "steps after which a last-seen loss counts as never seen; 0 for no bound")
+    cheaper: str = key(
+        "",
+        "what a method loss@LAYER scores in place of the batch: poolN (pictures as means over squares of N pixels a "
+        "side), firstN (the first N tokens of each row), bf16 (the batch, in autocast); empty for the batch itself",
+    )
+    proxy_lr: AboveZero = key(
+        1e-3,
+        "of AdamW, of the network of method proxy; it stays. A step before selection begins trains that network, too, "
+        "and is charged as one that selects, an upper bound",
+    )
     prune: ShareBelowOne = key(
         0.5,
         "share of the rows below the mean loss that infobatch leaves out of an epoch, in [0, 1); none in a run's last "
@@ -229,6 +201,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         parse_method(self.method)
+        parse_cheaper(self.cheaper)
         parse_budget(self.budget)
         parse_keep_schedule(self.keep_schedule)
         # What the engine will be told, so that it refuses nothing later that can be refused now.
@@ -247,6 +220,13 @@ class TrainingSettings:
             raise ValueError(
                 f"method = {self.method!r} weights all labels' losses, but labelled_head has a head that sees some: "
                 "set it to false"
+            )
+        if self.cheaper and self.scores_rows and parse_method(self.method).score != "loss":
+            raise ValueError(f"cheaper = {self.cheaper!r} is for methods loss@LAYER, but method = {self.method!r}")
+        if self.method == PROXY and self.draw and (self.start_step or self.start_share):
+            raise ValueError(
+                f"draw = {self.draw} with method = {PROXY!r}, which trains before it selects: what those steps cost "
+                "is not known, so begin at step 0, or set batch_size in place of draw"
             )
         if self.method in SAMPLED and self.draw:
             raise ValueError(f"draw = {self.draw} is not for method = {self.method!r}, which draws by itself")
@@ -269,7 +249,7 @@ class TrainingSettings:
             )
         # As gsgd.selectors.trim counts.
         trimmed = math.floor(self.trim * self.gross_size + 1e-9)
-        if self.trim and self.scores_rows and self.gross_size - trimmed < self.kept_size:
+        if self.trim and self.scores_gross_batches and self.gross_size - trimmed < self.kept_size:
             raise ValueError(
                 f"trim = {self.trim:g} and keep = {self.keep:g}: together they may not be more than 1, "
                 "since what is trimmed cannot be kept"
@@ -283,12 +263,17 @@ class TrainingSettings:
     @property
     def scores_rows(self) -> bool:
         """Whether an early prediction scores."""
-        return self.selects and self.method not in ("random", "last-seen")
+        return self.selects and self.method not in ("random", "last-seen", BALANCED, PROXY)
+
+    @property
+    def scores_gross_batches(self) -> bool:
+        """Whether a forward pass scores, of the model or of another network; losses last seen are there already."""
+        return self.scores_rows or self.method == PROXY
 
     @property
     def measures_scores(self) -> bool:
         """Whether there are scores to hold against exact losses."""
-        return self.scores_rows or self.method == "last-seen"
+        return self.scores_gross_batches or self.method == "last-seen"
 
     @property
     def plain_size(self) -> int:
@@ -330,13 +315,14 @@ class TrainingSettings:
     def dearer_steps(self, total_steps: int, done: int | None = None) -> int:
         """How many of a run's first `done` steps, by default of all, cost as much as a step with selection.
 
-        A method that weights losses or samples rows does so at every step, and is charged for it.
+        A method that weights losses or samples rows does so at every step, and is charged for it; so is a proxy until
+        selection ends, since it is trained before that begins.
         """
         done = total_steps if done is None else done
         if self.method in (*WEIGHTED, *SAMPLED):
             return done
         first, last = self.first_and_last(total_steps)
-        return min(done, last) - min(done, first)
+        return min(done, last) - (0 if self.method == PROXY else min(done, first))
 
     def evaluated_after(self, total_steps: int) -> list[int]:
         """The steps after which a run of so many is evaluated, ascending."""
@@ -359,11 +345,19 @@ class TrainingSettings:
             samples_per_selecting_step=self.kept_size * self.accumulation_steps * ranks,
         )
 
-    def sift_options(self, total_steps: int, exits: int, train_size: int, row_log: Path | None = None) -> SiftOptions:
+    def sift_options(
+        self,
+        total_steps: int,
+        exits: int,
+        train_size: int,
+        row_log: Path | None = None,
+        proxy: nn.Module | None = None,
+    ) -> SiftOptions:
         """The engine's options for a run of so many steps, of a model with so many exits, on so many rows.
 
         Args:
             row_log: folder of the log of rows, where this run keeps one.
+            proxy: the network of method "proxy".
 
         Each is the setting of its name, or made here from others, or one of `NO_SETTING`.
 
@@ -376,7 +370,7 @@ class TrainingSettings:
             "keep": parse_keep_schedule(self.keep_schedule) or self.keep,
             "exit_layer": "auto" if method.auto else method.exit_layer or exits,
             "auto": AutoExit(level=self.auto_level, every=self.auto_every) if method.auto else None,
-            "score": {None: "random", "margin": scores.margin}.get(method.score, method.score),
+            "score": engine_score(self.method, self.cheaper, proxy, self.proxy_lr),
             "select": self.rule(),
             "start_step": first,
             "end_step": last,

@@ -33,6 +33,14 @@ class Task(Protocol):
         """A new model, initialised from torch's global generator, on torch's default device."""
         ...
 
+    def build_proxy(self) -> nn.Module:
+        """A new small network that is called as the model is, to be trained beside it and score (method "proxy").
+
+        Raises:
+            ValueError: if the task has none.
+        """
+        ...
+
     def training_batch(self, rows: np.ndarray, epoch: int) -> dict[str, Tensor]:
         """The rows (B,) of the training set as the model's keyword arguments, on the CPU.
 

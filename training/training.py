@@ -29,9 +29,10 @@ from training.average_precision import AveragePrecision
 from training.calibration import Calibration
 from training.config import Config
 from training.data.order import Order
+from training.methods import PROXY, SAMPLED, WEIGHTED
 from training.run_folder.schema import check_like
 from training.sampled import SampledOrder
-from training.settings import SAMPLED, WEIGHTED, TrainingSettings
+from training.settings import TrainingSettings
 from training.task import Task
 from training.weighting import hard_row_weights, hard_weights, label_losses, reweighted, row_means
 
@@ -90,7 +91,8 @@ class Training:
         # On the optimizer itself: a prepared scheduler would step once per rank.
         self.scheduler = build_scheduler(getattr(self.optimizer, "optimizer", self.optimizer), settings, total_steps)
         self.model: nn.Module = model.train()
-        self.sift = build_sift(model, settings, total_steps, task.train_size, row_log)
+        proxy = self._built_proxy() if settings.method == PROXY else None
+        self.sift = build_sift(model, settings, total_steps, task.train_size, row_log, proxy)
         self.order = Order(task.train_size, settings.seed)
         self.sampled: SampledOrder | None = None
         if settings.method in SAMPLED:
@@ -109,6 +111,13 @@ class Training:
         self.first_loss: float | None = None  # before anything was learnt
         self._loss_sum, self._loss_count = 0.0, 0
         self._begun: float | None = None
+
+    def _built_proxy(self) -> nn.Module:
+        """The network of a proxy; the model's draws go on as without it."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.seed)
+            network: Any = self.task.build_proxy().to(self.accelerator.device)
+        return network.to(memory_format=torch.channels_last) if self.settings.channels_last else network
 
     # ---- A step ----
 
@@ -288,7 +297,7 @@ class Training:
         The batches are the same at every evaluation; neither the run's generators nor its data order move.
         """
         settings = self.settings
-        if not settings.quality_batches or not settings.scores_rows:
+        if not settings.quality_batches or not settings.scores_gross_batches:
             return None, None
         order = Order(self.task.train_size, settings.seed + 1)
         found = []
@@ -296,7 +305,7 @@ class Training:
         with torch.random.fork_rng(devices=devices), self.accelerator.autocast():
             for number in range(settings.quality_batches):
                 torch.manual_seed(settings.seed + number)
-                batch = self.task.training_batch(*order.take(settings.drawn_at(self.sift.next_keep)))
+                batch = self._read(*order.take(settings.drawn_at(self.sift.next_keep)))
                 (reading,) = self.sift.read(self.placed(batch))
                 found.append((reading.overlap, reading.rank_correlation))
         overlap, correlation = torch.tensor(found, dtype=torch.float64).mean(dim=0).tolist()
@@ -419,10 +428,15 @@ def _labelled_only(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Any, dic
 
 
 def build_sift(
-    model: nn.Module, settings: TrainingSettings, total_steps: int, train_size: int, row_log: Path | None = None
+    model: nn.Module,
+    settings: TrainingSettings,
+    total_steps: int,
+    train_size: int,
+    row_log: Path | None = None,
+    proxy: nn.Module | None = None,
 ) -> Sift:
     """The engine of a run; for the baseline one that never selects."""
-    return Sift(model, settings.sift_options(total_steps, count_exits(unwrap(model)), train_size, row_log))
+    return Sift(model, settings.sift_options(total_steps, count_exits(unwrap(model)), train_size, row_log, proxy))
 
 
 def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:

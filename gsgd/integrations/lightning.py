@@ -81,7 +81,7 @@ class SiftCallback(pl.Callback):
                     result = step(rows, *args, **kwargs)
             finally:
                 hook.remove()
-            if sift.named_rows is not None:
+            if sift.notes_rows:
                 sift.note(outputs[-1], rows)
             return result
 

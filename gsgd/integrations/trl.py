@@ -44,10 +44,9 @@ class SiftSFTTrainer(SiftMixin, SFTTrainer):
 
     def _number_rows(self) -> None:
         if type(self.data_collator).__module__.startswith("trl."):
-            what = 'score = "last-seen"' if self.sift_arguments.score == "last-seen" else "log_rows"
             raise ValueError(
-                f"{what} needs the ids of rows, but TRL's collators leave nothing of a sample but its tokens: pass a "
-                f"data_collator that keeps {self.sift_arguments.id_key!r}"
+                f"{self.sift_arguments.ids_needed_for} needs the ids of rows, but TRL's collators leave nothing of a "
+                f"sample but its tokens: pass a data_collator that keeps {self.sift_arguments.id_key!r}"
             )
         super()._number_rows()
 

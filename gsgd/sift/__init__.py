@@ -8,21 +8,38 @@ from gsgd.sift.measures.readings import Reading
 from gsgd.sift.options import AutoExit, SiftOptions
 from gsgd.sift.schedules.keep import KeepByAccuracy
 from gsgd.sift.schedules.schedule import Schedule
+from gsgd.sift.score_source import ScoreSource
 from gsgd.sift.scorer import Scorer
+from gsgd.sift.sources.cheaper_input import AveragePooled, CheaperInput, FirstTokens
+from gsgd.sift.sources.class_balanced import ClassBalanced
+from gsgd.sift.sources.corrected_exit import CorrectedExit
 from gsgd.sift.sources.last_seen import LastSeen
+from gsgd.sift.sources.mean_of_ranks import ExitLoss, MeanOfRanks
+from gsgd.sift.sources.proxy import Proxy
+from gsgd.sift.sources.reducible_loss import ReducibleLoss
 from gsgd.sift.sources.samplers import ImportanceSampler, InfoBatchSampler, LastSeenSampler, WithIds
 
 __all__ = [
     "AutoExit",
+    "AveragePooled",
+    "CheaperInput",
+    "ClassBalanced",
+    "CorrectedExit",
     "Diagnosis",
     "EarlyExit",
+    "ExitLoss",
+    "FirstTokens",
     "ImportanceSampler",
     "InfoBatchSampler",
     "KeepByAccuracy",
     "LastSeen",
     "LastSeenSampler",
+    "MeanOfRanks",
+    "Proxy",
     "Reading",
+    "ReducibleLoss",
     "Schedule",
+    "ScoreSource",
     "Scorer",
     "Selection",
     "Sift",

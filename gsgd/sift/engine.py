@@ -24,8 +24,9 @@ from gsgd.sift.choice import Choice, Selection, number_kept
 from gsgd.sift.compilation import begin_step
 from gsgd.sift.engine_state import EngineState
 from gsgd.sift.exits import check_exit, count_exits
+from gsgd.sift.gross_scores import GrossScores
 from gsgd.sift.measures.diagnosis import Diagnosis, always_selecting, diagnose
-from gsgd.sift.measures.readings import Reading, read_batch
+from gsgd.sift.measures.readings import Reading
 from gsgd.sift.measures.self_check import SelfCheck
 from gsgd.sift.measures.training_accuracy import training_accuracy
 from gsgd.sift.models.wrappers import is_sharded, unwrap
@@ -33,10 +34,11 @@ from gsgd.sift.options import SiftOptions
 from gsgd.sift.packed_documents import Pack, check_apart
 from gsgd.sift.ranks import exchange_rows
 from gsgd.sift.schedules.schedule import Schedule
+from gsgd.sift.score_source import TrainedRows
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.labels import shifts_by_name
 from gsgd.sift.scoring_pass.module_state import uninitialised
-from gsgd.sift.shared_forward.capture import Capture, say_once
+from gsgd.sift.shared_forward.capture import say_once
 from gsgd.sift.shared_forward.sharing import Shared
 from gsgd.sift.timing import Elapsed
 from gsgd.sift.training_pass import TrainingPass
@@ -70,6 +72,7 @@ class Sift(EngineState):
         readings: what `meter_every` has measured.
         named_rows: with `score="last-seen"`, the losses last seen, as `named_rows.seen`; None where no loss of a row is
             noted.
+        source: the engine's own copy of a source that is its `score`, as it has learnt so far; else None.
         reuse_trial: how `reuse="auto"` decides.
 
     Raises:
@@ -108,6 +111,7 @@ class Sift(EngineState):
     def _of_this_process(self) -> None:
         """Make what is of one process: checks on their way, and graphs, which are compiled when they first run."""
         self._choice = Choice(self.options, self.ranks)
+        self._gross = GrossScores(self.scorer, self._notes, self.source, self.generator)
         self._training_pass = TrainingPass(self.model, self.scorer, self.reuse_trial, self.totals)
 
     def __getattr__(self, name: str) -> Any:
@@ -211,7 +215,11 @@ class Sift(EngineState):
             packed=pack is not None,
         )
         with torch.no_grad(), watch.measure(device):
-            scores = self._scores(batch, ids, capture) if pack is None else self._scores_of_documents(pack)
+            exit_losses: Tensor | None = None
+            if pack is None:
+                scores, exit_losses = self._gross.of(batch, ids, exit_layer=self.exit_layer, step=step, capture=capture)
+            else:
+                scores = self._gross.of_documents(pack, self.exit_layer)
             if pack is not None and self.options.keep_tokens and scores is not None:
                 kept = pack.number_within(scores, self.keep)
             chosen = self._choice.rows(
@@ -232,26 +240,35 @@ class Sift(EngineState):
             else:
                 taken = rows.take(batch, chosen)
             drawn = ids
-            if ids is not None and self.ranks.together:
-                ids = self.ranks.gathered(ids)[self.ranks.share(chosen).to(ids.device)]
-            elif ids is not None:
-                ids = ids.index_select(0, chosen.to(ids.device))
+            ids, exit_losses = (self.ranks.of_chosen(values, chosen) for values in (ids, exit_losses))
         if capture is not None and capture.segments:
             self._training_pass.shared = Shared(capture, self.exit_layer, taken, chosen, batch.get("labels"))
         number = rows.size(taken) if self.ranks.together else len(chosen)
         first = self.ranks.rank * size if self.ranks.together else 0
         self.totals.selected_steps += 1
         selection = Selection(step, True, chosen, scores, size, number, watch, ids, first_row=first)
-        return self._chosen(taken, selection, drawn, pack)
+        return self._chosen(taken, selection, drawn, pack, exit_losses)
 
-    def _chosen(self, rows: Any, selection: Selection, drawn: Tensor | None, pack: Pack | None) -> Any:
-        """The rows that a step trains on, once it is noted what they are; `drawn` has the ids of its gross batch."""
+    def _chosen(
+        self,
+        rows: Any,
+        selection: Selection,
+        drawn: Tensor | None,
+        pack: Pack | None,
+        exit_losses: Tensor | None = None,
+    ) -> Any:
+        """The rows that a step trains on, once it is noted what they are.
+
+        Args:
+            drawn: the ids of its gross batch.
+            exit_losses: (k,), of an exit that a source began with.
+        """
         self.last = selection
         self.totals.backprop_samples += selection.kept
         if pack is not None:
             self.totals.gross_tokens += int(pack.lengths.sum())
             self.totals.backprop_tokens += int(pack.lengths[selection.indices.cpu()].sum())
-        self._notes.await_losses(rows, selection.ids, drawn, selection)
+        self._notes.await_losses(rows, selection.ids, drawn, selection, exit_losses)
         return rows
 
     def forward_kept(self, rows: Mapping[str, Any], *, weights: Tensor | Callable[[Any], Tensor] | None = None) -> Any:
@@ -278,7 +295,7 @@ class Sift(EngineState):
     ) -> None:
         """Note the losses of rows that `choose` returned, from the model's output on them, to score by or to log.
 
-        `forward_kept` does so; a loop that calls the model by itself calls this.
+        A source that scores learns from them. `forward_kept` does so; a loop that calls the model by itself calls this.
 
         Args:
             items: what the model's loss is divided by, if not the number of labels.
@@ -287,16 +304,22 @@ class Sift(EngineState):
         Raises:
             ValueError: if the losses of the rows are not the model's: see `row_losses`.
         """
-        if self.named_rows is None or self.last is None:
+        if not self.notes_rows or self.last is None:
             return
         labelled, positions, batch = self._training_pass.labelled, None, rows
         if labelled is not None:
             batch, positions = {**rows, "labels": labelled[1]}, (labelled[0], len(rows["labels"]))
-        step = self._present_step
-        noted = self.named_rows.note(output, rows, batch, step=step, positions=positions, items=items)
+        step, noted = self._present_step, None
+        if self.named_rows is not None:
+            noted = self.named_rows.note(output, rows, batch, step=step, positions=positions, items=items)
         if noted is not None:
             self._notes.log(noted, weights, step=step)
             self.last = dataclasses.replace(self.last, ids=noted.ids, losses=noted.losses, weights=weights)
+        if self.source is not None and not self.schedule.ended(step):
+            if noted is not None:
+                self.source.note(TrainedRows(rows, step, noted.ids, noted.losses, noted.exit_losses))
+            elif not self.source.needs_ids:
+                self.source.note(TrainedRows(rows, step))
 
     def write_rows(self) -> None:
         """Write what `log_rows` has logged since the last time; a loop calls it where it logs, as it may wait.
@@ -320,30 +343,26 @@ class Sift(EngineState):
         """How well scores at some exits stand in for exact losses on a batch: `gsgd.sift.measures.readings.read_batch`.
 
         Losses last seen have no exits: theirs is one reading, of the rows of the batch that were seen, by their ids
-        (`NamedRows.read`).
+        (`NamedRows.read`); a source's is one, too.
         """
         ids = None
-        if self.options.score == "last-seen" or self.options.id_key in batch:
+        if self.options.scores_by_ids or self.options.id_key in batch:
             ids, batch = self._notes.without_ids(batch, self.scorer, trains=self.model.training)
         exits = [self.exit_layer] if exits is None else exits
-        return self._read(batch, ids, exits, self.step if step is None else step)
-
-    def _read(self, batch: Any, ids: Tensor | None, exits: Sequence[int], step: int) -> list[Reading]:
-        if self.options.score == "last-seen" and self.named_rows is not None and ids is not None:
-            return [self.named_rows.read(self.scorer, batch, ids, step=step)]
-        return read_batch(self.scorer, batch, exits=exits, step=step)
+        step = self.step if step is None else step
+        return self._gross.read(batch, ids, exits=exits, exit_layer=self.exit_layer, step=step)
 
     def _take_reading(self, batch: Any, ids: Tensor | None, step: int) -> None:
         """Where readings are asked for, and one is due, take it."""
         every = self.options.meter_every * self.options.accumulation_steps
         if every and self.totals.selected_steps % every == 0:
             with self._meters.measure(device_of(batch)):
-                self.readings += self._read(batch, ids, [self.exit_layer], step)
+                now = self.exit_layer
+                self.readings += self._gross.read(batch, ids, exits=[now], exit_layer=now, step=step)
 
     def _measure_accuracy(self, batch: Any, step: int) -> None:
         """Where shares go by the training accuracy, and it is due, measure it: from the next step on it counts."""
-        ended = self.schedule.end_step is not None and step >= self.schedule.end_step
-        if ended or not self._begins_step or not self._share.measures_at(step):
+        if self.schedule.ended(step) or not self._begins_step or not self._share.measures_at(step):
             return
         with self._meters.measure(device_of(batch)):
             accuracy = training_accuracy(self.scorer, batch, self.ranks)
@@ -385,28 +404,6 @@ class Sift(EngineState):
             logger.log(logging.WARNING if "is not known" in said else logging.INFO, "%s", said)
         return rows.learn(batch)
 
-    def _scores(self, batch: Any, ids: Tensor | None, capture: Capture | None) -> Tensor | None:
-        """(B,) scores of a gross batch; None where nothing scores."""
-        if self.options.score == "last-seen" and self.named_rows is not None and ids is not None:
-            return self.named_rows.scores(ids, step=self._present_step, device=device_of(batch))
-        if self.scorer.function is None:
-            return None
-        parts = self.scorer.parts(batch)
-        if len(parts) == 1:
-            return self.scorer.scores(parts[0], self.exit_layer, capture=capture)
-        return torch.cat([self.scorer.scores(part, self.exit_layer) for part in parts])
-
-    def _scores_of_documents(self, pack: Pack) -> Tensor | None:
-        """(documents,) scores of a pack, in parts of documents of about one length; None where nothing scores."""
-        if self.scorer.function is None:
-            return None
-        scores: Tensor | None = None
-        for documents, rows in pack.parts(self.options.score_batch_size):
-            found = self.scorer.scores(rows, self.exit_layer)
-            scores = found.new_empty(len(pack)) if scores is None else scores
-            scores[documents.to(found.device)] = found
-        return scores
-
     def finish_checks(self) -> None:
         """Wait for the checks of all steps so far.
 
@@ -431,7 +428,7 @@ class Sift(EngineState):
         return super().state_dict()
 
     def __getstate__(self) -> dict[str, Any]:
-        left = ("_choice", "_training_pass")  # what is of one step or one process
+        left = ("_choice", "_gross", "_training_pass")  # what is of one step or one process
         return {name: value for name, value in super().__getstate__().items() if name not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

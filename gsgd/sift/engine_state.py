@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -43,6 +44,9 @@ class EngineState:
         self.reuse_trial = ReuseTrial()
         self._meters = Elapsed()
         self._notes = RowNotes(options, self.ranks)
+        self.source = copy.deepcopy(options.source)
+        if self.source is not None:
+            self.source.begin(self.ranks, options.data_rows)
         # Ranks that select together must draw alike, others must not.
         seed = options.seed if self.ranks.together else options.seed + self.ranks.rank
         self.generator = torch.Generator().manual_seed(seed)
@@ -77,6 +81,11 @@ class EngineState:
         return self._notes.named_rows
 
     @property
+    def notes_rows(self) -> bool:
+        """Whether `Sift.note` does anything: a loop that calls the model by itself asks, as outputs take memory."""
+        return self.named_rows is not None or self.source is not None
+
+    @property
     def meter_s(self) -> float:
         """Seconds that readings and accuracies took since the start of training; on a GPU, reading it waits for all."""
         return self._meters.seconds
@@ -94,6 +103,7 @@ class EngineState:
             **({} if self.auto is None else {"auto": self.auto.state_dict()}),
             **({"keep": self._share.state_dict()} if isinstance(self.options.keep, KeepByAccuracy) else {}),
             **({} if self.named_rows is None else {"named_rows": self.named_rows.state_dict()}),
+            **({} if self.source is None else {"source": self.source.state_dict()}),
             **({"reuse_trial": self.reuse_trial.state_dict()} if self.options.reuse == "auto" else {}),
         }
 
@@ -105,10 +115,11 @@ class EngineState:
         """
         own = {"auto": 'exit_layer = "auto"'} if self.auto is not None else {}
         own |= {"keep": "keep by accuracy"} if isinstance(self.options.keep, KeepByAccuracy) else {}
-        own |= {"named_rows": 'score = "last-seen"'} if self.options.score == "last-seen" else {}
+        own |= {"named_rows": self.options.score_in_words} if self.options.scores_by_ids else {}
+        own |= {"source": self.options.score_in_words} if self.source is not None else {}
         missing = {"calls", "generator", "totals", *own} - set(state)
         if missing:
-            kind = " with ".join(["a Sift", *(own[name] for name in sorted(missing & own.keys()))])
+            kind = " with ".join(["a Sift", *sorted({own[name] for name in missing & own.keys()})])
             raise ValueError(f"the state lacks {', '.join(sorted(missing))}: it is not of {kind}")
         if self.auto is not None:
             self.auto.load_state_dict(state["auto"])
@@ -121,6 +132,8 @@ class EngineState:
         self._meters = Elapsed(state.get("meter_s", 0.0))
         if self.named_rows is not None and "named_rows" in state:
             self.named_rows.load_state_dict(state["named_rows"])
+        if self.source is not None:
+            self.source.load_state_dict(state["source"])
         self._notes.resume_log(self.step)
         if "reuse_trial" in state:
             self.reuse_trial.load_state_dict(state["reuse_trial"])

@@ -15,6 +15,7 @@ from gsgd.ranges import flag, nearest, one_of, whole, within, words
 from gsgd.selectors import Selector, select_top_k
 from gsgd.sift.schedules.keep import KeepByAccuracy, KeepTable, read_keep
 from gsgd.sift.schedules.schedule import Schedule
+from gsgd.sift.score_source import ScoreSource
 
 Score = Callable[..., Any]
 """`(logits, labels) -> (B,)` or `(logits, labels, batch) -> (B,)`, one number a row; larger is harder."""
@@ -86,7 +87,8 @@ class SiftOptions:
             last, which costs no forward pass and needs the rows' ids (`gsgd.sift.sources`), "random" (the control:
             nothing is scored), or a callable `(logits, labels) -> (B,)`, or with three arguments
             `(logits, labels, batch) -> (B,)`; larger is harder. It gets labels as they stand in the batch, not shifted.
-            `gsgd.scores` has more of the built-in kind.
+            `gsgd.scores` has more of the built-in kind. Or a `ScoreSource`, such as a small network that is trained
+            beside the model (`gsgd.sift.sources`); the engine works with a copy of it, its attribute `source`.
         select: a rule of `gsgd.selectors`, or any function `(scores, k, rng) -> (k,) indices`, which are looked at: on
             a GPU every step waits for them, unless `check` is False.
         start_step: steps before it train on the whole batch; at least 0. The paper starts at 20,000.
@@ -140,7 +142,7 @@ class SiftOptions:
         max_age: in steps; a loss that was last seen longer ago counts as never seen, and never seen comes first. None
             for no bound.
         id_key: of a batch's entry with the ids of its rows, whole numbers below `data_rows`; the model does not see it.
-        data_rows: rows of the data set, for `score="last-seen"`; 8 bytes each.
+        data_rows: rows of the data set, for `score="last-seen"` and other scores by ids; 8 bytes each.
         row_losses: `(output, batch) -> (k,)`, the losses of a batch's rows from the model's output on it, where they
             are not the cross-entropy of its logits.
         log_rows: a folder for parquet files of which rows each step drew, which of them it trained on, and with what
@@ -157,7 +159,7 @@ class SiftOptions:
     exit_layer: int | Literal["auto"] = 1
     keep: float | Mapping[int, float] | Sequence[tuple[int, float]] | KeepTable | KeepByAccuracy = 0.5
     keep_tokens: bool = False
-    score: ScoreName | Score = "loss"
+    score: ScoreName | Score | ScoreSource = "loss"
     select: Selector = select_top_k
     start_step: int = 0
     end_step: int | None = None
@@ -188,10 +190,11 @@ class SiftOptions:
     def __post_init__(self) -> None:
         self._take_numbers()
         score_names = get_args(ScoreName)
-        if not callable(self.score) and (not isinstance(self.score, str) or self.score not in score_names):
+        known = isinstance(self.score, str) and self.score in score_names
+        if not known and not callable(self.score) and not isinstance(self.score, ScoreSource):
             raise ValueError(
                 f'score = {self.score!r} must be "loss", "entropy", "last-seen", "random" or a callable '
-                "(logits, labels)"
+                "(logits, labels), or a source (gsgd.sift.sources)"
                 f"{nearest(self.score, score_names)}"
             )
         if not callable(self.select):
@@ -250,23 +253,49 @@ class SiftOptions:
             _set(self, name, words(name, getattr(self, name)))
 
     @property
+    def source(self) -> ScoreSource | None:
+        """The score, if it is a source."""
+        return self.score if isinstance(self.score, ScoreSource) else None
+
+    @property
+    def score_in_words(self) -> str:
+        """Which score it is, as messages name it."""
+        return f"score = {type(self.score).__name__}" if self.source else f'score = "{self.score}"'
+
+    @property
     def scores_by_forward(self) -> bool:
-        """Whether a forward pass scores the gross batch."""
-        return self.score not in ("last-seen", "random")
+        """Whether the model's forward pass up to an exit scores the gross batch."""
+        return self.score not in ("last-seen", "random") and (self.source is None or self.source.by_exit)
+
+    @property
+    def scores_by_ids(self) -> bool:
+        """Whether scores are made of what is known of a row by its id."""
+        return self.score == "last-seen" or (self.source is not None and self.source.needs_ids)
+
+    @property
+    def needs_ids(self) -> bool:
+        """Whether batches must carry ids."""
+        return self.scores_by_ids or self.log_rows is not None
+
+    @property
+    def ids_needed_for(self) -> str:
+        """What needs them, as messages name it."""
+        return self.score_in_words if self.scores_by_ids else "log_rows"
 
     def _check_data_rows(self) -> None:
-        if self.score == "last-seen" and self.data_rows is None:
-            raise ValueError('score = "last-seen" needs data_rows, the number of rows of the data set: len(data)')
+        if self.scores_by_ids and self.data_rows is None:
+            raise ValueError(f"{self.score_in_words} needs data_rows, the number of rows of the data set: len(data)")
 
     def _check_combinations(self) -> None:
         self._check_data_rows()
         if self.score != "last-seen" and self.max_age is not None:
-            raise ValueError(f'max_age is for score = "last-seen", but score = {self.score!r}')
+            raise ValueError(f'max_age is for score = "last-seen", but {self.score_in_words}')
         if self.batchnorm == "gross":
-            if not self.scores_by_forward or self.scoring_mode != "train" or self.scope == "global":
+            of_exit = self.scores_by_forward and not (self.source is not None and self.source.own_input)
+            if not of_exit or self.scoring_mode != "train" or self.scope == "global":
                 raise ValueError(
                     'batchnorm = "gross" needs a scoring pass that normalises by the batch that rows are kept of: '
-                    f'score = {self.score!r} must not be "random" or "last-seen", scoring_mode = '
+                    f'score = {self.score!r} must not be "random" or "last-seen", but of an exit, scoring_mode = '
                     f'{self.scoring_mode!r} must be "train", and scope = {self.scope!r} must be "rank"'
                 )
             if self.score_batch_size is not None:
@@ -280,13 +309,13 @@ class SiftOptions:
             )
         if self.meter_every and self.score == "random":
             raise ValueError(
-                f'meter_every = {self.meter_every}, but score = "{self.score}" has no early prediction to measure: set '
+                f"meter_every = {self.meter_every}, but {self.score_in_words} has no early prediction to measure: set "
                 "it to 0"
             )
         if self.exit_layer != "auto" and self.auto is not None:
             raise ValueError(f'auto is for exit_layer = "auto", but exit_layer = {self.exit_layer!r}')
-        if self.exit_layer == "auto" and not self.scores_by_forward:
-            raise ValueError(f'exit_layer = "auto" needs exits that score: score = "{self.score}" takes none')
+        if self.exit_layer == "auto" and (self.source is not None or not self.scores_by_forward):
+            raise ValueError(f'exit_layer = "auto" needs exits that score: {self.score_in_words} takes none as it is')
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> SiftOptions:

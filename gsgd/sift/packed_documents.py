@@ -99,11 +99,13 @@ class Pack:
         """Raises a ValueError for options of selection that packs do not admit."""
         if options.scope == "global":
             raise ValueError('scope = "global" deals rows out to ranks, and documents that are packed are none: "rank"')
-        if options.score == "last-seen" or options.log_rows is not None:
-            what = 'score = "last-seen"' if options.score == "last-seen" else "log_rows"
+        if options.source is not None:
+            raise ValueError(f"{options.score_in_words} scores rows, and packed documents are none: pad instead")
+        if options.needs_ids:
             raise ValueError(
-                f"{what} needs the loss of each row in the training pass, which a pack of documents does not have: "
-                "pad instead of packing, or choose documents by gsgd.sift.LastSeenSampler before they are packed"
+                f"{options.ids_needed_for} needs the loss of each row in the training pass, which a pack of documents "
+                "does not have: pad instead of packing, or choose documents by gsgd.sift.LastSeenSampler before they "
+                "are packed"
             )
 
     def number_within(self, scores: Tensor, share: float) -> int:

@@ -95,8 +95,37 @@ class Ranks:
         number = len(chosen) // self.size
         return chosen[self.rank * number : (self.rank + 1) * number]
 
+    def of_chosen(self, values: Tensor | None, chosen: Tensor) -> Tensor | None:
+        """(k,), of the rows that this rank trains on, what `values` (B,) says of each row of its batch; None of None.
+
+        Args:
+            chosen: rows of this rank's batch; of all of them, laid end to end, if ranks select together.
+        """
+        if values is None:
+            return None
+        if self.together:
+            return self.gathered(values)[self.share(chosen).to(values.device)]
+        return values.index_select(0, chosen.to(values.device))
+
+    def of_first(self, value: Tensor) -> Tensor:
+        """Rank 0's tensor of this shape; all must ask."""
+        found = value.clone()
+        if self.size > 1:
+            dist.broadcast(found, src=0)
+        return found
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of the tensors of all ranks; all must give one."""
+        if self.size == 1:
+            return value
+        found = value.clone()
+        dist.all_reduce(found)
+        return found / self.size
+
     def gathered(self, value: Tensor) -> Tensor:
         """The tensors of all ranks, of one shape, end to end; all must give one."""
+        if self.size == 1:
+            return value
         parts = [torch.empty_like(value) for _ in range(self.size)]
         dist.all_gather(parts, value.contiguous())
         return torch.cat(parts)

@@ -69,7 +69,8 @@ class Scorer:
         options: score, mode of scoring, rows at a time, names of labels and of rows.
 
     Attributes:
-        function: the score, `(logits, labels) -> (B,)`; None for "random" and "last-seen".
+        function: the score, `(logits, labels) -> (B,)`; None for "random", "last-seen", and sources that take no exit;
+            the loss for those that begin with an exit's.
         keep: the share of a gross batch's rows that selection keeps at present; the engine moves it.
         rows: which entries of a batch have rows.
         positions: how many positions of a row a head runs on, where labels lie on a device.
@@ -140,7 +141,7 @@ class Scorer:
         probing = convention is not None
         function = self.function if function is None else function
         if function is None:
-            raise ValueError(f'score = "{self.options.score}" makes no early prediction')
+            raise ValueError(f"{self.options.score_in_words} makes no early prediction")
         model = unwrap(self.model)
         if convention is None:
             convention = self.convention(batch) if _is_built_in(function) else LabelConvention("callable")
@@ -387,10 +388,13 @@ def score_function(options: SiftOptions) -> Callable[..., Tensor] | None:
     """The score of the options as a function; None where nothing is scored."""
     if callable(options.score):
         return options.score
-    if options.score == "loss" and options.label_smoothing:
+    if options.score == "entropy":
+        return row_scores.entropy
+    if not options.scores_by_forward:
+        return None
+    if options.label_smoothing:
         return functools.partial(row_scores.cross_entropy, label_smoothing=options.label_smoothing)
-    by_forward: dict[str, Callable[..., Tensor]] = {"loss": row_scores.cross_entropy, "entropy": row_scores.entropy}
-    return by_forward.get(options.score)
+    return row_scores.cross_entropy
 
 
 def _is_built_in(function: Any) -> bool:

@@ -68,7 +68,8 @@ class TrainingPass:
             together, holds_window: see `two_passes_because`.
             packed: whether its rows are documents that are packed again to be trained on.
         """
-        if self.scorer.function is None:
+        source = self.options.source
+        if self.scorer.function is None or (source is not None and source.own_input):
             return None
         gross = self.options.batchnorm == "gross" and any(map(normalises_by_batch, every_module(model)))
         share, self.totals.sharing = self.reuse_trial.answer(self.options.reuse, device_of(batch).type)

@@ -11,6 +11,7 @@ from gsgd.cli import main  # noqa: E402
 from training.bench import cli as bench  # noqa: E402
 from training.bench import steps as step_costs  # noqa: E402
 from training.bench.models import MODELS, BatchShape  # noqa: E402
+from training.bench.sources import LAST_SEEN, PROXY, sources_of  # noqa: E402
 
 LAYERS, HIDDEN, VOCABULARY, ROWS, TOKENS = 3, 64, 500, 8, 40
 
@@ -43,7 +44,9 @@ def small_bert():
 @pytest.fixture(scope="module")
 def measured():
     model, batch = small_bert()
-    return step_costs.measure(model, batch, exits=[1, LAYERS], keep=0.5, rounds=1, last_seen=True)
+    return step_costs.measure(
+        model, batch, exits=[1, LAYERS], keep=0.5, rounds=1, sources=sources_of(model, batch, LAYERS)
+    )
 
 
 def forward_flops():
@@ -85,9 +88,30 @@ def test_what_is_captured_is_there_and_nothing_without_sharing(measured):
     assert all(cost.peak_bytes > 0 and cost.median_s > 0 for cost in costs.values())
 
 
+def test_a_correction_costs_no_arithmetic_and_half_the_tokens_less_than_half(measured):
+    plain, costs = measured
+    assert costs[1, "corrected"].extra_flops == costs[1, "two passes"].extra_flops
+    half, masked = TOKENS // 2, len(range(0, TOKENS // 2, 5))
+    layer = 2 * half * 12 * HIDDEN**2 + 2 * 2 * half**2 * HIDDEN
+    head = 2 * masked * (HIDDEN**2 + HIDDEN * VOCABULARY)
+    scoring = ROWS * (LAYERS * layer + head + 2 * (HIDDEN**2 + 2 * HIDDEN))
+    assert costs[LAYERS, "first 20 tokens"].extra_flops == pytest.approx(scoring / plain["flops"], rel=1e-6)
+
+
+def test_a_proxy_costs_its_scores_and_its_training():
+    """LeNet on 16 x 16, by hand; the gradient of the pictures is not computed. Pooled pictures cost less than half."""
+    model, batch, _ = MODELS["resnet-tiny"](BatchShape(gross=ROWS, size=16))
+    sources = sources_of(model, batch, 2)
+    plain, costs = step_costs.measure(model, batch, exits=[2], keep=0.5, rounds=1, sources=sources)
+    first, rest = 2 * 16**2 * 16 * 75, 2 * 8**2 * 32 * 400 + 2 * 32 * 4**2 * 32 + 2 * 32 * 100
+    proxy = ROWS * (first + rest) + ROWS // 2 * (2 * first + 3 * rest)
+    assert costs[PROXY].extra_flops == pytest.approx(proxy / plain["flops"], rel=1e-6)
+    assert 0 < costs[2, "pooled by 2"].extra_flops < 0.5 * costs[2, "two passes"].extra_flops
+
+
 def test_losses_last_seen_cost_no_arithmetic(measured):
     plain, costs = measured
-    cost = costs[step_costs.LAST_SEEN]
+    cost = costs[LAST_SEEN]
     assert (cost.extra_flops, cost.captured_bytes) == (0, 0)
     assert plain["operators"] < cost.operators < costs[1, "two passes"].operators
 
@@ -114,7 +138,7 @@ def test_the_command_prints_a_row_for_each_way_and_writes_json(monkeypatch, caps
     assert shown.count("two passes") == shown.count("shared") == shown.count("last-seen") == 1
     assert "4 rows of 40 tokens kept, float32, eager" in shown
     written = json.loads(path.read_text())
-    ways = [(2, "two passes"), (2, "shared"), (0, "last-seen")]
+    ways = [(2, "two passes"), (2, "shared"), (0, "last-seen"), (1, "corrected"), (3, "first 20 tokens")]
     assert [(row["exit_layer"], row["way"]) for row in written["steps"]] == ways
     assert written["settings"]["model"] == "bert-small"
     assert written["plain"]["median_s"] > 0

@@ -16,7 +16,9 @@ def on_meta(accelerator, monkeypatch):
     return there
 
 
-@pytest.mark.parametrize("method", ["loss@1", "random", "last-seen", "baseline"])
+@pytest.mark.parametrize(
+    "method", ["loss@1", "corrected@1", "random", "class-balanced", "last-seen", "proxy", "baseline"]
+)
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
 def test_a_training_step(tiny, tiny_module, on_meta, host_waits, method, accumulation_steps):
     class Task(tiny_module.TinyTask):
@@ -24,19 +26,25 @@ def test_a_training_step(tiny, tiny_module, on_meta, host_waits, method, accumul
             with torch.device("meta"):
                 return super().build_model()
 
+        def build_proxy(self):
+            with torch.device("meta"):
+                return super().build_proxy()
+
     counted = []
     for batch_size in (8, 16):
         config = tiny(
             method=method, batch_size=batch_size, accumulation_steps=accumulation_steps, check=False, reuse=False
         )
         training = Training(config, Task(config.data, 0), on_meta, 10)
-        if method == "loss@1":
+        if method in ("loss@1", "corrected@1"):
             # It looks at values, once.
             example = training.task.training_batch([0, 1], 0)
             learnt = Sift(tiny_module.TinyModel(config.data).train()).scorer.convention(example)
             training.sift.scorer.assume(example, learnt)
-        if method == "last-seen":
+        if method in ("last-seen", "corrected@1"):
             training.sift.named_rows.trained.shift = 0  # as it would have learnt from values, once
+        if method == "proxy":
+            training.sift.source._losses.shift = 0  # likewise
         for _ in range(2):
             training.train_step()
         with host_waits.NoHostWaits() as counts:

@@ -300,7 +300,8 @@ def test_the_time_of_a_run_is_its_reference_time(go, tmp_path):
         first, end = round(0.25 * last.step), round(0.75 * last.step)
         by_hand = sum(0.6 if first <= step < end else 0.5 for step in range(row.step))
         assert row.reference_s == pytest.approx(by_hand)
-    assert header(tmp_path / "run")["step_costs"] == {"plain_s": 0.5, "selecting_s": 0.6, "scoring_work": None}
+    of_a_step = {"plain_s": 0.5, "selecting_s": 0.6, "scoring_work": None, "training_work": 0.0}
+    assert header(tmp_path / "run")["step_costs"] == of_a_step
 
 
 @pytest.mark.parametrize("method", ["baseline", "random", "last-seen", "loss@1"])
@@ -349,6 +350,24 @@ def test_an_early_exit_pays_for_what_it_computes(go):
     share = 72 / 160
     assert outcome.header["step_costs"]["scoring_work"] == pytest.approx(share)
     assert outcome.header["total_steps"] == int(1000 / (24 + 16 * share))
+
+
+def test_a_proxy_pays_for_its_scores_and_its_training(go):
+    """6 x 3 products of 160 a row; backwards as many, since its input has no gradient."""
+    outcome = go(method="proxy", budget="1000work", evaluations=1, start_share=0.5)
+    costs = outcome.header["step_costs"]
+    assert costs["scoring_work"] == pytest.approx(18 / 160)
+    assert costs["training_work"] == pytest.approx(36 / 160)
+    # Before it selects it is charged alike.
+    assert outcome.header["total_steps"] == int(1000 / (8 * (3 + 36 / 160) + 16 * 18 / 160))
+
+
+def test_a_corrected_exit_pays_for_the_exit_and_fewer_bits_for_all(go):
+    corrected = go("corrected", method="corrected@1", budget="1000work", evaluations=1).header["step_costs"]
+    assert corrected["scoring_work"] == pytest.approx(72 / 160)
+    assert corrected["training_work"] == 0
+    lower = go("lower", method="loss@last", cheaper="bf16", budget="1000work", evaluations=1).header["step_costs"]
+    assert lower["scoring_work"] == pytest.approx(1.0)
 
 
 def test_measuring_first_changes_nothing_that_is_trained(go, tmp_path):

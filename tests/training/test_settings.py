@@ -15,7 +15,8 @@ from gsgd.sift.schedules.keep import KeepByAccuracy
 from training.budget import StepCosts
 from training.config import build
 from training.keys import described
-from training.settings import NO_SETTING, Method, TrainingSettings, parse_method
+from training.methods import Method, parse_method
+from training.settings import NO_SETTING, TrainingSettings
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,8 @@ OUT_OF_RANGE = {
     "uniform_share": [0.0, 1.5],
     "focal_gamma": [-1.0, float("nan")],
     "loss_power": [-0.5],
+    "cheaper": ["pool1", "first0", "fp8"],
+    "proxy_lr": [0.0, -1.0, float("nan")],
     "keep_schedule": ["half", "0", "0:1,5", "1:0.5", "0:2"],
 }
 

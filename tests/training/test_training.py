@@ -378,6 +378,10 @@ def test_no_scores_no_quality(tiny, tiny_module, accelerator, method):
         {"method": "random"},
         {"method": "last-seen", "start_step": 3},
         {"method": "loss@1", "accumulation_steps": 2},
+        {"method": "proxy", "start_step": 3, "accumulation_steps": 2},
+        {"method": "corrected@1", "accumulation_steps": 2},
+        {"method": "class-balanced", "start_step": 3},
+        {"method": "loss@last", "cheaper": "bf16"},
         {"method": "last-seen", "accumulation_steps": 2},
         {"method": "random", "keep_schedule": "0:1.0,4:0.5,9:0.25"},
         {"method": "last-seen", "keep": 0.25, "draw": 16, "start_step": 4},
@@ -401,6 +405,12 @@ def test_a_state_goes_on_bitwise(tiny, tiny_module, accelerator, values):
     go(resumed, 8)
     if values["method"] == "last-seen":
         assert torch.equal(whole.sift.named_rows.seen.seen_at, resumed.sift.named_rows.seen.seen_at)
+    if values["method"] == "proxy":
+        weight = resumed.sift.source.network.layer.weight
+        assert torch.equal(whole.sift.source.network.layer.weight, weight)
+    if values["method"] == "corrected@1":
+        errors = resumed.sift.source.errors.table.losses
+        assert torch.equal(whole.sift.source.errors.table.losses, errors)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
     assert whole.sift.totals == resumed.sift.totals

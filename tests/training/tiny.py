@@ -57,6 +57,18 @@ class TinyModel(nn.Module):
         torch.save(self.state_dict(), Path(folder) / "pytorch_model.bin")
 
 
+class TinyProxy(nn.Module):
+    """Multinomial logistic regression."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, x, labels=None):
+        logits = self.layer(x)
+        return SequenceClassifierOutput(loss=None if labels is None else cross_entropy(logits, labels), logits=logits)
+
+
 class TinyTask:
     rare_class = None
 
@@ -72,6 +84,9 @@ class TinyTask:
 
     def build_model(self):
         return TinyModel(self.settings)
+
+    def build_proxy(self):
+        return TinyProxy()
 
     def training_batch(self, rows, epoch):
         noise = [np.random.default_rng([self.seed, epoch, int(row)]).normal(size=FEATURES) for row in rows]

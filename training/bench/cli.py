@@ -15,6 +15,7 @@ from gsgd.arguments import number, whole, wholes
 from gsgd.console import bar, print_table
 from gsgd.results import command_line, provenance, write_json
 from training.bench.models import MODELS, BatchShape, describe_rows
+from training.bench.sources import sources_of
 from training.bench.steps import PRECISIONS, WARM_UP, Cost, describe_device, device_of, measure
 
 EXAMPLES = """\
@@ -32,6 +33,8 @@ The floor counts floating point operations at one speed; a pass without gradient
 measured figure may lie below it.
 
 "last-seen" chooses by the losses of the steps before: no exit scores, and what it costs is the choice alone.
+"corrected" is an exit's loss with the error that it had for a row before; "first N tokens" and "pooled by 2" are the
+last exit's on a cheaper form of the batch; "proxy" is a small network's, its training on the kept rows included.
 
 Columns: "operators" counts what a step runs, forward and backward; "waits" those for which the host waits until a GPU
 has caught up, or on a CPU would have to, and --json says in which lines. Both are of eager steps; in brackets is what
@@ -76,6 +79,8 @@ def run(options: argparse.Namespace) -> int:
     device_of(options.device)  # before a large model is built for nothing
     shape = BatchShape(gross=options.gross, seq=options.seq, size=options.size, dropout=options.dropout)
     model, batch, exits = MODELS[options.model](shape)
+    from gsgd.sift import count_exits
+
     with bar(Console(stderr=True), "rounds", options.rounds + WARM_UP) as moving:
         plain, costs = measure(
             model,
@@ -87,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
             precision=options.precision,
             device=options.device,
             compile=options.compile,
-            last_seen=True,
+            sources=sources_of(model, batch, count_exits(model)),
             progress=moving.advance,
         )
     plain["row"] = describe_rows(batch)

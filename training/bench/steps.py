@@ -15,14 +15,13 @@ import numpy as np
 
 from gsgd.host import finished, processor
 from gsgd.memory import keep_freed_memory
+from training.bench.sources import Ways
 
 WARM_UP = 2
 STEPS_BETWEEN_WAITS = 3
 """Timed together on a device, because the host runs ahead in training: what it does while the device computes the step
 before costs nothing."""
 PRECISIONS = ("float32", "tf32", "bf16")
-LAST_SEEN = (0, "last-seen")
-"""Exit and way of a choice by losses last seen: it has no exit."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def measure(
     precision: str = "float32",
     device: str = "cpu",
     compile: bool = False,
-    last_seen: bool = False,
+    sources: Ways | None = None,
     until: float | None = None,
     progress: Callable[[], object] = lambda: None,
 ) -> tuple[dict[str, Any], dict[tuple[int, str], Cost]]:
@@ -114,20 +113,20 @@ def measure(
             matrix products so, too, and "bf16" is autocast.
         compile: whether the engine compiles plain and selecting steps; operations, operators and waits are counted in
             eager steps all the same, since compiled ones hide them.
-        last_seen: whether to measure, too, how much a choice by losses last seen adds, which runs no exit.
+        sources: other ways to choose, and the engine's options that make them (`training.bench.sources`).
         until: the time of `time.monotonic` after which no round is begun, but the first timed one.
 
     Returns:
         Of the plain step: `median_s`, `host_s`, `flops`, `operators`, `waits`, `waiting`, `cuda_waits`, `peak_bytes`,
         `rows`, `rounds`, `matrix_rate` (operations a second of a matrix product) and `matrix_share` (how much of that
-        rate the plain step reaches). And (exit, way) -> cost, of the ways "two passes" and "shared", and of LAST_SEEN.
+        rate the plain step reaches). And (exit, way) -> cost, of the ways "two passes" and "shared", and of `sources`.
 
     Raises:
         ValueError: for an exit that the model has not, a device that is not there, or a precision that it lacks.
     """
     import torch
 
-    from gsgd.sift import Sift
+    from gsgd.sift import Proxy, Sift
     from gsgd.sift.batch import take_rows
     from gsgd.sift.scoring_pass.labels import shifts_by_name
 
@@ -144,15 +143,20 @@ def measure(
     # What is compiled shares nothing.
     kinds = ("two passes",) if compile else ("two passes", "shared")
     ways = [(exit_layer, way) for exit_layer in exits for way in kinds]
-    inputs = {plain_key: rows, LAST_SEEN: {**batch, "id": torch.arange(len(batch["labels"]), device=where)}}
+    sources = {} if sources is None else sources
+    named = {**batch, "id": torch.arange(len(batch["labels"]), device=where)}
+    inputs = {plain_key: rows, **dict.fromkeys(sources, named)}
 
     def engines(**options: Any) -> dict[tuple[int, str], Sift]:
         found = {plain_key: Sift(model, **common, **options, end_step=0)}
         for exit_layer, way in ways:
             shared: dict[str, Any] = {"reuse": way == "shared", "batchnorm": batchnorm if way == "shared" else "kept"}
             found[exit_layer, way] = Sift(model, exit_layer=exit_layer, **shared, **common, **options)
-        if last_seen:
-            found[LAST_SEEN] = Sift(model, score="last-seen", data_rows=len(batch["labels"]), **common, **options)
+        for key, chosen in sources.items():
+            found[key] = Sift(model, **chosen, **common, **options)
+            source = found[key].source
+            if isinstance(source, Proxy):
+                source.network.to(where)
         return found
 
     timed = engines(**_compiled(compile))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from training.settings import parse_method
+from training.methods import parse_method
 
 TUNING_SEED = 1_000_000
 """Of the runs that tune: none of them is reported, so what is reported was not chosen for its luck."""

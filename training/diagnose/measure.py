@@ -17,11 +17,11 @@ from gsgd.sift.measures.diagnosis import Diagnosis
 from gsgd.sift.models.wrappers import innermost, unwrap
 from training.budget import parse_budget
 from training.config import Config
-from training.costs import measure_costs, scoring_work
+from training.costs import counted_work, measure_costs
 from training.data.order import Order
 from training.diagnose.forecast import LAST_SEEN, Forecast, Watch
+from training.methods import SCORES, parse_method
 from training.run.header import run_header
-from training.settings import parse_method
 from training.task import Task
 from training.training import Training, build_sift
 
@@ -200,7 +200,7 @@ def _costs_of_scores(
     for each in diagnosis.exits:
         score = watch.name(each.exit_layer)
         if parse_budget(selecting.training.budget).unit == "work":
-            of_row = scoring_work(selecting.with_values({"method": score}), task, accelerator)
+            of_row = counted_work(selecting.with_values({"method": score}), task, accelerator).scoring or 0.0
             costs[score] = 1 + of_row * watch.gross / (3 * watch.kept)
         else:
             costs[score] = each.break_even
@@ -209,6 +209,7 @@ def _costs_of_scores(
 
 def _selecting(config: Config) -> Config:
     """The configuration with selection at every step, by the score of its method or by the loss."""
-    score = parse_method(config.training.method).score if config.training.scores_rows else DEFAULT_SCORE
-    always = {"start_step": 0, "start_share": 0.0, "end_step": 0, "end_share": 1.0, "scope": "rank"}
+    named = parse_method(config.training.method).score
+    score = named if named in SCORES else DEFAULT_SCORE
+    always = {"start_step": 0, "start_share": 0.0, "end_step": 0, "end_share": 1.0, "scope": "rank", "cheaper": ""}
     return config.with_values({"method": f"{score}@1", **always})

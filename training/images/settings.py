@@ -48,6 +48,8 @@ class ImageDataSettings(AlterationSettings):
         "of training images: crop-flip (pad by 4, crop back, flip), resized-crop-flip (crop 8% to 100% of the area, "
         "resize, flip) or none",
     )
+    proxy: Network = key("lenet", "the network of method proxy: linear, mlp or lenet")
+    proxy_size: Positive = key(32, "units of its hidden layer, of mlp and lenet")
     cache_dir: str = key("", "for the decoded images; empty for gsgd in the user's cache folder")
 
     @property
@@ -105,6 +107,7 @@ class ImageSettings(ImageDataSettings, ResNetSettings):
 class SmallNetSettings(ImageDataSettings):
     """What the task "small-net" takes."""
 
+    proxy: Network = key("mlp", "the network of method proxy: linear, mlp or lenet")
     network: Literal[Network, "residual-mlp"] = key(
         "mlp", "linear (multinomial logistic regression), mlp (one hidden layer), lenet, or residual-mlp (with exits)"
     )

@@ -46,6 +46,12 @@ def build_small_net(settings: SmallNetSettings, *, channels: int, num_labels: in
     return SmallNet(SmallNetConfig(settings.network, num_labels=num_labels, **sizes))
 
 
+def build_proxy(settings: ImageDataSettings, *, channels: int, num_labels: int) -> SmallNet:
+    """A new proxy, likewise."""
+    sizes = {"image_size": settings.image_size, "hidden_size": settings.proxy_size}
+    return SmallNet(SmallNetConfig(settings.proxy, num_channels=channels, num_labels=num_labels, **sizes))
+
+
 class ImageTask(ABC):
     """Implements `training.task.Task` but for the model.
 
@@ -132,6 +138,10 @@ class ImageTask(ABC):
     @abstractmethod
     def build_model(self) -> nn.Module:
         """See `training.task.Task`."""
+
+    def build_proxy(self) -> SmallNet:
+        """See `training.task.Task`: the network that `proxy` names."""
+        return build_proxy(self.settings, channels=self.channels, num_labels=self.num_labels)
 
     def training_batch(self, rows: np.ndarray, epoch: int) -> dict[str, Tensor]:
         """`pixel_values` (B, channels, image_size, image_size) float32 and `labels` (B,); see `training.task.Task`."""

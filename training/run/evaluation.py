@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from training.budget import StepCosts, seconds_of
+from training.methods import parse_method
 from training.run_folder.events import Events
 from training.run_folder.records import Evaluation
-from training.settings import parse_method
 from training.training import Training
 
 

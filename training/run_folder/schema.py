@@ -41,6 +41,7 @@ class Costs(Record):
     plain_s: Annotated[float, Field(gt=0)]
     selecting_s: Annotated[float, Field(gt=0)]
     scoring_work: Annotated[float, Field(ge=0)] | None = None
+    training_work: Annotated[float, Field(ge=0)] = 0.0
 
 
 class RunHeader(Record):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BertForPreTraining
 
 from gsgd.ranges import whole
@@ -97,6 +97,16 @@ class TextTask:
     def build_model(self) -> BertForPreTraining:
         """See `build_bert`."""
         return build_bert(self.settings)
+
+    def build_proxy(self) -> nn.Module:
+        """See `training.task.Task`: none, since a vocabulary's head on every position is most of a small model.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            'method = "proxy" needs a small network beside the model, which tasks on images have: not bert'
+        )
 
     def training_batch(self, rows: np.ndarray, epoch: int) -> dict[str, Tensor]:
         """The batch of training rows (B,), with masks that are a function of (seed, epoch, the row's tokens).

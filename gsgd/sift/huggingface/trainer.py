@@ -135,7 +135,7 @@ class SiftMixin(_Base):
 
     @property
     def _needs_ids(self) -> bool:
-        return self.sift_arguments.score == "last-seen" or self.sift_arguments.log_rows is not None
+        return self.sift_arguments.needs_ids
 
     def _number_rows(self) -> None:
         """Have training samples carry their index, unless they carry ids of their own, and the Trainer leave it there.
@@ -188,9 +188,9 @@ class SiftMixin(_Base):
             "label_smoothing": chosen.label_smoothing or float(self.args.label_smoothing_factor),
             "label_names": chosen.label_names or own_labels,
         }
-        if chosen.score == "last-seen" and chosen.data_rows is None:
+        if chosen.scores_by_ids and chosen.data_rows is None:
             if not hasattr(self.train_dataset, "__len__"):
-                raise ValueError('score = "last-seen" needs data_rows, how many ids a stream without a length has')
+                raise ValueError(f"{chosen.score_in_words} needs data_rows, how many ids a stream without a length has")
             options["data_rows"] = len(self.train_dataset)
         sift = Sift(model, SiftOptions(**options))
         sift.holds_window = True
@@ -284,7 +284,7 @@ class SiftMixin(_Base):
                 # The Trainer does nothing with the model here but call it.
                 call: Any = lambda **rows: self.sift.forward_kept(rows)  # noqa: E731
                 return super().compute_loss(call, inputs, *args, **kwargs)
-            if self.sift.named_rows is not None:
+            if self.sift.notes_rows:
                 wants_output = kwargs.pop("return_outputs", False)
                 with self.sift.sharing(inputs):
                     # A copy, since the Trainer takes labels out where it computes the loss itself.

@@ -166,7 +166,7 @@ def read_batch(scorer: Scorer, batch: Mapping[str, Any], *, exits: Sequence[int]
         ValueError: if nothing is scored, the model has no such exit, or the batch has no labels with a loss.
     """
     if scorer.function is None:
-        raise ValueError(f'score = "{scorer.options.score}" has no scores to compare with exact losses')
+        raise ValueError(f"{scorer.options.score_in_words} has no scores to compare with exact losses")
     model = unwrap(scorer.model)
     last, loss = scorer.exits, scorer.loss
     wanted = [check_exit_layer(layer, last) for layer in exits]

@@ -24,13 +24,12 @@ class RowNotes:
         ranks: its ranks.
 
     Attributes:
-        named_rows: the losses noted; None where `score` is not "last-seen" and no rows are logged.
+        named_rows: the losses noted; None where scores do without ids and no rows are logged.
     """
 
     def __init__(self, options: SiftOptions, ranks: Ranks):
         self.options, self.ranks = options, ranks
-        notes = options.score == "last-seen" or options.log_rows is not None
-        self.named_rows = NamedRows(options, ranks) if notes else None
+        self.named_rows = NamedRows(options, ranks) if options.needs_ids else None
         self._log = self._new_log()
 
     def _new_log(self) -> RowLog | None:
@@ -55,17 +54,25 @@ class RowNotes:
             ids = torch.as_tensor(batch[key])
         return ids, {name: value for name, value in batch.items() if name != key}
 
-    def await_losses(self, rows: Any, ids: Tensor | None, drawn: Tensor | None, selection: Selection) -> None:
+    def await_losses(
+        self,
+        rows: Any,
+        ids: Tensor | None,
+        drawn: Tensor | None,
+        selection: Selection,
+        exit_losses: Tensor | None = None,
+    ) -> None:
         """Rows with these ids are about to be trained on.
 
         Args:
             ids: (k,), None if the rows have none.
             drawn: (B,), of the batch that they were chosen from.
+            exit_losses: (k,), of an exit that a source began with.
         """
         if self.named_rows is None or ids is None or drawn is None:
             return
         logged = None if self._log is None else Drawn(drawn, selection.kept_flags)
-        self.named_rows.awaits(rows, ids, logged)
+        self.named_rows.awaits(rows, ids, logged, exit_losses)
 
     def log(self, noted: Trained, weights: Tensor | None, *, step: int) -> None:
         """Log rows whose losses `named_rows` has noted, where rows are logged.

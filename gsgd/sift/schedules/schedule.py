@@ -37,8 +37,12 @@ class Schedule:
 
     def selects(self, step: int) -> bool:
         """Whether step `step` (counted from 0) selects."""
-        if step < self.start_step or (self.end_step is not None and step >= self.end_step):
+        if step < self.start_step or self.ended(step):
             return False
         if callable(self.interrupt):
             return not self.interrupt(step)
         return self.interrupt is None or (step + 1) % self.interrupt != 0
+
+    def ended(self, step: int) -> bool:
+        """Whether neither step `step` nor any later one selects."""
+        return self.end_step is not None and step >= self.end_step

@@ -37,18 +37,28 @@ class Drawn(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """Rows (k,) that were trained on: ids and losses; and what they were chosen from."""
+    """Rows (k,) that were trained on: ids and losses; what they were chosen from, and the losses of an exit then."""
 
     ids: Tensor
     losses: Tensor
     drawn: Drawn | None
+    exit_losses: Tensor | None = None
+
+
+class _Awaited(NamedTuple):
+    """Rows that were chosen and not trained on yet."""
+
+    rows: Mapping[str, Any]
+    ids: Tensor
+    drawn: Drawn | None
+    exit_losses: Tensor | None
 
 
 class NamedRows:
     """Notes the losses of the rows that a step trained on, and, if they are to, scores rows by those last seen.
 
     Args:
-        options: of the engine, with `score="last-seen"` or `log_rows`.
+        options: of the engine, with a score by ids or `log_rows`.
         ranks: every rank notes what all of them have seen.
 
     Attributes:
@@ -60,13 +70,12 @@ class NamedRows:
         self.options = options
         self.ranks = ranks
         self.seen: LastSeen | None = None
-        label = options.label_names[0] if options.label_names else "labels"
-        self.trained = TrainedLosses(options.row_losses, label, options.label_smoothing)
+        self.trained = TrainedLosses.of_options(options)
         self._state: Mapping[str, Any] | None = None
         self._labels: dict[int, int] = {}
         # Chosen and not trained on yet: a trainer may choose all micro-batches of a step before the first is trained.
         most = max(2, options.accumulation_steps)
-        self._awaiting: deque[tuple[Mapping[str, Any], Tensor, Drawn | None]] = deque(maxlen=most)
+        self._awaiting: deque[_Awaited] = deque(maxlen=most)
 
     def ids(self, batch: Any) -> Tensor:
         """(B,), int64: the ids that a batch carries.
@@ -77,10 +86,10 @@ class NamedRows:
         key = self.options.id_key
         if not isinstance(batch, Mapping) or key not in batch:
             held = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
-            what = 'score = "last-seen"' if self._scores else "log_rows"
             raise ValueError(
-                f"{what} needs the ids of a batch's rows under {key!r} (id_key), but it holds: {held}. "
-                "gsgd.sift.WithIds(data) puts each sample's index there; samples of a stream need ids of their own"
+                f"{self.options.ids_needed_for} needs the ids of a batch's rows under {key!r} (id_key), but it holds: "
+                f"{held}. gsgd.sift.WithIds(data) puts each sample's index there; samples of a stream need ids of "
+                "their own"
             )
         ids = as_ids(batch[key])
         if len(ids) == 0:
@@ -117,21 +126,13 @@ class NamedRows:
         ids = check_ids(ids, self._rows)
         scores = self.scores(ids, step=step, device=device_of(batch))
         seen = scores < UNSEEN
-        losses = scores
-        if bool(seen.any()):
-            model = unwrap(scorer.model)
-            with contextlib.ExitStack() as stack:
-                for kept in (torch.no_grad(), unchanged(model), draws_kept(model)):
-                    stack.enter_context(kept)
-                stack.enter_context(scoring_mode(model, self.options.scoring_mode))
-                found = [self.trained.peek(model(**part), part) for part in scorer.parts(batch)]
-            losses = torch.cat(found)
-            seen = seen & _labelled(batch.get(self.trained.labels), losses)
-        return read_usable(scores, losses, seen, scorer.keep, step=step)
+        return read_scores(scorer, self.trained, batch, scores, seen, step=step)
 
-    def awaits(self, rows: Mapping[str, Any], ids: Tensor, drawn: Drawn | None = None) -> None:
-        """Rows with these ids are about to be trained on."""
-        self._awaiting.append((rows, ids, drawn))
+    def awaits(
+        self, rows: Mapping[str, Any], ids: Tensor, drawn: Drawn | None = None, exit_losses: Tensor | None = None
+    ) -> None:
+        """Rows with these ids are about to be trained on; `exit_losses` (k,) are what an exit has made of them."""
+        self._awaiting.append(_Awaited(rows, ids, drawn, exit_losses))
 
     def note(
         self,
@@ -154,22 +155,23 @@ class NamedRows:
                 than before.
         """
         for entry in self._awaiting:
-            if _same(entry[0], rows):
+            if _same(entry.rows, rows):
                 self._awaiting.remove(entry)
                 break
         else:
             return None
         if self.options.check:
-            self._check_labels(entry[1], rows.get(self.trained.labels))
+            self._check_labels(entry.ids, rows.get(self.trained.labels))
         losses = self.trained.of(output, batch, positions=positions, items=items)
-        ids = host.sent(entry[1], losses.device)
+        ids = host.sent(entry.ids, losses.device)
+        trained = Trained(ids, losses, entry.drawn, entry.exit_losses)
         if not self._scores:
-            return Trained(ids, losses, entry[2])
+            return trained
         if self.seen is None:
             self.seen = LastSeen(self._rows, losses.device)
         everywhere = (ids, losses) if self.ranks.size == 1 else (self.ranks.gathered(ids), self.ranks.gathered(losses))
         self.seen.note(*everywhere, step=step)
-        return Trained(ids, losses, entry[2])
+        return trained
 
     def _check_labels(self, ids: Tensor, labels: Any) -> None:
         """Of some ids the class is remembered: one that comes back with another does not always name the same row."""
@@ -207,6 +209,34 @@ class NamedRows:
             seen = LastSeen(self._rows)
             seen.load_state_dict(self._state)  # so that another data set is refused here
             self.seen = None
+
+
+def read_scores(
+    scorer: Scorer, trained: TrainedLosses, batch: Mapping[str, Any], scores: Tensor, usable: Tensor, *, step: int
+) -> Reading:
+    """How well scores (B,) of a gross batch, wherever they come from, stand in for its exact losses.
+
+    A forward pass of the batch, without gradients and in the mode that `scoring_mode` names, of which nothing is left;
+    none where no row is usable. It waits for a device.
+
+    Args:
+        trained: what reads the losses of rows off the model's output.
+        usable: (B,), bool: rows that have a score.
+
+    Raises:
+        ValueError: as `TrainedLosses.of`.
+    """
+    losses = scores
+    if bool(usable.any()):
+        model = unwrap(scorer.model)
+        with contextlib.ExitStack() as stack:
+            for kept in (torch.no_grad(), unchanged(model), draws_kept(model)):
+                stack.enter_context(kept)
+            stack.enter_context(scoring_mode(model, scorer.options.scoring_mode))
+            found = [trained.peek(model(**part), part) for part in scorer.parts(batch)]
+        losses = torch.cat(found)
+        usable = usable & _labelled(batch.get(trained.labels), losses)
+    return read_usable(scores, losses, usable, scorer.keep, step=step)
 
 
 def _labelled(labels: Any, losses: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gsgd import host
+from gsgd.sift.options import SiftOptions
 from gsgd.sift.scoring_pass.forward import logits_of, loss_of
 from gsgd.sift.scoring_pass.row_losses import IGNORED, ON_DEVICE_AT_ONCE
 
@@ -38,6 +39,12 @@ class TrainedLosses:
         self.smoothing = smoothing
         self.shift: int | None = None
         self.steps = 0
+
+    @classmethod
+    def of_options(cls, options: SiftOptions) -> TrainedLosses:
+        """As the options of an engine say: its `row_losses`, label name and smoothing."""
+        label = options.label_names[0] if options.label_names else "labels"
+        return cls(options.row_losses, label, options.label_smoothing)
 
     def of(
         self,

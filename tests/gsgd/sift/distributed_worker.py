@@ -33,7 +33,18 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from gsgd.sift import LastSeenSampler, Sift, WithIds, reuse_trial
+from gsgd.sift import (
+    ClassBalanced,
+    CorrectedExit,
+    ExitLoss,
+    LastSeenSampler,
+    MeanOfRanks,
+    Proxy,
+    ReducibleLoss,
+    Sift,
+    WithIds,
+    reuse_trial,
+)
 from gsgd.sift.shared_forward import capture as capture_module
 
 RANKS = 2
@@ -723,6 +734,117 @@ def every_rank_notes_what_all_have_seen(rank):
         table = sift.named_rows.seen
         assert (table.seen_at >= 0).nonzero().flatten().tolist() == sorted(seen)
         assert all((float(table.losses[name]), int(table.seen_at[name])) == seen[name] for name in seen), scope
+
+
+def every_rank_corrects_an_exit_by_what_all_have_seen(rank):
+    """Over each scope scores and errors are those of a dictionary of both ranks' rows."""
+    for scope in ("rank", "global"):
+        model = classifier()
+        # Ids name no rows here: what stands under one has another class at every step.
+        sift = Sift(model, score=CorrectedExit(), exit_layer=1, data_rows=64, scope=scope, check=False)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+        errors = {}
+        for step in range(4):
+            ids = torch.randperm(64, generator=torch.Generator().manual_seed(10 * step))[: 8 * RANKS]
+            batches = [rows_of(other, step) for other in range(RANKS)]
+            mean = sum(errors.values()) / max(1, len(errors))
+            scores, exact = [], []
+            for other, batch in enumerate(batches):
+                names = ids[8 * other : 8 * (other + 1)].tolist()
+                early = plain_scores(model, batch).tolist()
+                scores.append([loss + errors.get(name, mean) for loss, name in zip(early, names, strict=True)])
+                with torch.no_grad():
+                    logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+                full = cross_entropy(logits, batch["labels"], reduction="none").tolist()
+                exact += [loss - first for loss, first in zip(full, early, strict=True)]
+            if scope == "rank":
+                kept = [8 * other + row for other in range(RANKS) for row in hardest(scores[other], 4)]
+            else:
+                kept = hardest(scores[0] + scores[1], 4 * RANKS)
+            loss = sift(**batches[rank], id=ids[8 * rank : 8 * (rank + 1)]).loss
+            found = torch.tensor(sift.last.scores.tolist())
+            assert torch.allclose(found, torch.tensor(scores[rank]), rtol=1e-4, atol=1e-5), scope
+            assert sorted(name for of_rank in everywhere(sift.last.ids.tolist()) for name in of_rank) == sorted(
+                ids[kept].tolist()
+            ), scope
+            errors |= {int(ids[row]): exact[row] for row in kept}
+            optimizer.zero_grad()
+            loss.backward()
+            for weight in model.parameters():  # as a model that is distributed averages them
+                if weight.grad is not None:
+                    dist.all_reduce(weight.grad)
+                    weight.grad /= RANKS
+            optimizer.step()
+        seen = sift.source.errors
+        assert (seen.table.seen_at >= 0).nonzero().flatten().tolist() == sorted(errors), scope
+        assert abs(float(seen.totals[0]) - sum(errors.values())) < 1e-4
+
+
+def a_proxy_is_one_network_on_all_ranks(rank):
+    """It begins with rank 0's weights and is trained by the mean of all ranks' gradients, as in one process."""
+    for scope in ("rank", "global"):
+        torch.manual_seed(5 + rank)
+        config = BertConfig(**SMALL | {"num_hidden_layers": 1, "hidden_size": 16}, num_labels=CLASSES)
+        small = BertForSequenceClassification(config).double()
+        by_hand = copy.deepcopy(small)
+        for value in by_hand.state_dict().values():
+            dist.broadcast(value, src=0)
+        optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.5)
+        source = Proxy(small, optimizer=torch.optim.SGD(small.parameters(), lr=0.5))
+        sift = Sift(classifier(), score=source, scope=scope)
+        for step in range(3):
+            batches = [rows_of(other, step) for other in range(RANKS)]
+            by_hand.eval()
+            scores = []
+            for batch in batches:
+                with torch.no_grad():
+                    logits = by_hand(**{name: value for name, value in batch.items() if name != "labels"}).logits
+                scores.append(cross_entropy(logits, batch["labels"], reduction="none").tolist())
+            if scope == "rank":
+                kept = [8 * other + row for other in range(RANKS) for row in hardest(scores[other], 4)]
+            else:
+                kept = hardest(scores[0] + scores[1], 4 * RANKS)
+            sift(**batches[rank])
+            union = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+            by_hand.train()
+            optimizer.zero_grad()
+            by_hand(**take(union, torch.tensor(kept))).loss.backward()
+            optimizer.step()
+            for name, value in sift.source.network.state_dict().items():
+                assert torch.allclose(value, by_hand.state_dict()[name], rtol=1e-9, atol=1e-12), (scope, step, name)
+
+
+def sources_look_at_the_rows_of_all_ranks(rank):
+    """With scope="global" rows are ranked, and numbered within their class, among those of both ranks."""
+    batches = [rows_of(other) for other in range(RANKS)]
+    labels = torch.cat([batch["labels"] for batch in batches]).tolist()
+    table = torch.rand(64, generator=torch.Generator().manual_seed(1)).double()
+    ids = torch.randperm(64, generator=torch.Generator().manual_seed(2))[: 8 * RANKS]
+    model = classifier()
+    source = MeanOfRanks(ExitLoss(), ReducibleLoss(table))
+    sift = Sift(model, score=source, exit_layer=1, data_rows=64, scope="global")
+    early = [score for batch in batches for score in plain_scores(model, batch).tolist()]
+    less = [score - float(table[name]) for score, name in zip(early, ids.tolist(), strict=True)]
+    expected = [
+        (sum(other < score for other in early) + sum(other < left for other in less)) / 2
+        for score, left in zip(early, less, strict=True)
+    ]
+    sift.choose({**batches[rank], "id": ids[8 * rank : 8 * (rank + 1)]})
+    assert sift.last.scores.tolist() == expected[8 * rank : 8 * (rank + 1)]
+    assert sift.last.indices.tolist() == hardest(expected, 8)
+
+    sift = Sift(classifier(), score=ClassBalanced(), scope="global")
+    sift.choose(batches[rank])
+    drawn = [labels[row] for row in sift.last.indices.tolist()]
+    assert everywhere(drawn) == [drawn] * RANKS
+    most = max(drawn.count(name) for name in set(labels))
+    # A class has fewer rows than another by more than one only if it has no more.
+    assert len(drawn) == 8
+    assert all(drawn.count(name) >= min(most - 1, labels.count(name)) for name in set(labels))
+
+
+def hardest(scores, kept):
+    return sorted(sorted(range(len(scores)), key=lambda row: -scores[row])[:kept])
 
 
 def every_row_is_logged_by_one_rank(rank):

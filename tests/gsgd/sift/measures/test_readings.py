@@ -19,7 +19,7 @@ transformers = pytest.importorskip("transformers")
 from torch import nn  # noqa: E402
 
 from gsgd import scores as gsgd_scores  # noqa: E402
-from gsgd.sift import Scorer, Sift, engine  # noqa: E402
+from gsgd.sift import Scorer, Sift, gross_scores  # noqa: E402
 from gsgd.sift.measures import readings  # noqa: E402
 from gsgd.sift.measures.readings import Reading, read, read_batch  # noqa: E402
 from training.images.resnet import EarlyExitResNet  # noqa: E402
@@ -680,7 +680,7 @@ def test_seconds_are_the_meters_own(monkeypatch):
         return run
 
     monkeypatch.setattr(Scorer, "scores", slowly(scoring, 1))
-    monkeypatch.setattr(engine, "read_batch", slowly(lambda *_, **__: [], 100))
+    monkeypatch.setattr(gross_scores, "read_batch", slowly(lambda *_, **__: [], 100))
     sift = Sift(Watched(), meter_every=2)
     selections = []
     for call in range(3):
