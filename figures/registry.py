@@ -78,6 +78,8 @@ ENTRIES: dict[str, Entry] = {
             "differences", "figure", "Differences to the baseline and to random rows, method by method", ("summaries",)
         ),
         Entry("speed_ups", "figure", "Speed-ups against tuned plain training, by budget", ("ladders",), ("claims",)),
+        Entry("forecasts", "figure", "What selection was forecast to be worth, and what it was", ("forecasts",)),
+        Entry("map", "figure", "Methods by settings: what each is worth in budget", ("claims",)),
         Entry(
             "speed_ups_in_seconds",
             "figure",

@@ -28,6 +28,7 @@ import pandas as pd
 
 from figures.checked import Cell, Missing, fields, read_object, read_table
 from figures.chosen import read_chosen
+from figures.forecasts import read_forecasts
 from figures.ladders import CLAIMS_IN_SECONDS, LADDER, read_claims, read_rows
 from figures.measured import DIAGNOSIS, OLD_READINGS, READINGS, read_diagnoses, read_readings
 
@@ -191,6 +192,10 @@ class Results:
             "ladders": (
                 lambda: read_rows(self.found(LADDER)),
                 "no finished ladder (gsgd compare --ladder writes them)",
+            ),
+            "forecasts": (
+                lambda: read_forecasts(self.found(DIAGNOSIS), self.found(LADDER)),
+                "no setting with both a forecast (gsgd diagnose) and a ladder (gsgd compare --ladder) of one name",
             ),
             "claims": (
                 lambda: read_claims(self.found(LADDER)),

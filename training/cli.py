@@ -49,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wait", action="store_true", help="if another command writes there: wait for its end")
     parser.add_argument("--dry-run", action="store_true", help="do a few small steps, and say what the run will take")
     parser.add_argument("--list", action="store_true", help="list the presets")
-    parser.add_argument("--keys", metavar="TASK", help="list the keys of a task: bert, resnet or small-net")
+    parser.add_argument("--keys", metavar="TASK", help="list the keys of a task, such as bert or resnet")
 
 
 def run(options: argparse.Namespace) -> int:

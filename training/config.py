@@ -20,14 +20,19 @@ from training.images.settings import ImageSettings, SmallNetSettings
 from training.images.task import ResNetTask, SmallNetTask
 from training.run_folder.records import BESIDE_THE_RUN
 from training.settings import TrainingSettings
+from training.tabular.settings import TabularSettings
+from training.tabular.task import TabularTask
 from training.task import Task
-from training.text.settings import TextSettings
+from training.text.passage_task import PassageTask
+from training.text.settings import PassageSettings, TextSettings
 from training.text.task import TextTask
 
 TASKS: dict[str, tuple[type, type]] = {
     "bert": (TextSettings, TextTask),
+    "passages": (PassageSettings, PassageTask),
     "resnet": (ImageSettings, ResNetTask),
     "small-net": (SmallNetSettings, SmallNetTask),
+    "tabular": (TabularSettings, TabularTask),
 }
 """Value of the key `task` -> (its settings, the task itself)."""
 

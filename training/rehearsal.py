@@ -20,6 +20,7 @@ from gsgd.sift.scoring_pass.row_losses import IGNORED
 from training.budget import StepCosts, parse_budget, seconds_of
 from training.config import Config
 from training.costs import scoring_work
+from training.data.alterations import AlterationSettings, long_tailed_sizes
 from training.images.task import build_resnet, build_small_net
 from training.run.model_files import weights_on_disk
 from training.task import Task
@@ -87,6 +88,7 @@ class MadeUpRows:
     """Rows of the shapes that a configuration's own have. Implements what a training step needs of `Task`."""
 
     splits: tuple[str, ...] = ()
+    rare_class: int | None = None
 
     def __init__(self, config: Config):
         self.config = config
@@ -95,7 +97,9 @@ class MadeUpRows:
             self.train_size = 10**8  # more than any batch; how many pairs the texts make is known once they are read
         else:
             images, self.classes, self.channels = IMAGES[config.data.data]
-            self.train_size = config.data.train_limit or round(images * (1 - config.data.validation_share))
+            self.train_size = _altered_size(
+                config.data, config.data.train_limit or round(images * (1 - config.data.validation_share)), self.classes
+            )
 
     def build_model(self) -> nn.Module:
         """The run's own model."""
@@ -124,6 +128,13 @@ class MadeUpRows:
             "labels": words.masked_fill(~masked, IGNORED),
             "next_sentence_label": torch.randint(2, (count,), generator=draw),
         }
+
+
+def _altered_size(settings: AlterationSettings, rows: int, classes: int) -> int:
+    """Training rows that the settings make of so many, in equal classes."""
+    sizes = np.full(classes, rows // classes)
+    left = int(long_tailed_sizes(sizes, settings.imbalance).sum()) if settings.imbalance > 1 else rows
+    return left * settings.copies
 
 
 def is_made_up(config: Config) -> bool:

@@ -1,4 +1,4 @@
-"""What a run trains: a model, its data and how it is judged. `training.text` and `training.images` implement it."""
+"""What a run trains: a model, its data and how it is judged. `training.text`, `.images` and `.tabular` have some."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 SPLITS = ("validation", "test")
@@ -19,10 +20,13 @@ class Task(Protocol):
         splits: which of SPLITS there are to judge on; "validation" always is.
         description: what was read, for the header of the results: sources, fingerprints (names that end in "content"),
             versions of the code that prepared it, sizes of the splits.
+        rare_class: the class whose average precision is recorded in place of accuracy; None for accuracy. With a class
+            the model's outputs have `logits` (B, classes), and the batches `labels` (B,).
     """
 
     train_size: int
     splits: tuple[str, ...]
+    rare_class: int | None
     description: dict[str, Any]
 
     def build_model(self) -> nn.Module:
@@ -51,6 +55,17 @@ class Task(Protocol):
         The model is in eval mode, and `output` is what it returned on `batch`.
         """
         ...
+
+
+def judged_rows(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `Task.judge` returns where rows are classified: top-1 hits, cross-entropy in float32 summed, rows.
+
+    Args:
+        logits: (B, classes). labels: (B,).
+    """
+    logits = logits.float()
+    correct = (logits.argmax(dim=-1) == labels).sum()
+    return correct, F.cross_entropy(logits, labels, reduction="sum"), correct.new_tensor(len(labels))
 
 
 def held_out_rows(sizes: Mapping[str, int], split: str, batch_size: int) -> Iterator[np.ndarray]:

@@ -25,6 +25,7 @@ from gsgd.sift.models.wrappers import innermost, unwrap
 from gsgd.sift.scoring_pass.head_positions import positions_only
 from gsgd.sift.scoring_pass.row_losses import IGNORED
 from gsgd.sift.timing import Elapsed
+from training.average_precision import AveragePrecision
 from training.calibration import Calibration
 from training.config import Config
 from training.data.order import Order
@@ -246,6 +247,8 @@ class Training:
     def evaluate(self, split: str, calibration: Calibration | None = None) -> tuple[float, float]:
         """(accuracy, mean loss) on "validation" or "test"; every rank judges its share of the batches.
 
+        Of a task with a rare class its average precision is in the place of accuracy.
+
         Args:
             calibration: takes the confidence of the predictions, where rows are classified.
         """
@@ -253,6 +256,8 @@ class Training:
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         sums = torch.zeros(3, dtype=torch.float64, device=self.accelerator.device)
+        rare = self.task.rare_class
+        precision = None if rare is None else AveragePrecision(rare, self.accelerator.device)
         model.eval()
         try:
             for number, batch in enumerate(self.task.held_out(split, self.settings.evaluation_batch_size)):
@@ -265,12 +270,17 @@ class Training:
                 # Of a language model labelled positions are predicted, not rows.
                 if calibration is not None and batch["labels"].dim() == 1:
                     calibration.add(output.logits, batch["labels"])
+                if precision is not None:
+                    precision.add(output.logits, batch["labels"])
         finally:
             self.model.train()
         if calibration is not None:
             calibration.sums = self.accelerator.reduce(calibration.sums, "sum")
         correct, loss, predictions = self.accelerator.reduce(sums, "sum").tolist()
-        return correct / predictions, loss / predictions
+        if precision is None:
+            return correct / predictions, loss / predictions
+        precision.sums = self.accelerator.reduce(precision.sums, "sum")
+        return precision.value(), loss / predictions
 
     def quality(self) -> tuple[float, float] | tuple[None, None]:
         """(overlap with the exact top rows, rank correlation), means over `quality_batches` gross batches.

@@ -6,6 +6,8 @@ from transformers import BertConfig, BertForPreTraining, ResNetConfig, ResNetFor
 
 from training.config import load, presets
 from training.images.task import build_resnet, build_small_net
+from training.tabular.task import build_tabular_net
+from training.text.passage_task import build_passage_bert
 from training.text.task import build_bert
 
 NAMES = sorted(presets())
@@ -32,6 +34,13 @@ def bert_parameters(config):
     masked_head = (h * h + h) + norm + vocabulary
     next_sentence_head = 2 * h + 2
     return embeddings + config.layers * layer + pooler + masked_head + next_sentence_head
+
+
+def passage_parameters(config, classes):
+    """Of BertForSequenceClassification: BERT without the heads of pretraining, and a linear classifier."""
+    h, v = config.hidden_size, config.vocab_limit
+    heads = (h * h + h) + 2 * h + v + 2 * h + 2
+    return bert_parameters(config) - heads + (h + 1) * classes
 
 
 def resnet_parameters(data, channels, classes):
@@ -65,9 +74,11 @@ def counted(model):
 CLASSES = {"cifar100": (3, 100), "food101": (3, 101), "resnet50-cifar10": (3, 10)}
 CLASSES |= {"resnet-small": (3, 10), "resnet-tiny": (1, 10)}
 # Weights and biases of 28x28 grey images in 10 classes; LeNet's two convolutions leave 32 channels of 7x7.
+_BLOCK = 2 * 128 + 2 * 129 * 128
 SMALL_NETS = {
     "linear": 785 * 10,
     "mlp": 785 * 128 + 129 * 10,
+    "residual-mlp": 785 * 128 + 10 * _BLOCK + 2 * 128 + 129 * 10,
     "lenet": 26 * 16 + (25 * 16 + 1) * 32 + (49 * 32 + 1) * 128 + 129 * 10,
 }
 
@@ -78,6 +89,11 @@ def test_builds_its_model_on_the_meta_device(name):
     with torch.device("meta"):
         if config.task == "bert":
             model, expected = build_bert(config.data), bert_parameters(config.data)
+        elif config.task == "passages":
+            model, expected = build_passage_bert(config.data, num_labels=9), passage_parameters(config.data, 9)
+        elif config.task == "tabular":
+            model = build_tabular_net(config.data, columns=30, num_labels=2)
+            expected = 31 * 128 + 129 * 128 + 129 * 2
         elif config.task == "small-net":
             model = build_small_net(config.data, channels=1, num_labels=10)
             expected = SMALL_NETS[config.data.network]
@@ -193,10 +209,12 @@ def test_resnet_50(name):
 # ---- The small ones ----
 
 
-@pytest.mark.parametrize("name", ["bert-tiny", "resnet-tiny"])
+@pytest.mark.parametrize(
+    "name", ["bert-tiny", "resnet-tiny", "map/passages", "map/masked-language", "map/rare-positives"]
+)
 def test_the_small_ones_need_nothing_but_the_package(name):
     config = load(name)
-    assert config.data.data in ("embedded", ("embedded",))
+    assert config.data.data in ("embedded", ("embedded",), "synthetic")
     assert config.training.precision == "no"
     assert config.training.method == "baseline"
 

@@ -20,6 +20,8 @@ from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetB
 from training.config import TASKS, build
 from training.images.resnet import EarlyExitResNet
 from training.images.task import build_resnet, build_small_net
+from training.tabular.task import build_tabular_net
+from training.text.passage_task import build_passage_bert
 from training.text.task import build_bert
 
 CHANNELS, CLASSES = 3, 5
@@ -27,16 +29,27 @@ SMALL = {
     "resnet": {"depths": "1,1,1", "hidden_sizes": "8,12,16", "embedding_size": "4", "layer_type": "basic"},
     "small-net": {"network": "mlp", "image_size": "8", "hidden_size": "5"},
     "bert": {"layers": "1", "hidden_size": "8", "heads": "2", "intermediate_size": "12", "vocab_limit": "40"},
+    "passages": {"layers": "1", "hidden_size": "8", "heads": "2", "intermediate_size": "12", "vocab_limit": "40"},
+    "tabular": {"hidden_sizes": "5"},
 }
+ALTERATIONS = {"imbalance", "wrong_labels", "copies", "alteration_seed"}
 DATA = {
-    "resnet": {
+    "resnet": ALTERATIONS
+    | {
         *("data", "test_data", "label_column", "image_column", "validation_share", "test_share", "train_limit"),
         *("image_size", "augment", "cache_dir"),
     },
-    "small-net": {
+    "small-net": ALTERATIONS
+    | {
         *("data", "test_data", "label_column", "image_column", "validation_share", "test_share", "train_limit"),
         *("augment", "cache_dir"),
     },
+    "passages": ALTERATIONS
+    | {
+        *("data", "label_column", "label_pattern", "validation_share", "test_share", "max_held_out_rows"),
+        *("train_limit", "cache_dir"),
+    },
+    "tabular": ALTERATIONS | {"data", "target", "columns", "positive", "validation_share", "test_share", "train_limit"},
     "bert": {
         *("data", "validation_data", "validation_share", "test_share", "max_validation_rows", "mask_share"),
         *("short_share", "cache_dir"),
@@ -81,6 +94,17 @@ def dropout(model):
     return found
 
 
+BERT = {
+    "layers": ("3", lambda model: len(model.bert.encoder.layer)),
+    "hidden_size": ("12", lambda model: model.bert.embeddings.word_embeddings.embedding_dim),
+    "heads": ("4", lambda model: model.bert.encoder.layer[0].attention.self.num_attention_heads),
+    "intermediate_size": ("20", lambda model: model.bert.encoder.layer[0].intermediate.dense.out_features),
+    "dropout": ("0.35", dropout),
+    "sequence_length": ("48", lambda model: model.bert.embeddings.position_embeddings.num_embeddings),
+    "vocab_limit": ("30", lambda model: model.bert.embeddings.word_embeddings.num_embeddings),
+    "vocabulary": (None, lambda model: model.bert.embeddings.word_embeddings.num_embeddings),
+}
+
 READ = {
     "resnet": {
         "depths": ("1,3,2", lambda model: tuple(len(stage.layers) for stage in stages(model))),
@@ -100,17 +124,16 @@ READ = {
         "network": ("lenet", lambda model: "lenet" if isinstance(model.layers[0], nn.Conv2d) else "mlp"),
         "hidden_size": ("9", lambda model: model.classifier.in_features),
         "image_size": ("12", lambda model: round((model.layers[1].in_features / CHANNELS) ** 0.5)),
+        "blocks": ("3", lambda model: len(model.blocks)),
     },
-    "bert": {
-        "layers": ("3", lambda model: len(model.bert.encoder.layer)),
-        "hidden_size": ("12", lambda model: model.bert.embeddings.word_embeddings.embedding_dim),
-        "heads": ("4", lambda model: model.bert.encoder.layer[0].attention.self.num_attention_heads),
-        "intermediate_size": ("20", lambda model: model.bert.encoder.layer[0].intermediate.dense.out_features),
-        "dropout": ("0.35", dropout),
-        "sequence_length": ("48", lambda model: model.bert.embeddings.position_embeddings.num_embeddings),
-        "vocab_limit": ("30", lambda model: model.bert.embeddings.word_embeddings.num_embeddings),
-        "vocabulary": (None, lambda model: model.bert.embeddings.word_embeddings.num_embeddings),
+    "tabular": {
+        "hidden_sizes": (
+            "9,4",
+            lambda model: tuple(layer.out_features for layer in model.layers if isinstance(layer, nn.Linear)),
+        )
     },
+    "passages": BERT,
+    "bert": BERT,
 }
 """Task -> setting -> (another value than the default, what the built model says of it)."""
 
@@ -120,6 +143,10 @@ def built(task, **values):
     torch.manual_seed(0)
     if task == "bert":
         return config.data, build_bert(config.data)
+    if task == "passages":
+        return config.data, build_passage_bert(config.data, num_labels=CLASSES)
+    if task == "tabular":
+        return config.data, build_tabular_net(config.data, columns=7, num_labels=CLASSES)
     build_model = build_resnet if task == "resnet" else build_small_net
     return config.data, build_model(config.data, channels=CHANNELS, num_labels=CLASSES)
 
@@ -136,10 +163,12 @@ def test_every_setting_is_read_back_or_none_of_the_models(task):
 )
 def test_a_setting_reaches_the_model(task, name):
     given, read = READ[task][name]
-    data, model = built(task, **{name: given})
+    others = {"network": "residual-mlp"} if name == "blocks" else {}
+    data, model = built(task, **{name: given}, **others)
     wanted = getattr(data, name)
     assert read(model) == wanted
-    assert read(built(task)[1]) == getattr(built(task)[0], name) != wanted
+    default, plain = built(task, **others)
+    assert read(plain) == getattr(default, name) != wanted
 
 
 def test_a_vocabulary_of_ones_own_reaches_the_model(tmp_path):

@@ -58,6 +58,8 @@ class TinyModel(nn.Module):
 
 
 class TinyTask:
+    rare_class = None
+
     def __init__(self, settings, seed):
         self.settings, self.seed = settings, seed
         rng = np.random.default_rng(7)

@@ -14,13 +14,14 @@ from rich.console import Console
 from gsgd.arguments import add_keys, number, wholes
 from gsgd.console import bar
 from gsgd.results import check_writable, write_json
-from training.diagnose.tables import LEGEND, show_point
+from training.diagnose.tables import LEGEND, show_forecasts, show_point
 from training.diagnose.words import WHAT_516_IS
 
 EXAMPLES = """\
 examples:
   gsgd diagnose bert-tiny                             before training, and after 300 steps of plain training
   gsgd diagnose my.toml --after 0,500,2000 --batches 64 --data train.parquet
+  gsgd diagnose fashion-mnist/mlp --budget 400000work --to-end      what selection is worth over that run
   gsgd diagnose resnet-tiny --model results/resnet-tiny-baseline-seed0/model      a trained model, as it is
   gsgd diagnose bert-small --method entropy@1 --exits 1,2,3
 
@@ -39,7 +40,8 @@ exit code: 0 when finished, 2 for bad usage, 130 if it was interrupted
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `gsgd diagnose`."""
     parser.usage = (
-        "gsgd diagnose CONFIG [--after STEPS,STEPS] [--batches N] [--exits J,J] [--model DIR] [--KEY VALUE ...]\n"
+        "gsgd diagnose CONFIG [--after STEPS,STEPS] [--to-end] [--batches N] [--exits J,J] [--model DIR] "
+        "[--KEY VALUE ...]\n"
         "       gsgd diagnose FOLDER"
     )
     parser.description = "Measure whether selection can help a model, at which exit, and what the theorems promise."
@@ -47,6 +49,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="CONFIG", help="a TOML file, a preset's name, or a folder with a meters.csv")
     after = "diagnose after so many steps of plain training (default 0,300)"
     parser.add_argument("--after", type=wholes(0), metavar="STEPS", help=after)
+    parser.add_argument(
+        "--to-end",
+        action="store_true",
+        default=None,
+        help="train to the end of the budget, and forecast what selection is worth over the whole run",
+    )
     parser.add_argument("--batches", type=int, metavar="N", help="gross batches to measure on (default 32)")
     parser.add_argument("--exits", type=wholes(1), metavar="J,J", help="exit layers (default: all)")
     share = number("in [0, 1]", lambda value: 0 <= value <= 1)
@@ -91,6 +99,7 @@ def _of_folder(folder: Path, options: argparse.Namespace, values: dict[str, str]
 def _of_config(options: argparse.Namespace, values: dict[str, str]) -> int:
     from training import config as configs
     from training.diagnose.diagnosis_file import DIAGNOSIS, point_entry
+    from training.diagnose.forecast import entry
     from training.diagnose.measure import diagnose_config
     from training.precision import affordable
     from training.ranks import failing_together, launched
@@ -100,7 +109,7 @@ def _of_config(options: argparse.Namespace, values: dict[str, str]) -> int:
     with failing_together(launched()):
         config = configs.load(options.target, values)
     config = affordable(config)
-    names = ("after", "batches", "exits", "model", "level")
+    names = ("after", "to_end", "batches", "exits", "model", "level")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     name = f"diagnose-{config.name.replace('/', '-')}" if options.name is None else options.name
     path = named(options.results or Path("results"), name) / DIAGNOSIS
@@ -109,11 +118,12 @@ def _of_config(options: argparse.Namespace, values: dict[str, str]) -> int:
         found = diagnose_config(config, accelerator, progress=progress, **given)
         progress("comparing with the formulas", 0, 1)
         points = [point_entry(point) for point in found.points]
-    write_json(path, {**found.header, "points": points})
+    write_json(path, {**found.header, "points": points, "forecasts": list(map(entry, found.forecasts))})
     console = Console()
     for point in points:
         show_point(console, point, found.header["score"])
     console.print(f"{WHAT_516_IS}\n\n{LEGEND}\n", highlight=False)
+    show_forecasts(console, found.forecasts, points[-1]["step"])
     console.print(_next_step(config.name, points[-1], found.header["score"]), highlight=False)
     print(f"results in {path}")
     return 0

@@ -1,4 +1,4 @@
-"""Whether selection can help a configuration: its model, trained plainly for a while, and diagnosed on its way."""
+"""Whether selection can help a configuration: its model, trained plainly, diagnosed and watched on its way."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from gsgd.sift.measures.diagnosis import Diagnosis
 from gsgd.sift.models.wrappers import innermost, unwrap
 from training.budget import parse_budget
 from training.config import Config
-from training.costs import measure_costs
+from training.costs import measure_costs, scoring_work
 from training.data.order import Order
+from training.diagnose.forecast import LAST_SEEN, Forecast, Watch
 from training.run.header import run_header
 from training.settings import parse_method
 from training.task import Task
@@ -54,10 +55,12 @@ class Diagnosed:
     Attributes:
         header: as of a run, with `score`, `rows` of a gross batch, `kept` of them, and the `model` that was read.
         points: in the order of their steps.
+        forecasts: what selection is expected to be worth over the steps that were trained; none if none was.
     """
 
     header: dict[str, Any]
     points: list[Point]
+    forecasts: list[Forecast]
 
 
 def diagnose_config(
@@ -65,6 +68,7 @@ def diagnose_config(
     accelerator: Accelerator,
     *,
     after: Sequence[int] | None = None,
+    to_end: bool = False,
     batches: int | None = None,
     exits: Sequence[int] | None = None,
     level: float = 0.75,
@@ -76,10 +80,13 @@ def diagnose_config(
 
     Selection is that of the configuration: its score (its method's, or the loss), share, rule and mode of scoring. The
     learning rate's schedule is that of the whole run, which the configuration's budget is. All points are diagnosed on
-    the same gross batches of the training set, which are disjoint and drawn in an order of their own.
+    the same gross batches of the training set, which are disjoint and drawn in an order of their own. On the way to the
+    last point the scores are watched, and what they are worth over such a run is forecast.
 
     Args:
         after: numbers of steps; None is `AFTER`, as far as the run is long enough, and 0 for a trained model.
+        to_end: train to the end of the run, which the budget is, and diagnose there, too, so that what is forecast is
+            about the whole of it.
         batches: gross batches to diagnose on, at least 2; None is `BATCHES`, or as many as the training set has.
         exits, level: as of `gsgd.sift.measures.diagnosis.diagnose`.
         model: a folder that `gsgd train` saved a model in, to be diagnosed as it is; None begins anew.
@@ -96,7 +103,7 @@ def diagnose_config(
         )
     if batches is not None and batches < 2:
         raise ValueError(f"batches = {batches} must be at least 2; {BATCHES} or more say something")
-    if model is not None and after is not None and set(after) != {0}:
+    if model is not None and (to_end or (after is not None and set(after) != {0})):
         raise ValueError("a trained model is diagnosed as it is: leave out the steps to train it for")
     if after is not None and (not after or min(after) < 0):
         raise ValueError(f"after = {list(after)} must be numbers of steps, 0 or more")
@@ -116,14 +123,14 @@ def diagnose_config(
         costs = measure_costs([plain], [task], accelerator, progress=told)[0]
     total = plain.training.steps_within_budget(task.train_size, 1, costs)
     if after is None:
-        after = (0,) if model is not None else [min(step, total) for step in AFTER]
-    stops = sorted(set(after))
+        after = (0,) if model is not None or to_end else [min(step, total) for step in AFTER]
+    stops = sorted({*after, *([total] if to_end else [])})
     if stops[-1] > total:
         raise ValueError(
             f"after = {stops[-1]} steps: by its budget = {config.training.budget} the run has {total}, so raise the "
             "budget or stop earlier"
         )
-    training = Training(plain, task, accelerator, total)
+    training = Training(_noting(plain, total), task, accelerator, total)
     checked = [check_exit_layer(layer, count_exits(unwrap(training.model))) for layer in exits or ()]
     if model is not None:
         load_weights(training.model, model)
@@ -136,10 +143,13 @@ def diagnose_config(
         "batches": batches,
         "model": None if model is None else str(model),
     }
-    points = []
+    watch = Watch(training, sift, checked or range(1, count_exits(unwrap(training.model)) + 1))
+    points, looks = [], watch.steps(stops[-1])
     for step in stops:
         while training.step < step:
             training.train_step()
+            if training.step in looks:
+                watch.look()
             progress(f"training to step {step}", training.step, step)
         trained = training.mean_loss() if step else None
         order = Order(task.train_size, config.training.seed + 1)
@@ -150,8 +160,14 @@ def diagnose_config(
         with accelerator.autocast():
             found = sift.diagnose(taken, exits=checked or None, level=level, seed=config.training.seed, progress=told)
         points.append(Point(step, trained, found, time.perf_counter() - begin))
+    forecasts: list[Forecast] = []
+    if watch.looks:
+        progress("judging on the validation split", 0, 1)
+        _, validation_loss = training.evaluate("validation")
+        of_scores = _costs_of_scores(selecting, task, accelerator, watch, points[-1].diagnosis)
+        forecasts = watch.forecasts(of_scores, validation_loss)
     accelerator.free_memory()
-    return Diagnosed(header, points)
+    return Diagnosed(header, points, forecasts)
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -168,6 +184,27 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         inner.load_state_dict(saved.state_dict())
     except (OSError, AttributeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{folder} holds no model of this configuration: {str(error).splitlines()[0]}") from error
+
+
+def _noting(plain: Config, total: int) -> Config:
+    """The configuration with losses last seen noted, and no step that selects by them: it trains as the baseline."""
+    never = {"start_step": total, "start_share": 0.0, "end_step": 0, "end_share": 1.0}
+    return plain.with_values({"method": LAST_SEEN, **never})
+
+
+def _costs_of_scores(
+    selecting: Config, task: Task, accelerator: Accelerator, watch: Watch, diagnosis: Diagnosis
+) -> dict[str, float]:
+    """Score -> the cost of a selecting step over a plain one: counted for a budget of work, else as it was timed."""
+    costs = {LAST_SEEN: 1.0}
+    for each in diagnosis.exits:
+        score = watch.name(each.exit_layer)
+        if parse_budget(selecting.training.budget).unit == "work":
+            of_row = scoring_work(selecting.with_values({"method": score}), task, accelerator)
+            costs[score] = 1 + of_row * watch.gross / (3 * watch.kept)
+        else:
+            costs[score] = each.break_even
+    return costs
 
 
 def _selecting(config: Config) -> Config:

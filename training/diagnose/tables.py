@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 
 from gsgd.console import print_table
-from training.diagnose.words import PROMISES, paragraphs
+from training.diagnose.forecast import Forecast
+from training.diagnose.words import PROMISES, expected, paragraphs
 
 LEGEND = """\
 overlap     share of the exact choice that the exit's choice contains
@@ -54,6 +55,31 @@ def show_point(console: Console, point: Mapping[str, Any], score: str) -> None:
     console.print()
     for paragraph in paragraphs(point, score):
         console.print(paragraph, highlight=False)
+
+
+def show_forecasts(console: Console, forecasts: Sequence[Forecast], steps: int) -> None:
+    """A row a score: what it is expected to be worth over the run that was watched, and the best in words."""
+    if not forecasts:
+        console.print("nothing is forecast of a model that was not trained: --after STEPS trains it", highlight=False)
+        return
+    console.print(
+        f"over these {steps} steps: expected factor in plain training's budget", style="bold", highlight=False
+    )
+    print_table(
+        console,
+        ("score", "kept rows' loss", "at most", "step's cost", "expected factor"),
+        [
+            (
+                each.score,
+                f"{each.progress:.2f}",
+                f"{each.ceiling:.2f}",
+                f"{each.cost:.2f}",
+                f"{each.factor:.2f} ({each.low:.2f} to {each.high:.2f})",
+            )
+            for each in forecasts
+        ],
+    )
+    console.print(f"\n{expected(max(forecasts, key=lambda each: each.factor))}\n", highlight=False)
 
 
 def _against_the_formulas(each: Mapping[str, Any]) -> tuple[str, ...]:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from training.diagnose.forecast import Forecast
+
 PROMISES = (("printed", "as printed"), ("corrected", "corrected"), ("sharp", "sharp"))
 LIMIT_515 = math.sqrt(2) / 4
 """Theorem 5.15, and with it the proof of Corollary 5.16 as printed, supposes sigma <= 1 / (2 sqrt 2)."""
@@ -37,6 +39,17 @@ def recommendation(point: Mapping[str, Any], score: str) -> str:
     if point["recommended"] is not None:
         return f"Recommended: select by the {score} at exit {point['recommended']}."
     return "Recommended: no selection." if point["verdict"] == "does not pay" else "No recommendation."
+
+
+def expected(found: Forecast) -> str:
+    """What selection by one score is expected to be worth over a run, and what that rests on."""
+    return (
+        f"Selection by {found.score} {found.verdict}: plain training is expected to need {found.factor:.2f} times the "
+        f"budget ({found.low:.2f} to {found.high:.2f}) to come as far. This rests on the rows that it would have kept "
+        f"of plain training's batches, whose loss is {found.progress:.2f} times the mean (no score can exceed "
+        f"{found.ceiling:.2f}), on a step that costs {found.cost:.2f} plain ones, and on what became of such figures "
+        "in recorded comparisons."
+    )
 
 
 def break_even(each: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.images.draws import uniforms
+from training.data.draws import uniforms
 
 PADDING = 4
 FLIP_RATE = 0.5

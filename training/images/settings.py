@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from training.data.alterations import AlterationSettings
 from training.images.small_net import Network
 from training.keys import AtLeastZero, Natural, Positive, ShareBelowOne, Sizes, key
 
 
 @dataclass(frozen=True)
-class ImageDataSettings:
+class ImageDataSettings(AlterationSettings):
     """Data, their splits and preparation.
 
     Raises:
@@ -104,5 +105,8 @@ class ImageSettings(ImageDataSettings, ResNetSettings):
 class SmallNetSettings(ImageDataSettings):
     """What the task "small-net" takes."""
 
-    network: Network = key("mlp", "linear (multinomial logistic regression), mlp (one hidden layer) or lenet")
-    hidden_size: Positive = key(128, "units of the hidden layer, of mlp and lenet")
+    network: Literal[Network, "residual-mlp"] = key(
+        "mlp", "linear (multinomial logistic regression), mlp (one hidden layer), lenet, or residual-mlp (with exits)"
+    )
+    hidden_size: Positive = key(128, "units of the hidden layer, of mlp and lenet, and of residual-mlp's blocks")
+    blocks: Positive = key(8, "of residual-mlp, which has an exit after each")

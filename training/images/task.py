@@ -10,18 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ResNetConfig
 
+from training.data.alterations import altered
+from training.data.splits import balanced, hold_out
 from training.images.arrays import VERSION, ImageArrays, cached_arrays
 from training.images.augment import centre_crop, crop_flip, normalise, resized_crop_flip
+from training.images.residual_mlp import ResidualMLP, ResidualMLPConfig
 from training.images.resnet import EarlyExitResNet
 from training.images.settings import ImageDataSettings, ImageSettings, ResNetSettings, SmallNetSettings
 from training.images.small_net import SmallNet, SmallNetConfig
 from training.images.sources import ALL, find_source
-from training.images.splits import balanced, hold_out
-from training.task import SPLITS, held_out_rows
+from training.task import SPLITS, held_out_rows, judged_rows
 
 
 def build_resnet(settings: ResNetSettings, *, channels: int, num_labels: int) -> EarlyExitResNet:
@@ -37,10 +38,12 @@ def build_resnet(settings: ResNetSettings, *, channels: int, num_labels: int) ->
     return EarlyExitResNet(ResNetConfig(**options))
 
 
-def build_small_net(settings: SmallNetSettings, *, channels: int, num_labels: int) -> SmallNet:
+def build_small_net(settings: SmallNetSettings, *, channels: int, num_labels: int) -> SmallNet | ResidualMLP:
     """A new model, likewise."""
-    sizes = {"image_size": settings.image_size, "hidden_size": settings.hidden_size}
-    return SmallNet(SmallNetConfig(settings.network, num_channels=channels, num_labels=num_labels, **sizes))
+    sizes = {"num_channels": channels, "image_size": settings.image_size, "hidden_size": settings.hidden_size}
+    if settings.network == "residual-mlp":
+        return ResidualMLP(ResidualMLPConfig(blocks=settings.blocks, num_labels=num_labels, **sizes))
+    return SmallNet(SmallNetConfig(settings.network, num_labels=num_labels, **sizes))
 
 
 class ImageTask(ABC):
@@ -60,6 +63,8 @@ class ImageTask(ABC):
     Raises:
         ValueError: if the data cannot be read, or do not fit the settings.
     """
+
+    rare_class: int | None = None
 
     def __init__(self, settings: ImageDataSettings, seed: int):
         self.settings, self.seed = settings, seed
@@ -95,19 +100,22 @@ class ImageTask(ABC):
             if settings.train_limit > len(rows):
                 raise ValueError(f"train_limit = {settings.train_limit} but there are {len(rows)} training images")
             rows = balanced(train.labels, rows, settings.train_limit)
-        self._train, self._rows = train, rows
-        self.train_size = len(rows)
+        self._train, self._rows = train, altered(settings, train.labels, rows, len(class_names))
+        self.train_size = len(self._rows.rows)
         self.splits = tuple(split for split in SPLITS if len(self._held_out[split][1]))
         self.num_labels = len(class_names)
         # The test set may be elsewhere, and grey though the training images are not; they are brought to one number.
         self.channels = max(arrays.images.shape[-1] for arrays in [train, *(a for a, _ in self._held_out.values())])
-        mean, std = train.mean_and_std(rows)
+        mean, std = train.mean_and_std(self._rows.rows)
         spread = self.channels // len(mean)
         self.mean, self.std = mean * spread, std * spread
         self.description: dict[str, Any] = {
             "data": _short(settings.data),
             "test_data": _short(settings.test_data),
-            "content": {"train": train.content, **{split: a.content for split, (a, _) in self._held_out.items()}},
+            "content": {
+                "train": self._rows.content(train.content),
+                **{split: a.content for split, (a, _) in self._held_out.items()},
+            },
             "code": {"arrays": VERSION},
             "sizes": {"train": self.train_size, **{split: len(held) for split, (_, held) in self._held_out.items()}},
             "validation": validated,
@@ -118,6 +126,8 @@ class ImageTask(ABC):
             "mean": list(self.mean),
             "std": list(self.std),
         }
+        if self._rows.description:
+            self.description["altered"] = self._rows.description
 
     @abstractmethod
     def build_model(self) -> nn.Module:
@@ -125,15 +135,15 @@ class ImageTask(ABC):
 
     def training_batch(self, rows: np.ndarray, epoch: int) -> dict[str, Tensor]:
         """`pixel_values` (B, channels, image_size, image_size) float32 and `labels` (B,); see `training.task.Task`."""
-        numbers = self._rows[np.asarray(rows, dtype=np.int64)]
-        images = self._train.images[numbers]
+        places = np.asarray(rows, dtype=np.int64)
+        images, draws = self._train.images[self._rows.rows[places]], self._rows.draws[places]
         if self.settings.augment == "crop-flip":
-            pixels = crop_flip(images, numbers, seed=self.seed, epoch=epoch)
+            pixels = crop_flip(images, draws, seed=self.seed, epoch=epoch)
         elif self.settings.augment == "resized-crop-flip":
-            pixels = resized_crop_flip(images, numbers, self.settings.image_size, seed=self.seed, epoch=epoch)
+            pixels = resized_crop_flip(images, draws, self.settings.image_size, seed=self.seed, epoch=epoch)
         else:
             pixels = centre_crop(images, self.settings.image_size)
-        return self._batch(pixels, self._train.labels[numbers])
+        return self._batch(pixels, self._rows.labels[places])
 
     def held_out(self, split: str, batch_size: int) -> Iterator[dict[str, Tensor]]:
         """See `training.task.Task`: not augmented, the middle of the image."""
@@ -146,9 +156,7 @@ class ImageTask(ABC):
 
     def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """See `training.task.Task`: top-1 hits, cross-entropy in float32, rows."""
-        logits, labels = output.logits.float(), batch["labels"]
-        correct = (logits.argmax(dim=-1) == labels).sum()
-        return correct, F.cross_entropy(logits, labels, reduction="sum"), correct.new_tensor(len(labels))
+        return judged_rows(output.logits, batch["labels"])
 
     def _batch(self, pixels: Tensor, labels: np.ndarray) -> dict[str, Tensor]:
         coloured = pixels.expand(-1, self.channels, -1, -1)
@@ -185,7 +193,7 @@ class SmallNetTask(ImageTask):
 
     settings: SmallNetSettings
 
-    def build_model(self) -> SmallNet:
+    def build_model(self) -> SmallNet | ResidualMLP:
         """See `training.task.Task`."""
         return build_small_net(self.settings, channels=self.channels, num_labels=self.num_labels)
 

@@ -74,6 +74,8 @@ class TextTask:
         ValueError: if a source cannot be read, or a split that was asked for has less than two documents.
     """
 
+    rare_class: int | None = None
+
     def __init__(self, settings: TextSettings, seed: int):
         self.settings = settings
         self.seed = whole("seed", seed, least=0)

@@ -60,6 +60,11 @@ def test_the_default_stops_are_as_long_as_the_run(diagnose):
     assert [point.step for point in found.points] == [0, 24]
 
 
+def test_to_the_end_of_the_run(diagnose):
+    assert [point.step for point in diagnose(to_end=True)[1].points] == [0, 24]
+    assert [point.step for point in diagnose(to_end=True, after=[3])[1].points] == [3, 24]
+
+
 @pytest.mark.parametrize(
     ("method", "score"), [("baseline", "loss"), ("random", "loss"), ("entropy@2", "entropy"), ("loss@auto", "loss")]
 )
@@ -102,7 +107,7 @@ def test_progress_counts_steps_and_pairs(diagnose):
     diagnose(after=[2, 3], progress=lambda *of: told.append(of))
     assert ("training to step 2", 1, 2) in told
     assert ("training to step 3", 3, 3) in told
-    assert told[-1] == ("measuring after 3 steps", 2, 2)
+    assert told[-2:] == [("measuring after 3 steps", 2, 2), ("judging on the validation split", 0, 1)]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ Image = pytest.importorskip("PIL.Image")
 
 from PIL import ImageOps  # noqa: E402
 
+from training.data.draws import uniforms  # noqa: E402
 from training.images.augment import centre_crop, crop_flip, normalise, resized_crop_flip  # noqa: E402
-from training.images.draws import uniforms  # noqa: E402
 
 
 def pictures(count, size, channels=3):

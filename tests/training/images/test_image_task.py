@@ -334,3 +334,46 @@ def test_settings_out_of_range(changes, message):
 
 def test_lists_become_tuples():
     assert ImageSettings(depths=[1, 2, 3, 4]).depths == (1, 2, 3, 4)
+
+
+# ---- Altered training sets ----
+
+
+def test_what_is_held_out_is_never_altered(task_of, data):
+    plain = task_of(augment="none", validation_share=0.2)
+    hard = task_of(augment="none", validation_share=0.2, imbalance=8, wrong_labels=0.5, copies=2)
+    for split in ("validation", "test"):
+        for before, after in zip(plain.held_out(split, 5), hard.held_out(split, 5), strict=True):
+            assert list(before["labels"]) == list(after["labels"])
+        assert held_rows(plain, split, data.train if split == "validation" else data.test) == held_rows(
+            hard, split, data.train if split == "validation" else data.test
+        )
+
+
+def test_wrong_labels_are_of_training_rows_only(task_of, data):
+    task = task_of(augment="none", validation_share=0.2, wrong_labels=0.25)
+    batch = task.training_batch(np.arange(task.train_size), 0)
+    rows = np.array(rows_of([batch], task, data.train))
+    wrong = batch["labels"].numpy() != rows % 3
+    assert np.bincount(rows[wrong] % 3).tolist() == [4, 4, 4]
+    for batch in task.held_out("validation", 4):
+        assert list(batch["labels"]) == [row % 3 for row in rows_of([batch], task, data.train)]
+
+
+def test_copies_of_an_image_are_rows_of_their_own(task_of, data):
+    task = task_of(augment="none", validation_share=0.2, train_limit=6, copies=4)
+    assert task.train_size == 24
+    assert np.unique(training_rows(task, data.train), return_counts=True)[1].tolist() == [4] * 6
+    moved = task_of(augment="crop-flip", validation_share=0.2, train_limit=6, copies=4)
+    batch = moved.training_batch(np.arange(24), 0)["pixel_values"]
+    assert len(torch.unique(batch.flatten(1), dim=0)) > 6  # each copy is cropped and flipped by itself
+
+
+def test_the_fingerprint_of_altered_data_is_another(task_of):
+    described = [
+        task_of(**changes).description for changes in ({}, {"imbalance": 4}, {"wrong_labels": 0.2}, {"copies": 2})
+    ]
+    assert len({each["content"]["train"] for each in described}) == 4
+    assert len({each["content"]["validation"] for each in described}) == 1
+    assert "altered" not in described[0]
+    assert described[1]["altered"]["class_sizes"] == [18, 9, 4]

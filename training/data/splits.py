@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.images.draws import uniforms
+from training.data.draws import uniforms
 
 # Fixed apart from any run's seed: methods and seeds are compared on one split.
-PURPOSES = {"test": 1, "validation": 2, "limit": 3}
+PURPOSES = {"test": 1, "validation": 2, "limit": 3, "long tail": 4, "wrong labels": 5}
 
 
 def hold_out(labels: np.ndarray, rows: np.ndarray, share: float, purpose: str) -> tuple[np.ndarray, np.ndarray]:
@@ -26,7 +26,7 @@ def hold_out(labels: np.ndarray, rows: np.ndarray, share: float, purpose: str) -
     """
     if not 0 <= share < 1:
         raise ValueError(f"share = {share!r} to hold out for {purpose} must lie in [0, 1)")
-    rank, size = _rank_within_class(labels[rows], rows, purpose)
+    rank, size = rank_within_class(labels[rows], rows, purpose)
     held = rank < np.floor(share * size + 0.5)
     if share and (held.all() or not held.any()):
         raise ValueError(
@@ -45,14 +45,23 @@ def balanced(labels: np.ndarray, rows: np.ndarray, limit: int) -> np.ndarray:
     """
     if not 1 <= limit <= len(rows):
         raise ValueError(f"a limit of {limit} rows must lie in 1..{len(rows)}, the rows that there are")
-    rank, _ = _rank_within_class(labels[rows], rows, "limit")
+    rank, _ = rank_within_class(labels[rows], rows, "limit")
     first = np.lexsort((labels[rows], rank))[:limit]
     return rows[np.sort(first)]
 
 
-def _rank_within_class(labels: np.ndarray, rows: np.ndarray, purpose: str) -> tuple[np.ndarray, np.ndarray]:
-    """(place of each row among its class in a shuffled order, rows of its class)."""
-    shuffled = np.lexsort((rows, uniforms(PURPOSES[purpose], 0, rows, 1)[:, 0], labels))
+def rank_within_class(
+    labels: np.ndarray, rows: np.ndarray, purpose: str, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """(place of each row among its class in a shuffled order, rows of its class), both (M,).
+
+    Args:
+        labels: (M,), of the rows.
+        rows: (M,), their numbers, by which the order is drawn.
+        purpose: one of `PURPOSES`; orders for different purposes are independent.
+        seed: >= 0, of another order for the same purpose.
+    """
+    shuffled = np.lexsort((rows, uniforms(PURPOSES[purpose], seed, rows, 1)[:, 0], labels))
     _, starts, sizes = np.unique(labels[shuffled], return_index=True, return_counts=True)
     rank, size = np.empty(len(rows), dtype=np.int64), np.empty(len(rows), dtype=np.int64)
     rank[shuffled] = np.arange(len(rows)) - np.repeat(starts, sizes)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.images.draws import uniforms
+from training.data.draws import uniforms
 
 MASK = 2**64 - 1
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.images.splits import balanced, hold_out
+from training.data.splits import balanced, hold_out
 
 
 @given(

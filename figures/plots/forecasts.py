@@ -1,0 +1,82 @@
+"""What selection was forecast to be worth from plain training alone, against what ladders measured."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from figures import style
+from figures.forecasts import NEAR, errors, without_each_setting
+from figures.methods import in_order, look
+
+PLACES = (0.25, 0.35, 0.5, 0.7, 1, 1.4, 2, 2.8, 4)
+
+
+def draw(forecasts: pd.DataFrame) -> Figure:
+    """Measured factor against forecast factor, a mark a setting and method, with both intervals.
+
+    Args:
+        forecasts: the table of that name.
+    """
+    figure, axes = style.new(1, 1, width=style.DOUBLE_IN, height=4.4)
+    ax = axes[0][0]
+    ends = forecasts[["factor", "low", "high", "measured", "measured_low", "measured_high"]].to_numpy(float).ravel()
+    known = np.clip(ends[np.isfinite(ends) & (ends > 0)], PLACES[0], PLACES[-1])
+    low, high = min(0.7, known.min()) / 1.08, max(1.4, known.max()) * 1.08
+    line = np.array([low, high])
+    ax.fill_between(line, line / NEAR, line * NEAR, color="#E8E8E8", linewidth=0, zorder=0.5)
+    ax.plot(line, line, color="black", linewidth=0.8, zorder=0.9)
+    for axis_line in (ax.axhline, ax.axvline):
+        axis_line(1, color=style.GREY, linestyle=style.DOTTED, linewidth=0.8, zorder=0.8)
+    for method in in_order(forecasts["method"]):
+        _marks(ax, forecasts[forecasts["method"] == method], method, low, high)
+    for name in ("x", "y"):
+        getattr(ax, f"set_{name}scale")("log", base=2)
+        getattr(ax, f"set_{name}lim")(low, high)
+        style.ticks(getattr(ax, f"{name}axis"), PLACES, "{x:g}\N{MULTIPLICATION SIGN}")
+    ax.set_xlabel("forecast from plain training alone: budget it needs for as much")
+    ax.set_ylabel("measured by a ladder")
+    style.note(ax, f"grey: within {100 * (NEAR - 1):.0f}%", paled=True)
+    style.title(ax, sentence(forecasts), width=style.DOUBLE_IN)
+    style.legend_below(figure, axes, columns=4)
+    return figure
+
+
+def _marks(ax: Axes, rows: pd.DataFrame, method: str, low: float, high: float) -> None:
+    looks = look(method)
+    x, ends = rows["factor"].clip(low, high), [rows[f"measured_{end}"].clip(low, high) for end in ("low", "high")]
+    ax.vlines(x, *ends, color=looks.colour, linewidth=1.2, zorder=2)
+    ax.hlines(
+        rows["measured"].clip(low, high),
+        rows["low"].clip(low, high),
+        rows["high"].clip(low, high),
+        color=looks.colour,
+        linewidth=0.5,
+        zorder=2,
+    )
+    ax.plot(x, rows["measured"].clip(low, high), **{**looks.curve, "linestyle": "none"}, zorder=3)
+    for place, value, setting in zip(
+        x, rows["measured"].fillna(rows["measured_low"]).clip(low, high), rows["setting"], strict=True
+    ):
+        ax.annotate(
+            style.verbatim(setting),
+            (place, value),
+            (3, 3),
+            textcoords="offset points",
+            fontsize=style.POINTS - 2.5,
+            color="#555555",
+        )
+
+
+def sentence(forecasts: pd.DataFrame) -> str:
+    """How many forecasts are near, in and out of sample, and how many losing methods were called so."""
+    near = np.log2(NEAR)
+    inside, outside = np.abs(errors(forecasts)) <= near, np.abs(without_each_setting(forecasts)) <= near
+    losing = forecasts["measured_high"] < 1
+    called = losing & (forecasts["factor"] < 1)
+    number = f"{inside.sum()} of {len(forecasts)} forecasts are within {100 * (NEAR - 1):.0f}% of what was measured"
+    if forecasts["setting"].nunique() > 1:
+        number += f", {outside.sum()} if the setting itself helps to choose nothing"
+    return f"{number}; of {losing.sum()} methods that lost, {called.sum()} were forecast to lose"

@@ -1,0 +1,123 @@
+"""What selection is expected to be worth: against means by hand, and a run whose losses are kept in a dictionary."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from training.data.order import Order
+from training.diagnose.forecast import BATCHES, EXPONENT, POINTS, SPREAD, Look, forecast, ratio_kept
+from training.diagnose.measure import diagnose_config
+from training.training import Training
+
+
+def test_the_share_of_the_loss_that_is_kept():
+    scores = torch.tensor([3.0, 1.0, 2.0, 0.0])
+    losses = np.array([1.0, 4.0, 2.0, 1.0])
+    assert ratio_kept(scores, losses, 2) == (1 + 2) / 2 / 2
+    assert ratio_kept(scores, losses, 4) == 1
+    assert ratio_kept(scores, np.zeros(4), 2) == 1
+    with pytest.raises(ValueError, match="kept = 5"):
+        ratio_kept(scores, losses, 5)
+
+
+@pytest.mark.parametrize(("kept", "share", "drawn"), [(3, 0.34, 1), (4, 0.5, 2), (3, 1.0, 3), (5, 1.0, 1)])
+def test_rows_drawn_at_random_count_with_their_expectation(kept, share, drawn):
+    """Over all draws, each as likely as another."""
+    rng = np.random.default_rng(3)
+    scores, losses = rng.normal(size=6), rng.exponential(size=6)
+    top, others = np.split(np.argsort(-scores), [kept - drawn])
+    means = [losses[[*top, *more]].mean() for more in itertools.combinations(others, drawn)]
+    expected = np.mean(means) / losses.mean()
+    assert ratio_kept(torch.from_numpy(scores), losses, kept, random_share=share) == pytest.approx(expected)
+
+
+def test_a_factor_is_what_is_kept_over_what_it_costs():
+    looks = [
+        Look(1, 2.0, 0.5, {"last-seen": 1.2, "loss@last": 1.4}),
+        Look(2, 1.0, 1.5, {"last-seen": 1.6, "loss@last": 1.8}),
+    ]
+    found = forecast("last-seen", looks, 1.0, 8, 32)
+    assert found.progress == pytest.approx(1.4)
+    assert found.ceiling == pytest.approx(1 + (0.5 + 1.5) / 2 * math.sqrt(3))
+    assert found.factor == pytest.approx(1.4**EXPONENT)
+    assert (found.low, found.high) == pytest.approx((found.factor / SPREAD, found.factor * SPREAD))
+    assert found.verdict == "is expected to pay"
+    dear = forecast("loss@last", looks, 2.5, 8, 32)
+    assert dear.factor == pytest.approx(1.6**EXPONENT / 2.5)
+    assert dear.verdict == "is not expected to pay"
+    assert forecast("loss@last", looks, 1.5, 8, 32).verdict == "may pay or not"
+    # Training rows that are no worse than validation rows: no wrong labels.
+    assert forecast("last-seen", looks, 1.0, 8, 32, validation_loss=5.0) == found
+    with pytest.raises(ValueError, match="nothing is forecast of a model that was not trained"):
+        forecast("last-seen", [], 1.0, 8, 32)
+
+
+def test_loss_of_wrong_labels_is_no_gain():
+    """A fifth of the rows with a loss that no training takes away, which any selection of the hardest keeps whole."""
+    rng = np.random.default_rng(0)
+    rows = 4000
+    learnable = rng.exponential(size=rows)
+    wrong = np.arange(rows) < rows // 5
+    learnable[wrong] = 0
+    losses = learnable + 20.0 * wrong
+    hardest = np.argsort(-losses)[: rows // 2]
+    ratio = losses[hardest].mean() / losses.mean()
+    look = Look(1, losses.mean(), losses.std() / losses.mean(), {"loss@last": ratio, "random": 1.0})
+    found = forecast("loss@last", [look], 1.0, rows // 2, rows, validation_loss=learnable.mean())
+    assert found.progress == pytest.approx(learnable[hardest].mean() / learnable.mean(), rel=1e-9)
+    assert found.progress < ratio
+    # Rows at random keep as much of either.
+    assert forecast("random", [look], 1.0, rows // 2, rows, learnable.mean()).progress == pytest.approx(1)
+
+
+def test_what_is_watched_is_what_a_loop_by_hand_finds(tiny, accelerator):
+    """Plain training with the losses of its rows in a dictionary, on a model without anything random."""
+    steps = POINTS
+    config = tiny(batch_normalised=False, rows=128, **{"dropout": 0.0, "method": "loss@1"})
+    found = diagnose_config(config, accelerator, after=[0, steps], batches=2)
+
+    plain = Training(config.with_values({"method": "baseline"}), config.build_task(), accelerator, 24)
+    settings, task = config.training, plain.task
+    seen: dict[int, float] = {}
+    looked, order = Order(task.train_size, settings.seed + 2), Order(task.train_size, settings.seed)
+    ratios: dict[str, list[float]] = {"last-seen": [], "loss@1": [], "loss@last": []}
+    for _ in range(steps):
+        rows, epoch = order.take(settings.batch_size)
+        batch = task.training_batch(rows, epoch)
+        with torch.no_grad():
+            losses = cross_entropy(plain.model(batch["x"]).logits, batch["labels"], reduction="none")
+        plain.train_step()
+        seen.update(zip(rows.tolist(), losses.tolist(), strict=True))
+        for _ in range(BATCHES):
+            rows, epoch = looked.take(settings.gross_size)
+            batch = task.training_batch(rows, epoch)
+            with torch.no_grad():
+                of_exits = {
+                    name: cross_entropy(plain.model.early_logits(layer, batch["x"]), batch["labels"], reduction="none")
+                    for name, layer in (("loss@1", 1), ("loss@last", 2))
+                }
+            exact = of_exits["loss@last"].double().numpy()
+            for name, scores in of_exits.items():
+                kept = np.argsort(-scores.numpy(), kind="stable")[: settings.kept_size]
+                ratios[name].append(exact[kept].mean() / exact.mean())
+            by_age = sorted(range(len(rows)), key=lambda place: -seen.get(int(rows[place]), math.inf))
+            drawn = settings.kept_size // 4
+            top, others = by_age[: settings.kept_size - drawn], by_age[settings.kept_size - drawn :]
+            total = exact[top].sum() + drawn * exact[others].mean()
+            ratios["last-seen"].append(total / settings.kept_size / exact.mean())
+    assert [each.score for each in found.forecasts] == ["last-seen", "loss@1", "loss@last"]
+    # Training rows are no worse than validation rows, so that none counts as wrongly labelled.
+    for each in found.forecasts:
+        assert each.progress == pytest.approx(np.mean(ratios[each.score]), rel=1e-5)
+    assert found.forecasts[0].cost == 1
+
+
+def test_nothing_is_forecast_of_a_model_that_was_not_trained(tiny, accelerator):
+    assert diagnose_config(tiny(rows=128, method="loss@1"), accelerator, after=[0], batches=2).forecasts == []

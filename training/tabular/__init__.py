@@ -1,0 +1,1 @@
+"""Classification of rows of numbers, where the class that matters may be rare."""

@@ -1,0 +1,107 @@
+"""Classification of a table's rows as a `Task`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.data.alterations import altered
+from training.data.splits import balanced, hold_out
+from training.tabular.network import TabularNet, TabularNetConfig
+from training.tabular.settings import TabularSettings
+from training.tabular.tables import read_table
+from training.task import SPLITS, held_out_rows, judged_rows
+
+
+def build_tabular_net(settings: TabularSettings, *, columns: int, num_labels: int) -> TabularNet:
+    """A new model, from torch's global generator and on its default device."""
+    return TabularNet(TabularNetConfig(columns=columns, hidden_sizes=settings.hidden_sizes, num_labels=num_labels))
+
+
+class TabularTask:
+    """Implements `training.task.Task`. Splits are by class, and the same for all seeds.
+
+    Columns are standardised by the training rows; a value that is missing is their mean, 0.
+
+    Attributes:
+        num_labels: classes.
+        mean, std: (columns,), of the training rows; a column that is constant there has std 1.
+
+    Args:
+        seed: of the run; nothing of the rows depends on it.
+
+    Raises:
+        ValueError: if the table cannot be read, or does not fit the settings.
+    """
+
+    def __init__(self, settings: TabularSettings, seed: int):
+        self.settings = settings
+        table = read_table(settings.data, settings.target, settings.columns)
+        labels, self.num_labels = table.labels, len(table.class_names)
+        if settings.positive and settings.positive not in table.class_names:
+            raise ValueError(
+                f"positive = {settings.positive!r} is not among the classes: {', '.join(table.class_names)}"
+            )
+        self.rare_class = table.class_names.index(settings.positive) if settings.positive else None
+        rows, test = hold_out(labels, np.arange(len(labels)), settings.test_share, "test")
+        rows, validation = hold_out(labels, rows, settings.validation_share, "validation")
+        self._held_out = {"validation": validation, "test": test}
+        if settings.train_limit:
+            if settings.train_limit > len(rows):
+                raise ValueError(f"train_limit = {settings.train_limit} but there are {len(rows)} training rows")
+            rows = balanced(labels, rows, settings.train_limit)
+        self._labels, self._train = labels, altered(settings, labels, rows, self.num_labels)
+        self.train_size = len(self._train.rows)
+        self.splits = tuple(split for split in SPLITS if len(self._held_out[split]))
+        self.mean, self.std = _mean_and_std(table.values[self._train.rows])
+        self._values = np.nan_to_num((table.values - self.mean) / self.std).astype(np.float32)
+        self.description: dict[str, Any] = {
+            "data": Path(settings.data).name,
+            "content": self._train.content(table.content),
+            "sizes": {"train": self.train_size, **{split: len(held) for split, held in self._held_out.items()}},
+            "columns": list(table.columns),
+            "classes": self.num_labels,
+            "class_names": list(table.class_names),
+            "class_sizes": np.bincount(labels, minlength=self.num_labels).tolist(),
+        }
+        if self.rare_class is not None:
+            self.description["accuracy"] = f"average precision of class {settings.positive}"
+        if self._train.description:
+            self.description["altered"] = self._train.description
+
+    def build_model(self) -> TabularNet:
+        """See `build_tabular_net`."""
+        return build_tabular_net(self.settings, columns=self._values.shape[1], num_labels=self.num_labels)
+
+    def training_batch(self, rows: np.ndarray, epoch: int) -> dict[str, Tensor]:
+        """`values` (B, columns) float32 and `labels` (B,) int64; see `training.task.Task`."""
+        places = np.asarray(rows, dtype=np.int64)
+        return self._batch(self._train.rows[places], self._train.labels[places])
+
+    def held_out(self, split: str, batch_size: int) -> Iterator[dict[str, Tensor]]:
+        """See `training.task.Task`."""
+        batches = held_out_rows({name: len(rows) for name, rows in self._held_out.items()}, split, batch_size)
+        rows = self._held_out[split]
+        return (self._batch(rows[part], self._labels[rows[part]]) for part in batches)
+
+    def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """See `training.task.Task`: top-1 hits, cross-entropy in float32, rows."""
+        return judged_rows(output.logits, batch["labels"])
+
+    def _batch(self, rows: np.ndarray, labels: np.ndarray) -> dict[str, Tensor]:
+        return {"values": torch.from_numpy(self._values[rows]), "labels": torch.from_numpy(labels)}
+
+
+def _mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (columns,) of what is not missing; 0 and 1 where there is nothing to tell them by."""
+    known = ~np.isnan(values)
+    count = np.maximum(known.sum(axis=0), 1)
+    mean = np.where(known, values, 0.0).sum(axis=0) / count
+    variance = np.where(known, values - mean, 0.0) ** 2
+    std = np.sqrt(variance.sum(axis=0) / count)
+    return mean, np.where(std > 1e-12 * np.maximum(1, abs(mean)), std, 1.0)

@@ -1,0 +1,152 @@
+"""Passages classified by the book that they are from, with a small BERT: a `Task` whose rows' losses differ widely."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertForSequenceClassification
+
+from training.data.alterations import altered
+from training.data.cache import default_cache
+from training.data.splits import balanced, hold_out
+from training.task import SPLITS, held_out_rows, judged_rows
+from training.text.passages import cut_into_passages, labelled_documents
+from training.text.settings import PassageSettings
+from training.text.tokens import tokenize
+from training.text.wordpieces import SPECIAL, most_frequent, renumbering, tokenizer, vocabulary_size
+
+VERSION = 1
+"""Counts up whenever the same data and settings give other rows."""
+
+
+def build_passage_bert(settings: PassageSettings, *, num_labels: int) -> BertForSequenceClassification:
+    """A new `BertForSequenceClassification` with GELU, from torch's global generator and on its default device."""
+    vocabulary = vocabulary_size(settings.vocabulary or None)
+    return BertForSequenceClassification(
+        BertConfig(
+            vocab_size=min(vocabulary, settings.vocab_limit or vocabulary),
+            hidden_size=settings.hidden_size,
+            num_hidden_layers=settings.layers,
+            num_attention_heads=settings.heads,
+            intermediate_size=settings.intermediate_size,
+            hidden_act="gelu",
+            hidden_dropout_prob=settings.dropout,
+            attention_probs_dropout_prob=settings.dropout,
+            max_position_embeddings=settings.sequence_length,
+            num_labels=num_labels,
+        )
+    )
+
+
+class PassageTask:
+    """Implements `training.task.Task`. Splits are by passage within each class, and the same for all seeds.
+
+    Making one tokenises the documents, unless the cache has them.
+
+    Attributes:
+        num_labels: classes.
+        vocab_size: of the model.
+
+    Args:
+        settings: of data and model.
+        seed: of the run; nothing of the rows depends on it.
+
+    Raises:
+        ValueError: if the data cannot be read, or do not fit the settings.
+    """
+
+    rare_class: int | None = None
+
+    def __init__(self, settings: PassageSettings, seed: int):
+        self.settings = settings
+        documents = labelled_documents(
+            settings.data, label_column=settings.label_column, label_pattern=settings.label_pattern
+        )
+        cache = (Path(settings.cache_dir).expanduser() if settings.cache_dir else default_cache()) / "text"
+        tokens = tokenize([documents.source], vocabulary=settings.vocabulary or None, cache=cache)
+        if len(tokens.hashes) != len(documents.labels):
+            raise ValueError(f"data = {settings.data!r} has a document in which there is no word: leave it out")
+        self._ids = tokens.ids
+        self._starts, of_document = cut_into_passages(tokens, self._length)
+        labels = documents.labels[of_document]
+        self.num_labels = len(documents.class_names)
+        rows, held = hold_out(labels, np.arange(len(labels)), settings.test_share, "test")
+        self._held_out = {"test": self._judged(held)}
+        rows, held = hold_out(labels, rows, settings.validation_share, "validation")
+        self._held_out["validation"] = self._judged(held)
+        if settings.train_limit:
+            if settings.train_limit > len(rows):
+                raise ValueError(f"train_limit = {settings.train_limit} but there are {len(rows)} training passages")
+            rows = balanced(labels, rows, settings.train_limit)
+        self._labels, self._train = labels, altered(settings, labels, rows, self.num_labels)
+        self._set_vocabulary(rows)
+        self.train_size = len(self._train.rows)
+        self.splits = tuple(split for split in SPLITS if len(self._held_out[split]))
+        digest = hashlib.sha256(tokens.about["content"].encode())
+        digest.update(repr((documents.class_names, self._length, self.vocab_size)).encode())
+        digest.update(labels.astype("<i8").tobytes())
+        self.description: dict[str, Any] = {
+            "data": Path(settings.data).name,
+            "content": self._train.content(digest.hexdigest()),
+            "code": {"passages": VERSION},
+            "sizes": {"train": self.train_size, **{split: len(held) for split, held in self._held_out.items()}},
+            "classes": self.num_labels,
+            "class_names": list(documents.class_names),
+            "vocab_size": self.vocab_size,
+        }
+        if self._train.description:
+            self.description["altered"] = self._train.description
+
+    @property
+    def _length(self) -> int:
+        """Tokens of a passage, without [CLS] and [SEP]."""
+        return self.settings.sequence_length - 2
+
+    def build_model(self) -> BertForSequenceClassification:
+        """See `build_passage_bert`."""
+        return build_passage_bert(self.settings, num_labels=self.num_labels)
+
+    def training_batch(self, rows: np.ndarray, epoch: int) -> dict[str, Tensor]:
+        """`input_ids` (B, sequence_length) and `labels` (B,), int64; see `training.task.Task`."""
+        places = np.asarray(rows, dtype=np.int64)
+        return self._batch(self._train.rows[places], self._train.labels[places])
+
+    def held_out(self, split: str, batch_size: int) -> Iterator[dict[str, Tensor]]:
+        """See `training.task.Task`."""
+        batches = held_out_rows({name: len(rows) for name, rows in self._held_out.items()}, split, batch_size)
+        rows = self._held_out[split]
+        return (self._batch(rows[part], self._labels[rows[part]]) for part in batches)
+
+    def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """See `training.task.Task`: top-1 hits, cross-entropy in float32, passages."""
+        return judged_rows(output.logits, batch["labels"])
+
+    def _judged(self, rows: np.ndarray) -> np.ndarray:
+        limit = self.settings.max_held_out_rows
+        return rows[np.arange(limit) * len(rows) // limit] if 0 < limit < len(rows) else rows
+
+    def _tokens_of(self, rows: np.ndarray) -> np.ndarray:
+        return self._ids[self._starts[rows][:, None] + np.arange(self._length)]
+
+    def _batch(self, rows: np.ndarray, labels: np.ndarray) -> dict[str, Tensor]:
+        first, last = (np.full((len(rows), 1), ending) for ending in self._ends)
+        ids = np.concatenate([first, self._new_ids[self._tokens_of(rows)], last], axis=1)
+        return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
+
+    def _set_vocabulary(self, rows: np.ndarray) -> None:
+        whole_tokenizer = tokenizer(self.settings.vocabulary or None)
+        whole = len(whole_tokenizer)
+        special = np.array(whole_tokenizer.convert_tokens_to_ids(list(SPECIAL)))
+        kept = np.arange(whole)
+        if self.settings.vocab_limit:
+            counts = np.bincount(self._tokens_of(rows).ravel(), minlength=whole)
+            kept = most_frequent(counts, self.settings.vocab_limit, special)
+        self.vocab_size = len(kept)
+        self._new_ids = renumbering(kept, whole, int(special[SPECIAL.index("[UNK]")]))
+        self._ends = tuple(int(self._new_ids[special[SPECIAL.index(name)]]) for name in ("[CLS]", "[SEP]"))
