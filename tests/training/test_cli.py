@@ -99,7 +99,7 @@ def test_divergence_is_1(train):
         (["tiny.toml", "--batch_size", "100"], "a gross batch has 100 rows, but the training set 64"),
         (["tiny.toml", "--batch_size", "-8"], "batch_size = '-8' must be greater than or equal to 1"),
         (["tiny.toml", "--trim", "0.6", "--method", "loss@1"], "trim = 0.6 and keep = 0.5"),
-        (["--keys", "vit"], "the tasks are bert, resnet"),
+        (["--keys", "vit"], "the tasks are bert, passages, resnet"),
         # Not short for --overwrite: options are not abbreviated.
         (["tiny.toml", "--over", "true"], "no key 'over'"),
         (["tiny.toml", "--nam", "x"], "no key 'nam'"),

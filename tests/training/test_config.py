@@ -69,8 +69,8 @@ def test_cycles(tmp_path):
         ("batch_size = ", r"mine\.toml cannot be read: Invalid value"),
         ('task = "resnet"\nbatch_size = 1\nbatch_size = 2', r"mine\.toml cannot be read"),
         ('base = "nowhere"', r"there is no configuration 'nowhere'"),
-        ("batch_size = 1", r"mine\.toml: task = None must be one of: bert, resnet"),
-        ('task = "vit"', r"mine\.toml: task = 'vit' must be one of: bert, resnet"),
+        ("batch_size = 1", r"mine\.toml: task = None must be one of: bert, passages, resnet"),
+        ('task = "vit"', r"mine\.toml: task = 'vit' must be one of: bert, passages, resnet"),
         (
             'task = "resnet"\nbatchsize = 1',
             r"mine\.toml: no key 'batchsize' for task = resnet; did you mean batch_size\?",

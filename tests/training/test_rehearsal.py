@@ -115,3 +115,11 @@ def test_every_preset_of_the_paper(name, accelerator):
     assert found.costs.plain_s > 0
     assert dataclasses.asdict(found)["disk"] == 24 * found.parameters
     assert torch.is_grad_enabled()
+
+
+def test_altered_rows_are_counted():
+    """As many made-up rows as the altered training set has: of 54,000, a class's 5,400 and less of each further one."""
+    tail = sum(int(5400 * 100 ** (-number / 9) + 1e-9) for number in range(10))
+    assert MadeUpRows(load("map/long-tailed")).train_size == tail
+    assert MadeUpRows(load("map/redundant")).train_size == 54_000
+    assert MadeUpRows(load("map/wrong-labels")).train_size == 54_000

@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass as settings_dataclass
 
 from training.data.draws import uniforms
 from training.data.splits import PURPOSES, rank_within_class
-from training.keys import Number, Positive, ShareBelowOne, Whole, key
+from training.keys import Natural, Number, Positive, ShareBelowOne, key
 
 
 @settings_dataclass(frozen=True)
@@ -36,7 +36,7 @@ class AlterationSettings:
         "how often each training row is there, every time under a number of its own; with train_limit = a tenth of the "
         "rows and 10 copies a tenth of the data ten times",
     )
-    alteration_seed: Annotated[Whole, Field(ge=0)] = key(
+    alteration_seed: Natural = key(
         0, "which rows a long tail keeps, and which get which wrong label; the run's own seed changes neither"
     )
 

@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertForSequenceClassification
 
 from training.data.alterations import altered
 from training.data.cache import default_cache
 from training.data.splits import balanced, hold_out
 from training.task import SPLITS, held_out_rows, judged_rows
+from training.text.bert import bert_config
 from training.text.passages import cut_into_passages, labelled_documents
 from training.text.settings import PassageSettings
 from training.text.tokens import tokenize
-from training.text.wordpieces import SPECIAL, most_frequent, renumbering, tokenizer, vocabulary_size
+from training.text.wordpieces import SPECIAL, most_frequent, renumbering, tokenizer
 
 VERSION = 1
 """Counts up whenever the same data and settings give other rows."""
@@ -27,21 +28,7 @@ VERSION = 1
 
 def build_passage_bert(settings: PassageSettings, *, num_labels: int) -> BertForSequenceClassification:
     """A new `BertForSequenceClassification` with GELU, from torch's global generator and on its default device."""
-    vocabulary = vocabulary_size(settings.vocabulary or None)
-    return BertForSequenceClassification(
-        BertConfig(
-            vocab_size=min(vocabulary, settings.vocab_limit or vocabulary),
-            hidden_size=settings.hidden_size,
-            num_hidden_layers=settings.layers,
-            num_attention_heads=settings.heads,
-            intermediate_size=settings.intermediate_size,
-            hidden_act="gelu",
-            hidden_dropout_prob=settings.dropout,
-            attention_probs_dropout_prob=settings.dropout,
-            max_position_embeddings=settings.sequence_length,
-            num_labels=num_labels,
-        )
-    )
+    return BertForSequenceClassification(bert_config(settings, num_labels=num_labels))
 
 
 class PassageTask:

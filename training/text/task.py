@@ -10,13 +10,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import BertConfig, BertForPreTraining
+from transformers import BertForPreTraining
 
 from gsgd.ranges import whole
 from gsgd.sift.huggingface.collator import MaskingCollator
 from gsgd.sift.scoring_pass.row_losses import IGNORED
 from training.data.cache import default_cache
 from training.task import SPLITS, held_out_rows
+from training.text.bert import bert_config
 from training.text.documents import parse_source
 from training.text.pairs import VERSION as PAIRS
 from training.text.pairs import sentence_pairs
@@ -25,7 +26,7 @@ from training.text.settings import TextSettings
 from training.text.splits import split_documents, token_counts, without
 from training.text.tokens import VERSION as TOKENS
 from training.text.tokens import Tokens, tokenize
-from training.text.wordpieces import SPECIAL, most_frequent, renumbering, tokenizer, vocabulary_size
+from training.text.wordpieces import SPECIAL, most_frequent, renumbering, tokenizer
 
 HELD_OUT_SEED = 0
 """Of the pairs and masks of held-out rows, whatever the run's seed."""
@@ -39,20 +40,7 @@ def build_bert(settings: TextSettings) -> BertForPreTraining:
     Its loss is the mean over masked tokens plus the mean next-sentence loss (Appendix F). It needs no data, is
     initialised from torch's global generator, and is made on torch's default device.
     """
-    vocabulary = vocabulary_size(settings.vocabulary or None)
-    return BertForPreTraining(
-        BertConfig(
-            vocab_size=min(vocabulary, settings.vocab_limit or vocabulary),
-            hidden_size=settings.hidden_size,
-            num_hidden_layers=settings.layers,
-            num_attention_heads=settings.heads,
-            intermediate_size=settings.intermediate_size,
-            hidden_act="gelu",
-            hidden_dropout_prob=settings.dropout,
-            attention_probs_dropout_prob=settings.dropout,
-            max_position_embeddings=settings.sequence_length,
-        )
-    )
+    return BertForPreTraining(bert_config(settings))
 
 
 class TextTask:
