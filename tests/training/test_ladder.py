@@ -21,7 +21,16 @@ from training.comparison.ladder_results import Claim
 from training.comparison.ladder_tables import show, verdict
 from training.comparison.plan import Plan, rungs_of
 from training.comparison.speedup import ABOVE, ON, PlainCurve, SpeedUp, claim, speed_up
-from training.comparison.tuning import Trial, at_an_edge, best, combinations, draw_trials, parse_grid
+from training.comparison.tuning import (
+    Trial,
+    at_an_edge,
+    best,
+    combinations,
+    draw_trials,
+    in_words,
+    parse_grid,
+    with_parts,
+)
 from training.training import Training
 
 METHODS = ("baseline", "random")
@@ -77,6 +86,21 @@ def test_every_method_has_as_many_trials_as_plain_training():
     with pytest.raises(ValueError, match="--trials 3: plain training has 2 combinations"):
         draw_trials(GRID, contenders, 3)
     assert draw_trials({}, contenders, None) == {contender.label: [()] for contender in contenders}
+
+
+def test_a_part_of_plain_trainings_batch_is_tried_with_each_that_plain_training_may_be_given():
+    grid = {"max_lr": ("1", "2"), "batch_size": ("8", "16"), "keep": ("0.5",)}
+    contender = parse_contender("baseline:batch_size=k/4")
+    assert (contender.values, contender.part_of_plain) == ({"method": "baseline"}, 4)
+    found = combinations(grid, contender)
+    assert found == [(("max_lr", "1"),), (("max_lr", "2"),)]
+    assert [in_words(values) for values in with_parts(found, contender, [16, 8, 16])] == [
+        *("max_lr=1:batch_size=2", "max_lr=2:batch_size=2", "max_lr=1:batch_size=4", "max_lr=2:batch_size=4")
+    ]
+    with pytest.raises(ValueError, match="plain training may be given a batch of 6 rows, which leaves 2"):
+        with_parts(found, contender, [8, 6])
+    plain = parse_contender("baseline")
+    assert with_parts(combinations(grid, plain), plain, [3]) == combinations(grid, plain)
 
 
 def test_the_best_trial():
@@ -194,6 +218,50 @@ def test_how_many_ran_at_a_time_is_noted_when_something_runs(go, tmp_path):
     assert "by the clock nothing is claimed: it was not recorded how many runs" in shown(found)
     header = json.loads((tmp_path / "l" / "ladder.json").read_text())
     assert header["in_seconds"] == found.in_seconds.left_out
+
+
+def test_a_part_of_plain_trainings_batch_follows_what_was_chosen_for_it_at_the_rung(
+    go, note_runs, tmp_path, monkeypatch
+):
+    trained = note_runs("label", "seed", "budget", "max_lr", "batch_size")
+    best_at = {"64samples": (1e-2, 16), "128samples": (1e-3, 8), "256samples": (1e-2, 8)}
+    evaluate = Training.evaluate
+
+    def scripted(self, split, *more):
+        settings = self.settings
+        wins = (settings.max_lr, settings.batch_size) == best_at[settings.budget]
+        # At the control's batch the rate that plain training was not given is better.
+        wins = wins or (settings.batch_size == 4 and settings.max_lr == 1e-2)
+        return 0.8 if wins else 0.3, evaluate(self, split, *more)[1]
+
+    monkeypatch.setattr(Training, "evaluate", scripted)
+    half, grid = "baseline:batch_size=k/2", {"max_lr": ("1e-2", "1e-3"), "batch_size": ("16", "8", "32")}
+    found = go((half, "baseline"), grid=grid, seeds=1)
+    of_half = [run for run in trained if run[0] == half]
+    rungs = list(best_at)
+    halves = {"64samples": 8, "128samples": 4, "256samples": 4}
+    tuning = [run[2:] for run in of_half if run[1] >= TUNING_SEED]
+    assert tuning == [(rung, rate, halves[rung]) for rung in rungs for rate in (1e-2, 1e-3)]
+    assert [run[2:] for run in of_half if run[1] < TUNING_SEED] == [(rung, 1e-2, halves[rung]) for rung in rungs]
+    # Plain training is tuned before.
+    last = max(place for place, run in enumerate(trained) if run[0] == "baseline" and run[1] >= TUNING_SEED)
+    assert last < trained.index(of_half[0])
+    rows = {(row.method, row.budget): row for row in found.rows}
+    assert {rows[half, budget].tried for budget in (64, 128, 256)} == {2}
+    assert rows[half, 128].values == "max_lr=1e-2:batch_size=4"
+    assert (rows["baseline", 128].at_edge, rows[half, 64].at_edge) == ("batch_size", "")
+    # What was frozen holds when the ladder goes on, and a control that is added follows it.
+    trained.clear()
+    quarter = "baseline:batch_size=k/4"
+    go((half, "baseline", quarter), grid=grid, seeds=1)
+    assert {run[0] for run in trained} == {quarter}
+    assert {run[2]: run[4] for run in trained} == {"64samples": 4, "128samples": 2, "256samples": 2}
+
+
+def test_without_tuning_a_part_is_of_the_batch_that_all_have(go, note_runs):
+    trained = note_runs("label", "batch_size")
+    go(("baseline", "baseline:batch_size=k/4"), grid={}, seeds=1)
+    assert set(trained) == {("baseline", 8), ("baseline:batch_size=k/4", 2)}
 
 
 def test_a_method_may_be_added(go, trained, tmp_path):
@@ -371,6 +439,10 @@ def test_a_dry_run_says_the_plan_and_writes_nothing(compare, tmp_path):
         (["--ladder", "3", "--sweep", "max_lr=1,2"], "--sweep and --target are of a comparison at one budget"),
         (["--ladder", "3", "--tune", "max_lr"], "--tune 'max_lr' must be"),
         (["--ladder", "3", "--tune", "lr=1,2"], "no key 'lr'"),
+        (["--methods", "baseline,random:batch_size=k/2"], "k is what a ladder chooses for plain training"),
+        (["--ladder", "3", "--methods", "baseline,random:batch_size=k/3"], "a batch of 8 rows, which leaves 2"),
+        (["--methods", "baseline,random:batch_size=k/1"], "must be a number or k/N, N a whole number above 1"),
+        (["--methods", "baseline,random:batch_size=k"], "must be a number or k/N, N a whole number above 1"),
     ],
 )
 def test_bad_usage_is_2(compare, arguments, message, tmp_path):

@@ -140,30 +140,45 @@ def examine(
         assumptions=assumptions,
         curves=curves,
     )
-    if k == R:
+    _conclude(found, problem, start, selected, visited[main], own, greedy=greedy)
+    return found
+
+
+def _conclude(
+    found: Examination,
+    problem: FiniteProblem,
+    start: np.ndarray,
+    selected: Callable[[np.ndarray], np.ndarray],
+    visited: np.ndarray,
+    own: Noise | None,
+    *,
+    greedy: bool,
+) -> None:
+    """Add the bounds that hold here, remarks on what does not, and for which R a gain is promised."""
+    if found.k == found.R:
         found.remarks.append("rho is 1: all candidates are kept, so there is no selection.")
-    elif greedy and rho == 1:
-        where = "the minimiser" if F_star and _capped(np.inf, Delta, F_star) == 1 else "an iterate, such as w_0,"
+    elif greedy and found.rho == 1:
+        at_minimiser = found.F_star and _capped(np.inf, found.Delta, found.F_star) == 1
+        where = "the minimiser" if at_minimiser else "an iterate, such as w_0,"
         found.remarks.append(f"rho is 1: at {where} all losses are the same, and no gain is promised from this w_0.")
-    convex = all(item.holds is not False for item in assumptions if item.name.startswith("convex"))
+    convex = all(item.holds is not False for item in found.assumptions if item.name.startswith("convex"))
     if not convex:
         found.remarks.append("A loss is not convex: no bound on F is promised.")
         if greedy:
             F_R0 = float(selected(problem.all_losses(start)))
-            least = nonconvex.stationarity_bound(K, L=L, F_R0=F_R0, eta=eta, p=factor)
+            least = nonconvex.stationarity_bound(found.K, L=found.L, F_R0=F_R0, eta=found.eta, p=found.noise_factor)
             found.remarks.append(
                 f"Convex or not, min over k < K of E|grad env(w_k)|^2 <= {least:.4g}, of the Moreau envelope of F^."
             )
-        return found
-    comparators = _comparators(problem, start, w_star, L)
+        return
+    comparators = _comparators(problem, start, found.minimiser, found.L)
     if greedy:
         _bound_greedy(found, comparators, problem, start, selected)
     else:
         found.remarks.append("No Delta is proved for this rule: it is for the largest of R and the k largest of B.")
     _bound_sgd(found, comparators, problem, start)
-    if greedy and w_star is not None:
-        _promise(found, problem, visited[main], own)
-    return found
+    if greedy and found.minimiser is not None:
+        _promise(found, problem, visited, own)
 
 
 def _problem(

@@ -7,7 +7,7 @@ import functools
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,26 +172,8 @@ def measure(
         loss.backward()
         return captured
 
-    seconds: dict[Any, list[float]] = {key: [] for key in timed}
-    host_seconds: dict[Any, list[float]] = {key: [] for key in timed}
-    together = 1 if where.type == "cpu" else STEPS_BETWEEN_WAITS
     with _matrix_precision(where, precision):
-        for number in range(WARM_UP + rounds):
-            if number > WARM_UP and until is not None and time.monotonic() > until:
-                break
-            for key in timed:
-                model.zero_grad()
-                finished(where)
-                begin = time.perf_counter()
-                for _ in range(together):
-                    model.zero_grad()
-                    step(key)
-                issued = time.perf_counter()
-                finished(where)
-                if number >= WARM_UP:
-                    host_seconds[key].append((issued - begin) / together)
-                    seconds[key].append((time.perf_counter() - begin) / together)
-            progress()
+        seconds, host_seconds = _in_turn(model, where, timed, step, rounds, until, progress)
         memory = {key: _peak(model, where, functools.partial(step, key)) for key in timed}
         reported = {key: _reported_waits(model, where, functools.partial(step, key)) for key in timed}
         if compile:
@@ -230,6 +212,38 @@ def measure(
         "matrix_share": flops[plain_key] / median / rate,
     }
     return found, costs
+
+
+def _in_turn(
+    model: Any,
+    where: Any,
+    ways: Iterable[tuple[int, str]],
+    step: Callable[[tuple[int, str]], object],
+    rounds: int,
+    until: float | None,
+    progress: Callable[[], object],
+) -> tuple[dict[tuple[int, str], list[float]], dict[tuple[int, str], list[float]]]:
+    """Seconds of a step of each way, one a round, and those of them in which the host issued it."""
+    seconds: dict[tuple[int, str], list[float]] = {way: [] for way in ways}
+    host_seconds: dict[tuple[int, str], list[float]] = {way: [] for way in seconds}
+    together = 1 if where.type == "cpu" else STEPS_BETWEEN_WAITS
+    for number in range(WARM_UP + rounds):
+        if number > WARM_UP and until is not None and time.monotonic() > until:
+            break
+        for way in seconds:
+            model.zero_grad()
+            finished(where)
+            begin = time.perf_counter()
+            for _ in range(together):
+                model.zero_grad()
+                step(way)
+            issued = time.perf_counter()
+            finished(where)
+            if number >= WARM_UP:
+                host_seconds[way].append((issued - begin) / together)
+                seconds[way].append((time.perf_counter() - begin) / together)
+        progress()
+    return seconds, host_seconds
 
 
 def _compiled(compile: bool) -> dict[str, Any]:

@@ -40,8 +40,9 @@ ladders:
   training comes as far. First it chooses the values of --tune for each method at each rung, plain training as well: on
   the validation split, with the same number of trials and on seeds of their own. Then all train on fresh seeds, and the
   test split is judged once a run. What is claimed is the geometric mean over the inner rungs.
-  Controls to name beside a method: random, baseline:batch_size=K/2 and K/4 (smaller batches may win by themselves),
-  focal and loss-power (weights for hard rows, without selection).
+  Controls to name beside a method: random, focal and loss-power (weights for hard rows, without selection), and
+  baseline:batch_size=k/2 and k/4, parts of what was chosen for plain training at the rung, since smaller batches may
+  win by themselves; of them the other values are tuned.
   With --inner-only methods other than plain training run at the inner rungs only, which of three rungs is two sevenths
   of the work. --dry-run prints the plan with its hours first. A ladder that was interrupted goes on when its command is
   given again, and seeds and methods may be added to it later; a method that is there stays at its rungs. With

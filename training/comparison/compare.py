@@ -127,6 +127,12 @@ class _Comparison:
         self.config, self.folder, self.seeds, self.sweep = config, folder, seeds, sweep
         self.accelerator, self.display = accelerator, display
         check_contenders(contenders)
+        for contender in contenders:
+            if contender.part_of_plain is not None:
+                raise ValueError(
+                    f"{contender.label}: k is what a ladder chooses for plain training, so give --ladder N, too, or a "
+                    "batch_size in rows"
+                )
         self.planned = {
             contender.label: config.with_values({**QUIET, **contender.values, "label": contender.label})
             for contender in contenders

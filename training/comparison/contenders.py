@@ -17,10 +17,16 @@ QUIET = {"save_model": False, "tensorboard": False}
 
 @dataclass(frozen=True)
 class Contender:
-    """A method with what it changes of the configuration, such as "loss@1:keep=0.7:start_share=0.5"."""
+    """A method with what it changes of the configuration, such as "loss@1:keep=0.7:start_share=0.5".
+
+    Attributes:
+        part_of_plain: N, where its batch is an N-th of plain training's, as of "baseline:batch_size=k/N"; else None.
+            It is of a ladder, where k is what was chosen for plain training at the rung.
+    """
 
     label: str
     values: dict[str, str]
+    part_of_plain: int | None = None
 
 
 def parse_contender(text: str) -> Contender:
@@ -37,7 +43,13 @@ def parse_contender(text: str) -> Contender:
         if not equals or not key or not value:
             raise ValueError(f"{change!r} in the method {text!r} must be key=value, as in loss@1:keep=0.7")
         values[key.replace("-", "_")] = value
-    return Contender(text, values)
+    part = None
+    if values.get("batch_size", "").startswith("k"):
+        found = re.fullmatch(r"k/([0-9]{1,6})", values.pop("batch_size"))
+        part = int(found[1]) if found else 0
+        if part < 2:
+            raise ValueError(f"batch_size in the method {text!r} must be a number or k/N, N a whole number above 1")
+    return Contender(text, values, part)
 
 
 def check_contenders(contenders: Sequence[Contender]) -> None:

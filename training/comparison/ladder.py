@@ -1,8 +1,9 @@
 """The speed-up measured: every method against tuned plain training, on a ladder of budgets.
 
 First each method is tuned at each rung, plain training as well, with the same number of trials, on the validation split
-and on seeds of their own. What was chosen is frozen. Then all are trained on fresh seeds, and the test split is judged
-once a run. `training.comparison.speedup` says what the values come to.
+and on seeds of their own; controls whose batch is a part of plain training's follow. What was chosen is frozen. Then
+all are trained on fresh seeds, and the test split is judged once a run. `training.comparison.speedup` says what the
+values come to.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from training.budget import Budget, StepCosts, seconds_of
 from training.comparison.contenders import QUIET, TUNING_SEED, folder_name
 from training.comparison.jobs import Job, has_ended, run_jobs
 from training.comparison.ladder_results import (
+    PLAIN,
     PLANNED,
     Chosen,
     Claim,
@@ -35,7 +37,7 @@ from training.comparison.ladder_results import (
 from training.comparison.opening import begin, check_same, header_of, opened, record_of, tasks_of
 from training.comparison.plan import Plan, check_plan, rungs_of
 from training.comparison.time_left import TimeLeft
-from training.comparison.tuning import Trial, Values, at_an_edge, best, draw_trials, in_words
+from training.comparison.tuning import Trial, Values, at_an_edge, best, draw_trials, in_words, part_of, with_parts
 from training.config import Config
 from training.display import Display, duration
 from training.ranks import failing_together
@@ -100,15 +102,11 @@ class _Ladder:
         self.rungs = rungs_of(config.training.budget, plan.rungs)
         self.labels = [contender.label for contender in plan.contenders]
         check_plan(plan, config)
+        self.contenders = {contender.label: contender for contender in plan.contenders}
         self.trials = draw_trials(plan.grid, plan.contenders, plan.trials)
-        self.configs: dict[tuple[str, Values], Config] = {
-            (contender.label, values): config.with_values(
-                # Only the end of a run counts.
-                {**QUIET, "evaluations": 1, **contender.values, **dict(values), "label": contender.label}
-            )
-            for contender in plan.contenders
-            for values in self.trials[contender.label]
-        }
+        sizes = [each.training.batch_size for each in self._configs_of(PLAIN).values()]
+        self.trials = {label: with_parts(found, self.contenders[label], sizes) for label, found in self.trials.items()}
+        self.configs = {key: each for label in self.labels for key, each in self._configs_of(label).items()}
         self.header: dict[str, Any] = {
             **header_of(config, plan.contenders, plan.seeds),
             "rungs": [str(rung) for rung in self.rungs],
@@ -121,6 +119,19 @@ class _Ladder:
         self.costs: dict[tuple[str, Values], StepCosts] = {}
         self.frozen: dict[MethodAtRung, Values] = {}
         self.at = {label: plan.rungs_of_method(label, self.rungs) for label in self.labels}
+
+    def _configs_of(self, label: str) -> dict[tuple[str, Values], Config]:
+        own = {**QUIET, "evaluations": 1, **self.contenders[label].values, "label": label}  # only the end counts
+        return {(label, values): self.config.with_values({**own, **dict(values)}) for values in self.trials[label]}
+
+    def _trials_at(self, label: str, rung: Budget) -> list[Values]:
+        """What is tried of a method at a rung; until plain training is tuned there, its first trial stands for it."""
+        contender, found = self.contenders[label], self.trials[label]
+        if contender.part_of_plain is None:
+            return found
+        plain = self.frozen.get((PLAIN, rung), self.trials[PLAIN][0])
+        batch = part_of(contender, self.configs[PLAIN, plain].training.batch_size)
+        return [values for values in found if batch in values]
 
     def _check_sizes(self) -> None:
         for (label, values), config in self.configs.items():
@@ -166,11 +177,11 @@ class _Ladder:
         """How many runs at each rung, and their reference time, evaluation aside."""
         lines, whole, count = [], 0.0, 0
         for rung in self.rungs:
-            tuning = self.plan.tuning_seeds * sum(map(sum, self._seconds_of_trials(rung))) if self.tuned else 0.0
-            final = self._seconds_to_measure(rung)
             there = self._labels_at(rung)
-            tried = sum(len(self.trials[label]) for label in there) * self.plan.tuning_seeds if self.tuned else 0
-            runs = len(there) * self.plan.seeds
+            tuning = sum(self._seconds_to_tune(label, rung) for label in there)
+            final = self._seconds_to_measure(rung)
+            tried = sum(len(self._trials_at(label, rung)) for label in there) * self.plan.tuning_seeds
+            tried, runs = tried if self.tuned else 0, len(there) * self.plan.seeds
             whole, count = whole + tuning + final, count + tried + runs
             lines.append(f"  {rung!s:>14}: {tried:4} runs to tune, {runs:4} to measure, {duration(tuning + final)}")
         several = f"; {self.jobs} at a time, threads divided" if self.jobs > 1 else ""
@@ -183,17 +194,19 @@ class _Ladder:
     def tuned(self) -> bool:
         return bool(self.plan.grid)
 
-    def _seconds_of_trials(self, rung: Budget) -> list[list[float]]:
-        return [
-            [self._seconds(label, values, rung) for values in self.trials[label]] for label in self._labels_at(rung)
-        ]
+    def _seconds_of_trials(self, label: str, rung: Budget) -> list[float]:
+        return [self._seconds(label, values, rung) for values in self._trials_at(label, rung)]
+
+    def _seconds_to_tune(self, label: str, rung: Budget) -> float:
+        return self.plan.tuning_seeds * sum(self._seconds_of_trials(label, rung)) if self.tuned else 0.0
 
     def _labels_at(self, rung: Budget) -> list[str]:
         return [label for label in self.labels if rung in self.at[label]]
 
     def _seconds_to_measure(self, rung: Budget) -> float:
         """Of a run as the mean of its method's trials: which of them is chosen is not known yet."""
-        return self.plan.seeds * sum(float(np.mean(seconds)) for seconds in self._seconds_of_trials(rung))
+        of_labels = [self._seconds_of_trials(label, rung) for label in self._labels_at(rung)]
+        return self.plan.seeds * sum(float(np.mean(seconds)) for seconds in of_labels)
 
     def _steps(self, label: str, values: Values, rung: Budget) -> int:
         config = self._config(label, values, rung)
@@ -220,13 +233,20 @@ class _Ladder:
             for rung in self.at[label]
             if label in recorded
         }
-        if len(recorded) == len(self.labels):
+        new = [label for label in self.labels if label not in recorded]
+        parts = [label for label in new if self.contenders[label].part_of_plain is not None]
+        # What is a part of plain training's batch follows once that is known.
+        return self._tune([label for label in new if label not in parts], parts) and self._tune(parts, [])
+
+    def _tune(self, labels: Sequence[str], later: Sequence[str]) -> bool:
+        """Choose and freeze these methods' values; `later` are those that follow."""
+        if not labels:
             return True
         trials: dict[MethodAtRung, list[Trial]] = {
-            (label, rung): [Trial(values, (), ()) for values in self.trials[label]]
+            (label, rung): [Trial(values, (), ()) for values in self._trials_at(label, rung)]
             for rung in self.rungs
             for label in self._labels_at(rung)
-            if label not in recorded
+            if label in labels
         }
         if self.tuned:
             places = [(place, number) for place, found in trials.items() for number in range(len(found))]
@@ -236,7 +256,9 @@ class _Ladder:
                 for (label, rung), number in places
                 for seed in seeds
             ]
-            outcomes = self._run(jobs, "tuning", later_s=sum(map(self._seconds_to_measure, self.rungs)))
+            later_s = sum(map(self._seconds_to_measure, self.rungs))
+            later_s += sum(self._seconds_to_tune(label, rung) for label in later for rung in self.at[label])
+            outcomes = self._run(jobs, "tuning", later_s=later_s)
             if outcomes is None:
                 return False
             for at, (place, number) in enumerate(places):
@@ -247,7 +269,9 @@ class _Ladder:
         else:
             self.frozen |= {place: found[0].values for place, found in trials.items()}
         self.header["frozen"] = {
-            label: {str(rung): in_words(self.frozen[label, rung]) for rung in self.at[label]} for label in self.labels
+            label: {str(rung): in_words(self.frozen[label, rung]) for rung in self.at[label]}
+            for label in self.labels
+            if (label, self.at[label][0]) in self.frozen
         }
         self.write_header()
         return True
@@ -328,8 +352,8 @@ class _Ladder:
         chosen = {
             (label, rung): Chosen(
                 in_words(values),
-                tried=len(self.trials[label]) if self.tuned else 1,
-                at_edge=" ".join(at_an_edge(values, self.plan.grid)),
+                tried=len(self._trials_at(label, rung)) if self.tuned else 1,
+                at_edge=" ".join(self._at_an_edge(label, values)),
                 reference_s=self._seconds(label, values, rung),
             )
             for (label, rung), values in self.frozen.items()
@@ -343,6 +367,10 @@ class _Ladder:
             self.header["in_seconds"] = by_clock.left_out or [cells_of(each) for each in by_clock.claims]
             self.write_header()
         return self.result(FINISHED, rows, claims, by_clock)
+
+    def _at_an_edge(self, label: str, values: Values) -> list[str]:
+        # A part of plain training's batch, the last of the values, was not chosen.
+        return at_an_edge(values if self.contenders[label].part_of_plain is None else values[:-1], self.plan.grid)
 
     def write_header(self) -> None:
         """Write `ladder.json` as it is by now."""

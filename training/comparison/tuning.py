@@ -3,13 +3,16 @@
 Trials are drawn without repetition from all combinations of the values given, anew for each method, and a method is
 tuned at every rung by itself. Plain training has the smallest grid, since some keys change nothing for it, and is tried
 in full unless fewer trials are asked for: no method has more trials than plain training.
+
+The batch of a control such as "baseline:batch_size=k/2" is not tuned: it is a part of plain training's, which is tuned
+first.
 """
 
 from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +64,8 @@ def parse_grid(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
 def combinations(grid: Mapping[str, Sequence[str]], contender: Contender) -> list[Values]:
     """All that may be tried of a contender: keys that it sets itself, or that change nothing for it, are left out."""
     baseline = contender.values["method"] == "baseline"
-    keys = [key for key in grid if key not in contender.values and not (baseline and key in OF_SELECTION)]
+    own = set(contender.values) | ({"batch_size"} if contender.part_of_plain else set())
+    keys = [key for key in grid if key not in own and not (baseline and key in OF_SELECTION)]
     return [tuple(zip(keys, values, strict=True)) for values in itertools.product(*(grid[key] for key in keys))]
 
 
@@ -91,6 +95,32 @@ def draw_trials(
         chosen = np.sort(rng.permutation(len(found))[:count])
         drawn[label] = [found[place] for place in chosen]
     return drawn
+
+
+def with_parts(found: Sequence[Values], contender: Contender, sizes: Iterable[int]) -> list[Values]:
+    """Trials of a contender with every batch size that its part of plain training's may come to.
+
+    Args:
+        sizes: rows of a batch that plain training may be given.
+
+    Raises:
+        ValueError: if a part of one of them is no whole number.
+    """
+    if contender.part_of_plain is None:
+        return list(found)
+    return [(*values, part_of(contender, rows)) for rows in sorted(set(sizes)) for values in found]
+
+
+def part_of(contender: Contender, rows: int) -> tuple[str, str]:
+    """The batch size of a contender beside a plain batch of so many rows, as key and value.
+
+    Raises:
+        ValueError: if it is no whole number.
+    """
+    part, rest = divmod(rows, contender.part_of_plain or 1)
+    if rest:
+        raise ValueError(f"{contender.label}: plain training may be given a batch of {rows} rows, which leaves {rest}")
+    return "batch_size", str(part)
 
 
 def best(trials: Sequence[Trial]) -> Trial:

@@ -162,7 +162,8 @@ def whole(recorded, tmp_path_factory):
     alone = recorded.write_run(folder / "alone", [0.1, 0.2], "loss@1", 4, name="solo/one", header=provenance)
     recorded.write_log(alone, [{0: True, 1: False}, {0: True, 1: False, 2: True}])
     recorded.write_readings(folder / "tiny-5s", [recorded.reading(step) for step in (10, 20, 30)])
-    recorded.write_ladder(folder / "ladder-tiny", {"loss@1": (1.4, 1.2, 1.6)})
+    factors = {"loss@1": (1.4, 1.2, 1.6)}
+    recorded.write_ladder(folder / "ladder-tiny", factors, in_seconds=factors)
     recorded.write_diagnosis(folder / "diagnose-tiny", (0, "undecided", None, [recorded.exit_of(1, 0.2, 1.1)]))
     return folder
 
