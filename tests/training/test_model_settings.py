@@ -19,7 +19,7 @@ from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetB
 
 from training.config import TASKS, build
 from training.images.resnet import EarlyExitResNet
-from training.images.task import build_resnet, build_small_net
+from training.images.task import build_proxy, build_resnet, build_small_net
 from training.text.task import build_bert
 
 CHANNELS, CLASSES = 3, 5
@@ -31,11 +31,11 @@ SMALL = {
 DATA = {
     "resnet": {
         *("data", "test_data", "label_column", "image_column", "validation_share", "test_share", "train_limit"),
-        *("image_size", "augment", "cache_dir"),
+        *("image_size", "augment", "cache_dir", "proxy", "proxy_size"),
     },
     "small-net": {
         *("data", "test_data", "label_column", "image_column", "validation_share", "test_share", "train_limit"),
-        *("augment", "cache_dir"),
+        *("augment", "cache_dir", "proxy", "proxy_size"),
     },
     "bert": {
         *("data", "validation_data", "validation_share", "test_share", "max_validation_rows", "mask_share"),
@@ -140,6 +140,17 @@ def test_a_setting_reaches_the_model(task, name):
     wanted = getattr(data, name)
     assert read(model) == wanted
     assert read(built(task)[1]) == getattr(built(task)[0], name) != wanted
+
+
+@pytest.mark.parametrize("task", ["resnet", "small-net"])
+def test_the_settings_of_a_proxy_reach_it(task):
+    data = build("x", {"task": task, "image_size": "16", "proxy": "mlp", "proxy_size": "7"}).data
+    proxy = build_proxy(data, channels=CHANNELS, num_labels=CLASSES)
+    hidden = proxy.layers[1]
+    assert (hidden.in_features, hidden.out_features) == (CHANNELS * 16**2, 7)
+    assert (proxy.classifier.in_features, proxy.classifier.out_features) == (7, CLASSES)
+    linear = dataclasses.replace(data, proxy="linear")
+    assert build_proxy(linear, channels=CHANNELS, num_labels=CLASSES).classifier.in_features == CHANNELS * 16**2
 
 
 def test_a_vocabulary_of_ones_own_reaches_the_model(tmp_path):
