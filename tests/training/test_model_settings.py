@@ -19,7 +19,7 @@ from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetB
 
 from training.config import TASKS, build
 from training.images.resnet import EarlyExitResNet
-from training.images.task import build_resnet, build_small_net
+from training.images.task import build_proxy, build_resnet, build_small_net
 from training.tabular.task import build_tabular_net
 from training.text.passage_task import build_passage_bert
 from training.text.task import build_bert
@@ -37,12 +37,12 @@ DATA = {
     "resnet": ALTERATIONS
     | {
         *("data", "test_data", "label_column", "image_column", "validation_share", "test_share", "train_limit"),
-        *("image_size", "augment", "cache_dir"),
+        *("image_size", "augment", "cache_dir", "proxy", "proxy_size"),
     },
     "small-net": ALTERATIONS
     | {
         *("data", "test_data", "label_column", "image_column", "validation_share", "test_share", "train_limit"),
-        *("augment", "cache_dir"),
+        *("augment", "cache_dir", "proxy", "proxy_size"),
     },
     "passages": ALTERATIONS
     | {
@@ -169,6 +169,17 @@ def test_a_setting_reaches_the_model(task, name):
     assert read(model) == wanted
     default, plain = built(task, **others)
     assert read(plain) == getattr(default, name) != wanted
+
+
+@pytest.mark.parametrize("task", ["resnet", "small-net"])
+def test_the_settings_of_a_proxy_reach_it(task):
+    data = build("x", {"task": task, "image_size": "16", "proxy": "mlp", "proxy_size": "7"}).data
+    proxy = build_proxy(data, channels=CHANNELS, num_labels=CLASSES)
+    hidden = proxy.layers[1]
+    assert (hidden.in_features, hidden.out_features) == (CHANNELS * 16**2, 7)
+    assert (proxy.classifier.in_features, proxy.classifier.out_features) == (7, CLASSES)
+    linear = dataclasses.replace(data, proxy="linear")
+    assert build_proxy(linear, channels=CHANNELS, num_labels=CLASSES).classifier.in_features == CHANNELS * 16**2
 
 
 def test_a_vocabulary_of_ones_own_reaches_the_model(tmp_path):

@@ -265,7 +265,7 @@ def _judged(exits: Sequence[ExitDiagnosis]) -> tuple[str, int | None, str]:
 
 def _check(scorer: Scorer, batches: Sequence[Any], trained: Sequence[nn.Parameter], level: float, draws: int) -> None:
     if scorer.function is None:
-        raise ValueError(f"{scorer.options.score_in_words} scores by no exit that could be diagnosed")
+        raise ValueError(f"{scorer.options.score_in_words} scores nothing that could be diagnosed: it takes no exit")
     if scorer.options.source is not None:
         raise ValueError(f"diagnose compares exits as they are, but {scorer.options.score_in_words} takes one further")
     if Ranks.here("rank").size > 1 or is_sharded(scorer.model):

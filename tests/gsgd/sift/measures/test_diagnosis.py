@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 from torch import nn  # noqa: E402
 from torch.nn.functional import cross_entropy  # noqa: E402
 
-from gsgd.sift import Sift  # noqa: E402
+from gsgd.sift import ClassBalanced, ExitLoss, MeanOfRanks, Sift  # noqa: E402
 from gsgd.sift.measures import diagnosis  # noqa: E402
 from gsgd.sift.measures.readings import Reading  # noqa: E402
 from gsgd.sift.ranks import Ranks  # noqa: E402
@@ -480,6 +480,8 @@ def test_an_engine_whose_exit_moves():
     ("options", "arguments", "message"),
     [
         ({"score": "random"}, {}, 'score = "random" scores nothing'),
+        ({"score": ClassBalanced()}, {}, "score = ClassBalanced scores nothing"),
+        ({"score": MeanOfRanks(ExitLoss(), ExitLoss())}, {}, "but score = MeanOfRanks takes one further"),
         ({"keep": 1.0}, {}, r"keep = 1 keeps all 8 rows of batches\[0\]: there is nothing to select"),
         ({}, {"batches": 1}, "batches has 1, but must have at least 2"),
         ({}, {"draws": 0}, "draws = 0 must be a whole number of at least 1"),
