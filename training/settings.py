@@ -47,8 +47,12 @@ SELECTORS: dict[str, Selector] = {
     "online-batch": select_online_batch,
     "selective-backprop": select_selective_backprop,
 }
-NO_SETTING = ("interrupt", "rows", "label_names", "label_smoothing", "id_key", "row_losses", "keep_tokens")
-"""Options that our tasks have no use for: rows and labels have the usual names, losses are plain, nothing is packed."""
+NO_SETTING = (
+    *("interrupt", "rows", "label_names", "label_smoothing", "id_key", "row_losses"),
+    *("keep_tokens", "level", "reference_losses"),
+)
+"""Options that our tasks have no use for: rows and labels have the usual names, losses are plain, nothing is packed,
+and methods choose rows."""
 
 
 @dataclass(frozen=True)

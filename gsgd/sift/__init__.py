@@ -11,6 +11,7 @@ from gsgd.sift.schedules.schedule import Schedule
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.sources.last_seen import LastSeen
 from gsgd.sift.sources.samplers import ImportanceSampler, InfoBatchSampler, LastSeenSampler, WithIds
+from gsgd.sift.token_level import ReferenceLosses
 
 __all__ = [
     "AutoExit",
@@ -22,6 +23,7 @@ __all__ = [
     "LastSeen",
     "LastSeenSampler",
     "Reading",
+    "ReferenceLosses",
     "Schedule",
     "Scorer",
     "Selection",

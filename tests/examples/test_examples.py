@@ -68,6 +68,18 @@ def test_the_trl_example_keeps_half_of_the_tokens(tmp_path):
     assert 0.45 * gross < kept <= 0.5 * gross
 
 
+@pytest.mark.slow
+def test_the_example_of_tokens_leaves_noise_out():
+    command = [sys.executable, str(EXAMPLES / "token_level.py"), "--steps", "60"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=OFFLINE)
+    assert done.returncode == 0, done.stderr[-3000:]
+    losses = [float(loss) for loss in re.findall(r" loss .*?([\d.]+)$", done.stdout, re.M)]
+    kept, gross = map(int, re.search(r"trained on (\d+) of (\d+) tokens", done.stdout).groups())
+    assert losses[-1] < 0.85 * losses[0]
+    assert kept == pytest.approx(gross / 2, rel=0.01)
+    assert int(re.search(r"(\d+)% of the tokens that count can be learnt", done.stdout)[1]) > 70
+
+
 def test_examples_are_short():
     for path in EXAMPLES.glob("*.py"):
         assert len(path.read_text().splitlines()) < 80, path.name
