@@ -32,6 +32,7 @@ from training.keys import (
     Seconds,
     Share,
     ShareBelowOne,
+    Trackers,
     Whole,
     engines,
     key,
@@ -227,6 +228,12 @@ class TrainingSettings:
         "`rows` of the results, a file a rank and so many rows; `gsgd report` shows them. The engine's `log_rows`",
     )
     tensorboard: bool = key(True, "write events for TensorBoard")
+    trackers: Trackers = key(
+        (),
+        "where scalars go beside TensorBoard, as accelerate knows it: wandb, mlflow, trackio, each of which is to be "
+        "installed. They stay on this machine, beside the folder of the run, unless WANDB_MODE, MLFLOW_TRACKING_URI "
+        "or TRACKIO_SPACE_ID says otherwise",
+    )
     test: bool = key(False, "evaluate on the test split, too, once, when the run has ended")
     save_model: bool = key(True, "write the trained model beside the results")
     label: str = key("", "what tables and figures call the method; empty for its own name")
