@@ -36,6 +36,7 @@ def run(*command):
         pytest.param("gradient_checkpointing", "torch", 40, 64, [], marks=pytest.mark.slow),
         pytest.param("trl_sft", "trl", 30, 64, ["--padded"], marks=pytest.mark.slow),
         pytest.param("lightning_fit", "lightning", 60, 64, [], marks=pytest.mark.slow),
+        pytest.param("sentence_pairs", "sentence_transformers", 60, 32, [], marks=pytest.mark.slow),
     ],
 )
 def test_loss_falls(name, needs, steps, rows, more):
