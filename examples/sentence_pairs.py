@@ -60,17 +60,11 @@ def main() -> None:
     args = parser.parse_args()
 
     transformers.set_seed(args.seed)
-    settings = {"report_to": [], "save_strategy": "no", "use_cpu": True, "logging_steps": 10, "disable_tqdm": True}
+    quiet = {"report_to": [], "save_strategy": "no", "disable_tqdm": True, "logging_steps": 10, "use_cpu": True}
+    steps = {"per_device_train_batch_size": ROWS, "max_steps": args.steps, "learning_rate": 2e-3, "seed": args.seed}
     trainer = SiftSentenceTransformerTrainer(
         model=small_bert(),
-        args=SentenceTransformerTrainingArguments(
-            "pairs",
-            per_device_train_batch_size=ROWS,
-            max_steps=args.steps,
-            learning_rate=2e-3,
-            seed=args.seed,
-            **settings,
-        ),
+        args=SentenceTransformerTrainingArguments("sentence_pairs", **steps, **quiet),
         train_dataset=pairs(ROWS * args.steps, random.Random(args.seed)),
         loss=MultipleNegativesRankingLoss,
         sift=SiftArguments(keep=0.5, score=apart),
