@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -35,6 +35,8 @@ Share = Annotated[Number, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[Number, Field(ge=0, lt=1)]
 Sizes = Annotated[tuple[Positive, ...], BeforeValidator(_parts), Field(min_length=1)]
 Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_parts)]
+
+Trackers = Annotated[tuple[Literal["wandb", "mlflow", "trackio"], ...], BeforeValidator(_parts)]
 
 
 def key(default: Any, help: str) -> Any:

@@ -32,6 +32,7 @@ from training.keys import (
     Seconds,
     Share,
     ShareBelowOne,
+    Trackers,
     Whole,
     engines,
     key,
@@ -43,8 +44,12 @@ SELECTORS: dict[str, Selector] = {
     "online-batch": select_online_batch,
     "selective-backprop": select_selective_backprop,
 }
-NO_SETTING = ("interrupt", "rows", "label_names", "label_smoothing", "id_key", "row_losses", "keep_tokens")
-"""Options that our tasks have no use for: rows and labels have the usual names, losses are plain, nothing is packed."""
+NO_SETTING = (
+    *("interrupt", "rows", "label_names", "label_smoothing", "id_key", "row_losses"),
+    *("keep_tokens", "level", "reference_losses"),
+)
+"""Options that our tasks have no use for: rows and labels have the usual names, losses are plain, nothing is packed,
+and methods choose rows."""
 
 
 def parse_keep_schedule(text: str) -> KeepTable | KeepByAccuracy | None:
@@ -195,6 +200,12 @@ class TrainingSettings:
         "`rows` of the results, a file a rank and so many rows; `gsgd report` shows them. The engine's `log_rows`",
     )
     tensorboard: bool = key(True, "write events for TensorBoard")
+    trackers: Trackers = key(
+        (),
+        "where scalars go beside TensorBoard, as accelerate knows it: wandb, mlflow, trackio, each of which is to be "
+        "installed. They stay on this machine, beside the folder of the run, unless WANDB_MODE, MLFLOW_TRACKING_URI "
+        "or TRACKIO_SPACE_ID says otherwise",
+    )
     test: bool = key(False, "evaluate on the test split, too, once, when the run has ended")
     save_model: bool = key(True, "write the trained model beside the results")
     label: str = key("", "what tables and figures call the method; empty for its own name")

@@ -18,6 +18,7 @@ from gsgd.sift.sources.mean_of_ranks import ExitLoss, MeanOfRanks
 from gsgd.sift.sources.proxy import Proxy
 from gsgd.sift.sources.reducible_loss import ReducibleLoss
 from gsgd.sift.sources.samplers import ImportanceSampler, InfoBatchSampler, LastSeenSampler, WithIds
+from gsgd.sift.token_level import ReferenceLosses
 
 __all__ = [
     "AutoExit",
@@ -38,6 +39,7 @@ __all__ = [
     "Proxy",
     "Reading",
     "ReducibleLoss",
+    "ReferenceLosses",
     "Schedule",
     "ScoreSource",
     "Scorer",

@@ -37,12 +37,13 @@ class Selection:
         selected: whether the step selected; else the whole batch was trained on.
         indices: (k,), kept rows of this rank's gross batch in ascending order. With `scope="global"` a rank may train
             on rows of others; then these are the rows of the ranks' batches laid end to end.
-        scores: (B,) of this rank, or None where nothing was scored.
+        scores: (B,) of this rank, or None where nothing was scored; with level="token" (N,), of its labelled tokens.
         ids: (k,), of the rows that were trained on, where the batch carried them.
         losses: (k,), of those rows, where losses last seen score or `log_rows` has them logged; there after
             `forward_kept`.
         weights: (k,), what the losses of those rows were multiplied by, if `note` was told; None if all count alike.
         gross, kept: numbers of rows on this rank.
+        tokens: (B, T), bool: with level="token" the labels that count, if the step selected.
         first_row: where this rank's batch begins among those that were chosen from.
         elapsed: what scoring and selecting took; None where the step did not select.
     """
@@ -57,6 +58,7 @@ class Selection:
     ids: Tensor | None = None
     losses: Tensor | None = None
     weights: Tensor | None = None
+    tokens: Tensor | None = None
     first_row: int = 0
 
     @property

@@ -41,6 +41,7 @@ from gsgd.sift.scoring_pass.module_state import uninitialised
 from gsgd.sift.shared_forward.capture import say_once
 from gsgd.sift.shared_forward.sharing import Shared
 from gsgd.sift.timing import Elapsed
+from gsgd.sift.token_level import LabelledTokens, check_options
 from gsgd.sift.training_pass import TrainingPass
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,9 @@ class Sift(EngineState):
         self.scorer = Scorer(model, options)
         if options.exit_layer != "auto" and options.scores_by_forward:
             check_exit(unwrap(model), options.exit_layer)
-        if options.labelled_head and shifts_by_name(unwrap(model)):
+        if options.level == "token":
+            check_options(options)
+        elif options.labelled_head and shifts_by_name(unwrap(model)):
             raise ValueError("labelled_head=True is for masked language models; a causal model labels every position")
         self.schedule = Schedule(options.start_step, options.end_step, options.interrupt)
         super().__init__(options, count_exits(unwrap(model)) if options.exit_layer == "auto" else None)
@@ -145,7 +148,7 @@ class Sift(EngineState):
                 (by `check`). Scores on a device are looked at when the next batch is chosen from, or the first after
                 they were computed; the error names their step.
         """
-        pack = Pack.of(batch)
+        pack = Pack.of(batch) if self.options.level == "row" else None
         if pack is None:
             if self.options.keep_tokens:
                 raise ValueError("keep_tokens=True is for documents packed into one row, but the batch is not packed")
@@ -180,10 +183,14 @@ class Sift(EngineState):
         self._measure_accuracy(batch, step)
         self.calls += 1
         self.totals.gross_samples += size
-        kept, because = number_kept(self.model, batch, size, self.keep)
+        tokens = LabelledTokens(self.scorer, batch) if self.options.level == "token" else None
+        if tokens is None:
+            number, (kept, because) = size, number_kept(self.model, batch, size, self.keep)
+        else:
+            number, (kept, because) = len(tokens), tokens.number_kept(self.keep)
         joint = self.ranks.size > 1 and (self.auto is not None or is_sharded(self.model))
         # Where ranks must run the model together, what a single one could leave out may not depend on its batch.
-        trivial = kept == size and not self.ranks.together and not (joint and self.keep < 1)
+        trivial = kept == number and not self.ranks.together and not (joint and self.keep < 1)
         if selects and (self.keep < 1 or not trivial):
             self._check.prepare(self.scorer, batch, self.ranks, scores=not trivial)
         if selects and trivial and self.keep < 1:
@@ -192,11 +199,20 @@ class Sift(EngineState):
         if not selects or trivial:
             whole = dict(batch) if isinstance(batch, Mapping) else batch
             selection = Selection(step, False, torch.arange(size), None, size, size, ids=ids)
-            return self._chosen(whole, selection, ids, pack)
-        return self._select(batch, ids, step, size, kept, pack)
+            return self._chosen(whole, selection, ids, tokens if pack is None else pack)
+        return self._select(batch, ids, step, size, kept, pack, tokens)
 
-    def _select(self, batch: Any, ids: Tensor | None, step: int, size: int, kept: int, pack: Pack | None) -> Any:
-        """`kept` of the batch's `size` rows, as a batch: scored, chosen by the rule, and taken out."""
+    def _select(
+        self,
+        batch: Any,
+        ids: Tensor | None,
+        step: int,
+        size: int,
+        kept: int,
+        pack: Pack | None,
+        tokens: LabelledTokens | None,
+    ) -> Any:
+        """`kept` of the batch's `size` rows or of its tokens, as a batch: scored, chosen by the rule, and taken out."""
         device = device_of(batch)
         part = self.options.score_batch_size if self.scorer.function is not None else None
         if part is not None and self.ranks.size > 1 and is_sharded(self.model):
@@ -216,24 +232,29 @@ class Sift(EngineState):
         )
         with torch.no_grad(), watch.measure(device):
             exit_losses: Tensor | None = None
-            if pack is None:
-                scores, exit_losses = self._gross.of(batch, ids, exit_layer=self.exit_layer, step=step, capture=capture)
+            if tokens is not None:
+                scores = tokens.scores(self.exit_layer, capture)
+            elif pack is not None:
+                scores = pack.scores(self.scorer, self.exit_layer)
             else:
-                scores = self._gross.of_documents(pack, self.exit_layer)
+                scores, exit_losses = self._gross.of(batch, ids, exit_layer=self.exit_layer, step=step, capture=capture)
             if pack is not None and self.options.keep_tokens and scores is not None:
                 kept = pack.number_within(scores, self.keep)
             chosen = self._choice.rows(
                 scores,
                 kept,
-                size,
+                size if tokens is None else len(tokens),
                 device,
                 step=step,
                 generator=self.generator,
                 totals=self.totals,
                 positions=self.scorer.positions,
             )
-            rows = self.scorer.rows
-            if pack is not None:
+            rows, counted = self.scorer.rows, None
+            if tokens is not None:
+                taken, counted = tokens.masked(chosen)
+                chosen = torch.arange(size, device=device)  # of the rows
+            elif pack is not None:
                 taken = pack.packed(chosen)
             elif self.ranks.together:
                 taken = exchange_rows(batch, chosen, self.ranks, rows)
@@ -246,28 +267,30 @@ class Sift(EngineState):
         number = rows.size(taken) if self.ranks.together else len(chosen)
         first = self.ranks.rank * size if self.ranks.together else 0
         self.totals.selected_steps += 1
-        selection = Selection(step, True, chosen, scores, size, number, watch, ids, first_row=first)
-        return self._chosen(taken, selection, drawn, pack, exit_losses)
+        selection = Selection(step, True, chosen, scores, size, number, watch, ids, tokens=counted, first_row=first)
+        return self._chosen(taken, selection, drawn, tokens if pack is None else pack, exit_losses)
 
     def _chosen(
         self,
         rows: Any,
         selection: Selection,
         drawn: Tensor | None,
-        pack: Pack | None,
+        counted: Pack | LabelledTokens | None,
         exit_losses: Tensor | None = None,
     ) -> Any:
         """The rows that a step trains on, once it is noted what they are.
 
         Args:
             drawn: the ids of its gross batch.
+            counted: whose tokens are counted.
             exit_losses: (k,), of an exit that a source began with.
         """
         self.last = selection
         self.totals.backprop_samples += selection.kept
-        if pack is not None:
-            self.totals.gross_tokens += int(pack.lengths.sum())
-            self.totals.backprop_tokens += int(pack.lengths[selection.indices.cpu()].sum())
+        if counted is not None:
+            gross, kept = counted.gross_and_kept(selection)
+            self.totals.gross_tokens += gross
+            self.totals.backprop_tokens += kept
         self._notes.await_losses(rows, selection.ids, drawn, selection, exit_losses)
         return rows
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from gsgd.sift.batch_structure import device_of
 from gsgd.sift.measures.readings import Reading, read_batch
-from gsgd.sift.packed_documents import Pack
 from gsgd.sift.row_records.row_notes import RowNotes
 from gsgd.sift.score_source import GrossBatch, ScoreSource
 from gsgd.sift.scorer import Scorer
@@ -65,17 +64,6 @@ class GrossScores:
         if len(parts) == 1:
             return self.scorer.scores(parts[0], exit_layer, capture=capture)
         return torch.cat([self.scorer.scores(part, exit_layer) for part in parts])
-
-    def of_documents(self, pack: Pack, exit_layer: int) -> Tensor | None:
-        """(documents,) scores of a pack, in parts of documents of about one length; None where nothing scores."""
-        if self.scorer.function is None:
-            return None
-        scores: Tensor | None = None
-        for documents, rows in pack.parts(self.scorer.options.score_batch_size):
-            found = self.scorer.scores(rows, exit_layer)
-            scores = found.new_empty(len(pack)) if scores is None else scores
-            scores[documents.to(found.device)] = found
-        return scores
 
     def read(
         self, batch: Any, ids: Tensor | None, *, exits: Sequence[int], exit_layer: int, step: int

@@ -21,8 +21,11 @@ Score = Callable[..., Any]
 """`(logits, labels) -> (B,)` or `(logits, labels, batch) -> (B,)`, one number a row; larger is harder."""
 
 ScoreName = Literal["loss", "entropy", "last-seen", "random"]
+Level = Literal["row", "token"]
 RowLosses = Callable[[Any, Mapping[str, Any]], Any]
 """`(output, batch) -> (k,)`: the losses of a batch's rows, from the model's output on it."""
+ReferenceLosses = Callable[[Mapping[str, Any]], Any]
+"""`(batch) -> (B, T)`: at the place of each label, the loss of it by another model."""
 ScoringMode = Literal["train", "eval", "frozen-batchnorm"]
 Scope = Literal["rank", "global"]
 OnBadScores = Literal["raise", "drop", "keep-all", "last"]
@@ -80,6 +83,12 @@ class SiftOptions:
             {0: 1.0, 1000: 0.5} or such pairs, each good from its step on; or a `KeepByAccuracy`, ordered SGD's rule.
             The engine's attribute `keep` is the present share. Where it changes, so do shapes: `compile` makes graphs
             anew, once a share, and where torch makes no more of them it runs operator by operator.
+        level: "row", or "token" for language models (`gsgd.sift.token_level`): all rows are trained on, but the labels
+            of tokens below the cut become -100, so that `keep` is the share of the batch's labelled tokens that count,
+            on each rank by itself. The score of a token is its own loss or entropy. Work is saved in the head alone,
+            with `labelled_head`.
+        reference_losses: with level="token", `(batch) -> (B, T)`: what is taken away from the loss of each label, such
+            as another model's loss of it (`gsgd.sift.ReferenceLosses`; Rho-1).
         keep_tokens: of documents packed into one row, let `keep` be the share of their tokens: the hardest documents
             whose tokens are at most so many are kept, and one at least. Documents drawn at random keep their share of
             the documents, which is that of the tokens on average.
@@ -101,8 +110,9 @@ class SiftOptions:
             ranks, then deals the rows out so that every rank trains on the same number. It needs batches of one shape
             on all ranks, and exchanges whole batches. Gradients are averaged over ranks as in any loop.
         labelled_head: of masked language models, run the head on labelled positions in the training pass, too: the
-            same loss and gradients for less work and memory. The output's logits then cover those positions only; on a
-            GPU as many of each row, which does not wait to hear how many it has.
+            same loss and gradients for less work and memory; with level="token" of causal ones as well. The output's
+            logits then cover those positions only; on a GPU as many of each row, which does not wait to hear how many
+            it has.
         on_bad_scores: what a NaN or infinite score does: "raise", "drop" the row, "keep-all", train on the whole batch
             (as "drop" does if no row is left), or "last", rank the row last; the latter three warn and count
             (`totals.bad_score_rows`; over all ranks if they select together). On a GPU "drop" and "keep-all" make every
@@ -158,6 +168,8 @@ class SiftOptions:
 
     exit_layer: int | Literal["auto"] = 1
     keep: float | Mapping[int, float] | Sequence[tuple[int, float]] | KeepTable | KeepByAccuracy = 0.5
+    level: Level = "row"
+    reference_losses: ReferenceLosses | None = None
     keep_tokens: bool = False
     score: ScoreName | Score | ScoreSource = "loss"
     select: Selector = select_top_k
@@ -202,6 +214,7 @@ class SiftOptions:
                 f"select = {self.select!r} must be callable, (scores, k, rng) -> (k,) indices, such as "
                 "gsgd.selectors.select_top_k"
             )
+        one_of("level", self.level, get_args(Level))
         one_of("scoring_mode", self.scoring_mode, get_args(ScoringMode))
         one_of("scope", self.scope, get_args(Scope))
         one_of("on_bad_scores", self.on_bad_scores, get_args(OnBadScores))
@@ -245,6 +258,8 @@ class SiftOptions:
             raise ValueError(f"id_key = {self.id_key!r} must be the name of an entry of the batch")
         if self.row_losses is not None and not callable(self.row_losses):
             raise ValueError(f"row_losses = {self.row_losses!r} must be callable, (output, batch) -> (k,)")
+        if self.reference_losses is not None and not callable(self.reference_losses):
+            raise ValueError(f"reference_losses = {self.reference_losses!r} must be callable, (batch) -> (B, T)")
         if self.log_rows is not None:
             if not isinstance(self.log_rows, (str, os.PathLike)) or not os.fspath(self.log_rows):
                 raise ValueError(f"log_rows = {self.log_rows!r} must be the path of a folder")
@@ -290,6 +305,11 @@ class SiftOptions:
         self._check_data_rows()
         if self.score != "last-seen" and self.max_age is not None:
             raise ValueError(f'max_age is for score = "last-seen", but {self.score_in_words}')
+        if self.reference_losses is not None and (self.level != "token" or self.score != "loss"):
+            raise ValueError(
+                f'reference_losses is for level = "token" with score = "loss", but level = {self.level!r} and '
+                f"{self.score_in_words}"
+            )
         if self.batchnorm == "gross":
             of_exit = self.scores_by_forward and not (self.source is not None and self.source.own_input)
             if not of_exit or self.scoring_mode != "train" or self.scope == "global":

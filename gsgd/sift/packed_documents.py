@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gsgd.sift.choice import Selection
 from gsgd.sift.measures.self_check import TOLERANCE_HALF
 from gsgd.sift.models.wrappers import innermost, unwrap
 from gsgd.sift.options import SiftOptions
@@ -107,6 +108,21 @@ class Pack:
                 "does not have: pad instead of packing, or choose documents by gsgd.sift.LastSeenSampler before they "
                 "are packed"
             )
+
+    def scores(self, scorer: Scorer, exit_layer: int) -> Tensor | None:
+        """(documents,), in parts of documents of about one length; None where nothing scores."""
+        if scorer.function is None:
+            return None
+        scores: Tensor | None = None
+        for documents, rows in self.parts(scorer.options.score_batch_size):
+            found = scorer.scores(rows, exit_layer)
+            scores = found.new_empty(len(self)) if scores is None else scores
+            scores[documents.to(found.device)] = found
+        return scores
+
+    def gross_and_kept(self, selection: Selection) -> tuple[int, int]:
+        """Tokens of all documents, and of those that were chosen."""
+        return int(self.lengths.sum()), int(self.lengths[selection.indices.cpu()].sum())
 
     def number_within(self, scores: Tensor, share: float) -> int:
         """How many of the documents, hardest first, have at most this share of the tokens; at least 1."""

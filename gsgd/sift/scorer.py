@@ -91,7 +91,7 @@ class Scorer:
         self.positions = PositionsPerRow()
         self._conventions: dict[Form, LabelConvention] = {}
         self._compiled = _compiled_scoring(options)
-        if self.function is not None:
+        if self.function is not None or options.level == "token":
             self.exits = count_exits(unwrap(model))
         self._arguments = ForwardArguments.of(innermost(model))
 
@@ -149,13 +149,7 @@ class Scorer:
         names = self.label_names(batch) if _is_built_in(function) else self._label_names(batch)
         size = self.rows.size(batch)
         device = batch[names[0]].device if names and isinstance(batch[names[0]], Tensor) else device_of_weights(model)
-        with contextlib.ExitStack() as stack:
-            unused = layers_after(model, exit_layer)
-            stack.enter_context(unchanged(model, unused=unused))
-            stack.enter_context(scoring_mode(model, mode or self.options.scoring_mode, unused=unused))
-            stack.enter_context(no_autocast_cache(device))
-            stack.enter_context(only_up_to(model, exit_layer))
-            view = exit_view(model, exit_layer)
+        with self.early_model(exit_layer, device, mode) as view:
             compiled = self._compiled if not probing else None
             if compiled is not None:
                 view = compiled.view(view, exit_layer, convention)
@@ -208,6 +202,19 @@ class Scorer:
         full = self.scores(batch, exit_layer, function=function, mode=mode, convention=convention, capture=capture)
         capture.findings.positions_meet = bool((values.isnan() & ~full.isnan()).any())
         return full
+
+    @contextlib.contextmanager
+    def early_model(self, exit_layer: int, device: torch.device, mode: str | None = None) -> Iterator[nn.Module]:
+        """Within the block, the model cut after an exit, in the mode of scoring; afterwards the model is as it was."""
+        model = unwrap(self.model)
+        unused = layers_after(model, exit_layer)
+        with (
+            unchanged(model, unused=unused),
+            scoring_mode(model, mode or self.options.scoring_mode, unused=unused),
+            no_autocast_cache(device),
+            only_up_to(model, exit_layer),
+        ):
+            yield exit_view(model, exit_layer)
 
     def padded_positions(
         self, batch: Mapping[str, Any], labels: Tensor, ignored: int = IGNORED, *, every: bool = False

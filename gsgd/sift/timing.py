@@ -97,9 +97,9 @@ class Totals:
     backprop_samples: int = 0
     """Rows that were trained on."""
     gross_tokens: int = 0
-    """Tokens of packed documents that came in on training steps; 0 where nothing is packed."""
+    """Tokens of packed documents that came in on training steps, with level="token" labels; 0 of other rows."""
     backprop_tokens: int = 0
-    """Tokens of packed documents that were trained on."""
+    """Tokens of packed documents, or labels, that were trained on."""
     selected_steps: int = 0
     """Calls that selected; under gradient accumulation a step has several."""
     bad_score_rows: int = 0

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gsgd import host
@@ -17,6 +18,7 @@ from gsgd.sift.models.wrappers import every_module, innermost, unwrap
 from gsgd.sift.reuse_trial import ReuseTrial
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.head_positions import HeadAtPositions, positions_only
+from gsgd.sift.scoring_pass.labels import LabelConvention
 from gsgd.sift.scoring_pass.row_losses import IGNORED
 from gsgd.sift.shared_forward.capture import Capture, Findings, say_once
 from gsgd.sift.shared_forward.sharing import Shared, two_passes_because
@@ -87,7 +89,8 @@ class TrainingPass:
             if self.options.reuse is not False:
                 say_once(f"scoring and training make two passes: {reason}")
             return None
-        head = self.options.labelled_head and exit_layer == self.scorer.exits
+        # Of tokens the head sees those kept, of what it has seen in scoring.
+        head = self.options.labelled_head and exit_layer == self.scorer.exits and self.options.level == "row"
         return Capture(self.findings, share=share, gross_statistics=gross, head=head)
 
     @contextlib.contextmanager
@@ -126,10 +129,19 @@ class TrainingPass:
         """(rows (N,), columns (N,), labels (1, N)) of the labelled positions; None if there are none.
 
         On a device others may be among them, with the label that does not count, unless a head was captured at labelled
-        ones alone.
+        ones alone. A model that shifts labels sees one position more, whose prediction is of none.
         """
+        shifts = self.options.level == "token" and self.scorer.shifts
+        if shifts:
+            labels = LabelConvention("positions", shift=1).aligned(labels)
         if host.holds(labels) or (self.shared is not None and self.shared.capture.head):
             where, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
-            return None if len(where) == 0 else (where, columns, labels[where, columns].unsqueeze(0))
-        found = self.scorer.padded_positions(rows, labels)
-        return found.rows, found.columns, found.labels.reshape(1, -1)
+            wanted = labels[where, columns]
+        else:
+            found = self.scorer.padded_positions(rows, labels)
+            where, columns, wanted = found.rows, found.columns, found.labels.flatten()
+        if len(where) == 0:
+            return None
+        if shifts:
+            where, columns, wanted = F.pad(where, (0, 1)), F.pad(columns, (0, 1)), F.pad(wanted, (1, 0), value=IGNORED)
+        return where, columns, wanted.unsqueeze(0)

@@ -36,6 +36,7 @@ def run(*command):
         pytest.param("gradient_checkpointing", "torch", 40, 64, [], marks=pytest.mark.slow),
         pytest.param("trl_sft", "trl", 30, 64, ["--padded"], marks=pytest.mark.slow),
         pytest.param("lightning_fit", "lightning", 60, 64, [], marks=pytest.mark.slow),
+        pytest.param("sentence_pairs", "sentence_transformers", 60, 32, [], marks=pytest.mark.slow),
     ],
 )
 def test_loss_falls(name, needs, steps, rows, more):
@@ -66,6 +67,18 @@ def test_the_trl_example_keeps_half_of_the_tokens(tmp_path):
     kept, gross = map(int, re.search(r"trained on (\d+) of (\d+) tokens", done.stdout).groups())
     assert losses[-1] < 0.85 * losses[0]
     assert 0.45 * gross < kept <= 0.5 * gross
+
+
+@pytest.mark.slow
+def test_the_example_of_tokens_leaves_noise_out():
+    command = [sys.executable, str(EXAMPLES / "token_level.py"), "--steps", "60"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=OFFLINE)
+    assert done.returncode == 0, done.stderr[-3000:]
+    losses = [float(loss) for loss in re.findall(r" loss .*?([\d.]+)$", done.stdout, re.M)]
+    kept, gross = map(int, re.search(r"trained on (\d+) of (\d+) tokens", done.stdout).groups())
+    assert losses[-1] < 0.85 * losses[0]
+    assert kept == pytest.approx(gross / 2, rel=0.01)
+    assert int(re.search(r"(\d+)% of the tokens that count can be learnt", done.stdout)[1]) > 70
 
 
 def test_examples_are_short():

@@ -105,7 +105,7 @@ def test_out_of_range_names_the_key(key, value):
 def test_every_number_and_choice_has_a_range():
     """A key that is added later is to be tested, too."""
     free = {"method", "cycle_momentum", "decay_all", "channels_last", "compile", "labelled_head", "tensorboard", "test"}
-    free |= {"save_model", "label", "reuse", "check", "log_rows"}
+    free |= {"save_model", "label", "reuse", "check", "log_rows", "trackers"}
     assert {field.name for field in dataclasses.fields(TrainingSettings)} == set(OUT_OF_RANGE) | free
 
 

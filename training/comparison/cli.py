@@ -28,6 +28,8 @@ examples:
       --tune max_lr=2e-3,5e-3,1e-2 --tune batch_size=32,64 --tune keep=0.5,0.25 --tuning-seeds 2 --jobs 2 --dry-run
 
   torchrun --nproc-per-node 8 -m gsgd compare bert-base/baseline --methods baseline,random,entropy@6
+  gsgd compare my.toml --methods baseline,random,loss@1 --seeds 8 --budget 20000samples --executor slurm \\
+      --executor-options slurm_partition=gpu,gpus_per_node=1,timeout_min=240       every run a job; resumed if preempted
 
 budgets:
   600s               reference time: every method pays its own median cost of a step, measured in turn before the runs
@@ -104,6 +106,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="of a ladder: measure what steps cost, and say how many runs there are to train and for how long",
     )
+    parser.add_argument(
+        "--executor",
+        choices=("debug", "local", "slurm"),
+        help="train every run as a job of its own, by submitit: on Slurm, as processes here, or one by one (debug)",
+    )
+    parser.add_argument(
+        "--executor-options",
+        default="",
+        metavar="NAME=VALUE,...",
+        help="of submitit: timeout_min=240,slurm_partition=gpu,gpus_per_node=1,cpus_per_task=8",
+    )
     parser.add_argument("--name", help="folder under the results (default: compare-CONFIG-BUDGET)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     parser.add_argument("--wait", action="store_true", help="if another command writes there: wait for its end")
@@ -113,6 +126,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """`gsgd compare`: returns 0 when finished, 130 if interrupted."""
     from training import config as configs
+    from training.comparison.cluster import Cluster, parse_options
     from training.comparison.compare import compare, parse_sweep
     from training.comparison.contenders import parse_contender
     from training.precision import affordable
@@ -131,6 +145,10 @@ def run(options: argparse.Namespace) -> int:
     contenders = [parse_contender(text.strip()) for text in options.methods.split(",") if text.strip()]
     if not contenders:
         raise ValueError("--methods names no method")
+    if options.executor_options and not options.executor:
+        raise ValueError("--executor-options are of an --executor")
+    if options.ladder and options.executor:
+        raise ValueError("--executor is of a comparison at one budget: a ladder has --jobs")
     if options.ladder:
         return _climb(options, config, contenders)
     if options.tune or options.trials or options.jobs > 1 or options.dry_run or options.inner_only:
@@ -151,6 +169,7 @@ def run(options: argparse.Namespace) -> int:
             target=options.target,
             wait=options.wait,
             display=display,
+            cluster=Cluster(options.executor, parse_options(options.executor_options)) if options.executor else None,
         )
     if accelerator.is_main_process:
         show(Console(), found)

@@ -17,7 +17,9 @@ from accelerate import Accelerator
 
 from gsgd.results import write_json, write_table
 from training.budget import StepCosts, parse_budget, seconds_of
+from training.comparison.cluster import Cluster
 from training.comparison.contenders import QUIET, TUNING_SEED, Contender, check_contenders, check_shared, folder_name
+from training.comparison.jobs import Job
 from training.comparison.opening import begin, check_same, header_of, opened, record_of, tasks_of
 from training.comparison.summary import INTERVALS, MethodSummary, RunResult, default_target, summarise
 from training.config import Config
@@ -79,6 +81,7 @@ def compare(
     target: float | None = None,
     wait: bool = False,
     display: Display | None = None,
+    cluster: Cluster | None = None,
 ) -> Comparison:
     """Train every contender on every seed within the configuration's budget, and summarise.
 
@@ -93,6 +96,7 @@ def compare(
             the test split is judged once, after the choice, because a maximum over test results flatters.
         target: accuracy whose cost is reported; None takes the baseline's mean final one.
         wait: for another command that writes to the folder, instead of an error.
+        cluster: where runs are trained, each as a job; here, one after the other, if None.
 
     Raises:
         ValueError: for contenders that do not fit the configuration, a folder of another comparison or of other data,
@@ -100,7 +104,7 @@ def compare(
         OSError: if the folder cannot be written to.
     """
     display = display or Display.silent()
-    comparison = _Comparison(config, contenders, folder, seeds, accelerator, sweep, display)
+    comparison = _Comparison(config, contenders, folder, seeds, accelerator, sweep, display, cluster)
     with opened(folder, comparison.recorded, accelerator, wait=wait, display=display) as recorded:
         comparison.begin(recorded)
         return comparison.run(target)
@@ -123,9 +127,10 @@ class _Comparison:
         accelerator: Accelerator,
         sweep: Sweep | None,
         display: Display,
+        cluster: Cluster | None,
     ):
         self.config, self.folder, self.seeds, self.sweep = config, folder, seeds, sweep
-        self.accelerator, self.display = accelerator, display
+        self.accelerator, self.display, self.cluster = accelerator, display, cluster
         check_contenders(contenders)
         for contender in contenders:
             if contender.part_of_plain is not None:
@@ -200,6 +205,8 @@ class _Comparison:
         results: list[RunResult] = []
         interrupted = Comparison("interrupted", self.folder, float("nan"), [], results, self.costs, tuned)
         if self.sweep is not None:
+            if not self.sent([self.trial(label, self.sweep, value) for label, value in self.trials(self.sweep)]):
+                return interrupted
             for label in self.planned:
                 best = self.tune(label, self.sweep)
                 if best is None:
@@ -208,37 +215,60 @@ class _Comparison:
                 self.planned[label] = self.planned[label].with_values({self.sweep.key: best})
                 self.costs[label] = self.costs[_swept(label, self.sweep, best)]
         first = self.config.training.seed
-        for seed in range(first, first + self.seeds):
-            # Seed by seed: an interrupted comparison has all methods on the seeds it got to.
-            for label, config in self.planned.items():
-                values = {"seed": seed, "test": config.data in self.tested}
-                outcome = self.train(label, values, _run_name(label, seed), self.costs[label])
-                if outcome.interrupted or not outcome.is_final:
-                    return interrupted
-                accuracy = outcome.header.get("test_accuracy")
-                results.append(RunResult(label, seed, outcome.status, outcome.evaluations, accuracy))
+        # Seed by seed: an interrupted comparison has all methods on the seeds it got to.
+        places = [(label, seed) for seed in range(first, first + self.seeds) for label in self.planned]
+        jobs = [self.measured(label, seed) for label, seed in places]
+        if not self.sent(jobs):
+            return interrupted
+        for (label, seed), job in zip(places, jobs, strict=True):
+            outcome = self.train(job)
+            if outcome.interrupted or not outcome.is_final:
+                return interrupted
+            accuracy = outcome.header.get("test_accuracy")
+            results.append(RunResult(label, seed, outcome.status, outcome.evaluations, accuracy))
         target = default_target(results) if target is None else target
         summaries = summarise(results, target)
         if self.accelerator.is_main_process:
             _write(self.folder, self.header, summaries, results, target, tuned)
         return Comparison(FINISHED, self.folder, target, summaries, results, self.costs, tuned)
 
-    def train(self, label: str, values: dict[str, Any], name: str, costs: StepCosts) -> Ending:
+    def sent(self, jobs: Sequence[Job]) -> bool:
+        """Have the runs trained on the cluster, if there is one; False if interrupted."""
+        if self.cluster is None:
+            return True
+        return self.cluster.train(jobs, self.folder, accelerator=self.accelerator, say=self.display.say)
+
+    def train(self, job: Job) -> Ending:
         """Train one run, or take it from the folder."""
         self.done += 1
-        self.display.title = f"[{self.done}/{self.total}] {name}"
+        self.display.title = f"[{self.done}/{self.total}] {job.title}"
         self.display.say(self.display.title)
-        config = self.planned[label].with_values(values)
-        folder = self.folder / name
-        return train(config, folder, accelerator=self.accelerator, costs=costs, display=self.display)
+        return train(job.config, job.folder, accelerator=self.accelerator, costs=job.costs, display=self.display)
+
+    def job(self, label: str, values: dict[str, Any], name: str, costs: StepCosts) -> Job:
+        """One run of a method, with these values."""
+        return Job(self.planned[label].with_values(values), self.folder / name, costs, name, math.nan)
+
+    def measured(self, label: str, seed: int) -> Job:
+        """A run that counts."""
+        values = {"seed": seed, "test": self.planned[label].data in self.tested}
+        return self.job(label, values, _run_name(label, seed), self.costs[label])
+
+    def trials(self, sweep: Sweep) -> list[tuple[str, str]]:
+        """(label, value) of the runs that tune."""
+        return [(label, value) for label in self.planned for value in sweep.values]
+
+    def trial(self, label: str, sweep: Sweep, value: str) -> Job:
+        """A run that tunes."""
+        name = f"tuning/{folder_name(f'{label}-{sweep.key}{value}')}"
+        values = {sweep.key: value, "seed": TUNING_SEED, "test": False}
+        return self.job(label, values, name, self.costs[_swept(label, sweep, value)])
 
     def tune(self, label: str, sweep: Sweep) -> str | None:
         """The value of the best final validation accuracy; None if interrupted."""
         found: dict[str, float] = {}
         for value in sweep.values:
-            name = f"tuning/{folder_name(f'{label}-{sweep.key}{value}')}"
-            values = {sweep.key: value, "seed": TUNING_SEED, "test": False}
-            outcome = self.train(label, values, name, self.costs[_swept(label, sweep, value)])
+            outcome = self.train(self.trial(label, sweep, value))
             if outcome.interrupted or not outcome.is_final:
                 return None
             finished = outcome.status == FINISHED

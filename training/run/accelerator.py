@@ -14,6 +14,7 @@ from gsgd.memory import keep_freed_memory
 from training.config import Config
 from training.display import Display
 from training.ranks import leaving_in_turn
+from training.run_folder.trackers import check_installed
 
 
 def make_accelerator(config: Config) -> Accelerator:
@@ -30,7 +31,12 @@ def make_accelerator(config: Config) -> Accelerator:
 
 @contextlib.contextmanager
 def running(config: Config) -> Iterator[tuple[Accelerator, Display]]:
-    """What a command runs with: the process's accelerator, and a display that only the first of several has."""
+    """What a command runs with: the process's accelerator, and a display that only the first of several has.
+
+    Raises:
+        ValueError: for a tracker that is not installed.
+    """
+    check_installed(config.training.trackers)
     accelerator = make_accelerator(config)
     with leaving_in_turn(accelerator):
         try:

@@ -6,8 +6,8 @@ import math
 
 from training.budget import StepCosts, seconds_of
 from training.methods import parse_method
-from training.run_folder.events import Events
 from training.run_folder.records import Evaluation
+from training.run_folder.scalars import Scalars
 from training.training import Training
 
 
@@ -47,8 +47,8 @@ def _reference_s(training: Training, costs: StepCosts) -> float:
     return seconds_of(training.step, costs, dearer)
 
 
-def add_events(events: Events, evaluation: Evaluation) -> None:
-    """Add what was measured to the events for TensorBoard, and write them."""
+def add_events(events: Scalars, evaluation: Evaluation) -> None:
+    """Add what was measured to a run's scalars, and have them written."""
     for name in ("val_accuracy", "val_loss", "overlap", "rank_correlation"):
         if (value := getattr(evaluation, name)) is not None:
             events.add(f"validation/{name}", value, evaluation.step)

@@ -28,10 +28,10 @@ from training.run.interruption import signals_collected
 from training.run.model_files import save_model
 from training.run.resumption import FINAL, Ending, Unfinished, checkpoint_of, go_on, what_is_there
 from training.run_folder import checkpoint
-from training.run_folder.events import Events
 from training.run_folder.folders import ROWS, remove, written_names
 from training.run_folder.metering import MeterLog, check_readings
 from training.run_folder.records import HEADER, Records, recorded_evaluations
+from training.run_folder.scalars import Scalars
 from training.run_folder.schema import DIVERGED, FINISHED, INTERRUPTED, RUNNING
 from training.task import Task
 from training.training import Training, saved_model
@@ -56,8 +56,8 @@ def train(
 ) -> Ending:
     """Train `config`, or go on where it stopped, with its results in `folder`.
 
-    Writes `header.json`, `evaluations.csv`, `meters.csv` (with `meter_every`), events for TensorBoard, a checkpoint
-    while it runs, and the trained model.
+    Writes `header.json`, `evaluations.csv`, `meters.csv` (with `meter_every`), events for TensorBoard, what `trackers`
+    write, a checkpoint while it runs, and the trained model.
     Ctrl-C (or SIGTERM) writes a checkpoint first. A run that is recorded as finished is not trained again.
 
     Args:
@@ -167,7 +167,7 @@ class _Run:
         self.log_every = min(max(1, total // LOGS), AT_LEAST_EVERY)
         self.saved_at = time.monotonic()
         self.last_loss = 0.0
-        self.events: Events | None = None
+        self.events: Scalars | None = None
         self.asked_to_stop = False
 
     def to_the_end(self) -> str:
@@ -283,11 +283,9 @@ class _Run:
 
     @contextlib.contextmanager
     def _events(self) -> Iterator[None]:
-        if self.records is None or not self.config.training.tensorboard:
+        if self.records is None:
             yield
             return
-        self.events = Events(self.folder, self.training.step, self.logged)
-        try:
+        settings, header, step = self.config.training, self.records.header, self.training.step
+        with Scalars.of(settings, self.folder, header, step, self.logged) as self.events:
             yield
-        finally:
-            self.events.close()

@@ -15,8 +15,8 @@ from typing import Any
 
 from gsgd.results import write_table
 from gsgd.sift import Sift
-from training.run_folder.events import Events
 from training.run_folder.records import METER_COLUMNS, METERS, check_steps, read_table
+from training.run_folder.scalars import Scalars
 from training.settings import TrainingSettings
 
 
@@ -35,8 +35,8 @@ class MeterLog:
         self._run = {"method": settings.label or settings.method, "seed": settings.seed}
         self.rows = [row for row in read_meters(folder) if row["step"] < done] if done else []
 
-    def take(self, sift: Sift, events: Events | None = None) -> None:
-        """Note the engine's readings; `events` is a writer for TensorBoard, or None."""
+    def take(self, sift: Sift, events: Scalars | None = None) -> None:
+        """Note the engine's readings, also among the run's scalars, if they are written."""
         for reading in sift.readings:
             self.rows.append({**self._run, **asdict(reading), "meter_s": sift.meter_s})
             if events is None:

@@ -23,7 +23,7 @@ HEADER = "header.json"
 EVALUATIONS = "evaluations.csv"
 METERS = "meters.csv"
 BESIDE_THE_RUN = frozenset(
-    ("cache_dir", "tensorboard", "checkpoint_every_s", "save_model", "label", "check", "log_rows")
+    ("cache_dir", "tensorboard", "trackers", "checkpoint_every_s", "save_model", "label", "check", "log_rows")
 )
 """Keys that change nothing that is trained: another value makes no other run, and no step dearer."""
 

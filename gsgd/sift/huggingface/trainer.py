@@ -180,7 +180,6 @@ class SiftMixin(_Base):
             self._load_sift(self._resumed_from)
 
     def _build_sift(self) -> Sift:
-        model: Any = self.model
         chosen = self.sift_arguments
         own_labels = tuple(self.args.label_names or ())
         options = {entry.name: getattr(chosen, entry.name) for entry in dataclasses.fields(SiftOptions)} | {
@@ -192,10 +191,15 @@ class SiftMixin(_Base):
             if not hasattr(self.train_dataset, "__len__"):
                 raise ValueError(f"{chosen.score_in_words} needs data_rows, how many ids a stream without a length has")
             options["data_rows"] = len(self.train_dataset)
-        sift = Sift(model, SiftOptions(**options))
+        sift = Sift(self._scored_model(), SiftOptions(**options))
         sift.holds_window = True
         sift.scorer.reference = self._loss_of_row
         return sift
+
+    def _scored_model(self) -> nn.Module:
+        """The model that scores are of."""
+        model: Any = self.model
+        return model
 
     def _loss_of_row(self, row: Mapping[str, Any]) -> Tensor:
         """What this trainer trains on, of one row: scores are held against it."""

@@ -103,8 +103,8 @@ class LabelledHead:
                 self.rows = self.columns = torch.zeros(1, dtype=torch.int64, device=labels.device)
             self.wanted = labels[self.rows, self.columns]
 
-    def scores(self, score: PositionScore) -> Tensor:
-        """(B,) means over labelled positions of their score."""
+    def each(self, score: PositionScore) -> Tensor:
+        """(N,) scores of the positions, row by row."""
         sizes = self._sizes(whole_rows=False)
 
         def predictions() -> Tensor:
@@ -117,7 +117,11 @@ class LabelledHead:
                 _score_part(self.view, predictions(), wanted, score)
                 for _, wanted in zip(parts, self.wanted.split(sizes), strict=True)
             ]
-        every, there = found[0] if len(found) == 1 else torch.cat(found), self.wanted != IGNORED
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def scores(self, score: PositionScore) -> Tensor:
+        """(B,) means over labelled positions of their score."""
+        every, there = self.each(score), self.wanted != IGNORED
         if self.padded is not None:
             shape = self.padded.labels.shape
             total, count = every.view(shape).sum(dim=1), there.view(shape).sum(dim=1)

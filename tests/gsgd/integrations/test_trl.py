@@ -208,6 +208,41 @@ def test_keep_tokens_counts_tokens_and_both_are_logged(trained):
         assert 0 < entry["kept_samples"] < entry["gross_samples"] == 8 * entry["step"]
 
 
+class OnLabels(SFTTrainer):
+    """The plain trainer, shown batches whose labels were masked before: `given`, one a micro-batch."""
+
+    def get_batch_samples(self, *args, **kwargs):
+        batches, _ = super().get_batch_samples(*args, **kwargs)
+        masked = [{**batch, "labels": torch.where(self.given.pop(0), batch["labels"], -100)} for batch in batches]
+        return masked, self._get_num_items_in_batch(masked, self.args.device)
+
+
+BY_TOKEN = ("completions", "accumulation", "packing", "padding-free", "dft", "adapters")
+
+
+@pytest.mark.parametrize("labelled_head", [False, True])
+@pytest.mark.parametrize("surface", BY_TOKEN)
+def test_by_tokens_it_is_the_plain_trainer_on_labels_that_were_masked(trained, surface, labelled_head, monkeypatch):
+    options = SURFACES[surface]
+    by_token = {"exit_layer": 1, "level": "token", "labelled_head": labelled_head}
+    ours = trained(Recorded, SiftArguments(keep=0.5, **by_token), **options)
+    totals = ours.sift.totals
+    assert totals.backprop_tokens == pytest.approx(totals.gross_tokens / 2, abs=len(ours.chosen))
+    assert totals.backprop_samples == totals.gross_samples
+    monkeypatch.setattr(OnLabels, "given", [chosen.tokens for chosen in ours.chosen], raising=False)
+    plain = trained(OnLabels, **options)
+    assert not plain.given
+    ours_logged, plain_logged = (torch.tensor(logged(trainer)[:-1]) for trainer in (ours, plain))
+    assert torch.allclose(ours_logged, plain_logged, rtol=1e-4)
+    assert torch.allclose(weights(ours), weights(plain), atol=1e-5)
+
+
+def test_by_tokens_at_keep_1_it_is_the_plain_trainer(trained):
+    plain, ours = trained(SFTTrainer), trained(SiftSFTTrainer, SiftArguments(exit_layer=1, keep=1.0, level="token"))
+    assert logged(ours) == logged(plain)
+    assert torch.equal(weights(ours), weights(plain))
+
+
 def test_losses_that_scores_are_held_against_are_in_no_log(trained):
     ours = trained(SiftSFTTrainer, SiftArguments(exit_layer=1, keep=0.5), steps=1)
     assert not ours._metrics["eval"]

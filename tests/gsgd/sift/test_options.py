@@ -47,6 +47,8 @@ GOOD = {
     "auto": [None],
     "meter_every": [0, 1, 500, np.int64(10)],
     "check": [True, False, np.bool_(False)],
+    "level": ["row", "token"],
+    "reference_losses": [None],
     "keep_tokens": [True, False, np.bool_(False)],
     "rows": [(), ["weights"], ("x.mask", "ids"), {"names"}],
     "label_names": [(), ["start_positions", "end_positions"]],
@@ -103,6 +105,8 @@ BAD = [
     ("auto", 0.75, "auto is a float but must be an AutoExit"),
     ("meter_every", -1, "meter_every = -1 must be a whole number of at least 0"),
     ("check", None, "check = None must be True or False"),
+    ("level", "tokens", r"level = 'tokens' must be one of: row, token \(did you mean 'token'\?\)"),
+    ("reference_losses", 1.0, "reference_losses = 1.0 must be callable"),
     ("keep_tokens", 1, "keep_tokens = 1 must be True or False"),
     ("rows", "weights", r"rows = 'weights' must be a sequence of names, such as \('weights',\)"),
     ("rows", (1, 2), r"rows = \(1, 2\) must be a sequence of names"),
@@ -144,6 +148,8 @@ def test_what_it_may_not_be_is_named_with_the_rule(name, value, message):
         ({"meter_every": 5, "score": "random"}, "meter_every = 5, but score"),
         ({"exit_layer": "auto", "score": "random"}, "needs exits that score"),
         ({"exit_layer": 2, "auto": AutoExit()}, "auto is for exit_layer"),
+        ({"reference_losses": first_logit}, "reference_losses is for level = \"token\" .* but level = 'row'"),
+        ({"reference_losses": first_logit, "level": "token", "score": "entropy"}, "and score = 'entropy'"),
     ],
 )
 def test_what_does_not_go_together(options, message):
