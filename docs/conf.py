@@ -48,5 +48,6 @@ html_theme = "furo"
 html_static_path = ["static"]
 html_css_files = ["wide-tables.css"]
 html_theme_options = {"navigation_with_keys": True}
+html_show_copyright = False
 html_show_sourcelink = False
 html_copy_source = False

@@ -100,11 +100,11 @@ def _page(
     if wrong:
         yield "## False as printed\n"
         for outcome in wrong:
-            yield f"- {_plain(_sentence(outcome.claim))} Witness: {_plain(outcome.witness or 'none')}."
+            yield f"- {_plain(outcome.claim)}. Witness: {_plain(outcome.witness or 'none')}."
         yield "\nWhat holds instead, each a check of its own:\n"
         mends = [outcome for outcome in known if outcome.status in HOLDS and outcome.as_expected]
         first = [outcome for outcome in mends if outcome.claim.startswith(("mended", "corrected"))] or mends
-        yield from (f"- {_plain(_sentence(outcome.claim))}" for outcome in first)
+        yield from (f"- {_plain(outcome.claim)}" for outcome in first)
         yield "\n[The paper's sentences that are wrong](../slips.md) has all of them.\n"
     for picture in pictures:
         yield f"## {_plain(picture.entry.shows)}\n"
@@ -155,10 +155,6 @@ def _row(check: Check, outcome: Outcome | None) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
-
-
-def _sentence(claim: str) -> str:
-    return f"{claim[0].upper()}{claim[1:]}."
 
 
 def _plain(text: str) -> str:
