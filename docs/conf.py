@@ -36,6 +36,8 @@ autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+# Attributes are a list below the class, beside which properties stand with docstrings of their own.
+napoleon_use_ivar = True
 napoleon_custom_sections = [("Reference", "references_style")]
 # Docstrings write code between single backticks.
 default_role = "code"
