@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
 from gsgd.arguments import add_keys
+from gsgd.console import print_table
 
 if TYPE_CHECKING:
     from training.config import Config
@@ -130,13 +133,20 @@ def _rehearse(config: Config) -> int:
 
 
 def _list_presets(presets: dict[str, Path]) -> int:
-    for name, path in presets.items():
-        first = path.read_text(encoding="utf-8").splitlines()[0]
-        print(f"{name:45} {first.removeprefix('#').strip()}")
+    said = {
+        name: path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
+        for name, path in presets.items()
+    }
+    if sys.stdout.isatty():
+        print_table(Console(highlight=False), ("preset", "what it is"), list(said.items()), left=(0, 1))
+    else:
+        # One line each, for `grep` and its like.
+        print("\n".join(f"{name:45} {text}" for name, text in said.items()))
     return 0
 
 
 def _list_keys(task: str) -> int:
+    import shutil
     import textwrap
 
     from training.config import TASKS
@@ -145,11 +155,11 @@ def _list_keys(task: str) -> int:
 
     if task not in TASKS:
         raise ValueError(f"--keys {task!r}: the tasks are {', '.join(TASKS)}")
-    indent = 8 * " "
+    indent, width = 8 * " ", min(120, shutil.get_terminal_size((120, 24)).columns)
     for kind in (TrainingSettings, TASKS[task][0]):
         print(f"{(kind.__doc__ or '').splitlines()[0]}\n")
         for name, default, help in described(kind):
             print(f"  {name} = {list(default) if isinstance(default, tuple) else default!r}")
-            print(textwrap.fill(help, 120, initial_indent=indent, subsequent_indent=indent))
+            print(textwrap.fill(help, width, initial_indent=indent, subsequent_indent=indent))
         print()
     return 0

@@ -39,9 +39,9 @@ SHORTER = {
     "verify": ["--only", "Fact A.5"],
     "train": ["--budget", "2steps"],
     "compare": ["--seeds", "1", "--budget", "2steps"],
-    "diagnose": ["--after", "0", "--batches", "1"],
+    "diagnose": ["--after", "0", "--batches", "4", "--exits", "1"],
     "figures": ["--results", str(ROOT / "recorded")],
-    "report": ["--results", str(ROOT / "recorded")],
+    "report": [],
     "bench step": ["--model", "gpt2-tiny", "--rounds", "1", "--seq", "8"],
     "examine": ["--K", "20", "--runs", "2"],
 }
