@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from gsgd.arguments import add_keys
 from gsgd.console import print_table
+from gsgd.results import write_json
 
 if TYPE_CHECKING:
     from training.config import Config
@@ -50,6 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     parser.add_argument("--overwrite", action="store_true", help="begin anew: replace the run that is there")
     parser.add_argument("--wait", action="store_true", help="if another command writes there: wait for its end")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write header and evaluations there, too")
     parser.add_argument("--dry-run", action="store_true", help="do a few small steps, and say what the run will take")
     parser.add_argument("--list", action="store_true", help="list the presets")
     parser.add_argument("--keys", metavar="TASK", help="list the keys of a task: bert, resnet or small-net")
@@ -99,6 +102,8 @@ def run(options: argparse.Namespace) -> int:
             )
         if "test_accuracy" in outcome.header:
             print(f"test accuracy {outcome.header['test_accuracy']:.4f}")
+        if options.json is not None:
+            write_json(options.json, {**outcome.header, "evaluations": [asdict(each) for each in outcome.evaluations]})
         print(f"{outcome.status}; results in {folder}")
         if outcome.before:
             print("it had ended before, on the data of then: nothing was trained now; --overwrite begins anew")

@@ -54,6 +54,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, metavar="DIR", help="diagnose the trained model in this folder")
     parser.add_argument("--name", help="folder under the results (default: diagnose-CONFIG)")
     parser.add_argument("--results", type=Path, metavar="DIR", help="default: results")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the diagnosis of a configuration there, too")
     add_keys(parser, "another value of any key of the configuration")
 
 
@@ -109,7 +110,9 @@ def _of_config(options: argparse.Namespace, values: dict[str, str]) -> int:
         found = diagnose_config(config, accelerator, progress=progress, **given)
         progress("comparing with the formulas", 0, 1)
         points = [point_entry(point) for point in found.points]
-    write_json(path, {**found.header, "points": points})
+    for each in (path, options.json):
+        if each is not None:
+            write_json(each, {**found.header, "points": points})
     console = Console()
     for point in points:
         show_point(console, point, found.header["score"])
