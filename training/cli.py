@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
 from gsgd.arguments import add_keys
+from gsgd.console import print_table
+from gsgd.results import write_json
 
 if TYPE_CHECKING:
     from training.config import Config
@@ -47,6 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     parser.add_argument("--overwrite", action="store_true", help="begin anew: replace the run that is there")
     parser.add_argument("--wait", action="store_true", help="if another command writes there: wait for its end")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write header and evaluations there, too")
     parser.add_argument("--dry-run", action="store_true", help="do a few small steps, and say what the run will take")
     parser.add_argument("--list", action="store_true", help="list the presets")
     parser.add_argument("--keys", metavar="TASK", help="list the keys of a task, such as bert or resnet")
@@ -96,6 +102,8 @@ def run(options: argparse.Namespace) -> int:
             )
         if "test_accuracy" in outcome.header:
             print(f"test accuracy {outcome.header['test_accuracy']:.4f}")
+        if options.json is not None:
+            write_json(options.json, {**outcome.header, "evaluations": [asdict(each) for each in outcome.evaluations]})
         print(f"{outcome.status}; results in {folder}")
         if outcome.before:
             print("it had ended before, on the data of then: nothing was trained now; --overwrite begins anew")
@@ -130,13 +138,20 @@ def _rehearse(config: Config) -> int:
 
 
 def _list_presets(presets: dict[str, Path]) -> int:
-    for name, path in presets.items():
-        first = path.read_text(encoding="utf-8").splitlines()[0]
-        print(f"{name:45} {first.removeprefix('#').strip()}")
+    said = {
+        name: path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
+        for name, path in presets.items()
+    }
+    if sys.stdout.isatty():
+        print_table(Console(highlight=False), ("preset", "what it is"), list(said.items()), left=(0, 1))
+    else:
+        # One line each, for `grep` and its like.
+        print("\n".join(f"{name:45} {text}" for name, text in said.items()))
     return 0
 
 
 def _list_keys(task: str) -> int:
+    import shutil
     import textwrap
 
     from training.config import TASKS
@@ -145,11 +160,11 @@ def _list_keys(task: str) -> int:
 
     if task not in TASKS:
         raise ValueError(f"--keys {task!r}: the tasks are {', '.join(TASKS)}")
-    indent = 8 * " "
+    indent, width = 8 * " ", min(120, shutil.get_terminal_size((120, 24)).columns)
     for kind in (TrainingSettings, TASKS[task][0]):
         print(f"{(kind.__doc__ or '').splitlines()[0]}\n")
         for name, default, help in described(kind):
             print(f"  {name} = {list(default) if isinstance(default, tuple) else default!r}")
-            print(textwrap.fill(help, 120, initial_indent=indent, subsequent_indent=indent))
+            print(textwrap.fill(help, width, initial_indent=indent, subsequent_indent=indent))
         print()
     return 0

@@ -1,5 +1,6 @@
 import functools
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -289,6 +290,27 @@ def test_command(table, capsys):
     # a, b and the intercept.
     assert "40 samples, 3 parameters" in printed
     assert "Theorem 5.7 as printed" in printed
+
+
+def test_command_writes_json(table, tmp_path, capsys):
+    path = tmp_path / "found.json"
+    words = ["examine", str(table), "--loss", "logistic", "--target", "answer", "--ridge", "0.1", "--K", "30"]
+    assert cli.main([*words, "--json", str(path)]) == 0
+    found = json.loads(path.read_text())
+    printed = capsys.readouterr().out
+    assert f"Written: {path}" in printed
+    assert (found["n"], found["dim"], found["K"]) == (40, 3, 30)
+    assert found["header"]["data"] == str(table)
+    assert {bound["name"] for bound in found["bounds"] if bound["holds"]} >= {"Theorem 5.7 as printed"}
+    last = found["curves"]["GSGD"]
+    assert last["steps"][-1] == 30
+    assert f"{last['mean'][-1]:.4g}" in printed
+
+
+def test_it_fits_a_terminal(table, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(["examine", str(table), "--loss", "logistic", "--target", "answer", "--ridge", "0.1"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
 def test_columns_are_standardised(table):

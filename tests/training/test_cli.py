@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import json
 import os
 import pathlib
 import re
@@ -52,6 +53,15 @@ def test_a_run(train, tmp_path):
     # One line an evaluation, as it runs.
     assert len(re.findall(r"step +\d+ .* accuracy", err)) == 3
     assert train("tiny.toml", "--method", "loss@1", "--seed=3", "--max-lr", "1e-2")[0] == 0
+
+
+def test_numbers_go_to_a_file_of_ones_own(train, tmp_path):
+    assert train("tiny.toml", "--json", "found.json")[0] == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    last = read_evaluations(tmp_path / "results" / "tiny-baseline-seed0")[-1]
+    assert (found["status"], found["config"]["budget"]) == ("finished", "12steps")
+    assert found["evaluations"][-1]["val_accuracy"] == last.val_accuracy
+    assert train("tiny.toml", "--json", ".")[0] == 2
 
 
 def test_names_and_folders(train, tmp_path):

@@ -46,6 +46,19 @@ def test_a_comparison(compare, tmp_path):
     assert "[6/6] loss@1-keep=0.25-seed1" in err
 
 
+def test_numbers_go_to_a_file_of_ones_own(compare, tmp_path):
+    arguments = ["tiny.toml", "--methods", "baseline,random", "--seeds", "1", "--budget", "8steps"]
+    assert compare(*arguments, "--json", "found.json")[0] == 0
+    recorded = tmp_path / "results" / "compare-tiny-8steps" / "compare.json"
+    assert json.loads((tmp_path / "found.json").read_text()) == json.loads(recorded.read_text())
+    ladder = ["tiny.toml", "--methods", "baseline,random", "--seeds", "2", "--budget", "16steps", "--ladder", "3"]
+    assert compare(*ladder, "--json", "ladder.json")[0] == 0
+    rows = json.loads((tmp_path / "ladder.json").read_text())["rows"]
+    assert [(row["method"], row["budget"]) for row in rows] == [
+        (method, budget) for budget in (4.0, 8.0, 16.0) for method in ("baseline", "random")
+    ]
+
+
 def test_seed_is_the_key_and_no_abbreviation_of_seeds(compare, tmp_path):
     code, _, err = compare("tiny.toml", "--methods", "baseline", "--seed", "7", "--seeds", "1", "--name", "x")
     assert code == 0, err

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import io
+import shutil
 from pathlib import Path
 
 from gsgd.arguments import number, whole
-from gsgd.results import check_writable, write_atomic
+from gsgd.results import check_writable, command_line, provenance, write_atomic, write_json
 from theory.examination.data import read_csv
 from theory.examination.examine import examine
 
@@ -48,6 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=whole(2), default=32, help="simulated runs of either method (default 32)")
     parser.add_argument("--seed", type=whole(0), default=0, help="whole number >= 0 (default 0)")
     parser.add_argument("--plot", type=Path, metavar="PATH", help="draw the curves there, such as curves.svg")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write what was found there, too")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -65,11 +67,15 @@ def run(options: argparse.Namespace) -> int:
         runs=options.runs,
         seed=options.seed,
     )
-    print(found)
+    # A pipe or a file takes it as wide as it is.
+    print(found.text(min(120, shutil.get_terminal_size((120, 24)).columns)))
     if plot is not None:
         drawn = io.BytesIO()
         found.plot().figure.savefig(drawn, format=plot.suffix[1:].lower())
         print(f"Written: {write_atomic(plot, drawn.getvalue())}")
+    if options.json is not None:
+        header = {**provenance(), "command": command_line(), "data": str(options.data), "seed": options.seed}
+        print(f"Written: {write_json(options.json, {'header': header, **found.record()})}")
     return 0 if all(bound.holds for bound in found.bounds) else 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -153,9 +153,39 @@ class Examination:
         above = (main.mean > other.mean[at] + margin) & (main.steps > 1)
         return float(main.steps[np.argmax(above)]) if above.any() else None
 
+    def record(self) -> dict[str, Any]:
+        """All of it in numbers, lists and words, as it stands in a JSON file; of several runs the mean curve."""
+        plain = ("assumptions", "curves", "bounds", "promises", "minimiser")
+        found = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in plain}
+        return {
+            **found,
+            "measured": self.measured,
+            "minimiser": None if self.minimiser is None else self.minimiser.tolist(),
+            "assumptions": [asdict(item) for item in self.assumptions],
+            "curves": {
+                name: {"how": curve.how, "steps": curve.steps.tolist(), "mean": curve.mean.tolist()}
+                for name, curve in self.curves.items()
+            },
+            "bounds": [
+                {
+                    "name": bound.name,
+                    "method": bound.method,
+                    "holds": bound.holds,
+                    "steps": bound.steps.tolist(),
+                    "values": bound.values.tolist(),
+                }
+                for bound in self.bounds
+            ],
+            "promises": [asdict(promise) for promise in self.promises],
+        }
+
     def __str__(self) -> str:
+        return self.text(120)
+
+    def text(self, width: int) -> str:
+        """The tables and what they say in words, for a terminal with so many columns."""
         text = io.StringIO()
-        console = Console(file=text, width=120, highlight=False, markup=False)
+        console = Console(file=text, width=width, highlight=False, markup=False)
         for title, headings, rows, left in self._sections():
             console.print(title)
             print_table(console, headings, rows, left=left)

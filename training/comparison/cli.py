@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from gsgd.arguments import add_keys, number, whole
 from gsgd.console import print_table
+from gsgd.results import write_json
 
 if TYPE_CHECKING:
     from training.comparison.compare import Comparison
@@ -119,6 +123,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", help="folder under the results (default: compare-CONFIG-BUDGET)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write what came out there, too")
     parser.add_argument("--wait", action="store_true", help="if another command writes there: wait for its end")
     add_keys(parser, "another value of any key of the configuration, for all methods")
 
@@ -133,6 +138,7 @@ def run(options: argparse.Namespace) -> int:
     from training.ranks import failing_together, launched
     from training.run import running
     from training.run_folder.folders import named
+    from training.run_folder.records import OF_COMPARISON
 
     values = options.key_values
     if "method" in values:
@@ -173,6 +179,7 @@ def run(options: argparse.Namespace) -> int:
         )
     if accelerator.is_main_process:
         show(Console(), found)
+        _write_finished(options.json, found.status, found.folder / OF_COMPARISON)
     return 0 if found.status == "finished" else 130
 
 
@@ -183,6 +190,7 @@ def _climb(options: argparse.Namespace, config: Config, contenders: list[Contend
     from training.comparison.tuning import parse_grid
     from training.run import running
     from training.run_folder.folders import named
+    from training.run_folder.records import OF_LADDER
 
     if options.sweep or options.target:
         raise ValueError("--sweep and --target are of a comparison at one budget: a ladder has --tune")
@@ -205,7 +213,15 @@ def _climb(options: argparse.Namespace, config: Config, contenders: list[Contend
         )
     if accelerator.is_main_process:
         ladder_tables.show(Console(), found)
+        rows = {"rows": [asdict(row) for row in found.rows]}
+        _write_finished(options.json, found.status, found.folder / OF_LADDER, rows)
     return 130 if found.status == "interrupted" else 0
+
+
+def _write_finished(path: Path | None, status: str, recorded: Path, more: Mapping[str, Any] | None = None) -> None:
+    """What was recorded of a comparison that is finished, and `more`, in a file of the user's."""
+    if path is not None and status == "finished":
+        write_json(path, {**json.loads(recorded.read_text(encoding="utf-8")), **(more or {})})
 
 
 def show(console: Console, found: Comparison) -> None:

@@ -62,6 +62,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, metavar="DIR", help="diagnose the trained model in this folder")
     parser.add_argument("--name", help="folder under the results (default: diagnose-CONFIG)")
     parser.add_argument("--results", type=Path, metavar="DIR", help="default: results")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the diagnosis of a configuration there, too")
     add_keys(parser, "another value of any key of the configuration")
 
 
@@ -118,7 +119,10 @@ def _of_config(options: argparse.Namespace, values: dict[str, str]) -> int:
         found = diagnose_config(config, accelerator, progress=progress, **given)
         progress("comparing with the formulas", 0, 1)
         points = [point_entry(point) for point in found.points]
-    write_json(path, {**found.header, "points": points, "forecasts": list(map(entry, found.forecasts))})
+    content = {**found.header, "points": points, "forecasts": list(map(entry, found.forecasts))}
+    for each in (path, options.json):
+        if each is not None:
+            write_json(each, content)
     console = Console()
     for point in points:
         show_point(console, point, found.header["score"])

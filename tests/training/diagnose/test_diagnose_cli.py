@@ -262,14 +262,16 @@ def diagnosed(tmp_path, monkeypatch, capsys):
     torch.set_num_threads(1)  # steps this small gain nothing by more, and wait where cores are shared
     small = ["--depths", "1,1", "--hidden_sizes", "8,16", "--embedding_size", "8", "--exit_stage", "1"]
     of_run = ["--batch_size", "16", "--train_limit", "300", "--cache_dir", str(tmp_path / "cache")]
-    code = main(["diagnose", "resnet-tiny", "--after", "0,2", "--batches", "4", "--name", "d", *small, *of_run])
+    of_run += ["--name", "d", "--json", "mine.json"]
+    code = main(["diagnose", "resnet-tiny", "--after", "0,2", "--batches", "4", *small, *of_run])
     torch.set_num_threads(threads)
     return code, capsys.readouterr(), json.loads((tmp_path / "results" / "d" / "diagnosis.json").read_text())
 
 
-def test_a_configuration(diagnosed):
+def test_a_configuration(diagnosed, tmp_path):
     code, (out, err), content = diagnosed
     assert code == 0
+    assert json.loads((tmp_path / "mine.json").read_text()) == content
     assert (content["name"], content["score"], content["rows"], content["kept"]) == ("resnet-tiny", "loss", 32, 16)
     assert content["config"]["batch_size"] == 16
     assert {"date", "commit", "versions", "device", "command"} <= set(content)

@@ -1,4 +1,4 @@
-"""README's table of options against the options themselves."""
+"""The documentation's table of options against the options themselves."""
 
 import ast
 import dataclasses
@@ -11,14 +11,14 @@ pytest.importorskip("torch")
 
 from gsgd.sift import SiftOptions
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "options.md"
 WORDS = {"yes": {True}, "no": {False}, "never": {0, None}, "none": {None, ()}, "all at once": {None}}
 """What a default is in words, and which values that may stand for."""
 
 
 def table():
-    """Option -> what README says its default is."""
-    lines = README.read_text(encoding="utf-8").split("| what you may set | default | |\n")[1].split("\n\n")[0]
+    """Option -> what the page says its default is."""
+    lines = PAGE.read_text(encoding="utf-8").split("| what you may set | default | |\n")[1].split("\n\n")[0]
     found = {}
     for line in lines.splitlines()[1:]:
         names, defaults, said = (cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"), maxsplit=2))
