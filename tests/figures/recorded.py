@@ -284,14 +284,24 @@ def exit_of(layer, cost, gain, overlap=0.8, **changes):
     return {**entry, **changes}
 
 
-def write_diagnosis(folder, *points):
-    """A diagnosis of points (step, verdict, recommended, exits)."""
+def write_diagnosis(folder, *points, budget="200work", **factors):
+    """A diagnosis of points (step, verdict, recommended, exits).
+
+    Args:
+        factors: score, with _ for -, -> its forecast factor, at a cost of 1.
+    """
     folder.mkdir(parents=True)
+    forecasts = [
+        {"score": score.replace("_", "-"), "progress": factor**1.25, "ceiling": 3.0, "cost": 1.0}
+        | {"factor": factor, "low": factor / 1.25, "high": factor * 1.25, "verdict": ""}
+        for score, factor in factors.items()
+    ]
     entries = [
         {"step": step, "level": 0.75, "verdict": verdict, "recommended": recommended, "exits": exits}
         for step, verdict, recommended, exits in points
     ]
-    (folder / "diagnosis.json").write_text(json.dumps({"score": "loss", "points": entries}))
+    content = {"name": "x", "score": "loss", "points": entries, "config": {"budget": budget}, "forecasts": forecasts}
+    (folder / "diagnosis.json").write_text(json.dumps(content))
     return folder / "diagnosis.json"
 
 

@@ -1,6 +1,5 @@
 """Forecasts beside what ladders measured: which belong together, how far they are off, and what the title counts."""
 
-import json
 import math
 
 import numpy as np
@@ -15,18 +14,6 @@ from figures.registry import ENTRIES
 from figures.results import Results
 
 
-def write_forecasts(folder, budget, **factors):
-    """A diagnosis that forecast a factor for each score, at a cost of 1."""
-    folder.mkdir(parents=True)
-    found = [
-        {"score": score.replace("_", "-"), "progress": factor**1.25, "ceiling": 3.0, "cost": 1.0}
-        | {"factor": factor, "low": factor / 1.25, "high": factor * 1.25, "verdict": ""}
-        for score, factor in factors.items()
-    ]
-    content = {"name": "x", "score": "loss", "points": [], "config": {"budget": budget, "seed": 0}, "forecasts": found}
-    (folder / "diagnosis.json").write_text(json.dumps(content))
-
-
 def drawn(folder):
     entry = ENTRIES["forecasts"]
     with style.sheet():
@@ -36,9 +23,9 @@ def drawn(folder):
 def test_what_is_of_one_name_and_budget_belongs_together(recorded, tmp_path):
     recorded.write_ladder(tmp_path / "ladders" / "a", {"last-seen": (1.4, 1.2, 1.6), "random": (0.9, 0.8, 0.95)})
     recorded.write_ladder(tmp_path / "ladders" / "b", {"last-seen": (0.7, 0.6, 0.8)})
-    write_forecasts(tmp_path / "forecasts" / "a", "200work", last_seen=1.5, other=1.1)
-    write_forecasts(tmp_path / "forecasts" / "b", "150work", last_seen=0.8)  # no rung
-    write_forecasts(tmp_path / "forecasts" / "c", "200work", last_seen=0.8)  # no ladder
+    recorded.write_diagnosis(tmp_path / "forecasts" / "a", budget="200work", last_seen=1.5, other=1.1)
+    recorded.write_diagnosis(tmp_path / "forecasts" / "b", budget="150work", last_seen=0.8)  # no rung
+    recorded.write_diagnosis(tmp_path / "forecasts" / "c", budget="200work", last_seen=0.8)  # no ladder
     table = Results(tmp_path).table("forecasts")
     (row,) = table.to_dict("records")
     assert (row["setting"], row["method"], row["budget"], row["unit"]) == ("a", "last-seen", 200, "work")
@@ -57,7 +44,7 @@ def test_nothing_that_belongs_together_is_missing(recorded, tmp_path):
 
 def test_a_malformed_forecast_is_named(recorded, tmp_path):
     recorded.write_ladder(tmp_path / "ladders" / "a", {"last-seen": (1.4, 1.2, 1.6)})
-    write_forecasts(tmp_path / "forecasts" / "a", "200work", last_seen=1.5)
+    recorded.write_diagnosis(tmp_path / "forecasts" / "a", budget="200work", last_seen=1.5)
     path = tmp_path / "forecasts" / "a" / "diagnosis.json"
     path.write_text(path.read_text().replace('"cost": 1.0', '"cost": "dear"'))
     with pytest.raises(ValueError, match=r"diagnosis\.json.*cost"):

@@ -164,7 +164,8 @@ def whole(recorded, tmp_path_factory):
     recorded.write_readings(folder / "tiny-5s", [recorded.reading(step) for step in (10, 20, 30)])
     factors = {"loss@1": (1.4, 1.2, 1.6)}
     recorded.write_ladder(folder / "ladder-tiny", factors, in_seconds=factors)
-    recorded.write_diagnosis(folder / "diagnose-tiny", (0, "undecided", None, [recorded.exit_of(1, 0.2, 1.1)]))
+    point = (0, "undecided", None, [recorded.exit_of(1, 0.2, 1.1)])
+    recorded.write_diagnosis(folder / "diagnose-tiny", point, **{"loss@1": 1.3})
     return folder
 
 
