@@ -62,6 +62,6 @@ def test_on_cuda_batches_are_pinned_and_the_optimizer_is_one_kernel(tiny, tiny_m
     config = tiny(method="loss@1")
     training = Training(config, tiny_module.TinyTask(config.data, 0), there, 10)
     assert training.optimizer.defaults["fused"]
-    batch = training._reading(4)()
+    batch = training._fetching(4)()
     assert pinned == [value.shape for value in batch.values()]
     training.reader.shutdown()

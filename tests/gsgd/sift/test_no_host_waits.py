@@ -108,7 +108,7 @@ def built():
             with torch.device("meta"):
                 model = build(classes)
         most = None if batch["labels"].dim() < 2 else int((batch["labels"] != -100).sum(dim=1).max())
-        return model.train(), on_meta(batch), {"reading": learnt, "most_labels": most}
+        return model.train(), on_meta(batch), {"convention": learnt, "most_labels": most}
 
     return make
 

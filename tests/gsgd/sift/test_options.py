@@ -149,7 +149,7 @@ def test_what_it_may_not_be_is_named_with_the_rule(name, value, message):
         ({"exit_layer": "auto", "score": "random"}, "needs exits that score"),
         ({"exit_layer": 2, "auto": AutoExit()}, "auto is for exit_layer"),
         ({"reference_losses": first_logit}, "reference_losses is for level = \"token\" .* but level = 'row'"),
-        ({"reference_losses": first_logit, "level": "token", "score": "entropy"}, "and score = 'entropy'"),
+        ({"reference_losses": first_logit, "level": "token", "score": "entropy"}, 'and score = "entropy"'),
     ],
 )
 def test_what_does_not_go_together(options, message):

@@ -104,10 +104,10 @@ def test_fewer_bits_score(pictures):
     assert torch.allclose(sift.last.scores.float(), exact.last.scores, rtol=0.05)
 
 
-def test_what_training_cannot_take_over_is_not_recorded(pictures):
+def test_what_training_cannot_take_over_is_not_captured(pictures):
     sift = Sift(Pictures(), score=CheaperInput(AveragePooled(2)), exit_layer=1, reuse=True)
     sift.choose(pictures)
-    assert sift.recorded_bytes == 0
+    assert sift.captured_bytes == 0
 
 
 @pytest.mark.parametrize(
