@@ -103,7 +103,8 @@ def test_divergence_is_1(train):
         (["tiny.toml", "--budget", "600"], "budget = '600' must be a number above 0 and a unit"),
         (
             ["tiny.toml", "--method", "loss"],
-            "method = 'loss' must be baseline, random, last-seen, infobatch, importance, focal, loss-power, class-balanced, proxy, or SCORE",
+            "method = 'loss' must be baseline, random, last-seen, infobatch, importance, focal, loss-power, "
+            "class-balanced, proxy, or SCORE",
         ),
         (["tiny.toml", "--method", "loss@7"], "exit_layer = 7 must be a whole number in 1..2"),
         (["tiny.toml", "--batch_size", "100"], "a gross batch has 100 rows, but the training set 64"),
