@@ -26,8 +26,8 @@ def run(*command):
 @pytest.mark.parametrize(
     ("name", "needs", "steps", "rows", "more"),
     [
-        ("loop", "torch", 100, 64, []),
-        ("last_seen", "torch", 150, 64, []),
+        pytest.param("loop", "torch", 100, 64, [], marks=pytest.mark.slow),
+        pytest.param("last_seen", "torch", 150, 64, [], marks=pytest.mark.slow),
         pytest.param("accelerate_loop", "accelerate", 20, 4 * 32, [], marks=pytest.mark.slow),
         pytest.param(
             "accelerate_loop", "accelerate", 20, 4 * 32, ["--mixed-precision", "bf16"], marks=pytest.mark.slow

@@ -21,6 +21,7 @@ from gsgd.sift import Sift  # noqa: E402
 from gsgd.sift.compilation import Compiled, hardest  # noqa: E402
 from gsgd.sift.scoring_pass.head_positions import HeadAtPositions  # noqa: E402
 
+pytestmark = pytest.mark.slow  # what test_engine.py compiles is looked at by default
 BACKEND = "aot_eager"
 CASES = {
     "bert-mlm": {},
