@@ -78,5 +78,7 @@ def sentence(forecasts: pd.DataFrame) -> str:
     called = losing & (forecasts["factor"] < 1)
     number = f"{inside.sum()} of {len(forecasts)} forecasts are within {100 * (NEAR - 1):.0f}% of what was measured"
     if forecasts["setting"].nunique() > 1:
-        number += f", {outside.sum()} if the setting itself helps to choose nothing"
-    return f"{number}; of {losing.sum()} methods that lost, {called.sum()} were forecast to lose"
+        number += f", {outside.sum()} with the exponent that the other settings choose"
+    if not losing.any():
+        return number
+    return f"{number}; of {losing.sum()} that lost, {called.sum()} were forecast to lose"

@@ -21,6 +21,8 @@ from figures.report.runs import Training
 from figures.report.words import anchor
 from figures.results import Results
 
+FIRST = (("map", "differences"), ("forecasts",), ("worst_case", "trajectories"))
+"""What the page opens with: of each the first that could be drawn."""
 WIDE_PT = 500.0
 """Figures that are wider scroll on a narrow screen, where their type would become too small."""
 
@@ -43,6 +45,7 @@ class Exhibit:
         caption: its entry of captions.toml.
         reason: why it is not shown, where it is not.
         groups: comparisons and groups of runs that it is made from.
+        first: its place among what the page opens with, from 1; 0 if it is not of these.
     """
 
     entry: Entry
@@ -50,6 +53,7 @@ class Exhibit:
     reason: str = ""
     groups: list[str] = field(default_factory=list)
     svg: Markup | None = None
+    first: int = 0
     parts: list[Part] = field(default_factory=list)
 
     @property
@@ -64,6 +68,8 @@ class Exhibit:
     @property
     def section(self) -> str:
         """The id of its section."""
+        if self.first:
+            return "glance"
         return "theory" if self.files else "paper" if self.family else "buys"
 
     @property
@@ -92,6 +98,10 @@ def make(results: Results, training: Training, progress: Callable[[int, int, str
             except Missing as missing:
                 exhibit.reason = _anywhere(missing, results)
         progress(number, len(found), exhibit.entry.name, begin)
+    for place, names in enumerate(FIRST, start=1):
+        drawn = [exhibit for name in names for exhibit in found if exhibit.entry.name == name and exhibit.svg]
+        for exhibit in drawn[:1]:
+            exhibit.first = place
     order = {name: number for number, name in enumerate(captions)}
     return sorted(found, key=lambda exhibit: order.get(exhibit.entry.name, 0) if exhibit.section == "buys" else 0)
 

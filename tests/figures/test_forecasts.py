@@ -83,6 +83,7 @@ def test_the_title_counts_what_is_near_and_what_was_called_lost():
         ("a", "n", 0.8, 0.7, 0.6, 0.9, 1.5, 2.0),
         ("a", "o", 1.5, 0.7, 0.6, 0.9, 1.7, 1.0),
     )
+    assert sentence(found[:1]) == "1 of 1 forecasts are within 20% of what was measured"
     assert sentence(found) == (
-        "2 of 3 forecasts are within 20% of what was measured; of 2 methods that lost, 1 were forecast to lose"
+        "2 of 3 forecasts are within 20% of what was measured; of 2 that lost, 1 were forecast to lose"
     )

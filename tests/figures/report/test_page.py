@@ -109,6 +109,20 @@ def test_every_entry_is_there_or_listed_with_the_reason(root, tools, tmp_path):
     assert "noise.csv (gsgd verify writes it)" in missing["exhibit-noise"]
 
 
+def test_the_page_opens_with_pictures_of_what_was_found(root, recorded, tools, tmp_path):
+    sections = [node.get("id") for node in root.all("section")]
+    assert sections[:2] == ["glance", "summary"]
+    opening = [node["id"] for node in root.id("glance").all("figure")]
+    assert opening == ["exhibit-map", "exhibit-forecasts", "exhibit-worst_case"]
+    # What cannot be drawn gives way to what can.
+    recorded.write_comparison(tmp_path / "c", {"baseline": [[0.1], [0.2]], "random": [[0.2], [0.3]]})
+    other = tools.read_page(page.make(Results(tmp_path)))
+    assert [node["id"] for node in other.id("glance").all("figure")] == ["exhibit-differences"]
+    recorded.write_run(tmp_path / "b" / "r", [0.5])
+    bare = tools.read_page(page.make(Results(tmp_path / "b")))
+    assert "glance" not in [node.get("id") for node in bare.all("section")]
+
+
 def test_without_checks_the_summary_says_what_to_run(tools, recorded, tmp_path):
     recorded.write_run(tmp_path / "one", [])
     assert "Run `gsgd verify`" in tools.read_page(page.make(Results(tmp_path))).id("summary").text
