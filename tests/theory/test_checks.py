@@ -27,6 +27,7 @@ MUTANTS = [
 ALPHA = 2e-8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "mutant"), MUTANTS)
 def test_check_fails_when_pushed_past_the_truth(name, mutant):
     verdict = CHECKS[name].run(seed=0, alpha=ALPHA, **mutant)
