@@ -14,6 +14,11 @@ to be learnt from the others is compared,
 
     (progress M - c (M - V)) / V,        1 <= c <= 1 / keep, as the score agrees with exact losses.
 
+What training cannot give: where validation rows have the larger loss at the run's end, only the share M / V of it is
+there to be trained away, and of what selection adds as much counts,
+
+    1 + (progress - 1) M / V.
+
 It does not see what selection does to an exit itself: an exit trained on what it chose may agree less and less.
 """
 
@@ -69,7 +74,8 @@ class Forecast:
 
     Attributes:
         score: "loss@1", "loss@last", "last-seen", ...
-        progress: mean over the run of the kept rows' loss over all rows', without what is counted as wrong labels.
+        progress: mean over the run of the kept rows' loss over all rows', without what is counted as wrong labels or as
+            out of training's reach.
         ceiling: what no score can exceed there, 1 + CV sqrt((B - k) / k), a mean over the run.
         cost: of a selecting step, over one of plain training.
         factor: at how many times the budget plain training is expected to come as far; `low` to `high` of it.
@@ -180,13 +186,15 @@ def forecast(
     """
     if not looks:
         raise ValueError("nothing is forecast of a model that was not trained: look at some steps of plain training")
-    lost = 0.0
+    lost, share = 0.0, 1.0
     if validation_loss is not None:
         # At the run's end: before that, training rows may be ahead or behind for other reasons.
-        late = looks[-max(1, len(looks) // 4) :]
-        lost = max(0.0, float(np.mean([look.loss for look in late])) - validation_loss)
+        late = float(np.mean([look.loss for look in looks[-max(1, len(looks) // 4) :]]))
+        lost = max(0.0, late - validation_loss)
+        share = min(1.0, late / validation_loss) if validation_loss > 0 else 1.0
     hardest = next(name for name in looks[0].kept if name.endswith("@last"))
-    progress = float(np.mean([_learnable(look, score, hardest, lost, gross / kept) for look in looks]))
+    learnable = float(np.mean([_learnable(look, score, hardest, lost, gross / kept) for look in looks]))
+    progress = 1 + (learnable - 1) * share
     ceiling = float(np.mean([1 + look.cv * math.sqrt((gross - kept) / kept) for look in looks]))
     factor = max(progress, 0.0) ** EXPONENT / cost
     return Forecast(score, progress, ceiling, cost, factor, factor / SPREAD, factor * SPREAD)

@@ -53,8 +53,11 @@ def test_a_factor_is_what_is_kept_over_what_it_costs():
     assert dear.factor == pytest.approx(1.6**EXPONENT / 2.5)
     assert dear.verdict == "is not expected to pay"
     assert forecast("loss@last", looks, 1.5, 8, 32).verdict == "may pay or not"
-    # Training rows that are no worse than validation rows: no wrong labels.
-    assert forecast("last-seen", looks, 1.0, 8, 32, validation_loss=5.0) == found
+    # Training rows that are as good as validation rows at the end: no wrong labels, and nothing out of reach.
+    assert forecast("last-seen", looks, 1.0, 8, 32, validation_loss=1.0) == found
+    assert forecast("last-seen", looks, 1.0, 8, 32, validation_loss=0.0).verdict  # all of it wrong labels, then
+    # Of a loss of 5 training rows hold a fifth.
+    assert forecast("last-seen", looks, 1.0, 8, 32, validation_loss=5.0).progress == pytest.approx(1 + 0.4 / 5)
     with pytest.raises(ValueError, match="nothing is forecast of a model that was not trained"):
         forecast("last-seen", [], 1.0, 8, 32)
 
@@ -87,6 +90,7 @@ def test_what_is_watched_is_what_a_loop_by_hand_finds(tiny, accelerator):
     settings, task = config.training, plain.task
     seen: dict[int, float] = {}
     looked, order = Order(task.train_size, settings.seed + 2), Order(task.train_size, settings.seed)
+    means = []
     ratios: dict[str, list[float]] = {"last-seen": [], "loss@1": [], "loss@last": []}
     for _ in range(steps):
         rows, epoch = order.take(settings.batch_size)
@@ -104,6 +108,7 @@ def test_what_is_watched_is_what_a_loop_by_hand_finds(tiny, accelerator):
                     for name, layer in (("loss@1", 1), ("loss@last", 2))
                 }
             exact = of_exits["loss@last"].double().numpy()
+            means.append(exact.mean())
             for name, scores in of_exits.items():
                 kept = np.argsort(-scores.numpy(), kind="stable")[: settings.kept_size]
                 ratios[name].append(exact[kept].mean() / exact.mean())
@@ -114,8 +119,12 @@ def test_what_is_watched_is_what_a_loop_by_hand_finds(tiny, accelerator):
             ratios["last-seen"].append(total / settings.kept_size / exact.mean())
     assert [each.score for each in found.forecasts] == ["last-seen", "loss@1", "loss@last"]
     # Training rows are no worse than validation rows, so that none counts as wrongly labelled.
+    late = float(np.mean(means[-len(means) // 4 :]))
+    validation = plain.evaluate("validation")[1]
+    assert late < validation
     for each in found.forecasts:
-        assert each.progress == pytest.approx(np.mean(ratios[each.score]), rel=1e-5)
+        wanted = 1 + (np.mean(ratios[each.score]) - 1) * late / validation
+        assert each.progress == pytest.approx(wanted, rel=1e-5)
     assert found.forecasts[0].cost == 1
 
 
