@@ -81,4 +81,5 @@ def sentence(forecasts: pd.DataFrame) -> str:
         number += f", {outside.sum()} with the exponent that the other settings choose"
     if not losing.any():
         return number
-    return f"{number}; of {losing.sum()} that lost, {called.sum()} were forecast to lose"
+    was = "was" if called.sum() == 1 else "were"
+    return f"{number}; of {losing.sum()} that lost {called.sum()} {was} forecast to lose"

@@ -85,5 +85,5 @@ def test_the_title_counts_what_is_near_and_what_was_called_lost():
     )
     assert sentence(found[:1]) == "1 of 1 forecasts are within 20% of what was measured"
     assert sentence(found) == (
-        "2 of 3 forecasts are within 20% of what was measured; of 2 that lost, 1 were forecast to lose"
+        "2 of 3 forecasts are within 20% of what was measured; of 2 that lost 1 was forecast to lose"
     )
