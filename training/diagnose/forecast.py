@@ -43,8 +43,9 @@ from training.data.order import Order
 from training.training import Training
 
 EXPONENT = 0.8
+"""Least squares of the logarithms over the nine forecasts that were recorded beside ladders."""
 SPREAD = 1.25
-"""A forecast's interval: its factor divided and multiplied by this."""
+"""A forecast's interval: its factor divided and multiplied by this. Of these nine seven lie within it."""
 LAST_SEEN = "last-seen"
 POINTS = 12
 """Of a run, evenly spread, at which gross batches are looked at."""

@@ -1,7 +1,10 @@
 """What selection is expected to be worth: against means by hand, and a run whose losses are kept in a dictionary."""
 
+import csv
 import itertools
+import json
 import math
+import pathlib
 
 import numpy as np
 import pytest
@@ -126,6 +129,25 @@ def test_what_is_watched_is_what_a_loop_by_hand_finds(tiny, accelerator):
         wanted = 1 + (np.mean(ratios[each.score]) - 1) * late / validation
         assert each.progress == pytest.approx(wanted, rel=1e-5)
     assert found.forecasts[0].cost == 1
+
+
+def test_exponent_and_spread_are_those_of_what_was_recorded():
+    """From the recorded files alone: forecasts beside the factors of the ladders of the same names and budgets."""
+    recorded = pathlib.Path(__file__).parents[3] / "recorded"
+    found = []
+    for path in sorted((recorded / "forecasts").glob("*/diagnosis.json")):
+        diagnosis = json.loads(path.read_text())
+        with open(recorded / "ladders" / path.parent.name / "ladder.csv") as table:
+            rows = [
+                row for row in csv.DictReader(table) if f"{float(row['budget']):g}" in diagnosis["config"]["budget"]
+            ]
+        for each in diagnosis["forecasts"]:
+            found += [(each, float(row["by_accuracy_factor"])) for row in rows if row["method"] == each["score"]]
+    assert len(found) == 9
+    x = np.log([each["progress"] for each, _ in found])
+    y = np.log([factor * each["cost"] for each, factor in found])
+    assert x @ y / (x @ x) == pytest.approx(EXPONENT, abs=0.05)
+    assert sum(each["low"] <= factor <= each["high"] for each, factor in found) == 7
 
 
 def test_nothing_is_forecast_of_a_model_that_was_not_trained(tiny, accelerator):
