@@ -1,6 +1,9 @@
 """Every run of a comparison a job of its own: results are those of runs one by one, and preempted ones go on."""
 
-import json
+import os
+import pathlib
+import signal
+import sys
 import time
 
 import pytest
@@ -8,9 +11,13 @@ import pytest
 pytest.importorskip("submitit")
 
 from gsgd.cli import main
+from training.budget import StepCosts
 from training.comparison.cluster import Cluster, parse_options
 from training.comparison.compare import compare, parse_sweep
 from training.comparison.contenders import parse_contender
+from training.comparison.jobs import Job
+from training.config import load
+from training.run import train
 from training.run_folder.records import read_evaluations
 
 TIMES = ("wall_clock_s", "selection_s", "forward_s", "backward_s", "reference_s")
@@ -101,30 +108,34 @@ def test_processes_of_this_machine_give_what_runs_do(command, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_preempted_job_goes_on_from_its_checkpoint(command, tmp_path, monkeypatch):
-    """As a cluster preempts: a signal, the end of the process, and the same job again."""
-    long = ("--budget", "60steps", "--evaluations", "30")
-    wait, folder = Cluster._wait, tmp_path / "results" / "jobs" / "baseline-seed0"
-    seen = []
+@pytest.mark.skipif(sys.platform != "linux", reason="the job's process is found in /proc")
+def test_a_preempted_job_goes_on_from_its_checkpoint(accelerator, tmp_path, monkeypatch):
+    """As a cluster preempts: a signal to the job's process, which ends, and the same job again."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    values = {"batch_size": 4, "validation_share": 0.01, "cache_dir": str(tmp_path / "cache"), "budget": "60steps"}
+    config = load("resnet-tiny", {**values, "evaluations": 30, "tensorboard": False, "save_model": False})
+    folder, costs, wait, before = tmp_path / "jobs" / "run", StepCosts(1.0, 1.0), Cluster._wait, []
 
     def preempting(self, waiting, *rest):
-        (first,) = [one for one, job in waiting.items() if job.folder.name == folder.name]
-        deadline = time.monotonic() + 120
+        (job,) = waiting
+        deadline = time.monotonic() + 200
         while not (folder / "evaluations.csv").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
-        first._interrupt()
-        seen.append(len(read_evaluations(folder)))
+        (task,) = pathlib.Path(f"/proc/{job.job_id}/task/{job.job_id}/children").read_text().split()
+        os.kill(int(task), signal.SIGUSR2)
+        before.append(len(read_evaluations(folder)))
         wait(self, waiting, *rest)
-        logs = list((tmp_path / "results" / "jobs" / "jobs").glob(f"{first.job_id}*/*"))
-        seen.append("".join(path.read_text(errors="replace") for path in logs if path.suffix in (".out", ".err")))
+        before.append(job.stderr() + job.stdout())
 
     monkeypatch.setattr(Cluster, "_wait", preempting)
-    assert command("jobs", *long, "--executor", "local", "--executor-options", "timeout_min=10") == 0
-    assert command("here", *long) == 0
-    assert 1 <= seen[0] < 30
-    assert "Caught signal SIGUSR2" in seen[1]
-    assert json.loads((folder / "header.json").read_text())["status"] == "finished"
-    assert rows(tmp_path / "results" / "jobs") == rows(tmp_path / "results" / "here")
+    jobs = [Job(config, folder, costs, "run", 1.0)]
+    said = []
+    cluster = Cluster("local", {"timeout_min": 10})
+    assert cluster.train(jobs, tmp_path / "jobs", accelerator=accelerator, say=said.append)
+    assert 1 <= before[0] < 30
+    assert "Caught signal SIGUSR2" in before[1]
+    train(config, tmp_path / "here", accelerator=accelerator, costs=costs)
+    assert rows(folder) == rows(tmp_path / "here")
 
 
 @pytest.mark.parametrize(
