@@ -163,7 +163,7 @@ def shortened(words):
 @pytest.mark.parametrize("words", [words for words in GSGD if shortened(words)], ids=" ".join)
 def test_the_command_runs(words, tmp_path):
     pytest.importorskip("matplotlib")
-    shutil.copytree(ROOT / "recorded" / "live" / "books-bert-75s", tmp_path / "results" / "my-run")
+    shutil.copytree(ROOT / "recorded" / "diagnoses" / "books-bert-75s", tmp_path / "results" / "my-run")
     (tmp_path / "my.toml").write_text('base = "bert-tiny"\n', encoding="utf-8")
     rows = "\n".join(f"{n % 7},{(3 * n) % 5},{int(n % 7 > (3 * n) % 5)}" for n in range(60))
     (tmp_path / "my.csv").write_text(f"a,b,y\n{rows}\n", encoding="utf-8")

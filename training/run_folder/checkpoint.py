@@ -22,15 +22,15 @@ class _Summed:
 
     def __init__(self, file: BinaryIO):
         self.file, self.sum = file, hashlib.sha256()
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
 
     def write(self, data: Any) -> int:
         try:
             self.file.write(data)
-        except OSError as error:
+            self.sum.update(data)
+        except BaseException as error:  # of a full disk, or of a signal that ends the process
             self.error = error
             raise
-        self.sum.update(data)
         return memoryview(data).nbytes
 
     def flush(self) -> None:
@@ -47,11 +47,21 @@ def save(folder: Path, state: dict[str, Any]) -> None:
         summed: Any = _Summed(file)
         try:
             torch.save(state, summed)
-        except RuntimeError:
-            if summed.error is not None:
-                raise summed.error from None
+        except RuntimeError as error:
+            # Torch ends its file whatever has happened, fails once more, and says that only.
+            first = summed.error or _exit_before(error)
+            if first is not None:
+                raise first from None
             raise
         file.write(_MARK + summed.sum.digest())
+
+
+def _exit_before(error: BaseException) -> BaseException | None:
+    """What ended the process, as a signal's handler does, while the error was made of it."""
+    before = error.__context__
+    while before is not None and not isinstance(before, (SystemExit, KeyboardInterrupt)):
+        before = before.__context__
+    return before
 
 
 def load(folder: Path) -> dict[str, Any] | None:

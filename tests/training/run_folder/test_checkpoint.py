@@ -92,3 +92,45 @@ def test_removed_with_what_killed_processes_left(tmp_path):
     checkpoint.remove(tmp_path)
     checkpoint.remove(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["header.json"]
+
+
+@pytest.mark.parametrize("writes", [0, 1, 3])
+def test_a_signal_that_ends_the_process_while_it_writes_is_no_error_of_torch(tmp_path, monkeypatch, writes):
+    """As a cluster's handler does, whichever write it comes in."""
+    checkpoint.save(tmp_path, STATE)
+    begun = []
+    write = checkpoint._Summed.write
+
+    class Handled:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, data):
+            begun.append(data)
+            if len(begun) > writes:
+                raise SystemExit(144)
+            return self.file.write(data)
+
+    def handled(self, data):
+        self.file = self.file if isinstance(self.file, Handled) else Handled(self.file)
+        return write(self, data)
+
+    monkeypatch.setattr(checkpoint._Summed, "write", handled)
+    with pytest.raises(SystemExit, match="144"):
+        checkpoint.save(tmp_path, {"weights": torch.zeros(10**6)})
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.NAME]
+    monkeypatch.undo()
+    assert checkpoint.load(tmp_path).keys() == STATE.keys()
+
+
+def test_nor_is_one_between_two_writes(tmp_path, monkeypatch):
+    def save(state, file):
+        try:
+            raise SystemExit(144)
+        finally:
+            raise RuntimeError("unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(SystemExit, match="144"):
+        checkpoint.save(tmp_path, STATE)
+    assert list(tmp_path.iterdir()) == []
