@@ -44,6 +44,7 @@ def test_it_is_said_who_made_what(recorded, tmp_path, monkeypatch, capsys):
     assert sorted((tmp_path / "recorded").rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_the_same_results_make_the_same_bytes(recorded, tmp_path):
     """In another process, other hashes of strings: nothing of the order of sets, of the clock or of the machine."""
     recorded.write_theory(tmp_path / "results")

@@ -72,6 +72,7 @@ def test_nothing_of_a_rehearsal_stays_in_memory(tiny, accelerator, monkeypatch):
         gc.enable()
 
 
+@pytest.mark.slow
 def test_nothing_of_a_graph_stays_in_memory(accelerator):
     """A softmax saves its own output, which a hook that hands it back would tie to its node for ever."""
 

@@ -75,6 +75,7 @@ def test_at_keep_1_it_is_the_plain_trainer(tmp_path):
     assert torch.equal(weights(ours), weights(plain))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("options", [{}, {"score": "random"}, {"score": "last-seen"}, {"start_step": 2}])
 def test_at_keep_half_it_is_a_loop_of_ones_own(tmp_path, options, accumulation):

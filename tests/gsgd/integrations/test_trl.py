@@ -220,6 +220,7 @@ class OnLabels(SFTTrainer):
 BY_TOKEN = ("completions", "accumulation", "packing", "padding-free", "dft", "adapters")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labelled_head", [False, True])
 @pytest.mark.parametrize("surface", BY_TOKEN)
 def test_by_tokens_it_is_the_plain_trainer_on_labels_that_were_masked(trained, surface, labelled_head, monkeypatch):

@@ -148,6 +148,7 @@ def test_scenario(pair, scenario):
     )
 
 
+@pytest.mark.slow
 def test_a_rank_that_raises_ends_the_job():
     """on_bad_scores="raise" per rank: rank 0 waits in its backward pass, until torchrun ends it. No hang."""
     raising = str(WORKER.with_name("raising_worker.py"))

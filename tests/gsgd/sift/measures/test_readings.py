@@ -563,6 +563,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reuse", [True, False])
 @pytest.mark.parametrize(("kind", "options"), [(kind, options) for kind, every in RUNS.items() for options in every])
 def test_a_run_with_meters_is_the_run_without(build, make_batch, kind, options, reuse):
