@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training.classified_rows import ClassifiedRows
 from training.data.alterations import altered
 from training.data.splits import balanced, hold_out
 from training.tabular.network import TabularNet, TabularNetConfig
 from training.tabular.settings import TabularSettings
 from training.tabular.tables import read_table
-from training.task import SPLITS, held_out_rows, judged_rows
+from training.task import SPLITS
 
 
 def build_tabular_net(settings: TabularSettings, *, columns: int, num_labels: int) -> TabularNet:
@@ -23,7 +23,7 @@ def build_tabular_net(settings: TabularSettings, *, columns: int, num_labels: in
     return TabularNet(TabularNetConfig(columns=columns, hidden_sizes=settings.hidden_sizes, num_labels=num_labels))
 
 
-class TabularTask:
+class TabularTask(ClassifiedRows):
     """Implements `training.task.Task`. Splits are by class, and the same for all seeds.
 
     Columns are standardised by the training rows; a value that is missing is their mean, 0.
@@ -78,22 +78,8 @@ class TabularTask:
         """See `build_tabular_net`."""
         return build_tabular_net(self.settings, columns=self._values.shape[1], num_labels=self.num_labels)
 
-    def training_batch(self, rows: np.ndarray, epoch: int) -> dict[str, Tensor]:
-        """`values` (B, columns) float32 and `labels` (B,) int64; see `training.task.Task`."""
-        places = np.asarray(rows, dtype=np.int64)
-        return self._batch(self._train.rows[places], self._train.labels[places])
-
-    def held_out(self, split: str, batch_size: int) -> Iterator[dict[str, Tensor]]:
-        """See `training.task.Task`."""
-        batches = held_out_rows({name: len(rows) for name, rows in self._held_out.items()}, split, batch_size)
-        rows = self._held_out[split]
-        return (self._batch(rows[part], self._labels[rows[part]]) for part in batches)
-
-    def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """See `training.task.Task`: top-1 hits, cross-entropy in float32, rows."""
-        return judged_rows(output.logits, batch["labels"])
-
     def _batch(self, rows: np.ndarray, labels: np.ndarray) -> dict[str, Tensor]:
+        """`values` (B, columns) float32 and `labels` (B,) int64."""
         return {"values": torch.from_numpy(self._values[rows]), "labels": torch.from_numpy(labels)}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,11 @@ import torch
 from torch import Tensor
 from transformers import BertForSequenceClassification
 
+from training.classified_rows import ClassifiedRows
 from training.data.alterations import altered
 from training.data.cache import default_cache
 from training.data.splits import balanced, hold_out
-from training.task import SPLITS, held_out_rows, judged_rows
+from training.task import SPLITS
 from training.text.bert import bert_config
 from training.text.passages import cut_into_passages, labelled_documents
 from training.text.settings import PassageSettings
@@ -31,7 +31,7 @@ def build_passage_bert(settings: PassageSettings, *, num_labels: int) -> BertFor
     return BertForSequenceClassification(bert_config(settings, num_labels=num_labels))
 
 
-class PassageTask:
+class PassageTask(ClassifiedRows):
     """Implements `training.task.Task`. Splits are by passage within each class, and the same for all seeds.
 
     Making one tokenises the documents, unless the cache has them.
@@ -99,21 +99,6 @@ class PassageTask:
         """See `build_passage_bert`."""
         return build_passage_bert(self.settings, num_labels=self.num_labels)
 
-    def training_batch(self, rows: np.ndarray, epoch: int) -> dict[str, Tensor]:
-        """`input_ids` (B, sequence_length) and `labels` (B,), int64; see `training.task.Task`."""
-        places = np.asarray(rows, dtype=np.int64)
-        return self._batch(self._train.rows[places], self._train.labels[places])
-
-    def held_out(self, split: str, batch_size: int) -> Iterator[dict[str, Tensor]]:
-        """See `training.task.Task`."""
-        batches = held_out_rows({name: len(rows) for name, rows in self._held_out.items()}, split, batch_size)
-        rows = self._held_out[split]
-        return (self._batch(rows[part], self._labels[rows[part]]) for part in batches)
-
-    def judge(self, output: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """See `training.task.Task`: top-1 hits, cross-entropy in float32, passages."""
-        return judged_rows(output.logits, batch["labels"])
-
     def _judged(self, rows: np.ndarray) -> np.ndarray:
         limit = self.settings.max_held_out_rows
         return rows[np.arange(limit) * len(rows) // limit] if 0 < limit < len(rows) else rows
@@ -122,6 +107,7 @@ class PassageTask:
         return self._ids[self._starts[rows][:, None] + np.arange(self._length)]
 
     def _batch(self, rows: np.ndarray, labels: np.ndarray) -> dict[str, Tensor]:
+        """`input_ids` (B, sequence_length) and `labels` (B,), int64."""
         first, last = (np.full((len(rows), 1), ending) for ending in self._ends)
         ids = np.concatenate([first, self._new_ids[self._tokens_of(rows)], last], axis=1)
         return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
