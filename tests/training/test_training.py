@@ -13,7 +13,8 @@ from torch.nn.functional import cross_entropy
 
 from gsgd.sift import KeepByAccuracy
 from training.data.order import Order
-from training.training import Training, build_scheduler, build_sift, parameter_groups
+from training.optimization import build_scheduler, parameter_groups
+from training.training import Training, build_sift
 
 STEPS = 7
 
