@@ -124,10 +124,8 @@ def _check_source(task: str, training: TrainingSettings, source: str) -> None:
     Raises:
         ValueError: if not.
     """
-    if training.method == PROXY and task == "bert":
-        raise ValueError(f"{source}: method = {PROXY} is for tasks on images, which have a small network, not for bert")
-    if training.method == BALANCED and task == "bert":
-        raise ValueError(f"{source}: method = {BALANCED} is for tasks whose rows have one class, not for bert")
+    if training.method in (PROXY, BALANCED) and task == "bert":
+        raise ValueError(f"{source}: method = {training.method} is for tasks whose rows have one class, not for bert")
     for form, wanted, why in (
         ("pool", "resnet", "whose network takes pictures of any size"),
         ("first", "bert", "whose rows are tokens"),

@@ -153,7 +153,7 @@ def counted_work(config: Config, task: Task, accelerator: Accelerator) -> Work:
             kept = training.sift.choose(batch)
         number = training.sift.last.kept if training.sift.last is not None else settings.kept_size
         with FlopCounterMode(display=False) as forward:
-            output = training.model(**kept)
+            output = training.sift.training_output(kept)  # with the head where training has it
         with FlopCounterMode(display=False) as noting:
             training.sift.note(output, kept)
     of_row = forward.get_total_flops() / number

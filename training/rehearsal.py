@@ -112,9 +112,7 @@ class MadeUpRows:
     def build_proxy(self) -> nn.Module:
         """The run's own proxy."""
         if self.config.task == "bert":
-            raise ValueError(
-                'method = "proxy" needs a small network beside the model: tasks on images have one, bert none'
-            )
+            raise ValueError('method = "proxy" is for tasks whose rows have one class, not for bert')
         return build_proxy(self.config.data, channels=self.channels, num_labels=self.classes)
 
     def training_batch(self, rows: np.ndarray, epoch: int) -> dict[str, Tensor]:

@@ -300,12 +300,17 @@ class Sift(EngineState):
         Args:
             weights: (k,), what the loop multiplies the rows' losses by, or what makes it of the output, to be logged.
         """
+        output = self.training_output(rows)
+        noted = self.named_rows is not None and weights is not None
+        self.note(output, rows, weights=(weights(output) if callable(weights) else weights) if noted else None)
+        return output
+
+    def training_output(self, rows: Mapping[str, Any]) -> Any:
+        """The model's output on rows that `choose` returned, as `forward_kept`, whose losses `note` is still to note."""
         output = self._training_pass.run(self.model, rows)
         fullest = self.scorer.positions.fullest()
         if self.last is None or not self.last.selected:  # else scoring has looked at these rows
             self._choice.late.add(self._present_step, None, fullest)
-        noted = self.named_rows is not None and weights is not None
-        self.note(output, rows, weights=(weights(output) if callable(weights) else weights) if noted else None)
         return output
 
     def note(
@@ -327,9 +332,9 @@ class Sift(EngineState):
         Raises:
             ValueError: if the losses of the rows are not the model's: see `row_losses`.
         """
+        labelled, positions, batch = self._training_pass.take_labelled(), None, rows
         if not self.notes_rows or self.last is None:
             return
-        labelled, positions, batch = self._training_pass.labelled, None, rows
         if labelled is not None:
             batch, positions = {**rows, "labels": labelled[1]}, (labelled[0], len(rows["labels"]))
         step, noted = self._present_step, None

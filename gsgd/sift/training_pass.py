@@ -37,8 +37,8 @@ class TrainingPass:
     Attributes:
         shared: what scoring has left for the rows that were chosen last; None where it has left nothing.
         compiled: the pass as a graph, where the options ask for one.
-        labelled: of the last pass whose head ran on labelled positions only, (the row of each (N,), their labels
-            (1, N)); None where it ran on all.
+        labelled: of a pass whose head ran on labelled positions only, (the row of each (N,), their labels (1, N)), until
+            its losses are noted; None where it ran on all.
     """
 
     def __init__(self, model: nn.Module, scorer: Scorer, reuse_trial: ReuseTrial, totals: Totals):
@@ -124,6 +124,11 @@ class TrainingPass:
             head = shared.begin_head if shared is not None and shared.capture.head else lambda chosen: chosen
             with positions_only(unwrap(model), where, columns, head):
                 return model(**{**rows, "labels": labelled})
+
+    def take_labelled(self) -> tuple[Tensor, Tensor] | None:
+        """`labelled` of the pass that was run last; after that none, since a loop may call the model by itself."""
+        taken, self.labelled = self.labelled, None
+        return taken
 
     def _labelled(self, rows: Mapping[str, Any], labels: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
         """(rows (N,), columns (N,), labels (1, N)) of the labelled positions; None if there are none.

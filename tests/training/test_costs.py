@@ -141,3 +141,28 @@ def test_what_a_price_depends_on(tiny):
     assert kind_of_step(tiny(keep=0.25)) == kind_of_step(tiny())
     assert kind_of_step(tiny(method="loss@1", keep=0.25)) != kind_of_step(tiny(method="loss@1"))
     assert kind_of_step(tiny(method="loss@1", seed=3, start_step=5)) == kind_of_step(tiny(method="loss@1"))
+
+
+@pytest.fixture
+def masked_language():
+    """The work of a method in a small BERT, whose head sees labelled positions only."""
+    from accelerate import Accelerator
+
+    from training.config import build
+    from training.rehearsal import MadeUpRows
+
+    def count(method):
+        sizes = {"layers": "2", "hidden_size": "16", "heads": "2", "intermediate_size": "32", "vocab_limit": "500"}
+        values = {"task": "bert", "sequence_length": "16", "batch_size": "8", "labelled_head": "true"}
+        config = build("x", {**values, **sizes, "method": method})
+        return module.counted_work(config, MadeUpRows(config), Accelerator(cpu=True))
+
+    return count
+
+
+def test_work_is_counted_where_training_runs_the_head_on_labelled_positions(masked_language):
+    """Exact losses of all rows are a forward pass of theirs, but for the number of labels, which rows differ in."""
+    assert masked_language("loss@last").scoring == pytest.approx(1, abs=0.15)
+    exit_1, corrected = masked_language("loss@1"), masked_language("corrected@1")
+    assert 0.5 < exit_1.scoring < 1
+    assert (corrected.scoring, corrected.training) == pytest.approx((exit_1.scoring, 0), abs=0.05)

@@ -90,7 +90,7 @@ def test_what_does_not_go_together(values, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"task": "bert", "method": "proxy"}, "method = proxy is for tasks on images"),
+        ({"task": "bert", "method": "proxy"}, "method = proxy is for tasks whose rows have one class"),
         ({"task": "bert", "method": "class-balanced"}, "is for tasks whose rows have one class"),
         (
             {"task": "small-net", "method": "loss@last", "cheaper": "pool2"},

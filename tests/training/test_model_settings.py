@@ -20,8 +20,11 @@ from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetB
 from training.config import TASKS, build
 from training.images.resnet import EarlyExitResNet
 from training.images.task import build_proxy, build_resnet, build_small_net
+from training.tabular.task import build_proxy as build_tabular_proxy
 from training.tabular.task import build_tabular_net
+from training.task import Task
 from training.text.passage_task import build_passage_bert
+from training.text.passage_task import build_proxy as build_passage_proxy
 from training.text.task import build_bert
 
 CHANNELS, CLASSES = 3, 5
@@ -47,9 +50,13 @@ DATA = {
     "passages": ALTERATIONS
     | {
         *("data", "label_column", "label_pattern", "validation_share", "test_share", "max_held_out_rows"),
-        *("train_limit", "cache_dir"),
+        *("train_limit", "cache_dir", "proxy_size"),
     },
-    "tabular": ALTERATIONS | {"data", "target", "columns", "positive", "validation_share", "test_share", "train_limit"},
+    "tabular": ALTERATIONS
+    | {
+        *("data", "target", "columns", "positive", "validation_share", "test_share", "train_limit"),
+        "proxy_size",
+    },
     "bert": {
         *("data", "validation_data", "validation_share", "test_share", "max_validation_rows", "mask_share"),
         *("short_share", "cache_dir"),
@@ -180,6 +187,24 @@ def test_the_settings_of_a_proxy_reach_it(task):
     assert (proxy.classifier.in_features, proxy.classifier.out_features) == (7, CLASSES)
     linear = dataclasses.replace(data, proxy="linear")
     assert build_proxy(linear, channels=CHANNELS, num_labels=CLASSES).classifier.in_features == CHANNELS * 16**2
+
+
+def test_the_settings_of_a_proxy_of_tables_and_passages_reach_it():
+    data = build("x", {"task": "tabular", "proxy_size": "7"}).data
+    proxy = build_tabular_proxy(data, columns=4, num_labels=CLASSES)
+    assert [tuple(weight.shape) for weight in proxy.parameters() if weight.dim() == 2] == [(7, 4), (CLASSES, 7)]
+    data = build("x", {"task": "passages", "proxy_size": "6", **SMALL["passages"]}).data
+    config = build_passage_proxy(data, num_labels=CLASSES).config
+    found = (config.num_hidden_layers, config.num_attention_heads, config.hidden_size, config.intermediate_size)
+    assert found == (1, 1, 6, 24)
+    assert (config.vocab_size, config.num_labels) == (40, CLASSES)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_what_tasks_have(task):
+    methods = {name for name, value in vars(Task).items() if callable(value) and not name.startswith("_")}
+    assert methods == {"build_model", "build_proxy", "training_batch", "held_out", "judge"}
+    assert methods <= set(dir(TASKS[task][1]))
 
 
 def test_a_vocabulary_of_ones_own_reaches_the_model(tmp_path):

@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from training.data.alterations import AlterationSettings
-from training.keys import Natural, ShareBelowOne, Sizes, Words, key
+from training.keys import Natural, Positive, ShareBelowOne, Sizes, Words, key
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class TabularSettings(AlterationSettings):
     test_share: ShareBelowOne = key(0.25, "share of the rows that is held out for the test, likewise")
     train_limit: Natural = key(0, "train on so many rows only, the same number of each class; 0 for all")
     hidden_sizes: Sizes = key((128, 128), "units of the hidden layers")
+    proxy_size: Positive = key(32, "units of the hidden layer of the network of method proxy")
 
     def __post_init__(self) -> None:
         if not self.validation_share:

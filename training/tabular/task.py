@@ -23,6 +23,11 @@ def build_tabular_net(settings: TabularSettings, *, columns: int, num_labels: in
     return TabularNet(TabularNetConfig(columns=columns, hidden_sizes=settings.hidden_sizes, num_labels=num_labels))
 
 
+def build_proxy(settings: TabularSettings, *, columns: int, num_labels: int) -> TabularNet:
+    """A new proxy, likewise."""
+    return TabularNet(TabularNetConfig(columns=columns, hidden_sizes=(settings.proxy_size,), num_labels=num_labels))
+
+
 class TabularTask(ClassifiedRows):
     """Implements `training.task.Task`. Splits are by class, and the same for all seeds.
 
@@ -77,6 +82,10 @@ class TabularTask(ClassifiedRows):
     def build_model(self) -> TabularNet:
         """See `build_tabular_net`."""
         return build_tabular_net(self.settings, columns=self._values.shape[1], num_labels=self.num_labels)
+
+    def build_proxy(self) -> TabularNet:
+        """See `build_proxy`."""
+        return build_proxy(self.settings, columns=self._values.shape[1], num_labels=self.num_labels)
 
     def _batch(self, rows: np.ndarray, labels: np.ndarray) -> dict[str, Tensor]:
         """`values` (B, columns) float32 and `labels` (B,) int64."""

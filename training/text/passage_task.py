@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,13 @@ VERSION = 1
 def build_passage_bert(settings: PassageSettings, *, num_labels: int) -> BertForSequenceClassification:
     """A new `BertForSequenceClassification` with GELU, from torch's global generator and on its default device."""
     return BertForSequenceClassification(bert_config(settings, num_labels=num_labels))
+
+
+def build_proxy(settings: PassageSettings, *, num_labels: int) -> BertForSequenceClassification:
+    """A new proxy, likewise: of one layer with one head."""
+    size = settings.proxy_size
+    small = {"layers": 1, "heads": 1, "hidden_size": size, "intermediate_size": 4 * size}
+    return build_passage_bert(dataclasses.replace(settings, **small), num_labels=num_labels)
 
 
 class PassageTask(ClassifiedRows):
@@ -98,6 +106,10 @@ class PassageTask(ClassifiedRows):
     def build_model(self) -> BertForSequenceClassification:
         """See `build_passage_bert`."""
         return build_passage_bert(self.settings, num_labels=self.num_labels)
+
+    def build_proxy(self) -> BertForSequenceClassification:
+        """See `build_proxy`."""
+        return build_proxy(self.settings, num_labels=self.num_labels)
 
     def _judged(self, rows: np.ndarray) -> np.ndarray:
         limit = self.settings.max_held_out_rows

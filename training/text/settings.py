@@ -112,6 +112,7 @@ class PassageSettings(BertSettings, AlterationSettings):
         4096, "at most this many passages of each held-out split are judged, evenly spaced over all; 0 means all"
     )
     train_limit: Natural = key(0, "train on so many passages only, the same number of each class; 0 for all")
+    proxy_size: Positive = key(32, "hidden units of the BERT of one layer and one head of method proxy")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -104,9 +104,7 @@ class TextTask:
         Raises:
             ValueError: always.
         """
-        raise ValueError(
-            'method = "proxy" needs a small network beside the model, which tasks on images have: not bert'
-        )
+        raise ValueError('method = "proxy" is for tasks whose rows have one class, not for bert')
 
     def training_batch(self, rows: np.ndarray, epoch: int) -> dict[str, Tensor]:
         """The batch of training rows (B,), with masks that are a function of (seed, epoch, the row's tokens).

@@ -181,3 +181,16 @@ def test_only_tables_are_read(tmp_path):
 def test_settings_that_cannot_be(changes, message):
     with pytest.raises(ValueError, match=message):
         PassageSettings(**changes)
+
+
+def test_a_proxy_scores_passages_by_its_own_losses(task_of):
+    from gsgd.sift import Proxy, Sift
+
+    task = task_of(proxy_size=8)
+    torch.manual_seed(0)
+    model, proxy = task.build_model(), task.build_proxy().eval()
+    batch = task.training_batch(np.arange(6), 0)
+    losses = -proxy(**batch).logits.log_softmax(1)[torch.arange(6), batch["labels"]]
+    sift = Sift(model, score=Proxy(proxy, lr=1e-3), keep=0.5)
+    sift(**batch)
+    assert sorted(sift.last.indices.tolist()) == sorted(losses.argsort(descending=True)[:3].tolist())
