@@ -306,7 +306,7 @@ class Sift(EngineState):
         return output
 
     def training_output(self, rows: Mapping[str, Any]) -> Any:
-        """The model's output on rows that `choose` returned, as `forward_kept`, whose losses `note` is still to note."""
+        """The model's output on rows that `choose` returned, as of `forward_kept`; `note` is still to be called."""
         output = self._training_pass.run(self.model, rows)
         fullest = self.scorer.positions.fullest()
         if self.last is None or not self.last.selected:  # else scoring has looked at these rows

@@ -37,8 +37,8 @@ class TrainingPass:
     Attributes:
         shared: what scoring has left for the rows that were chosen last; None where it has left nothing.
         compiled: the pass as a graph, where the options ask for one.
-        labelled: of a pass whose head ran on labelled positions only, (the row of each (N,), their labels (1, N)), until
-            its losses are noted; None where it ran on all.
+        labelled: of a pass whose head ran on labelled positions only, (the row of each (N,), their labels (1, N)),
+            until its losses are noted; None where it ran on all.
     """
 
     def __init__(self, model: nn.Module, scorer: Scorer, reuse_trial: ReuseTrial, totals: Totals):
