@@ -403,7 +403,8 @@ def compare(tiny, accelerator, tmp_path, monkeypatch, capsys):
 
 def test_the_command(compare, tmp_path):
     arguments = ["--methods", "baseline,loss@last", "--ladder", "3", "--seeds", "2"]
-    code, out, err = compare(*arguments, "--tune", "max_lr=1e-2,1e-3", "--tune", "keep=0.5,0.25", "--trials", "2")
+    grid = ["--tune", "max_lr=1e-2,1e-3", "--tune", "keep=0.5,0.25", "--trials", "2"]
+    code, out, err = compare(*arguments, *grid)
     assert code == 0, err
     assert "ladder of 3 rungs, 2 methods:" in err
     assert len(re.findall(r": accuracy 0\.\d+; about [\d.]+ (?:s|minutes) left", " ".join(err.split()))) == 24
@@ -413,6 +414,11 @@ def test_the_command(compare, tmp_path):
         assert said in out
     assert "results in results/ladder-tiny-2000work" in out
     assert (tmp_path / "results" / "ladder-tiny-2000work" / "ladder.csv").exists()
+    # What is tuned is not planned again: of a third method two trials at each rung, and the runs of all.
+    arguments[1] += ",random"
+    plan = " ".join(compare(*arguments, *grid, "--dry-run")[2].split())
+    assert plan.count("2 runs to tune, 6 to measure") == 3, plan
+    assert f"{3 * (2 + 6)} runs, about" in plan
 
 
 def test_a_dry_run_says_the_plan_and_writes_nothing(compare, tmp_path):

@@ -176,11 +176,13 @@ class _Ladder:
     def forecast(self) -> str:
         """How many runs at each rung, and their reference time, evaluation aside."""
         lines, whole, count = [], 0.0, 0
+        tuned = self.header["frozen"] or {}
         for rung in self.rungs:
             there = self._labels_at(rung)
-            tuning = sum(self._seconds_to_tune(label, rung) for label in there)
+            new = [label for label in there if label not in tuned]
+            tuning = sum(self._seconds_to_tune(label, rung) for label in new)
             final = self._seconds_to_measure(rung)
-            tried = sum(len(self._trials_at(label, rung)) for label in there) * self.plan.tuning_seeds
+            tried = sum(len(self._trials_at(label, rung)) for label in new) * self.plan.tuning_seeds
             tried, runs = tried if self.tuned else 0, len(there) * self.plan.seeds
             whole, count = whole + tuning + final, count + tried + runs
             lines.append(f"  {rung!s:>14}: {tried:4} runs to tune, {runs:4} to measure, {duration(tuning + final)}")
