@@ -78,6 +78,10 @@ class AssumptionViolated(ValueError):
         self.assumption = assumption
 
 
+class Inconclusive(RuntimeError):
+    """A check cannot tell, as where a solver fails; the message says why."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What a check found.
@@ -130,6 +134,8 @@ class Check:
             return within_tolerance(found) if self.route in APPROXIMATE else found
         except AssumptionViolated as broken:
             return Verdict(status=Status.ASSUMPTION_VIOLATED, witness=str(broken))
+        except Inconclusive as reason:
+            return Verdict(status=Status.INCONCLUSIVE, witness=str(reason))
 
 
 def generator(name: str, seed: int) -> np.random.Generator:

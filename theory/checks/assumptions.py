@@ -81,53 +81,36 @@ def compact(context: Context, *, problems=convex.compact_problems) -> Verdict:
     return _hold(context, assumptions.verify_compact, problems())
 
 
-_CONTROLS: list[tuple[str, str, str, Callable[[], KnownProblem], str]] = [
-    ("jump", "Assumption 5.1", "a quadratic with a jump is continuous", controls.jump, "Assumption 5.1"),
-    ("non_convex", "Assumption 5.2", "z^2 / (1 + z^2) is convex", controls.non_convex, "Assumption 5.2"),
-    ("not_smooth", "Assumption 5.3", "|z| is smooth", controls.not_smooth, "Assumption 5.3"),
-    (
-        "understated_smoothness",
-        "Assumption 5.3",
-        "a quadratic of curvature 1 is 0.9-smooth",
-        controls.understated_smoothness,
-        "Assumption 5.3",
-    ),
-    ("logistic", "Assumption 5.4", "the logistic loss attains its infimum 0", controls.logistic, "Assumption 5.4"),
-    ("positive_minimum", "Assumption 5.4", "z^2 / 2 + 1 has min 0", controls.positive_minimum, "Assumption 5.4"),
-    (
-        "wrong_minimiser",
-        "Section 5",
-        "Phi_F = {1/4} for two quadratics at -1, 1",
-        controls.wrong_minimiser,
-        "Phi_F as stated",
-    ),
-    (
-        "interpolation",
-        "Section 5",
-        "interpolating least squares with n < d has a compact Phi_F",
-        lambda: convex.interpolating_problems()[1],
-        "Phi_F compact",
-    ),
-    (
-        "separable",
-        "Section 5",
-        "the separable squared hinge has a compact Phi_F",
-        lambda: convex.separable_hinge(start=-2.0),
-        "Phi_F compact",
-    ),
-]
+def _control(label: str, claim: str, build: Callable[[], KnownProblem], name: str = "") -> None:
+    """Register that a problem breaks the hypothesis `label`, a numbered one or what Section 5 says of Phi_F."""
 
-
-def _control(name: str, statement: str, claim: str, build: Callable[[], KnownProblem], label: str) -> None:
     def control(context: Context, *, known: Callable[[], KnownProblem] = build) -> Verdict:
         return _breaks(context, assumptions.verify_section_5, known(), label)
 
-    control.__name__ = f"control_{name}"
+    control.__name__ = f"control_{name or build.__name__}"
+    statement = label if label.startswith("Assumption") else "Section 5"
     check(statement, Route.NUMERICAL, claim=f"control: {claim}", expected=Status.ASSUMPTION_VIOLATED)(control)
 
 
-for _entry in _CONTROLS:
-    _control(*_entry)
+_control("Assumption 5.1", "a quadratic with a jump is continuous", controls.jump)
+_control("Assumption 5.2", "z^2 / (1 + z^2) is convex", controls.non_convex)
+_control("Assumption 5.3", "|z| is smooth", controls.not_smooth)
+_control("Assumption 5.3", "a quadratic of curvature 1 is 0.9-smooth", controls.understated_smoothness)
+_control("Assumption 5.4", "the logistic loss attains its infimum 0", controls.logistic)
+_control("Assumption 5.4", "z^2 / 2 + 1 has min 0", controls.positive_minimum)
+_control("Phi_F as stated", "Phi_F = {1/4} for two quadratics at -1, 1", controls.wrong_minimiser)
+_control(
+    "Phi_F compact",
+    "interpolating least squares with n < d has a compact Phi_F",
+    lambda: convex.interpolating_problems()[1],
+    "interpolation",
+)
+_control(
+    "Phi_F compact",
+    "the separable squared hinge has a compact Phi_F",
+    lambda: convex.separable_hinge(start=-2.0),
+    "separable",
+)
 
 
 @check("Assumption 5.5", Route.EXACT)
