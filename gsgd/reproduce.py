@@ -167,12 +167,13 @@ def paper(gpus: int, only: str | None) -> tuple[list[Stage], str]:
     rows = min(BERT_ROWS_PER_GPU, BERT_ROWS // gpus)
     split = f" --batch_size {rows} --accumulation_steps {BERT_ROWS // (gpus * rows)}"
     on_many = "gsgd" if gpus == 1 else f"torchrun --nproc-per-node {gpus} -m gsgd"
-    lines = (CONFIGS / "paper.csv").read_text(encoding="utf-8").splitlines()
-    plan = [*(line[2:] for line in lines if line.startswith("#")), ""]
+    about, families = table("paper.csv")
+    plan = [*about, ""]
     plan.append(f"{'run':33}runs  GPUs  hours each  to 64%")
-    known = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.toml"))
+    known = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.toml")]
+    known = sorted([*known, *(row["preset"] for row in table("resnet50.csv")[1])])
     stages, total = [], 0.0
-    for row in csv.DictReader(line for line in lines if not line.startswith("#")):
+    for row in families:
         runs = fnmatch.filter(known, row["preset"])
         if only is not None:
             runs = [run for run in runs if fnmatch.fnmatchcase(run, only) or fnmatch.fnmatchcase(run, f"{only}/*")]
@@ -189,6 +190,13 @@ def paper(gpus: int, only: str | None) -> tuple[list[Stage], str]:
         raise ValueError(f"--only {only!r} matches no run of the paper; `gsgd train --list` names them")
     plan += ["", f"{len(stages)} runs, one after another: {total:,.0f} hours, {total / 24:.1f} days"]
     return [*([] if only else [VERIFY]), *stages, *LAST], "\n".join(plan)
+
+
+def table(name: str) -> tuple[list[str], list[dict[str, str]]]:
+    """(lines of comment above, rows) of a table beside the configurations."""
+    lines = (CONFIGS / name).read_text(encoding="utf-8").splitlines()
+    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
+    return [line[2:] for line in lines if line.startswith("#")], list(rows)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
