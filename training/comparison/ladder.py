@@ -29,7 +29,7 @@ from training.comparison.ladder_results import (
     LadderResult,
     MethodAtRung,
     Row,
-    cells_of,
+    cells_of_claim,
     claims_in_seconds,
     rows_and_claims,
     write_tables,
@@ -363,8 +363,8 @@ class _Ladder:
         if self.accelerator.is_main_process:
             write_tables(self.folder, rows, claims, by_clock, outcomes)
             # The claims make the ladder a finished one.
-            self.header["claims"] = [cells_of(each) for each in claims]
-            self.header["in_seconds"] = by_clock.left_out or [cells_of(each) for each in by_clock.claims]
+            self.header["claims"] = [cells_of_claim(each) for each in claims]
+            self.header["in_seconds"] = by_clock.left_out or [cells_of_claim(each) for each in by_clock.claims]
             self.write_header()
         return self.result(FINISHED, rows, claims, by_clock)
 
