@@ -171,7 +171,7 @@ def paper(gpus: int, only: str | None) -> tuple[list[Stage], str]:
     plan = [*about, ""]
     plan.append(f"{'run':33}runs  GPUs  hours each  to 64%")
     known = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.toml")]
-    known = sorted([*known, *(row["preset"] for row in table("resnet50.csv")[1])])
+    known = sorted([*known, *(row["preset"] for row in table("runs.csv")[1])])
     stages, total = [], 0.0
     for row in families:
         runs = fnmatch.filter(known, row["preset"])

@@ -173,11 +173,10 @@ def presets() -> dict[str, Source]:
     """Name -> source of the configurations that are installed with the package: files, and the rows of a table."""
     root = Path(str(files("training") / "configs"))
     found = {path.relative_to(root).with_suffix("").as_posix(): Source(path) for path in root.rglob("*.toml")}
-    lines = (root / "resnet50.csv").read_text(encoding="utf-8").splitlines()
+    lines = (root / "runs.csv").read_text(encoding="utf-8").splitlines()
     for row in csv.DictReader(line for line in lines if not line.startswith("#")):
-        common = found[f"{row['preset'].partition('/')[0]}/common"]
-        values = tuple((key, row[key]) for key in ("method", "max_lr", "budget"))
-        found[row["preset"]] = Source(common.path, values, row["about"])
+        values = tuple((key, row[key]) for key in ("method", "max_lr", "budget") if row[key])
+        found[row["preset"]] = Source(found[row["base"]].path, values, row["about"])
     return dict(sorted(found.items()))
 
 

@@ -28,7 +28,7 @@ def test_a_file(tmp_path):
 
 
 def test_a_preset_by_name_and_by_file():
-    name = "bert-base/loss-1"
+    name = "bert-base/baseline"
     assert load(name) == load(str(presets()[name].path))
     assert load(name).name == name
 
