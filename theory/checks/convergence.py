@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -127,26 +127,23 @@ def selected_mean_by_simulation(context: Context, bound, *, R: int, k: int, mark
             yield montecarlo.mean_at_most(total / step, limit, context.alpha / len(marks), cap=2 * Delta)
 
 
+def of_sgd(bound: Callable[..., Any]) -> Callable[..., Any]:
+    """A bound of SGD, called as one of GSGD: of a single candidate Delta is F*, and rho is 1."""
+    return lambda K, *, Delta, rho, **q: bound(K, F_star=Delta, **q)
+
+
 @check("Theorem 5.8", Route.EXACT)
 def sgd_by_enumeration(context: Context, *, bound=convergence.sgd_bound) -> Verdicts:
     """E F(average) <= bound, K = 2 up to 6..12: 13 instances, eta L = .05, .5, .9"""
-
-    def limit(K, *, eta, L, D0, rho, Delta):
-        return bound(K, eta=eta, L=L, D0=D0, F_star=Delta)
-
     problems = convex.compact_problems() + convex.interpolating_problems()
     laws = [(known, exact.uniform(known.problem.n)) for known in problems]
-    return enumerate_bounds(context, laws, limit)
+    return enumerate_bounds(context, laws, of_sgd(bound))
 
 
 @check("Theorem 5.8", Route.MONTE_CARLO)
 def sgd_by_simulation(context: Context, *, bound=convergence.sgd_bound) -> Verdicts:
     """mean over k of E F(w_k) <= bound: symmetric quadratics, n = 40, from the minimiser, K = 10, 100, 1000"""
-
-    def limit(K, *, eta, L, D0, rho, Delta):
-        return bound(K, eta=eta, L=L, D0=D0, F_star=Delta)
-
-    return selected_mean_by_simulation(context, limit, R=1, k=1, marks=(10, 100, 1000))
+    return selected_mean_by_simulation(context, of_sgd(bound), R=1, k=1, marks=(10, 100, 1000))
 
 
 def _printed_step_size(K: np.ndarray, L: float) -> np.ndarray:

@@ -71,13 +71,9 @@ def improved_sgd_and_interpolating(context: Context, *, bound=improved.gsgd_boun
     return enumerate_bounds(context, laws, bound, rates=WIDE, leaves=1000)
 
 
-def _sharp(bound: Callable[..., Any], known: KnownProblem) -> Callable[..., Any]:
-    return partial(bound, F_star=known.F_star)
-
-
 def _sharp_bounds(context: Context, laws: Iterable[tuple[KnownProblem, exact.Law]], bound, **q: Any) -> Verdicts:
     for known, law in laws:
-        yield from enumerate_bounds(context, [(known, law)], _sharp(bound, known), **q)
+        yield from enumerate_bounds(context, [(known, law)], partial(bound, F_star=known.F_star), **q)
 
 
 @check("Beyond 5.7", Route.EXACT)
@@ -107,7 +103,7 @@ def sharp_noisy(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdict
                 "Delta": known.Delta(2),
                 "rng": context.rng,
             }
-            limit = _sharp(bound, known)
+            limit = partial(bound, F_star=known.F_star)
             yield exact.bound_holds(known, law, limit, eta=np.array((0.05, 0.5)) / known.L, **q)
 
 
@@ -131,7 +127,7 @@ def sharp_against_adversaries(context: Context, *, bound=improved.gsgd_bound_sha
     for found in adversaries():
         known, law = found.known, law_of(found)
         q: dict[str, Any] = {"eta": found.eta, "K": found.K, "Delta": largest_at_minimisers(found), "rng": context.rng}
-        yield exact.bound_holds(known, law, _sharp(bound, known), **q)
+        yield exact.bound_holds(known, law, partial(bound, F_star=known.F_star), **q)
 
 
 @check("Beyond 5.7", Route.EXACT)
@@ -145,7 +141,7 @@ def sharp_for_random_problems(context: Context, *, bound=improved.gsgd_bound_sha
             "Delta": exact.Delta(known, law),
             "rng": context.rng,
         }
-        yield exact.bound_holds(known, law, _sharp(bound, known), **q)
+        yield exact.bound_holds(known, law, partial(bound, F_star=known.F_star), **q)
 
 
 def _parameters(rng: np.random.Generator, count: int, *, most: float = 0.999) -> dict[str, np.ndarray]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from theory.checks.convergence import of_sgd
 from theory.formulas import convergence, improved
 from theory.problems import convex
 from theory.routes import exact
@@ -84,12 +85,8 @@ def gsgd_three_atoms(context: Context, *, bound=convergence.gsgd_bound) -> Verdi
 @check("Theorem 5.8", Route.WORST_CASE, scope=Scope.EVERYWHERE)
 def sgd(context: Context, *, bound=convergence.sgd_bound) -> Verdicts:
     """worst case of SGD, n = 2 and 3 atoms <= bound: K = 1, 2, 3 (n = 2), 1, 2 (n = 3), 3 eta, 2 F*"""
-
-    def limit(K: int, *, Delta: float, rho: float, **q: float) -> Any:
-        return bound(K, F_star=Delta, **q)
-
-    yield from _at_most(_solver().uniform(2), limit, steps=(1, 2, 3))
-    yield from _at_most(_solver().uniform(3), limit, steps=(1, 2))
+    yield from _at_most(_solver().uniform(2), of_sgd(bound), steps=(1, 2, 3))
+    yield from _at_most(_solver().uniform(3), of_sgd(bound), steps=(1, 2))
 
 
 @check("Theorem 5.14", Route.WORST_CASE, scope=Scope.EVERYWHERE)

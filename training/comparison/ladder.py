@@ -342,7 +342,7 @@ class _Ladder:
             self.display.say(f"{stage} [{done}/{len(jobs)}] {job.title}: {end}; {left.after(job.reference_s)}")
 
         # What each run says of itself would bury that.
-        quiet = Display(self.display.console if _moves(self.display) else None)
+        quiet = Display(self.display.console if self.display.console.is_terminal else None)
         return run_jobs(jobs, processes=self.jobs, accelerator=self.accelerator, display=quiet, tell=tell)
 
     # ---- What came out ----
@@ -387,10 +387,6 @@ class _Ladder:
 def _key(label: str, values: Values) -> str:
     """What a method's costs are recorded under."""
     return f"{label} {in_words(values)}"
-
-
-def _moves(display: Display) -> bool:
-    return display.console is not None and display.console.is_terminal
 
 
 def _trial(values: Values, outcomes: Sequence[Ending]) -> Trial:
