@@ -66,8 +66,8 @@ def batch_ceiling(context: Context, *, ceiling=rho.rho_top_k_ceiling) -> Verdict
 
 @check("Beyond 5.19", Route.QUADRATURE)
 def decreasing_in_the_bias(context: Context, *, gaussian_rho=rho.gaussian_rho) -> Verdicts:
-    """rho_R, rho_{B,k} and CVaR over the mean decrease in |eps|/delta: 60 steps from 0 to 30, R =
-    2..1000, n = 20,000
+    """rho_R, rho_{B,k} and CVaR over the mean decrease in |eps|/delta: 60 steps from 0 to 30, R = 2..1000,
+    n = 20,000
     """
     c = np.concatenate([[0.0], np.geomspace(0.01, 30, 60)])
     normal = special.ndtri((np.arange(20_000) + 0.5) / 20_000)

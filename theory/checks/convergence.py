@@ -87,8 +87,8 @@ def _uniform_interval(w: np.ndarray, R: int) -> np.ndarray:
 
 @check("Theorem 5.7", Route.MONTE_CARLO)
 def gsgd_continuous(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
-    """D continuous: x uniform on [-1, 1], f = (w - x)^2/2; mean of E F^_4(w_k) <= rho bound from w_0 =
-    0, K = 50, 500
+    """D continuous: x uniform on [-1, 1], f = (w - x)^2/2; mean of E F^_4(w_k) <= rho bound from w_0 = 0,
+    K = 50, 500
     """
     R, eta, runs, marks = 4, 0.05, 2000, (50, 500)
     w, total = np.zeros(runs), np.zeros(runs)

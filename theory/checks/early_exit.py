@@ -101,8 +101,8 @@ def loose_at_zero(context: Context, *, bound=early_exit.agreement_bound) -> Verd
 
 @check("Equation 14", Route.CLOSED_FORM)
 def tight_up_to_constants(context: Context, *, bound=early_exit.agreement_bound) -> Verdicts:
-    """tight up to a constant: it overstates 1 - p_j by a factor that rises from 2 at 0 to pi sqrt2 at
-    1 (2,000 points)
+    """tight up to a constant: it overstates 1 - p_j by a factor that rises from 2 at 0
+    to pi sqrt2 at 1 (2,000 points)
     """
     beta = BETAS[:-1]
     factor = (1 - bound(beta)) / (1 - early_exit.agreement(beta))

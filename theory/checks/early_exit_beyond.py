@@ -148,8 +148,8 @@ def top_half_of_8(context: Context, *, formula=overlap) -> Verdict:
 
 @check("Beyond 6.2", Route.MONTE_CARLO)
 def top_half_of_64(context: Context, *, law=early_exit.top_half_overlap) -> Verdicts:
-    """measured overlap of top halves at B = 64, by losses, is within 1/(4B) below 1/2 +
-    arcsin(beta)/pi (beta_1 = .697)
+    """measured overlap of top halves at B = 64, by losses,
+    is within 1/(4B) below 1/2 + arcsin(beta)/pi (beta_1 = .697)
     """
     share = _overlap(context, ROTATIONS, PLANE, B=64, batches=12_000)
     limit = law(ROTATIONS.beta(1))
@@ -194,8 +194,8 @@ def spherical_is_not_gaussian(context: Context, *, degrees=3.0) -> Verdict:
 
 @check("Beyond 6.2", Route.MONTE_CARLO)
 def correlated(context: Context, *, root=((3.0, 0.0), (0.0, 0.5))) -> Verdicts:
-    """with u ~ N(m, Sigma), p_j is the formula with A_j Sigma^(1/2) for A_j in beta_j (Sigma = diag(9,
-    .25), 2 exits)
+    """with u ~ N(m, Sigma), p_j is the formula with A_j Sigma^(1/2) for A_j in beta_j
+    (Sigma = diag(9, .25), 2 exits)
     """
     scale = np.array([3.0, 0.5])
     data = EvenLabels(PLANE.mean, PLANE.radius, lambda rng, shape: scale * rng.standard_normal(shape))

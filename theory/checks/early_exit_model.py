@@ -81,8 +81,8 @@ def final_prediction(context: Context, *, split=lambda network, j: network.B(j) 
 
 @check("Equation 11", Route.EXACT)
 def cross_entropy(context: Context, *, losses=DeepLinearNetwork.losses) -> Verdicts:
-    """the losses as computed are -y log y^_j - (1-y) log(1-y^_j) as printed, at every exit of 3
-    networks, 500 samples
+    """the losses as computed are -y log y^_j - (1-y) log(1-y^_j) as printed, at every exit of 3 networks,
+    500 samples
     """
     for network in (ROTATIONS, RESIDUAL, USUAL):
         x = context.rng.standard_normal((500, network.d))
@@ -93,8 +93,8 @@ def cross_entropy(context: Context, *, losses=DeepLinearNetwork.losses) -> Verdi
 
 @check("Section 3", Route.EXACT)
 def sign_of_sigmoid(context: Context, *, candidates=2) -> Verdict:
-    """whether the argmax of two samples is kept does not depend on the sigmoid's sign, pair by pair
-    (60,000 decisions)
+    """whether the argmax of two samples is kept does not depend on the sigmoid's sign,
+    pair by pair (60,000 decisions)
     """
     x, y = SPACE.draw(context.rng, (20_000, candidates))
     printed = DeepLinearNetwork(RESIDUAL.weights, RESIDUAL.theta, PRINTED_SIGN).keeps_argmax(x, y)
@@ -110,8 +110,8 @@ def loss_order_printed_sign(context: Context, *, sign=PRINTED_SIGN) -> Verdict:
 
 @check("Equation 62", Route.EXACT)
 def loss_order_usual_sign(context: Context, *, sign=USUAL_SIGN) -> Verdict:
-    """with the usual sigmoid 1/(1+e^-z) both sides reverse: l^(1) >= l^(2) iff theta' A_j z <= 0: 4
-    exits, 20,000 pairs
+    """with the usual sigmoid 1/(1+e^-z) both sides reverse: l^(1) >= l^(2) iff theta' A_j z <= 0: 4 exits,
+    20,000 pairs
     """
     return _loss_order(context, sign, reverse=True)
 

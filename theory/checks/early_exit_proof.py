@@ -171,8 +171,8 @@ def _same(step: Step, before: Step) -> Verdict:
 
 @check("Equation 59", Route.EXACT)
 def both_predictions(context: Context, *, last=lambda network, j: network.B(j) @ network.A(j)) -> Verdicts:
-    """y^_j = sig(theta' A_j x) and y^_k = sig(theta' B_j A_j x) for both samples of 500 pairs, every
-    exit of 3 networks
+    """y^_j = sig(theta' A_j x) and y^_k = sig(theta' B_j A_j x) for both samples of 500 pairs,
+    every exit of 3 networks
     """
     for network in (ROTATIONS, RESIDUAL, USUAL):
         x = context.rng.standard_normal((500, 2, network.d))
@@ -206,8 +206,8 @@ def symmetry(context: Context, *, half=0.5) -> Verdicts:
 
 @check("Equation 63", Route.MONTE_CARLO)
 def conditional_event(context: Context, *, formula=early_exit.agreement) -> Verdict:
-    """p_j is the share of pairs with theta' A_j z >= 0 among those with theta' B_j A_j z >= 0, at exit
-    1 of a network
+    """p_j is the share of pairs with theta' A_j z >= 0 among those with theta' B_j A_j z >= 0,
+    at exit 1 of a network
     """
     early, final = _events(context, montecarlo.sample_size(0.007, context.alpha))
     return montecarlo.probability_equals(_count(early & final), _count(final), formula(RESIDUAL.beta(1)), context.alpha)
@@ -265,8 +265,8 @@ def density(context: Context, *, formula=density_68) -> Verdicts:
 
 @check("Equation 69", Route.QUADRATURE)
 def step_69(context: Context, *, step=equation_69) -> Verdict:
-    """twice the density's integral over the quadrant is 1/2 + arcsin(beta)/pi: 5 (alpha_1, alpha_2,
-    beta), beta <= .95
+    """twice the density's integral over the quadrant is 1/2 + arcsin(beta)/pi: 5 (alpha_1, alpha_2, beta),
+    beta <= .95
     """
     return _same(step, lambda alpha_1, alpha_2, beta: early_exit.agreement(beta))
 

@@ -64,8 +64,8 @@ def cantelli_continuous(context: Context, *, bound=facts.cantelli_bound) -> Verd
 
 @check("Fact A.2", Route.EXACT)
 def cantelli_extremal(context: Context, *, bound=facts.cantelli_bound) -> Verdict:
-    """Cantelli's bound is attained by the law on {t, -s^2/t} with mean 0, on a 30 x 30 grid of (s, t)
-    in [.01, 100]^2
+    """Cantelli's bound is attained by the law on {t, -s^2/t} with mean 0,
+    on a 30 x 30 grid of (s, t) in [.01, 100]^2
     """
     s, t = np.meshgrid(np.geomspace(0.01, 100, 30), np.geomspace(0.01, 100, 30))
     low = -(s**2) / t

@@ -201,8 +201,8 @@ def sharp_bound_is_sharper(context: Context, *, bound=rho.gaussian_rho_bound_sha
 
 @check("Equation 48", Route.QUADRATURE)
 def by_quantiles(context: Context, *, gaussian_rho=rho.gaussian_rho) -> Verdict:
-    """F^_R as the mean of the largest: the integral of its quantile function, R = 2, 9, 64, 1024, at
-    eps/delta = 0, 1
+    """F^_R as the mean of the largest: the integral of its quantile function, R = 2, 9, 64, 1024,
+    at eps/delta = 0, 1
     """
     values, expected = [], []
     for R, c in itertools.product((2, 9, 64, 1024), (0.0, 1.0)):

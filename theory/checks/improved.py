@@ -248,8 +248,8 @@ def best_step_is_best(context: Context, *, best_step=improved.best_step) -> Verd
 
 @check("Beyond 5.7", Route.EXACT)
 def comparator(context: Context, *, bound=improved.comparator_bound) -> Verdicts:
-    """comparator: E F^_2(average) <= |w_0 - u|^2/(2 eta alpha K) + (beta/alpha) F^_2(u), least of 41
-    u; 5 rates, K to 8
+    """comparator: E F^_2(average) <= |w_0 - u|^2/(2 eta alpha K) + (beta/alpha) F^_2(u), least of 41 u; 5 rates,
+    K to 8
     """
     problems = [known for known in convex.compact_problems() if known.problem.dim == 1]
     for known in [*problems, *(found.known for found in adversaries() if found.theorem == "any")]:
@@ -359,8 +359,8 @@ def _floors(known: KnownProblem, law: exact.Law) -> np.ndarray:
 
 @check("Beyond 5.7", Route.EXACT)
 def with_a_floor(context: Context, *, bound=improved.gsgd_bound_improved) -> Verdicts:
-    """2 of 3, 3 of 4, 4 of 4: E F(average) <= improved bound with the floor of the kept rows, mean
-    estimation, 3 rates
+    """2 of 3, 3 of 4, 4 of 4: E F(average) <= improved bound with the floor of the kept rows, mean estimation,
+    3 rates
     """
     atoms = [[0.0, 0.0], [1.0, 0.0], [0.0, 3.0]]
     for known in (convex.mean_estimation(atoms, start=[2.0, -1.0]), convex.mean_estimation(atoms, start=[1 / 3, 1.0])):

@@ -116,8 +116,8 @@ def rounding_slip(context: Context, *, share=0.62) -> Verdict:
 
 @check("Equation 46", Route.CLOSED_FORM)
 def corrected(context: Context, *, constant=0.6147) -> Verdicts:
-    """corrected: 2/(2 + t*^2/sigma^2) <= 1/(1 + 0.7918^2) <= 0.6147, and with it max h <= 0.6147 (1 -
-    e^{-sqrt2 sigma})
+    """corrected: 2/(2 + t*^2/sigma^2) <= 1/(1 + 0.7918^2) <= 0.6147,
+    and with it max h <= 0.6147 (1 - e^{-sqrt2 sigma})
     """
     root = noise.t_star(GRID)
     yield at_most(2 / (2 + root**2 / GRID**2), 1 / (1 + 0.7918**2), where={"sigma": GRID})

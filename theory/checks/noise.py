@@ -66,8 +66,8 @@ def approximate_losses(losses: np.ndarray, mu: float, sigma: float, zeta: np.nda
 
 @check("Theorem 5.15", Route.EXACT)
 def independent_of_mu(context: Context, *, approximate=approximate_losses) -> Verdicts:
-    """the result does not depend on mu(w): the very same of R candidates wins for 6 mu in [-300, 300],
-    5 laws, R = 2, 5
+    """the result does not depend on mu(w): the very same of R candidates wins for 6 mu in [-300, 300], 5 laws,
+    R = 2, 5
     """
     for law in LAWS:
         for R in (2, 5):

@@ -78,8 +78,8 @@ def within_theorem(context: Context, *, sigma_max=noise.sigma_max) -> Verdict:
 
 @check("Corollary 5.16", Route.CLOSED_FORM)
 def within_theorem_up_to(context: Context, *, rho_limit=1.3952) -> Verdict:
-    """Theorem 5.15 as stated is enough for it up to rho = 1.3952: sigma_max <= 1/(2 sqrt2) at 1,000
-    rho in (1, 1.3952]
+    """Theorem 5.15 as stated is enough for it up to rho = 1.3952:
+    sigma_max <= 1/(2 sqrt2) at 1,000 rho in (1, 1.3952]
     """
     rhos = np.linspace(1, rho_limit, 1001)[1:]
     return at_most(noise.sigma_max(rhos), noise.SIGMA_LIMIT, where={"rho": rhos})
@@ -106,8 +106,8 @@ def sharp_on_problems(context: Context, *, sigma_max=sigma_max_two) -> Verdicts:
 # every s > 0: a noisy choice between two unlike losses is better than a coin. How much better depends on the law.
 @check("Beyond 5.16", Route.EXACT)
 def at_every_level(context: Context, *, advantage=0.1) -> Verdicts:
-    """rho_{2,approx}(w) > 1 wherever losses differ, at any sigma: 5 laws (P(Z > s) <= 1/2 - s/10, s <=
-    1), sigma to 1e3
+    """rho_{2,approx}(w) > 1 wherever losses differ, at any sigma: 5 laws (P(Z > s) <= 1/2 - s/10, s <= 1),
+    sigma to 1e3
     """
     for sigma in (0.3, 1.0, 10.0, 1e3):
         losses = mean_estimation(context.rng)

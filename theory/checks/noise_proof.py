@@ -51,8 +51,8 @@ def over_laws(sigmas: tuple[float, ...]) -> Iterator[tuple[Law, float, np.ndarra
 
 @check("Equation 27", Route.EXACT)
 def event(context: Context, *, wins=first_wins) -> Verdicts:
-    """f2 exp(mu + sigma z2) <= f1 exp(mu + sigma z1) is sigma (z2 - z1) <= log(f1/f2): 50,000 draws of
-    each of 5 laws
+    """f2 exp(mu + sigma z2) <= f1 exp(mu + sigma z1) is sigma (z2 - z1) <= log(f1/f2):
+    50,000 draws of each of 5 laws
     """
     for law in LAWS:
         f1, f2 = np.sort(context.rng.exponential(size=(2, 50_000)), axis=0)[::-1]
@@ -91,8 +91,8 @@ def probability_of_first(context: Context, *, tail=lambda law, s: law.difference
 
 @check("Equation 29", Route.EXACT)
 def probability_of_second(context: Context, *, tail=lambda law, s: law.difference_sf(s)) -> Verdicts:
-    """P(j* = 2) = P(Z > log(f1/f2)/sigma) by exchanging the candidates' roles (a tie is the first's):
-    5 laws, 5 sigma
+    """P(j* = 2) = P(Z > log(f1/f2)/sigma) by exchanging the candidates' roles (a tie is the first's): 5 laws,
+    5 sigma
     """
     for law in LAWS:
         for sigma in SIGMAS:
@@ -115,8 +115,8 @@ def mean_by_simulation(context: Context, *, tail=lambda law, s: law.difference_s
 
 @check("Equation 31", Route.QUADRATURE)
 def mean_by_tail(context: Context, *, mean=lambda f1, f2, tail: f1 * (1 - tail) + f2 * tail) -> Verdicts:
-    """E f^(j*), over both noises, is f1 (1 - P(Z > s)) + f2 P(Z > s), s = log(f1/f2)/sigma; 5 laws, 6
-    sigma, 50 pairs
+    """E f^(j*), over both noises, is f1 (1 - P(Z > s)) + f2 P(Z > s), s = log(f1/f2)/sigma; 5 laws, 6 sigma,
+    50 pairs
     """
     for law in LAWS:
         for sigma in ANY_SIGMA:
@@ -136,8 +136,8 @@ def mean_rearranged(context: Context, *, mean=lambda f1, f2, tail: f1 - (f1 - f2
 
 @check("Equation 33", Route.CLOSED_FORM)
 def cantelli(context: Context, *, bound=lambda s: 2 / (2 + s**2)) -> Verdicts:
-    """Cantelli: P(Z > log(f1/f2)/sigma) <= 2 / (2 + log^2(f1/f2)/sigma^2) for 5 laws, 6 sigma, 202
-    ratios in [1, inf]
+    """Cantelli: P(Z > log(f1/f2)/sigma) <= 2 / (2 + log^2(f1/f2)/sigma^2) for 5 laws, 6 sigma,
+    202 ratios in [1, inf]
     """
     for law, sigma, tail in over_laws(ANY_SIGMA):
         yield at_most(tail, bound(T / sigma), where={"law": law.name, "sigma": sigma, "t": T})
@@ -199,8 +199,8 @@ def either_order(context: Context, *, factors=PRINTED_FACTORS) -> Verdicts:
 
 @check("Equation 38", Route.EXACT)
 def over_candidates(context: Context, *, factors=PRINTED_FACTORS) -> Verdicts:
-    """F^_{2,approx} >= (1 - 0.72 (1 - e^{-sqrt2 sigma})) F^_2 on the constants as printed; 5 laws, 5
-    sigma, 200 vectors
+    """F^_{2,approx} >= (1 - 0.72 (1 - e^{-sqrt2 sigma})) F^_2 on the constants as printed; 5 laws, 5 sigma,
+    200 vectors
     """
     for law in LAWS:
         for sigma, factor in factors.items():

@@ -132,8 +132,8 @@ exceeded by 2 z^2 - 3 |z|."""
 
 @check("Beyond 8", Route.EXACT)
 def quasar(context: Context, *, bound=nonconvex.quasar_bound, gamma: float = GAMMA) -> Verdicts:
-    """quasar-convex: mean of E F(w_k) <= bound for phi = z^2 + 3 sin^2 z, from w_0 = 3, R = 1, 2, K =
-    2 to 8, 3 rates
+    """quasar-convex: mean of E F(w_k) <= bound for phi = z^2 + 3 sin^2 z, from w_0 = 3, R = 1, 2,
+    K = 2 to 8, 3 rates
     """
     z = np.linspace(-20, 20, 20_001)
     yield at_least(z * QUASAR.slope(z, 1.0), gamma * QUASAR.value(z, 1.0), where={"z": z})

@@ -141,8 +141,8 @@ def strict_at_the_minimum(context: Context, *, less: Callable[[float, float], bo
 
 @check("Equation 5", Route.EXACT, expected=Status.REFUTED)
 def strict_at_infinity(context: Context, *, region: int = 10**31, margin: float = 1e-30) -> Verdicts:
-    """as printed: rho*_2 exceeds 1 by a margin (here 1e-30) for (w - x_i)^2 with atoms 0, 0, 1, where
-    Delta_2 = 4/3 F*
+    """as printed: rho*_2 exceeds 1 by a margin (here 1e-30) for (w - x_i)^2 with atoms 0, 0, 1,
+    where Delta_2 = 4/3 F*
     """
     x, c, R = WITNESSES[1]
     losses = quadratics(np.array([minimum(x, c)]), x, c)[0]
@@ -201,8 +201,8 @@ def strict_on_a_compact_region(context: Context, *, half: float = 0.5) -> Verdic
 
 @check("Equation 5", Route.QUADRATURE, expected=Status.REFUTED)
 def continuity_of_the_mean(context: Context, *, power: int = 2) -> Verdict:
-    """as printed: F is continuous as every f(., x) is (5.1): f = (w/x^2) e^{-w/x}, w > 0, x uniform;
-    F(1e-6), F(0) = 0
+    """as printed: F is continuous as every f(., x) is (5.1): f = (w/x^2) e^{-w/x}, w > 0, x uniform; F(1e-6),
+    F(0) = 0
     """
     # With u = w/x the mean is w^(2 - power) int_w^inf u^(power - 2) e^{-u} du: e^{-w} as printed here. Every f(., x)
     # tends to 0 as w does, but not uniformly in x, and nothing in Section 5 bounds them.
@@ -213,8 +213,8 @@ def continuity_of_the_mean(context: Context, *, power: int = 2) -> Verdict:
 
 @check("Beyond 5.6", Route.EXACT)
 def spectral(context: Context, *, expected_max=rho.expected_max) -> Verdicts:
-    """F^_R is a distributionally robust loss: the largest sum of weights (i/n)^R - ((i-1)/n)^R in any
-    order, 200 orders
+    """F^_R is a distributionally robust loss: the largest sum of weights (i/n)^R - ((i-1)/n)^R in any order,
+    200 orders
     """
     for losses in loss_vectors(context.rng):
         n = losses.shape[1]

@@ -49,8 +49,8 @@ def slope_identity(power: int = 3) -> Verdict:
 def integral_is_closed_form(
     context: Context, *, formula: Callable[[arb], arb] = enclosures.agreement, power: int = 3, precision: int = 100
 ) -> Verdict:
-    """the printed integral is 1/2 + arcsin(beta)/pi for every beta of [0, 1]: same derivative; 50
-    enclosures to 1e-20
+    """the printed integral is 1/2 + arcsin(beta)/pi for every beta of [0, 1]: same derivative;
+    50 enclosures to 1e-20
     """
     with rigorous.precision(precision):
         verdicts = [

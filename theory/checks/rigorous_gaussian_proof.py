@@ -21,8 +21,8 @@ PLACES = [Fraction(step, 4) for step in range(-12, 17)]
 
 @check("Equation 50", Route.RIGOROUS)
 def independent_draws(context: Context, *, extra: int = 0, precision: int = 100) -> Verdict:
-    """P(max of R <= t) = Phi(t)^R: the integral of the largest's density, R = 2, 5, 9, 64, at 29 t of
-    [-3, 4], to 1e-20
+    """P(max of R <= t) = Phi(t)^R: the integral of the largest's density, R = 2, 5, 9, 64, at 29 t of [-3, 4],
+    to 1e-20
     """
     with rigorous.precision(precision):
         verdicts = [

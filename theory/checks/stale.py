@@ -32,8 +32,8 @@ def measured(context: Context, *, selected=stale.selected_by_scores) -> Verdict:
 
 @check("Beyond 5.5", Route.EXACT)
 def measured_attained(context: Context, *, selected=stale.selected_by_scores) -> Verdict:
-    """any score: attained in the limit by f = (a^2, b^2), s = ((a - d)^2, (b + d)^2), d = (a - b)/2, k
-    = 1; 100 pairs
+    """any score: attained in the limit by f = (a^2, b^2), s = ((a - d)^2, (b + d)^2), d = (a - b)/2, k = 1;
+    100 pairs
     """
     a, b = np.sort(context.rng.exponential(1, (2, 100)), axis=0)[::-1]
     d = (a - b) / 2 * (1 + 1e-9)
@@ -151,8 +151,8 @@ def additive_error(context: Context, *, bound=stale.additive_error_bound) -> Ver
 
 @check("Beyond 5.5", Route.EXACT)
 def random_share(context: Context, *, bound=improved.gsgd_bound_improved, kept: float = 1.0) -> Verdicts:
-    """a share of the picks at random: F^ >= (1 - e) F^_R, and the improved bound holds with that rho,
-    10 instances, 3 e
+    """a share of the picks at random: F^ >= (1 - e) F^_R, and the improved bound holds with that rho, 10 instances,
+    3 e
     """
     for known in convex.compact_problems():
         n = known.problem.n
@@ -190,8 +190,8 @@ def unbiased(context: Context, *, factor: float = 2.0) -> Verdicts:
 
 @check("Beyond 5.5", Route.EXACT)
 def unbiased_convergence(context: Context, *, bound=stale.unbiased_bound) -> Verdicts:
-    """without bias: E F(average) <= unbiased bound, q_j half by loss and half even, 10 instances, eta
-    L = .02, .2, .45
+    """without bias: E F(average) <= unbiased bound, q_j half by loss and half even, 10 instances,
+    eta L = .02, .2, .45
     """
     for known in convex.compact_problems():
         n, e = known.problem.n, 0.5

@@ -169,8 +169,8 @@ def one_step_is_tight(context: Context, *, factor: float = 1.001) -> Verdict:
 
 @check("Beyond 5.7", Route.WORST_CASE, expected=Status.CONSISTENT, scope=Scope.EVERYWHERE)
 def improved_step(context: Context, *, share: float = 1.0) -> Verdict:
-    """the step (*) is exceeded by < 1e-5 L D0^2 in the worst case, n = 2, R = 2, and 2 of 3: 6 (eta L,
-    alpha) up to 1.9
+    """the step (*) is exceeded by < 1e-5 L D0^2 in the worst case, n = 2, R = 2, and 2 of 3:
+    6 (eta L, alpha) up to 1.9
     """
     solver, found = _solver(), []
     for method in (solver.greedy(2, 2), solver.top_k(2, 3, 2)):
