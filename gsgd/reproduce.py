@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gsgd.arguments import EXTRAS, install
 from gsgd.locks import LOCK, one_writer
 from gsgd.results import provenance
 
@@ -44,10 +45,8 @@ interrupted; else that of the stage that failed
 
 PACKAGES = Path(__file__).resolve().parents[1]
 CONFIGS = PACKAGES / "training" / "configs"
-EXTRAS = {
-    "figures": ("matplotlib", "pandas", "jinja2", "pydantic"),
-    "train": ("torch", "transformers", "accelerate", "pyarrow", "PIL", "pydantic"),
-}
+NEEDED = ("matplotlib", "pandas", "jinja2", "torch", "transformers", "accelerate", "pyarrow", "PIL", "pydantic")
+"""Packages of the extras `figures` and `train` that stages import."""
 
 # Chosen so that all stages together take less than six minutes on two idle cores.
 COMPARISONS = (("bert-tiny", "baseline,random,loss@1", 9.0), ("resnet-tiny", "baseline,random,loss@1,loss@last", 6.0))
@@ -221,7 +220,7 @@ def run(options: argparse.Namespace) -> int:
     for name in ("only", "gpus", "yes") if options.scale == "laptop" else ("budget",):
         if getattr(options, name) not in (None, False):
             raise ValueError(f"--{name} is not for the {options.scale} scale")
-    extras, lacking, plan = EXTRAS, [], ""
+    needed, lacking, plan = NEEDED, [], ""
     if options.scale == "laptop":
         stages = laptop(options.budget)
     else:
@@ -229,16 +228,16 @@ def run(options: argparse.Namespace) -> int:
         best = max((n for n in range(1, there + 1) if BERT_ROWS % n == 0), default=PAPER_GPUS)
         gpus = best if options.gpus is None else options.gpus
         stages, plan = paper(gpus, options.only)
-        extras = {**EXTRAS, "train": (*EXTRAS["train"], "tensorboard", "datasets")}
-        needed = gpus if any(stage.line.startswith("torchrun") for stage in stages) else 1
-        if there < needed:
-            lacking = [f"{needed} GPUs are asked for, but torch can use {there} by CUDA (--gpus asks for fewer)"]
+        needed = (*NEEDED, "tensorboard", "datasets")
+        at_once = gpus if any(stage.line.startswith("torchrun") for stage in stages) else 1
+        if there < at_once:
+            lacking = [f"{at_once} GPUs are asked for, but torch can use {there} by CUDA (--gpus asks for fewer)"]
     if options.dry_run:
         print("\n".join(shlex.join(stage.words(options.results)) for stage in stages))
         return 0
     if plan:
         print(plan, flush=True)
-    lacking = [*missing(extras), *lacking]
+    lacking = [*missing(needed), *lacking]
     if plan and not options.yes:
         print("\n" + "; ".join(["Nothing was started: --yes starts it, --only PATTERN a part of it", *lacking]))
         return 0
@@ -313,12 +312,12 @@ def _ends_with_parent() -> Callable[[], None]:
     return ask
 
 
-def missing(extras: dict[str, tuple[str, ...]]) -> list[str]:
-    """What of these extras is not installed, in a sentence with the line that helps; nothing if all is."""
-    absent = [(extra, name) for extra, names in extras.items() for name in names if not installed(name)]
-    extra = ",".join(dict.fromkeys(extra for extra, _ in absent))
-    remedy = f"pip install 'gsgd[{extra}]' (in a checkout: pip install -c constraints.txt '.[{extra}]')"
-    return [f"not installed: {', '.join(name for _, name in absent)}. Install: {remedy}"] if absent else []
+def missing(packages: Sequence[str]) -> list[str]:
+    """What of these is not installed, in a sentence with the line that helps; nothing if all is."""
+    absent = [name for name in packages if not installed(name)]
+    extra = ",".join(dict.fromkeys(EXTRAS[name] for name in absent))
+    remedy = f"{install(extra)} (in a checkout: pip install -c constraints.txt '.[{extra}]')"
+    return [f"not installed: {', '.join(absent)}. Install: {remedy}"] if absent else []
 
 
 def installed(module: str) -> bool:

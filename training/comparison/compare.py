@@ -211,7 +211,8 @@ class _Comparison:
                 return interrupted
             accuracies = dict(zip(trials, map(_final_accuracy, outcomes), strict=True))
             for label, planned in self.planned.items():
-                tuned[label] = max(values, key=lambda value, label=label: accuracies[label, value])
+                found = {value: accuracies[label, value] for value in values}
+                tuned[label] = max(found, key=found.__getitem__)
                 self.planned[label] = planned.with_values({key: tuned[label]})
                 self.costs[label] = self.costs[_swept(label, self.sweep, tuned[label])]
         first = self.config.training.seed

@@ -353,7 +353,10 @@ class _Ladder:
             (label, rung): Chosen(
                 in_words(values),
                 tried=len(self._trials_at(label, rung)) if self.tuned else 1,
-                at_edge=" ".join(self._at_an_edge(label, values)),
+                # A part of plain training's batch, the last of the values, was not chosen.
+                at_edge=" ".join(
+                    at_an_edge(values[:-1] if self.contenders[label].part_of_plain else values, self.plan.grid)
+                ),
                 reference_s=self._seconds(label, values, rung),
             )
             for (label, rung), values in self.frozen.items()
@@ -367,10 +370,6 @@ class _Ladder:
             self.header["in_seconds"] = by_clock.left_out or [cells_of_claim(each) for each in by_clock.claims]
             self.write_header()
         return self.result(FINISHED, rows, claims, by_clock)
-
-    def _at_an_edge(self, label: str, values: Values) -> list[str]:
-        # A part of plain training's batch, the last of the values, was not chosen.
-        return at_an_edge(values if self.contenders[label].part_of_plain is None else values[:-1], self.plan.grid)
 
     def write_header(self) -> None:
         """Write `ladder.json` as it is by now."""
