@@ -45,7 +45,17 @@ interrupted; else that of the stage that failed
 
 PACKAGES = Path(__file__).resolve().parents[1]
 CONFIGS = PACKAGES / "training" / "configs"
-NEEDED = ("matplotlib", "pandas", "jinja2", "torch", "transformers", "accelerate", "pyarrow", "PIL", "pydantic")
+NEEDED: tuple[str, ...] = (
+    "matplotlib",
+    "pandas",
+    "jinja2",
+    "torch",
+    "transformers",
+    "accelerate",
+    "pyarrow",
+    "PIL",
+    "pydantic",
+)
 """Packages of the extras `figures` and `train` that stages import."""
 
 # Chosen so that all stages together take less than six minutes on two idle cores.
