@@ -276,16 +276,11 @@ class Results:
         return found.assign(diverged=[method in diverged for method in of])
 
     def _chosen(self) -> pd.DataFrame:
-        folders = self._folders
-        return read_chosen({folders[row["place"]]: row for row, _ in self.runs})
-
-    @functools.cached_property
-    def _folders(self) -> dict[str, Path]:
-        """Place -> folder of each run of the table "runs"."""
-        of_comparisons = {
+        folders = {
             f"{name}/{path.parent.name}": path.parent for name, folder, _ in self.comparisons for path in _runs(folder)
         }
-        return {**of_comparisons, **{place: path.parent for place, path in self.single.items()}}
+        folders |= {place: path.parent for place, path in self.single.items()}
+        return read_chosen({folders[row["place"]]: row for row, _ in self.runs})
 
     def _summaries(self) -> pd.DataFrame:
         parts = []

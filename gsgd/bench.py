@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -75,10 +73,6 @@ def measure_simulation(*, runs: int, steps: int, repeats: int) -> dict[str, dict
         sgd.run(oracle, start, eta=eta, K=1, rng=np.random.default_rng(1), fast=True)  # compiles, untimed
         ways["gsgd.sgd, kernel, 1 thread"] = lambda: ours(True, 1)
         ways["gsgd.sgd, kernel"] = lambda: ours(True)
-    if importlib.util.find_spec("jax") is not None:
-        jax_way = _jax(features, offsets, eta, runs, steps, R)
-        jax_way()  # compiles, untimed
-        ways["JAX, jit of a scan"] = jax_way
     ways["floor: the products, as one GEMM"] = lambda: square[0] @ square[1]
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
@@ -110,28 +104,3 @@ def _batched_numpy(features: np.ndarray, offsets: np.ndarray, eta: float, runs: 
         best = np.argmax(residuals * residuals, axis=1)
         w = w - eta * residuals[rows, best][:, None] * x[rows, best]
     return total / steps
-
-
-def _jax(features: np.ndarray, offsets: np.ndarray, eta: float, runs: int, steps: int, R: int) -> Callable[[], object]:
-    """The same loop for JAX's compiler."""
-    import jax
-    import jax.numpy as jnp
-
-    jax.config.update("jax_enable_x64", True)  # as NumPy; by default it would compute in single precision
-    rows, A, b = jnp.arange(runs), jnp.asarray(features), jnp.asarray(offsets)
-
-    def step(state: Any, key: Any) -> Any:
-        w, total = state
-        candidates = jax.random.randint(key, (runs, R), 0, len(features))
-        x = A[candidates]
-        residuals = jnp.einsum("srd,sd->sr", x, w) - b[candidates]
-        best = jnp.argmax(residuals * residuals, axis=1)
-        return (w - eta * residuals[rows, best][:, None] * x[rows, best], total + w), None
-
-    @jax.jit
-    def simulate(key: Any) -> Any:
-        start = jnp.zeros((runs, features.shape[1]), dtype=A.dtype)
-        (_, total), _ = jax.lax.scan(step, (start, start), jax.random.split(key, steps))
-        return total / steps
-
-    return lambda: simulate(jax.random.key(1)).block_until_ready()

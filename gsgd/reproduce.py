@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gsgd.arguments import EXTRAS, install
 from gsgd.locks import LOCK, one_writer
 from gsgd.results import provenance
 
@@ -44,10 +45,18 @@ interrupted; else that of the stage that failed
 
 PACKAGES = Path(__file__).resolve().parents[1]
 CONFIGS = PACKAGES / "training" / "configs"
-EXTRAS = {
-    "figures": ("matplotlib", "pandas", "jinja2", "pydantic"),
-    "train": ("torch", "transformers", "accelerate", "pyarrow", "PIL", "pydantic"),
-}
+NEEDED: tuple[str, ...] = (
+    "matplotlib",
+    "pandas",
+    "jinja2",
+    "torch",
+    "transformers",
+    "accelerate",
+    "pyarrow",
+    "PIL",
+    "pydantic",
+)
+"""Packages of the extras `figures` and `train` that stages import."""
 
 # Chosen so that all stages together take less than six minutes on two idle cores.
 COMPARISONS = (("bert-tiny", "baseline,random,loss@1", 9.0), ("resnet-tiny", "baseline,random,loss@1,loss@last", 6.0))
@@ -167,12 +176,13 @@ def paper(gpus: int, only: str | None) -> tuple[list[Stage], str]:
     rows = min(BERT_ROWS_PER_GPU, BERT_ROWS // gpus)
     split = f" --batch_size {rows} --accumulation_steps {BERT_ROWS // (gpus * rows)}"
     on_many = "gsgd" if gpus == 1 else f"torchrun --nproc-per-node {gpus} -m gsgd"
-    lines = (CONFIGS / "paper.csv").read_text(encoding="utf-8").splitlines()
-    plan = [*(line[2:] for line in lines if line.startswith("#")), ""]
+    about, families = table("paper.csv")
+    plan = [*about, ""]
     plan.append(f"{'run':33}runs  GPUs  hours each  to 64%")
-    known = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.toml"))
+    known = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.toml")]
+    known = sorted([*known, *(row["preset"] for row in table("runs.csv")[1])])
     stages, total = [], 0.0
-    for row in csv.DictReader(line for line in lines if not line.startswith("#")):
+    for row in families:
         runs = fnmatch.filter(known, row["preset"])
         if only is not None:
             runs = [run for run in runs if fnmatch.fnmatchcase(run, only) or fnmatch.fnmatchcase(run, f"{only}/*")]
@@ -189,6 +199,13 @@ def paper(gpus: int, only: str | None) -> tuple[list[Stage], str]:
         raise ValueError(f"--only {only!r} matches no run of the paper; `gsgd train --list` names them")
     plan += ["", f"{len(stages)} runs, one after another: {total:,.0f} hours, {total / 24:.1f} days"]
     return [*([] if only else [VERIFY]), *stages, *LAST], "\n".join(plan)
+
+
+def table(name: str) -> tuple[list[str], list[dict[str, str]]]:
+    """(lines of comment above, rows) of a table beside the configurations."""
+    lines = (CONFIGS / name).read_text(encoding="utf-8").splitlines()
+    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
+    return [line[2:] for line in lines if line.startswith("#")], list(rows)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -213,7 +230,7 @@ def run(options: argparse.Namespace) -> int:
     for name in ("only", "gpus", "yes") if options.scale == "laptop" else ("budget",):
         if getattr(options, name) not in (None, False):
             raise ValueError(f"--{name} is not for the {options.scale} scale")
-    extras, lacking, plan = EXTRAS, [], ""
+    needed, lacking, plan = NEEDED, [], ""
     if options.scale == "laptop":
         stages = laptop(options.budget)
     else:
@@ -221,16 +238,16 @@ def run(options: argparse.Namespace) -> int:
         best = max((n for n in range(1, there + 1) if BERT_ROWS % n == 0), default=PAPER_GPUS)
         gpus = best if options.gpus is None else options.gpus
         stages, plan = paper(gpus, options.only)
-        extras = {**EXTRAS, "train": (*EXTRAS["train"], "tensorboard", "datasets")}
-        needed = gpus if any(stage.line.startswith("torchrun") for stage in stages) else 1
-        if there < needed:
-            lacking = [f"{needed} GPUs are asked for, but torch can use {there} by CUDA (--gpus asks for fewer)"]
+        needed = (*NEEDED, "tensorboard", "datasets")
+        at_once = gpus if any(stage.line.startswith("torchrun") for stage in stages) else 1
+        if there < at_once:
+            lacking = [f"{at_once} GPUs are asked for, but torch can use {there} by CUDA (--gpus asks for fewer)"]
     if options.dry_run:
         print("\n".join(shlex.join(stage.words(options.results)) for stage in stages))
         return 0
     if plan:
         print(plan, flush=True)
-    lacking = [*missing(extras), *lacking]
+    lacking = [*missing(needed), *lacking]
     if plan and not options.yes:
         print("\n" + "; ".join(["Nothing was started: --yes starts it, --only PATTERN a part of it", *lacking]))
         return 0
@@ -305,12 +322,12 @@ def _ends_with_parent() -> Callable[[], None]:
     return ask
 
 
-def missing(extras: dict[str, tuple[str, ...]]) -> list[str]:
-    """What of these extras is not installed, in a sentence with the line that helps; nothing if all is."""
-    absent = [(extra, name) for extra, names in extras.items() for name in names if not installed(name)]
-    extra = ",".join(dict.fromkeys(extra for extra, _ in absent))
-    remedy = f"pip install 'gsgd[{extra}]' (in a checkout: pip install -c constraints.txt '.[{extra}]')"
-    return [f"not installed: {', '.join(name for _, name in absent)}. Install: {remedy}"] if absent else []
+def missing(packages: Sequence[str]) -> list[str]:
+    """What of these is not installed, in a sentence with the line that helps; nothing if all is."""
+    absent = [name for name in packages if not installed(name)]
+    extra = ",".join(dict.fromkeys(EXTRAS[name] for name in absent))
+    remedy = f"{install(extra)} (in a checkout: pip install -c constraints.txt '.[{extra}]')"
+    return [f"not installed: {', '.join(absent)}. Install: {remedy}"] if absent else []
 
 
 def installed(module: str) -> bool:

@@ -242,7 +242,7 @@ def _mean_over_labelled(
     least = float(xp.finfo(dtype).min) if lowest is None else lowest
     at_labelled = _at_picked if host.holds(logits) else _at_all_masked
     positions = tuple(range(1, labels.ndim))
-    values = at_labelled(xp, position_score, logits, labels, labelled, dtype, 0.0 if positions else least)
+    values = at_labelled(position_score, logits, labels, labelled, 0.0 if positions else least)
     if not positions:
         return values
     count = xp.sum(xp.astype(labelled, dtype), axis=positions)
@@ -251,40 +251,30 @@ def _mean_over_labelled(
 
 
 def _at_picked(
-    xp: Any,
-    position_score: Callable[..., Array],
-    logits: Array,
-    labels: Array,
-    labelled: Array,
-    dtype: Any,
-    unlabelled: float,
+    position_score: Callable[..., Array], logits: Array, labels: Array, labelled: Array, unlabelled: float
 ) -> Array:
     """Scores in the shape of labels, `unlabelled` where there is no label, of labelled positions picked out.
 
     In masked language modelling the others are 85% of the work, and nothing they hold can leak into a score.
     """
+    xp = array_namespace(logits)
+    dtype = _computed_in(xp, logits)
     values = xp.full(labels.shape, unlabelled, dtype=dtype, device=device(logits))
     values[labelled] = position_score(xp, xp.astype(logits[labelled], dtype, copy=False), labels[labelled])
     return values
 
 
 def _at_all_masked(
-    xp: Any,
-    position_score: Callable[..., Array],
-    logits: Array,
-    labels: Array,
-    labelled: Array,
-    dtype: Any,
-    unlabelled: float,
+    position_score: Callable[..., Array], logits: Array, labels: Array, labelled: Array, unlabelled: float
 ) -> Array:
     """The same from all positions, without a look at any value; a label out of range gives NaN."""
-    classes = logits.shape[-1]
+    xp, classes = array_namespace(logits), logits.shape[-1]
     z, y, counts = xp.reshape(logits, (-1, classes)), xp.reshape(labels, (-1,)), xp.reshape(labelled, (-1,))
     if getattr(logits, "requires_grad", False):
         # A NaN logit would get a NaN gradient although nothing depends on it: 0 times NaN.
         z = xp.where(counts[:, None], z, 0.0)
     within = xp.clip(y, 0, classes - 1)
-    values = position_score(xp, xp.astype(z, dtype, copy=False), within)
+    values = position_score(xp, xp.astype(z, _computed_in(xp, logits), copy=False), within)
     values = xp.where(counts, xp.where(within == y, values, math.nan), unlabelled)
     return xp.reshape(values, labels.shape)
 

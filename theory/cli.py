@@ -77,13 +77,17 @@ def run(options: argparse.Namespace) -> int:
         check_writable(options.results / "theory" / "verify.json")
     start = time.perf_counter()
     outcomes = _run_with_progress(checks, options)
-    content = {"header": _header(options), "checks": [outcome.record() for outcome in outcomes]}
+    about = {"command": command_line(), "seed": options.seed, "alpha": options.alpha}
+    header = {**provenance(), **about, "alpha_per_monte_carlo_check": alpha_per_check(options.alpha)}
+    content = {"header": header, "checks": [outcome.record() for outcome in outcomes]}
     written = []
-    if not options.no_results:
-        if not options.only:
-            # A part of the checks must not replace the record of all of them.
-            written.append(write_json(options.results / "theory" / "verify.json", content))
-        written += _write_curves(options, console) if not options.only else []
+    # A part of the checks must not replace the record of all of them.
+    if not options.no_results and not options.only:
+        written.append(write_json(options.results / "theory" / "verify.json", content))
+        with console.status("tables for the figures"):
+            folder = options.results / "theory"
+            written += curves.write_all(folder, seed=options.seed, alpha=options.alpha)
+            written += curves.write_worst_cases(folder, jobs=options.jobs)
     if options.json:
         written.append(write_json(options.json, content))
     table.show(console, outcomes)
@@ -106,25 +110,6 @@ def _run_with_progress(checks: list[Check], options: argparse.Namespace) -> list
             progress.note(f"{said}; {outcome.check.statement}")
 
         return run_checks(checks, seed=options.seed, alpha=options.alpha, jobs=options.jobs, done=done)
-
-
-def _write_curves(options: argparse.Namespace, console: Console) -> list[Path]:
-    with console.status("tables for the figures"):
-        folder = options.results / "theory"
-        return [
-            *curves.write_all(folder, seed=options.seed, alpha=options.alpha),
-            *curves.write_worst_cases(folder, jobs=options.jobs),
-        ]
-
-
-def _header(options: argparse.Namespace) -> dict[str, object]:
-    return {
-        **provenance(),
-        "command": command_line(),
-        "seed": options.seed,
-        "alpha": options.alpha,
-        "alpha_per_monte_carlo_check": alpha_per_check(options.alpha),
-    }
 
 
 def _choose(checks: list[Check], wanted: list[str]) -> list[Check]:

@@ -1,10 +1,11 @@
 """What a check is and what it may find: five outcomes, never a bare boolean.
 
 A check is a function of a `Context`, registered under the statement it is about, which returns a verdict, or yields one
-for each of its parts, of which `worst` makes one:
+for each of its parts, of which `worst` makes one. What it claims is the first paragraph of its docstring:
 
-    @check("Fact A.3", "erf(t) <= sqrt(1 - exp(-4 t^2 / pi)) at 4,001 points of [0, 8]", Route.CLOSED_FORM)
-    def erf_bound(context: Context, *, bound=facts.erf_bound) -> Verdict: ...
+    @check("Fact A.3", Route.CLOSED_FORM)
+    def erf_bound(context: Context, *, bound=facts.erf_bound) -> Verdict:
+        "erf(t) <= sqrt(1 - exp(-4 t^2 / pi)) at 4,001 points of [0, 8]"
 
 The formula under test is a keyword argument, so that a test can push it past the truth and see the check fail.
 """
@@ -13,6 +14,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -75,6 +78,10 @@ class AssumptionViolated(ValueError):
         self.assumption = assumption
 
 
+class Inconclusive(RuntimeError):
+    """A check cannot tell, as where a solver fails; the message says why."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What a check found.
@@ -127,6 +134,8 @@ class Check:
             return within_tolerance(found) if self.route in APPROXIMATE else found
         except AssumptionViolated as broken:
             return Verdict(status=Status.ASSUMPTION_VIOLATED, witness=str(broken))
+        except Inconclusive as reason:
+            return Verdict(status=Status.INCONCLUSIVE, witness=str(reason))
 
 
 def generator(name: str, seed: int) -> np.random.Generator:
@@ -140,13 +149,27 @@ _registry: dict[str, Check] = {}
 
 
 def check(
-    statement: str, claim: str, route: Route, *, expected: Status | None = None, scope: Scope | None = None
+    statement: str,
+    route: Route,
+    by: Route | None = None,
+    *,
+    claim: str | None = None,
+    expected: Status | None = None,
+    scope: Scope | None = None,
 ) -> Callable[[Callable[..., Verdict | Verdicts]], Callable[..., Verdict]]:
     """Register a check, and make one verdict of several.
 
+    `claim` is the first paragraph of the function's docstring, unless given.
     `expected` is `consistent` for Monte Carlo and for `APPROXIMATE` routes and `proved` otherwise, unless given.
     `scope` is `samples` for Monte Carlo and `instances` otherwise: `everywhere` is always said, never assumed.
+    `check(statement, claim, route)` is the older form, which goes with the next version.
+
+    Raises:
+        ValueError: if nothing says what the function claims, or another check has its name.
     """
+    if by is not None:
+        warnings.warn("a check's claim is its docstring now: check(statement, route)", DeprecationWarning, stacklevel=2)
+        claim, route = route, by
 
     def register(function: Callable[..., Verdict | Verdicts]) -> Callable[..., Verdict]:
         @functools.wraps(function)
@@ -156,10 +179,13 @@ def check(
         name = f"{function.__module__.rsplit('.', 1)[-1]}.{function.__name__}"
         if name in _registry:
             raise ValueError(f"a check named {name} is already registered")
+        said = claim or " ".join((inspect.getdoc(function) or "").partition("\n\n")[0].split())
+        if not said:
+            raise ValueError(f"the check {name} has no docstring, which is to say what it claims")
         sampled = route is Route.MONTE_CARLO
         default = Status.CONSISTENT if sampled or route in APPROXIMATE else Status.PROVED
         reach = scope or (Scope.SAMPLES if sampled else Scope.INSTANCES)
-        _registry[name] = Check(name, statement, claim, route, expected or default, checked, reach)
+        _registry[name] = Check(name, statement, said, route, expected or default, checked, reach)
         return checked
 
     return register

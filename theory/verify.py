@@ -74,7 +74,9 @@ def run_checks(
     outcomes = {}
     # Fresh processes: forking one that has started threads may hang.
     with ProcessPoolExecutor(min(jobs, len(checks)), mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(_run_by_name, item.name, seed, share) for item in _slowest_first(checks)]
+        # Simulations take longest; a long one that starts last would leave the other processors idle.
+        slowest_first = sorted(checks, key=lambda item: item.route is not Route.MONTE_CARLO)
+        futures = [pool.submit(_run_by_name, item.name, seed, share) for item in slowest_first]
         try:
             for future in as_completed(futures):
                 name, verdict, seconds = future.result()
@@ -84,11 +86,6 @@ def run_checks(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [outcomes[item.name] for item in checks]
-
-
-def _slowest_first(checks: list[Check]) -> list[Check]:
-    # Simulations take longest; a long one that starts last would leave the other processors idle.
-    return sorted(checks, key=lambda item: item.route is not Route.MONTE_CARLO)
 
 
 def _run(name: str, seed: int, alpha: float) -> Outcome:

@@ -16,7 +16,7 @@ from gsgd.console import print_table
 from gsgd.results import write_json
 
 if TYPE_CHECKING:
-    from training.config import Config
+    from training.config import Config, Source
 
 EXAMPLES = """\
 examples:
@@ -137,11 +137,8 @@ def _rehearse(config: Config) -> int:
     return 0
 
 
-def _list_presets(presets: dict[str, Path]) -> int:
-    said = {
-        name: path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
-        for name, path in presets.items()
-    }
+def _list_presets(presets: dict[str, Source]) -> int:
+    said = {name: source.in_a_line() for name, source in presets.items()}
     if sys.stdout.isatty():
         print_table(Console(highlight=False), ("preset", "what it is"), list(said.items()), left=(0, 1))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import difflib
 import json
@@ -85,9 +86,9 @@ def load(source: str, values: Mapping[str, Any] | None = None) -> Config:
         ValueError: if there is no such file or preset, it is not TOML, a key is unknown, a value is not of the key's
             type or out of range.
     """
-    path = _find(source, Path())
-    name = next((preset for preset, where in presets().items() if where == path), path.stem)
-    read, chosen = _read(path, ())
+    found = _find(source, Path())
+    name = next((preset for preset, known in presets().items() if known == found), found.path.stem)
+    read, chosen = _read(found, ())
     config = build(name, {**read, **(values or {})}, str(source))
     return dataclasses.replace(config, chosen=chosen | frozenset(values or {}))
 
@@ -153,16 +154,34 @@ def _short(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def presets() -> dict[str, Path]:
-    """Name -> file of the configurations that are installed with the package."""
+@dataclass(frozen=True)
+class Source:
+    """A configuration that is not read yet: a file, and values over it, as a row of a table has them."""
+
+    path: Path
+    values: tuple[tuple[str, str], ...] = ()
+    about: str = ""
+
+    def in_a_line(self) -> str:
+        """What it is: what the table says, or the first line of the file."""
+        return self.about or self.path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
+
+
+def presets() -> dict[str, Source]:
+    """Name -> source of the configurations that are installed with the package: files, and the rows of a table."""
     root = Path(str(files("training") / "configs"))
-    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.toml"))}
+    found = {path.relative_to(root).with_suffix("").as_posix(): Source(path) for path in root.rglob("*.toml")}
+    lines = (root / "runs.csv").read_text(encoding="utf-8").splitlines()
+    for row in csv.DictReader(line for line in lines if not line.startswith("#")):
+        values = tuple((key, row[key]) for key in ("method", "max_lr", "budget") if row[key])
+        found[row["preset"]] = Source(found[row["base"]].path, values, row["about"])
+    return dict(sorted(found.items()))
 
 
-def _find(source: str, folder: Path) -> Path:
+def _find(source: str, folder: Path) -> Source:
     path = folder / source
     if path.suffix.lower() == ".toml" and path.exists():
-        return checked(path)
+        return Source(checked(path))
     known = presets()
     if source in known:
         return known[source]
@@ -172,17 +191,18 @@ def _find(source: str, folder: Path) -> Path:
     )
 
 
-def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], frozenset[str]]:
-    """(values, those keys that are not a preset's) of a file on its bases."""
+def _read(source: Source, seen: tuple[Path, ...]) -> tuple[dict[str, Any], frozenset[str]]:
+    """(values, those keys that are not a preset's) of a source on its bases."""
+    path = source.path
     if path.resolve() in seen:
         raise ValueError(f"{path} is, through its base, based on itself")
     try:
         # Editors on Windows begin UTF-8 with a byte order mark.
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig")) | dict(source.values)
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     base = content.pop("base", None)
-    own = frozenset() if path in presets().values() else frozenset(content)
+    own = frozenset() if source in presets().values() else frozenset(content)
     if base is None:
         return content, own
     if not isinstance(base, str):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from gsgd import host
@@ -315,7 +316,7 @@ class Training:
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to go on as this one would have; every rank must call it."""
-        return {**self._shared_state(), "ranks": self._gathered(self._state_of_rank())}
+        return {**self._shared_state(), "ranks": gather_object([self._state_of_rank()])}
 
     def _state_of_rank(self) -> dict[str, Any]:
         cuda = self.accelerator.device.type == "cuda"
@@ -404,13 +405,6 @@ class Training:
             if lacking := moments.get(number, {}).keys() - found.keys():
                 raise ValueError(f"its entry optimizer.state.{number} lacks {', '.join(sorted(lacking))}")
         check_like({**of_rank, "cuda": None}, {**self._state_of_rank(), "cuda": None}, "its entry ranks")
-
-    def _gathered(self, own: Any) -> list[Any]:
-        if self.accelerator.num_processes == 1:
-            return [own]
-        found: list[Any] = [None] * self.accelerator.num_processes
-        torch.distributed.all_gather_object(found, own)
-        return found
 
 
 def _labelled_only(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:

@@ -153,12 +153,19 @@ def registry(monkeypatch):
 
 
 def test_a_check_is_registered_under_its_module_and_name(registry):
-    @verdict.check("Fact A.1", "1 <= 2", Route.CLOSED_FORM)
+    @verdict.check("Fact A.1", Route.CLOSED_FORM)
     def one(context: Context, *, bound=2.0):
+        """1 <= 2
+
+        A remark, which is no part of the claim.
+        """
         return at_most(1.0, bound)
 
-    @verdict.check("Fact A.1", "a coin is fair", Route.MONTE_CARLO)
+    @verdict.check("Fact A.1", Route.MONTE_CARLO)
     def two(context):
+        """a coin is fair, as far as
+        samples say
+        """
         return Verdict(status=Status.CONSISTENT, value=context.alpha)
 
     assert list(registry) == ["test_verdict.one", "test_verdict.two"]
@@ -166,21 +173,46 @@ def test_a_check_is_registered_under_its_module_and_name(registry):
     assert verdict.registered() is not registry
     check = registry["test_verdict.one"]
     assert (check.statement, check.claim, check.expected) == ("Fact A.1", "1 <= 2", Status.PROVED)
+    assert registry["test_verdict.two"].claim == "a coin is fair, as far as samples say"
     assert registry["test_verdict.two"].expected is Status.CONSISTENT
     assert check.run(seed=0, alpha=0.1).status is Status.PROVED
     assert check.run(seed=0, alpha=0.1, bound=0.5).status is Status.REFUTED
     assert registry["test_verdict.two"].run(seed=0, alpha=0.125).value == 0.125
     with pytest.raises(ValueError, match=r"test_verdict\.one is already registered"):
-        verdict.check("Fact A.2", "again", Route.EXACT)(one)
+        verdict.check("Fact A.2", Route.EXACT)(one)
     with pytest.raises(TypeError, match="no_such_formula"):
         check.run(seed=0, alpha=0.1, no_such_formula=1)
+
+
+def test_a_check_says_what_it_claims(registry):
+    with pytest.raises(ValueError, match=r"the check test_verdict\.silent has no docstring"):
+
+        @verdict.check("Fact A.1", Route.EXACT)
+        def silent(context):
+            return at_most(1.0, 2.0)
+
+    assert not registry
+
+
+def test_the_older_form_of_a_check_works_and_says_so(registry):
+    with pytest.warns(DeprecationWarning, match="a check's claim is its docstring now") as caught:
+
+        @verdict.check("Fact A.1", "1 <= 2", Route.EXACT)
+        def older(context):
+            return at_most(1.0, 2.0)
+
+    assert [warning.filename for warning in caught] == [__file__]
+    found = registry["test_verdict.older"]
+    assert (found.statement, found.claim, found.route) == ("Fact A.1", "1 <= 2", Route.EXACT)
+    assert found.run(seed=0, alpha=0.1).status is Status.PROVED
 
 
 def test_a_check_that_yields_its_parts_stops_at_the_first_refutation(registry):
     seen = []
 
-    @verdict.check("Theorem 5.7", "all are at most 2", Route.EXACT)
+    @verdict.check("Theorem 5.7", Route.EXACT)
     def parts(context, *, values=(0.5, 1.5, 1.0)):
+        """all are at most 2"""
         for value in values:
             seen.append(value)
             yield at_most(value, 2.0)
@@ -193,7 +225,7 @@ def test_a_check_that_yields_its_parts_stops_at_the_first_refutation(registry):
 
 
 def test_only_a_broken_assumption_becomes_a_verdict(registry):
-    @verdict.check("Theorem 5.7", "control", Route.EXACT, expected=Status.ASSUMPTION_VIOLATED)
+    @verdict.check("Theorem 5.7", Route.EXACT, claim="control", expected=Status.ASSUMPTION_VIOLATED)
     def broken(context, *, error=AssumptionViolated("eta < 1/L", "eta = 1 must lie in (0, 1)")):  # noqa: B008
         raise error
 

@@ -248,6 +248,9 @@ def test_the_list_of_presets(train):
     lines = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert set(lines) == set(presets())
     assert lines["bert-base/loss-1"].startswith("BERT-base, loss-based SIFT")
+    assert lines["food101/same-time/last-5e-3"].startswith(
+        "ResNet-50 on Food-101, SIFT with the last layer as exit, max_lr"
+    )
 
 
 @pytest.mark.parametrize("task", ["bert", "resnet"])

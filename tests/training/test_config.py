@@ -28,9 +28,24 @@ def test_a_file(tmp_path):
 
 
 def test_a_preset_by_name_and_by_file():
-    name = "bert-base/loss-1"
-    assert load(name) == load(str(presets()[name]))
+    name = "bert-base/baseline"
+    assert load(name) == load(str(presets()[name].path))
     assert load(name).name == name
+
+
+def test_a_preset_that_is_a_row_of_a_table(tmp_path):
+    """It is what stands in its row over the file that it names, and may be the base of a file."""
+    name = "food101/same-time/last-5e-3"
+    over = {"method": "loss@last", "max_lr": 5e-3, "budget": "100baseline-epochs"}
+    assert load(name) == dataclasses.replace(load("food101/common", over), name=name)
+    assert load(name).chosen == frozenset()
+    mine = load(write(tmp_path / "mine.toml", f'base = "{name}"\nmax_lr = 1.0'))
+    assert (mine.name, mine.training.method, mine.training.max_lr, mine.chosen) == (
+        "mine",
+        "loss@last",
+        1.0,
+        {"max_lr"},
+    )
 
 
 def test_presets_are_named_by_their_place():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -26,15 +26,15 @@ SMALL_RATE = 0.02
 """eta L where GSGD's limit must stand out from SGD's noise floor eta L F* / (1 - eta L)."""
 
 
-@check(
-    "Theorem 5.7", "E F(average) <= bound, K = 2 up to 6..12: 10 instances, R = 2, 3, eta L = .05, .5, .9", Route.EXACT
-)
+@check("Theorem 5.7", Route.EXACT)
 def gsgd_by_enumeration(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
+    """E F(average) <= bound, K = 2 up to 6..12: 10 instances, R = 2, 3, eta L = .05, .5, .9"""
     return _gsgd_instances(context, convex.compact_problems(), bound)
 
 
-@check("Theorem 5.7", "the same where F* = 0, with Phi_F unbounded in two of three problems", Route.EXACT)
+@check("Theorem 5.7", Route.EXACT)
 def gsgd_interpolating(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
+    """the same where F* = 0, with Phi_F unbounded in two of three problems"""
     return _gsgd_instances(context, convex.interpolating_problems(), bound)
 
 
@@ -53,24 +53,18 @@ def enumerate_bounds(
         yield exact.bound_holds(known, law, bound, eta=eta, rng=context.rng, **q)
 
 
-@check(
-    "Theorem 5.7",
-    "K = 1, where the average is w_0: F(w_0) <= bound, 10 instances, R = 2, eta L = .05, .5, .9",
-    Route.EXACT,
-)
+@check("Theorem 5.7", Route.EXACT)
 def at_the_start(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
+    """K = 1, where the average is w_0: F(w_0) <= bound, 10 instances, R = 2, eta L = .05, .5, .9"""
     for known in convex.compact_problems():
         law = exact.greedy(known.problem.n, 2)
         q: dict[str, Any] = {"K": 1, "first": 1, "Delta": exact.Delta(known, law), "rng": context.rng}
         yield exact.bound_holds(known, law, bound, eta=np.array(RATES) / known.L, **q)
 
 
-@check(
-    "Theorem 5.7",
-    "D not uniform: the same with atoms of weights 1/2, 1/3, 1/6 and .7, .2, .1, R = 2, 3, K = 2 up to 7, 3 eta",
-    Route.EXACT,
-)
+@check("Theorem 5.7", Route.EXACT)
 def gsgd_weighted(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
+    """D not uniform: the same with atoms of weights 1/2, 1/3, 1/6 and .7, .2, .1, R = 2, 3, K = 2 up to 7, 3 eta"""
     laws = []
     for weights, start in (([1 / 2, 1 / 3, 1 / 6], 2.0), ([0.7, 0.2, 0.1], -1.0), ([0.25, 0.5, 0.25], 0.0)):
         infinite = [np.inf] * 3
@@ -91,12 +85,11 @@ def _uniform_interval(w: np.ndarray, R: int) -> np.ndarray:
     return (near**2 - 2 * near ** (R + 2) / (R + 2) + rest) / 2
 
 
-@check(
-    "Theorem 5.7",
-    "D continuous: x uniform on [-1, 1], f = (w - x)^2/2; mean of E F^_4(w_k) <= rho bound from w_0 = 0, K = 50, 500",
-    Route.MONTE_CARLO,
-)
+@check("Theorem 5.7", Route.MONTE_CARLO)
 def gsgd_continuous(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
+    """D continuous: x uniform on [-1, 1], f = (w - x)^2/2; mean of E F^_4(w_k) <= rho bound from w_0 = 0,
+    K = 50, 500
+    """
     R, eta, runs, marks = 4, 0.05, 2000, (50, 500)
     w, total = np.zeros(runs), np.zeros(runs)
     for step in range(1, max(marks) + 1):
@@ -110,12 +103,9 @@ def gsgd_continuous(context: Context, *, bound=convergence.gsgd_bound) -> Verdic
             yield montecarlo.mean_at_most(total / step, limit, context.alpha / len(marks), cap=2.0)
 
 
-@check(
-    "Theorem 5.7",
-    "mean over k of E F^_8(w_k) <= rho bound: symmetric quadratics, n = 40, from the minimiser, K = 10, 50, 200",
-    Route.MONTE_CARLO,
-)
+@check("Theorem 5.7", Route.MONTE_CARLO)
 def gsgd_by_simulation(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
+    """mean over k of E F^_8(w_k) <= rho bound: symmetric quadratics, n = 40, from the minimiser, K = 10, 50, 200"""
     return selected_mean_by_simulation(context, bound, R=8, k=1, marks=(10, 50, 200))
 
 
@@ -137,26 +127,23 @@ def selected_mean_by_simulation(context: Context, bound, *, R: int, k: int, mark
             yield montecarlo.mean_at_most(total / step, limit, context.alpha / len(marks), cap=2 * Delta)
 
 
-@check("Theorem 5.8", "E F(average) <= bound, K = 2 up to 6..12: 13 instances, eta L = .05, .5, .9", Route.EXACT)
-def sgd_by_enumeration(context: Context, *, bound=convergence.sgd_bound) -> Verdicts:
-    def limit(K, *, eta, L, D0, rho, Delta):
-        return bound(K, eta=eta, L=L, D0=D0, F_star=Delta)
+def of_sgd(bound: Callable[..., Any]) -> Callable[..., Any]:
+    """A bound of SGD, called as one of GSGD: of a single candidate Delta is F*, and rho is 1."""
+    return lambda K, *, Delta, rho, **q: bound(K, F_star=Delta, **q)
 
+
+@check("Theorem 5.8", Route.EXACT)
+def sgd_by_enumeration(context: Context, *, bound=convergence.sgd_bound) -> Verdicts:
+    """E F(average) <= bound, K = 2 up to 6..12: 13 instances, eta L = .05, .5, .9"""
     problems = convex.compact_problems() + convex.interpolating_problems()
     laws = [(known, exact.uniform(known.problem.n)) for known in problems]
-    return enumerate_bounds(context, laws, limit)
+    return enumerate_bounds(context, laws, of_sgd(bound))
 
 
-@check(
-    "Theorem 5.8",
-    "mean over k of E F(w_k) <= bound: symmetric quadratics, n = 40, from the minimiser, K = 10, 100, 1000",
-    Route.MONTE_CARLO,
-)
+@check("Theorem 5.8", Route.MONTE_CARLO)
 def sgd_by_simulation(context: Context, *, bound=convergence.sgd_bound) -> Verdicts:
-    def limit(K, *, eta, L, D0, rho, Delta):
-        return bound(K, eta=eta, L=L, D0=D0, F_star=Delta)
-
-    return selected_mean_by_simulation(context, limit, R=1, k=1, marks=(10, 100, 1000))
+    """mean over k of E F(w_k) <= bound: symmetric quadratics, n = 40, from the minimiser, K = 10, 100, 1000"""
+    return selected_mean_by_simulation(context, of_sgd(bound), R=1, k=1, marks=(10, 100, 1000))
 
 
 def _printed_step_size(K: np.ndarray, L: float) -> np.ndarray:
@@ -164,23 +151,16 @@ def _printed_step_size(K: np.ndarray, L: float) -> np.ndarray:
     return 1.0 / np.sqrt(L * np.sqrt(K))
 
 
-@check(
-    "Theorem 5.8",
-    "as printed: eta = 1/(eta L sqrt K) is a step size the theorem allows (L = 4, K = 2..64)",
-    Route.CLOSED_FORM,
-    expected=Status.REFUTED,
-)
+@check("Theorem 5.8", Route.CLOSED_FORM, expected=Status.REFUTED)
 def printed_step_size(context: Context, *, step_size=_printed_step_size) -> Verdict:
+    """as printed: eta = 1/(eta L sqrt K) is a step size the theorem allows (L = 4, K = 2..64)"""
     K, L = np.arange(2, 65), 4.0
     return at_most(step_size(K, L) * L, 1.0 - 1e-9, where={"K": K, "eta": step_size(K, L)})
 
 
-@check(
-    "Theorem 5.8",
-    "with eta = 1/(L sqrt K) the bound is F* + (L D0^2 / 2 + F*)/(sqrt K - 1), K = 2..1e12",
-    Route.CLOSED_FORM,
-)
+@check("Theorem 5.8", Route.CLOSED_FORM)
 def corrected_step_size(context: Context, *, bound=convergence.sgd_bound) -> Verdict:
+    """with eta = 1/(L sqrt K) the bound is F* + (L D0^2 / 2 + F*)/(sqrt K - 1), K = 2..1e12"""
     K = np.unique(np.geomspace(2, 1e12, 200).astype(int))
     L, D0, F_star = 4.0, 3.0, 0.7
     excess = bound(K, eta=1 / (L * np.sqrt(K)), L=L, D0=D0, F_star=F_star) - F_star
@@ -188,25 +168,18 @@ def corrected_step_size(context: Context, *, bound=convergence.sgd_bound) -> Ver
     return equal(excess * (np.sqrt(K) - 1), L * D0**2 / 2 + F_star, where={"K": K}, tolerance=1e-6)
 
 
-@check(
-    "Theorem 5.7",
-    "with eta = 1/(L sqrt K) the bound is Delta/rho + (L D0^2/2 + Delta)/(rho (sqrt K - 1)), K = 2..1e12",
-    Route.CLOSED_FORM,
-)
+@check("Theorem 5.7", Route.CLOSED_FORM)
 def limit_of_gsgd(context: Context, *, bound=convergence.gsgd_bound) -> Verdict:
+    """with eta = 1/(L sqrt K) the bound is Delta/rho + (L D0^2/2 + Delta)/(rho (sqrt K - 1)), K = 2..1e12"""
     K = np.unique(np.geomspace(2, 1e12, 200).astype(int))
     L, D0, rho, Delta = 4.0, 3.0, 1.3, 0.7
     excess = bound(K, eta=1 / (L * np.sqrt(K)), L=L, D0=D0, rho=rho, Delta=Delta) - Delta / rho
     return equal(excess * (np.sqrt(K) - 1), (L * D0**2 / 2 + Delta) / rho, where={"K": K}, tolerance=1e-6)
 
 
-@check(
-    "Theorem 5.8",
-    "control: eta = 1/(L sqrt K) is allowed at K = 1",
-    Route.CLOSED_FORM,
-    expected=Status.ASSUMPTION_VIOLATED,
-)
+@check("Theorem 5.8", Route.CLOSED_FORM, expected=Status.ASSUMPTION_VIOLATED)
 def control_first_step(context: Context, *, K: int = 1) -> Verdict:
+    """control: eta = 1/(L sqrt K) is allowed at K = 1"""
     value = convergence.sgd_bound(K, eta=1 / (4.0 * np.sqrt(K)), L=4.0, D0=1.0, F_star=1.0)
     return Verdict(status=Status.PROVED, value=value)
 
@@ -216,10 +189,9 @@ def _three_atoms() -> KnownProblem:
     return convex.least_squares(np.sqrt(2) * np.ones((3, 1)), np.sqrt(2) * np.array([0.0, 0.0, 1.0]), start=[1.0])
 
 
-@check(
-    "Remark 5.9", "GSGD's target, the minimiser of F^_2, has F = 1/4 > F* = 2/9 for atoms 0, 0, 1", Route.CLOSED_FORM
-)
+@check("Remark 5.9", Route.CLOSED_FORM)
 def limit_exceeds_minimum(context: Context, *, R: int = 2) -> Verdicts:
+    """GSGD's target, the minimiser of F^_2, has F = 1/4 > F* = 2/9 for atoms 0, 0, 1"""
     # F^_R is convex and has a kink at 1/2, where the largest loss changes; there its slope changes sign.
     known, kink = _three_atoms(), np.array([0.5])
     beside = kink + np.array([[-1e-9], [1e-9]])
@@ -231,10 +203,9 @@ def limit_exceeds_minimum(context: Context, *, R: int = 2) -> Verdicts:
     yield equal(known.F_star, 2 / 9)
 
 
-@check(
-    "Remark 5.9", "at K = 10,000 GSGD's mean F(average) lies above SGD's bound, for atoms 0, 0, 1", Route.MONTE_CARLO
-)
+@check("Remark 5.9", Route.MONTE_CARLO)
 def gsgd_worse_in_the_end(context: Context, *, bound=convergence.sgd_bound) -> Verdict:
+    """at K = 10,000 GSGD's mean F(average) lies above SGD's bound, for atoms 0, 0, 1"""
     known = _three_atoms()
     eta, K = SMALL_RATE / known.L, 10_000
     result = sgd.run(Oracle(known.problem, 2), known.start, eta=eta, K=K, runs=1000, rng=context.rng, record=[K])
@@ -254,12 +225,9 @@ def gsgd_worse_in_the_end(context: Context, *, bound=convergence.sgd_bound) -> V
     )
 
 
-@check(
-    "Corollary 5.10",
-    "with rho* = 1.27 GSGD's E F(average) is below SGD's, K = 2..7, each at its own best step (4 quadratics, R = 2)",
-    Route.EXACT,
-)
+@check("Corollary 5.10", Route.EXACT)
 def gsgd_better_at_first(context: Context, *, laws=(exact.greedy, exact.uniform)) -> Verdict:
+    """with rho* = 1.27 GSGD's E F(average) is below SGD's, K = 2..7, each at its own best step (4 quadratics, R = 2)"""
     known = crossing_problem()
     found: list[list[float]] = [[], []]
     for K in range(2, 8):
@@ -280,12 +248,9 @@ def _random_parameters(rng: np.random.Generator, count: int) -> dict[str, np.nda
     }
 
 
-@check(
-    "Corollary 5.10",
-    "both bounds equal (Delta-F*)/((1-eta L)(rho-1)) at the crossing, 2,000 parameter sets",
-    Route.CLOSED_FORM,
-)
+@check("Corollary 5.10", Route.CLOSED_FORM)
 def bounds_cross(context: Context, *, crossover=convergence.crossover, value=convergence.crossover_value) -> Verdicts:
+    """both bounds equal (Delta-F*)/((1-eta L)(rho-1)) at the crossing, 2,000 parameter sets"""
     q = _random_parameters(context.rng, 2000)
     # The crossing may lie below K = 1; both formulas hold for real K, so D0 is scaled to put it at K >= 1.
     q["D0"] = q["D0"] * np.sqrt(np.maximum(1.0, 2.0 / crossover(**q)))
@@ -297,12 +262,9 @@ def bounds_cross(context: Context, *, crossover=convergence.crossover, value=con
     yield equal(sgd_value / common, 1.0, where=q)
 
 
-@check(
-    "Corollary 5.10",
-    "GSGD's bound is lower at .9 of the crossing and higher at 1.1 of it, 2,000 parameter sets",
-    Route.CLOSED_FORM,
-)
+@check("Corollary 5.10", Route.CLOSED_FORM)
 def bounds_ordered(context: Context, *, crossover=convergence.crossover) -> Verdicts:
+    """GSGD's bound is lower at .9 of the crossing and higher at 1.1 of it, 2,000 parameter sets"""
     q = _random_parameters(context.rng, 2000)
     q["D0"] = q["D0"] * np.sqrt(np.maximum(1.0, 4.0 / crossover(**q)))
     K = crossover(**q)
@@ -315,28 +277,22 @@ def bounds_ordered(context: Context, *, crossover=convergence.crossover) -> Verd
     yield at_least(difference(1.1 * K), 0.0, where=q)
 
 
-@check("Corollary 5.10", "edges: Delta = rho F* never crosses (K = inf), rho = 1 crosses at K = 0", Route.CLOSED_FORM)
+@check("Corollary 5.10", Route.CLOSED_FORM)
 def crossing_edges(context: Context, *, crossover=convergence.crossover) -> Verdict:
+    """edges: Delta = rho F* never crosses (K = inf), rho = 1 crosses at K = 0"""
     K = crossover(eta=0.5, D0=2.0, rho=[1.5, 1.0], Delta=[3.0, 3.0], F_star=[2.0, 2.0])
     return equal(K, [np.inf, 0.0])
 
 
-@check(
-    "Corollary 5.10",
-    "control: Delta < rho F* has a crossing",
-    Route.CLOSED_FORM,
-    expected=Status.ASSUMPTION_VIOLATED,
-)
+@check("Corollary 5.10", Route.CLOSED_FORM, expected=Status.ASSUMPTION_VIOLATED)
 def control_impossible_delta(context: Context, *, Delta: float = 2.0) -> Verdict:
+    """control: Delta < rho F* has a crossing"""
     return Verdict(status=Status.PROVED, value=convergence.crossover(eta=0.5, D0=1.0, rho=1.5, Delta=Delta, F_star=2.0))
 
 
-@check(
-    "Remark 5.11",
-    "GSGD's bound reaches 1.01, 1.1, 2 and 10 times the crossing value in fewer iterations",
-    Route.CLOSED_FORM,
-)
+@check("Remark 5.11", Route.CLOSED_FORM)
 def fewer_iterations_by_the_bounds(context: Context, *, margins=(1.01, 1.1, 2.0, 10.0)) -> Verdict:
+    """GSGD's bound reaches 1.01, 1.1, 2 and 10 times the crossing value in fewer iterations"""
     q = _random_parameters(context.rng, 2000)
     rate = 1 - 2.0 * q["eta"]
     crossing = convergence.crossover_value(eta=q["eta"], L=2.0, rho=q["rho"], Delta=q["Delta"], F_star=q["F_star"])
@@ -347,8 +303,9 @@ def fewer_iterations_by_the_bounds(context: Context, *, margins=(1.01, 1.1, 2.0,
     return at_most(gsgd / plain, 1.0, where=q)
 
 
-@check("Remark 5.11", "E F(w_k) <= 4 F* is reached in fewer steps by GSGD (R = 2, least squares, n = 4)", Route.EXACT)
+@check("Remark 5.11", Route.EXACT)
 def fewer_iterations_measured(context: Context, *, laws=(exact.greedy, exact.uniform)) -> Verdict:
+    """E F(w_k) <= 4 F* is reached in fewer steps by GSGD (R = 2, least squares, n = 4)"""
     known = convex.compact_problems()[3]
     steps = []
     for law in (laws[0](4, 2), laws[1](4)):
@@ -362,12 +319,9 @@ PREDICTED = 37.15
 """The crossing of the bounds at their own best steps (`convergence.crossover_tuned`) on `crossing_problem`, R = 4."""
 
 
-@check(
-    "Corollary 5.10",
-    "measured, rho*_4 = 1.43, each at its own best step: GSGD's E F(average) is lower at K = 12, SGD's at K = 128",
-    Route.MONTE_CARLO,
-)
+@check("Corollary 5.10", Route.MONTE_CARLO)
 def crossing_measured(context: Context, *, marks: tuple[int, int] = (12, 128)) -> Verdicts:
+    """measured, rho*_4 = 1.43, each at its own best step: GSGD's E F(average) is lower at K = 12, SGD's at K = 128"""
     for K, sign in zip(marks, (1, -1), strict=True):
         ours, theirs = (average_at_best_step(K, R, runs=12_000, rng=context.rng) for R in (4, 1))
         # Iterates stay between the atoms' minimisers and w_0, where F is at most F(w_0) < 1.
@@ -381,12 +335,9 @@ def crossing_measured(context: Context, *, marks: tuple[int, int] = (12, 128)) -
         yield Verdict(status=status, value=high, bound=low, slack=low - high, witness=said, detectable=width)
 
 
-@check(
-    "Beyond 5.10",
-    "bounds at their own best steps cross at (L D0^2/2) ((sqrt rho - 1)/(sqrt Delta - sqrt(rho F*)))^2, 2,000 sets",
-    Route.CLOSED_FORM,
-)
+@check("Beyond 5.10", Route.CLOSED_FORM)
 def tuned_bounds_cross(context: Context, *, crossover=convergence.crossover_tuned) -> Verdicts:
+    """bounds at their own best steps cross at (L D0^2/2) ((sqrt rho - 1)/(sqrt Delta - sqrt(rho F*)))^2, 2,000 sets"""
     q = _random_parameters(context.rng, 2000)
     del q["eta"]
     q["D0"] = q["D0"] * np.sqrt(np.maximum(1.0, 4.0 / crossover(L=2.0, **q)))
@@ -401,12 +352,9 @@ def tuned_bounds_cross(context: Context, *, crossover=convergence.crossover_tune
     yield at_least(difference(1.1 * K), 0.0, where=q)
 
 
-@check(
-    "Beyond 5.10",
-    "on the problem of four quadratics, R = 4, they cross at K = 37.2, with rho*_4 = 1.43",
-    Route.NUMERICAL,
-)
+@check("Beyond 5.10", Route.NUMERICAL)
 def crossing_predicted(context: Context, *, predicted: float = PREDICTED) -> Verdict:
+    """on the problem of four quadratics, R = 4, they cross at K = 37.2, with rho*_4 = 1.43"""
     known = crossing_problem()
     q = {"L": known.L, "D0": known.D0, "rho": infimum(*CROSSING, 4), "Delta": known.Delta(4), "F_star": known.F_star}
     K = convergence.crossover_tuned(**q)

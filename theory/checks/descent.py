@@ -75,8 +75,9 @@ def _steps(problems: list[KnownProblem] | None = None) -> Iterator[_Step]:
                 yield _Step(known, eta, star, w, law.probabilities(losses), losses, known.atom_gradients(w))
 
 
-@check("Equation 17", "the expansion of E|w' - w*|^2 holds at every reached point of 9 instances", Route.EXACT)
+@check("Equation 17", Route.EXACT)
 def expansion(context: Context, *, cross: float = 2.0) -> Verdicts:
+    """the expansion of E|w' - w*|^2 holds at every reached point of 9 instances"""
     for s in _steps():
         yield equal(
             s.after,
@@ -86,12 +87,9 @@ def expansion(context: Context, *, cross: float = 2.0) -> Verdicts:
         )
 
 
-@check(
-    "Equation 18",
-    "off ties, E grad f(w, x^) is the gradient of F^_2 (central differences, 3 problems)",
-    Route.NUMERICAL,
-)
+@check("Equation 18", Route.NUMERICAL)
 def mean_gradient_is_the_gradient(context: Context, *, scale: float = 1.0) -> Verdicts:
+    """off ties, E grad f(w, x^) is the gradient of F^_2 (central differences, 3 problems)"""
     # Problems without repeated atoms and without flat parts, where ties are the exception.
     for known in (convex.compact_problems()[index] for index in (0, 2, 3)):
         w = known.start + context.rng.standard_normal((50, known.problem.dim))
@@ -105,20 +103,17 @@ def mean_gradient_is_the_gradient(context: Context, *, scale: float = 1.0) -> Ve
             yield equal(scale * mean[:, axis], (up - down) / (2 * h), where=known.name, tolerance=1e-4)
 
 
-@check(
-    "Equation 18",
-    "as printed: F^_R is differentiable everywhere (at w = 1 of w^2/2 and (w-2)^2/2 its slopes are -1/2 and 1/2)",
-    Route.NUMERICAL,
-    expected=Status.REFUTED,
-)
+@check("Equation 18", Route.NUMERICAL, expected=Status.REFUTED)
 def differentiable_at_ties(context: Context, *, at: float = 1.0) -> Verdict:
+    """as printed: F^_R is differentiable everywhere (at w = 1 of w^2/2 and (w-2)^2/2 its slopes are -1/2 and 1/2)"""
     known, h = convex.witness_quadratics(), 1e-6
     left, middle, right = (float(expected_max(known.atom_losses(np.array([at + side * h])), R)) for side in (-1, 0, 1))
     return equal((middle - left) / h, (right - middle) / h, where=f"w = {at}", tolerance=1e-4)
 
 
-@check("Equation 18", "mended: E grad f(w, x^) is a subgradient of F^_2, ties included", Route.EXACT)
+@check("Equation 18", Route.EXACT)
 def mean_gradient_is_a_subgradient(context: Context, *, strength: float = 0.0) -> Verdicts:
+    """mended: E grad f(w, x^) is a subgradient of F^_2, ties included"""
     for s in _steps():
         v = s.w + context.rng.standard_normal(s.w.shape)
         linear = s.F_hat + np.sum(s.mean_gradient * (v - s.w), axis=-1)
@@ -127,8 +122,9 @@ def mean_gradient_is_a_subgradient(context: Context, *, strength: float = 0.0) -
         yield at_least(expected_max(s.known.atom_losses(v), R), linear, where=s.where)
 
 
-@check("Equation 19", "<E grad f(w, x^), w - w*> >= F^_R(w) - Delta_R at every reached point", Route.EXACT)
+@check("Equation 19", Route.EXACT)
 def convexity_step(context: Context, *, share: float = 1.0) -> Verdicts:
+    """<E grad f(w, x^), w - w*> >= F^_R(w) - Delta_R at every reached point"""
     for s in _steps():
         yield at_least(
             np.sum(s.mean_gradient * (s.w - s.star), axis=-1),
@@ -137,8 +133,9 @@ def convexity_step(context: Context, *, share: float = 1.0) -> Verdicts:
         )
 
 
-@check("Equation 20", "E|grad f(w, x^)|^2 <= 2 L F^_R(w) at every reached point", Route.EXACT)
+@check("Equation 20", Route.EXACT)
 def smoothness_step(context: Context, *, factor: float = 2.0) -> Verdicts:
+    """E|grad f(w, x^)|^2 <= 2 L F^_R(w) at every reached point"""
     for s in _steps():
         yield at_most(s.square_gradient, factor * s.known.L * s.F_hat, where=s.where)
 
@@ -148,21 +145,16 @@ def _one_step(s: _Step, coefficient: float) -> np.ndarray:
     return s.before - contraction + 2 * s.eta * s.known.Delta(R)
 
 
-@check(
-    "Equation 21",
-    "as printed: an equality, on what GSGD reaches from w = 3 with w^2/2 and (w-2)^2/2",
-    Route.EXACT,
-    expected=Status.REFUTED,
-)
+@check("Equation 21", Route.EXACT, expected=Status.REFUTED)
 def one_step_equality(context: Context, *, right_side=_one_step) -> Verdicts:
+    """as printed: an equality, on what GSGD reaches from w = 3 with w^2/2 and (w-2)^2/2"""
     for s in _steps([convex.witness_quadratics()]):
         yield equal(s.after, right_side(s, 2.0), where=s.where)
 
 
-@check(
-    "Equation 21", "as an inequality: E|w' - w*|^2 <= |w - w*|^2 - 2 eta (1 - eta L) F^_R + 2 eta Delta_R", Route.EXACT
-)
+@check("Equation 21", Route.EXACT)
 def one_step_inequality(context: Context, *, coefficient: float = 2.0) -> Verdicts:
+    """as an inequality: E|w' - w*|^2 <= |w - w*|^2 - 2 eta (1 - eta L) F^_R + 2 eta Delta_R"""
     for s in _steps():
         yield at_most(s.after, _one_step(s, coefficient), where=s.where)
 
@@ -171,8 +163,9 @@ RHO_STAR = 4 / 3
 """rho*_2 of the smoothed ReLU pair: the infimum off Phi_F = [-1, 1] is approached at |w| = 1."""
 
 
-@check("Equation 22", "rho*_2 of the smoothed ReLU pair is 4/3 = Delta_2/F*", Route.NUMERICAL)
+@check("Equation 22", Route.NUMERICAL)
 def relu_pair_rho(context: Context, *, expected: float = RHO_STAR) -> Verdicts:
+    """rho*_2 of the smoothed ReLU pair is 4/3 = Delta_2/F*"""
     known = convex.smoothed_relu_pair(start=3.0)
     w = 1 + np.geomspace(1e-9, 1e6, 4001)[:, None]
     seen = float(np.min(rho(known.atom_losses(w), R)))
@@ -180,13 +173,9 @@ def relu_pair_rho(context: Context, *, expected: float = RHO_STAR) -> Verdicts:
     yield equal(known.Delta(R) / known.F_star, expected)
 
 
-@check(
-    "Equation 22",
-    "as printed: F^_R(w_k) >= rho* F(w_k) at iterates inside Phi_F (smoothed ReLU pair, w = 0: 3/2 < 2)",
-    Route.CLOSED_FORM,
-    expected=Status.REFUTED,
-)
+@check("Equation 22", Route.CLOSED_FORM, expected=Status.REFUTED)
 def rho_inside_the_minimisers(context: Context, *, w: float = 0.0) -> Verdict:
+    """as printed: F^_R(w_k) >= rho* F(w_k) at iterates inside Phi_F (smoothed ReLU pair, w = 0: 3/2 < 2)"""
     losses = convex.smoothed_relu_pair(start=3.0).atom_losses(np.array([w]))
     return at_least(expected_max(losses, R), RHO_STAR * losses.mean(), where=f"w = {w}")
 
@@ -199,12 +188,9 @@ def _distances_after(known: KnownProblem, w: np.ndarray) -> Iterator[tuple[float
         yield rate, rate / known.L, np.sum(probabilities * known.minimisers.distance(moved) ** 2, axis=-1)
 
 
-@check(
-    "Equation 22",
-    "mended: with the potential dist^2(w, Phi_F) the step holds on [-4, 4], smoothed ReLU pair",
-    Route.EXACT,
-)
+@check("Equation 22", Route.EXACT)
 def distance_potential(context: Context, *, coefficient: float = 2.0) -> Verdicts:
+    """mended: with the potential dist^2(w, Phi_F) the step holds on [-4, 4], smoothed ReLU pair"""
     known = convex.smoothed_relu_pair(start=3.0)
     w = np.concatenate([np.linspace(-4, 4, 801), [-1.0, 1.0]])[:, None]
     for rate, eta, after in _distances_after(known, w):
@@ -213,12 +199,9 @@ def distance_potential(context: Context, *, coefficient: float = 2.0) -> Verdict
         yield at_most(after, limit, where={"w": w[:, 0], "eta L": rate})
 
 
-@check(
-    "Equation 22",
-    "mended: inside Phi_F, E dist^2 of the next iterate <= 2 eta^2 L F^_R, smoothed ReLU pair",
-    Route.EXACT,
-)
+@check("Equation 22", Route.EXACT)
 def leaving_the_minimisers(context: Context, *, factor: float = 2.0) -> Verdicts:
+    """mended: inside Phi_F, E dist^2 of the next iterate <= 2 eta^2 L F^_R, smoothed ReLU pair"""
     known = convex.smoothed_relu_pair(start=0.5)
     w = np.linspace(-1, 1, 401)[:, None]
     for rate, eta, after in _distances_after(known, w):
@@ -226,19 +209,17 @@ def leaving_the_minimisers(context: Context, *, factor: float = 2.0) -> Verdicts
         yield at_most(after, middle, where={"w": w[:, 0], "eta L": rate})
 
 
-@check("Equation 22", "mended: inside Phi_F, F^_R <= Delta_R, smoothed ReLU pair", Route.EXACT)
+@check("Equation 22", Route.EXACT)
 def largest_inside_the_minimisers(context: Context, *, share: float = 1.0) -> Verdict:
+    """mended: inside Phi_F, F^_R <= Delta_R, smoothed ReLU pair"""
     known = convex.smoothed_relu_pair(start=0.5)
     w = np.linspace(-1, 1, 401)[:, None]
     return at_most(expected_max(known.atom_losses(w), R), share * known.Delta(R), where={"w": w[:, 0]})
 
 
-@check(
-    "Equation 23",
-    "F(w) <= (|w - w*|^2 - E|w' - w*|^2)/(2 rho eta (1 - eta L)) + Delta/(rho (1 - eta L)) off Phi_F, rho at each w",
-    Route.EXACT,
-)
+@check("Equation 23", Route.EXACT)
 def rearranged(context: Context, *, share: float = 1.0) -> Verdicts:
+    """F(w) <= (|w - w*|^2 - E|w' - w*|^2)/(2 rho eta (1 - eta L)) + Delta/(rho (1 - eta L)) off Phi_F, rho at each w"""
     for s in _steps():
         off = s.known.minimisers.distance(s.w) > 1e-12
         if not off.any():
@@ -251,19 +232,16 @@ def rearranged(context: Context, *, share: float = 1.0) -> Verdicts:
         yield at_most(s.F_hat[off] / F[off], share * limit[off] / F[off], where=where)
 
 
-@check(
-    "Equation 24",
-    "as printed: dividing the sum over k by 1/K gives the mean (K = 5)",
-    Route.CLOSED_FORM,
-    expected=Status.REFUTED,
-)
+@check("Equation 24", Route.CLOSED_FORM, expected=Status.REFUTED)
 def dividing_by_one_over_K(context: Context, *, divisor: float = 1 / 5) -> Verdict:
+    """as printed: dividing the sum over k by 1/K gives the mean (K = 5)"""
     terms = np.array([5.0, 4.0, 3.0, 2.0, 1.0])
     return equal(terms.sum() / divisor, terms.mean())
 
 
-@check("Equation 24", "mean over k of E F(w_k) <= bound, K = 1 up to 6..12, 9 instances", Route.EXACT)
+@check("Equation 24", Route.EXACT)
 def mean_of_objectives(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
+    """mean over k of E F(w_k) <= bound, K = 1 up to 6..12, 9 instances"""
     for known in convex.compact_problems():
         law = exact.greedy(known.problem.n, R)
         K = exact.affordable_steps(known, law)
@@ -276,12 +254,9 @@ def mean_of_objectives(context: Context, *, bound=convergence.gsgd_bound) -> Ver
             yield at_most(np.cumsum(tree.objectives) / k, limit, where={"problem": known.name, "K": k})
 
 
-@check(
-    "Equation 26",
-    "of all w* of (25) the nearest gives the least: D0 in place of |w_0 - w*|, 101 w* of Phi_F = [-1, 1], w_0 = 3",
-    Route.CLOSED_FORM,
-)
+@check("Equation 26", Route.CLOSED_FORM)
 def nearest_minimiser(context: Context, *, share: float = 1.0) -> Verdict:
+    """of all w* of (25) the nearest gives the least: D0 in place of |w_0 - w*|, 101 w* of Phi_F = [-1, 1], w_0 = 3"""
     known = convex.smoothed_relu_pair(start=3.0)
     distances = np.abs(known.start - np.linspace(-1, 1, 101))
     q = {"eta": 0.5, "L": 1.0, "rho": RHO_STAR, "Delta": known.Delta(R)}
@@ -289,8 +264,9 @@ def nearest_minimiser(context: Context, *, share: float = 1.0) -> Verdict:
     return equal(each.min(), share * convergence.gsgd_bound(10, D0=known.D0, **q))
 
 
-@check("Equation 25", "Jensen: E F(average) <= mean of E F(w_k), K = 1 up to 6..12, 9 instances", Route.EXACT)
+@check("Equation 25", Route.EXACT)
 def jensen(context: Context, *, share: float = 1.0) -> Verdicts:
+    """Jensen: E F(average) <= mean of E F(w_k), K = 1 up to 6..12, 9 instances"""
     for known in convex.compact_problems():
         law = exact.greedy(known.problem.n, R)
         K = exact.affordable_steps(known, law)

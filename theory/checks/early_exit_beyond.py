@@ -31,45 +31,37 @@ SLOPE = math.sqrt(2) / math.pi
 OPPOSED = rotations([0.2, np.pi - 1.1])  # beta_1 = -cos 1.1 = -0.454
 
 
-@check(
-    "Beyond 6.2", "1 - sqrt(1 - beta^2)/2 is nowhere below Equation 14, at 2,001 points of [0, 1]", Route.CLOSED_FORM
-)
+@check("Beyond 6.2", Route.CLOSED_FORM)
 def sharp_bound_sharper(context: Context, *, bound=early_exit.agreement_bound_sharp) -> Verdict:
+    """1 - sqrt(1 - beta^2)/2 is nowhere below Equation 14, at 2,001 points of [0, 1]"""
     return at_least(bound(BETAS), early_exit.agreement_bound(BETAS), where={"beta": BETAS})
 
 
-@check(
-    "Beyond 6.2",
-    "1 - sqrt(1 - beta^2)/2 asked for at beta = -.5, outside [0, 1]",
-    Route.CLOSED_FORM,
-    expected=Status.ASSUMPTION_VIOLATED,
-)
+@check("Beyond 6.2", Route.CLOSED_FORM, expected=Status.ASSUMPTION_VIOLATED)
 def sharp_bound_negative_beta(context: Context, *, beta=-0.5, bound=early_exit.agreement_bound_sharp) -> Verdict:
+    """1 - sqrt(1 - beta^2)/2 asked for at beta = -.5, outside [0, 1]"""
     return at_most(bound(beta), early_exit.agreement(beta), where=f"beta = {beta}")
 
 
-@check(
-    "Beyond 6.2",
-    "Equation 14 says more than the trivial p_j >= 1/2 exactly where beta > sqrt(6/7) = .9258, at 2,001 points",
-    Route.CLOSED_FORM,
-)
+@check("Beyond 6.2", Route.CLOSED_FORM)
 def trivial_below(context: Context, *, threshold=TRIVIAL_BELOW) -> Verdicts:
+    """Equation 14 says more than the trivial p_j >= 1/2 exactly where beta > sqrt(6/7) = .9258, at 2,001 points"""
     says_more = early_exit.agreement_bound(BETAS) > 0.5
     yield equal(early_exit.agreement_bound(threshold), 0.5, where="the threshold")
     yield at_most(np.count_nonzero(says_more != (threshold < BETAS)), 0, where="points on the wrong side")
     yield at_least(early_exit.agreement(BETAS), 0.5, where={"beta": BETAS})
 
 
-@check(
-    "Beyond 6.2", "Equation 13's integral is 1/2 + arcsin(beta)/pi for beta < 0 too, at 2,001 points", Route.QUADRATURE
-)
+@check("Beyond 6.2", Route.QUADRATURE)
 def integral_continued(context: Context, *, formula=early_exit.agreement) -> Verdict:
+    """Equation 13's integral is 1/2 + arcsin(beta)/pi for beta < 0 too, at 2,001 points"""
     integral = early_exit.agreement_integral(-BETAS, continued=True)
     return equal(integral, formula(-BETAS), where={"beta": -BETAS}, tolerance=1e-12)
 
 
-@check("Beyond 6.2", "measured p_j of a network with beta_1 = -.454 is 1/2 + arcsin(beta)/pi", Route.MONTE_CARLO)
+@check("Beyond 6.2", Route.MONTE_CARLO)
 def opposed_network(context: Context, *, formula=early_exit.agreement) -> Verdict:
+    """measured p_j of a network with beta_1 = -.454 is 1/2 + arcsin(beta)/pi"""
     alpha = context.alpha / 2
     verify_gaussian_difference(PLANE, context.rng, directions=OPPOSED.directions(), alpha=alpha)
     n = montecarlo.sample_size(0.01, alpha)
@@ -77,64 +69,46 @@ def opposed_network(context: Context, *, formula=early_exit.agreement) -> Verdic
     return montecarlo.probability_equals(kept, n, formula(OPPOSED.beta(1)), alpha)
 
 
-@check(
-    "Beyond 6.3",
-    "p_j >= 1 - sqrt(tau)/2 for beta = 1 - tau >= 0, at 1,000 tau of [1e-14, 1]; exact at tau = 1",
-    Route.CLOSED_FORM,
-)
+@check("Beyond 6.3", Route.CLOSED_FORM)
 def corollary_sharp(context: Context, *, bound=early_exit.corollary_bound_sharp) -> Verdicts:
+    """p_j >= 1 - sqrt(tau)/2 for beta = 1 - tau >= 0, at 1,000 tau of [1e-14, 1]; exact at tau = 1"""
     yield at_most(early_exit.disagreement(TAUS) / (1 - bound(TAUS)), 1.0, where={"tau": TAUS})
     yield equal(bound(1.0), early_exit.agreement(0.0), where="tau = 1")
 
 
-@check(
-    "Beyond 6.3",
-    "1 - sqrt(1 - beta)/2 is nowhere below 1 - sqrt(1 - beta^2)/2, at 2,001 points of [0, 1]",
-    Route.CLOSED_FORM,
-)
+@check("Beyond 6.3", Route.CLOSED_FORM)
 def corollary_sharper(context: Context, *, bound=early_exit.corollary_bound_sharp) -> Verdict:
+    """1 - sqrt(1 - beta)/2 is nowhere below 1 - sqrt(1 - beta^2)/2, at 2,001 points of [0, 1]"""
     return at_least(bound(1 - BETAS), early_exit.agreement_bound_sharp(BETAS), where={"beta": BETAS})
 
 
-@check(
-    "Beyond 6.3",
-    "(1 - p_j)/sqrt(tau) rises from sqrt2/pi to 1/2: 1,000 tau of [1e-14, 1], both ends",
-    Route.CLOSED_FORM,
-)
+@check("Beyond 6.3", Route.CLOSED_FORM)
 def corollary_constants(context: Context, *, low=SLOPE, high=0.5) -> Verdicts:
+    """(1 - p_j)/sqrt(tau) rises from sqrt2/pi to 1/2: 1,000 tau of [1e-14, 1], both ends"""
     ratio = early_exit.disagreement(TAUS) / np.sqrt(TAUS)
     yield at_least(np.diff(ratio), 0, where={"tau": TAUS[1:]})
     yield equal(ratio[0], low, where="tau = 1e-14")
     yield equal(ratio[-1], high, where="tau = 1")
 
 
-@check(
-    "Beyond 6.2",
-    "for beta >= 0 the argmax of R is kept less often as R grows, and more often as beta does (R <= 64, 11 beta)",
-    Route.QUADRATURE,
-)
+@check("Beyond 6.2", Route.QUADRATURE)
 def general_R_monotone(context: Context, *, formula=early_exit.agreement_R) -> Verdicts:
+    """for beta >= 0 the argmax of R is kept less often as R grows, and more often as beta does (R <= 64, 11 beta)"""
     R, beta = np.array([2, 3, 4, 8, 16, 64]), np.linspace(0, 1, 11)
     p = np.array([[formula(b, r, nodes=120) for b in beta] for r in R])
     yield at_most(np.diff(p, axis=0), 0, where={"R": R[1:, None], "beta": beta})
     yield at_least(np.diff(p, axis=1), 0, where={"R": R[:, None], "beta": beta[1:]})
 
 
-@check(
-    "Beyond 6.2",
-    "measured share of kept argmaxes among R = 4 is the quadrature's at 3 exits of a network",
-    Route.MONTE_CARLO,
-)
+@check("Beyond 6.2", Route.MONTE_CARLO)
 def general_R_of_4(context: Context, *, formula=early_exit.agreement_R) -> Verdict:
+    """measured share of kept argmaxes among R = 4 is the quadrature's at 3 exits of a network"""
     return _measured_R(context, formula, R=4, detectable=0.01)
 
 
-@check(
-    "Beyond 6.2",
-    "measured share of kept argmaxes among R = 16 is the quadrature's at 3 exits of a network",
-    Route.MONTE_CARLO,
-)
+@check("Beyond 6.2", Route.MONTE_CARLO)
 def general_R_of_16(context: Context, *, formula=early_exit.agreement_R) -> Verdict:
+    """measured share of kept argmaxes among R = 16 is the quadrature's at 3 exits of a network"""
     return _measured_R(context, formula, R=16, detectable=0.02)
 
 
@@ -147,22 +121,16 @@ def _measured_R(context: Context, formula: Callable[[float, int], float], *, R: 
     return worst(*(montecarlo.probability_equals(kept[j - 1], n, formula(RESIDUAL.beta(j), R), alpha) for j in exits))
 
 
-@check(
-    "Beyond 6.2",
-    "the top-half law 1/2 + arcsin(beta)/pi is exact at B = 2, by quadrature at 41 beta of [-1, 1]",
-    Route.QUADRATURE,
-)
+@check("Beyond 6.2", Route.QUADRATURE)
 def top_half_of_2(context: Context, *, law=early_exit.top_half_overlap) -> Verdict:
+    """the top-half law 1/2 + arcsin(beta)/pi is exact at B = 2, by quadrature at 41 beta of [-1, 1]"""
     beta = np.linspace(-1, 1, 41)
     return equal([overlap(b, 2, 1) for b in beta], law(beta), where={"beta": beta})
 
 
-@check(
-    "Beyond 6.2",
-    "the top-half law is approached from above, within 1/(4B): B = 4, 8, 16, 32 at beta = 0, .3, .7, .95",
-    Route.QUADRATURE,
-)
+@check("Beyond 6.2", Route.QUADRATURE)
 def top_half_limit(context: Context, *, law=early_exit.top_half_overlap) -> Verdicts:
+    """the top-half law is approached from above, within 1/(4B): B = 4, 8, 16, 32 at beta = 0, .3, .7, .95"""
     B, beta = np.meshgrid([4, 8, 16, 32], [0.0, 0.3, 0.7, 0.95])
     value = [overlap(b, n, n // 2) for b, n in zip(beta.flat, B.flat, strict=True)]
     excess = (law(beta.ravel()) - value) * B.ravel()
@@ -171,22 +139,18 @@ def top_half_limit(context: Context, *, law=early_exit.top_half_overlap) -> Verd
     yield at_most(excess, 0.25, where=where)
 
 
-@check(
-    "Beyond 6.2",
-    "measured overlap of top halves at B = 8, by a network's losses at beta_1 = .697, is the quadrature's",
-    Route.MONTE_CARLO,
-)
+@check("Beyond 6.2", Route.MONTE_CARLO)
 def top_half_of_8(context: Context, *, formula=overlap) -> Verdict:
+    """measured overlap of top halves at B = 8, by a network's losses at beta_1 = .697, is the quadrature's"""
     share = _overlap(context, ROTATIONS, PLANE, B=8, batches=60_000)
     return montecarlo.mean_equals(share, formula(ROTATIONS.beta(1), 8, 4), context.alpha, cap=1.0)
 
 
-@check(
-    "Beyond 6.2",
-    "measured overlap of top halves at B = 64, by losses, is within 1/(4B) below 1/2 + arcsin(beta)/pi (beta_1 = .697)",
-    Route.MONTE_CARLO,
-)
+@check("Beyond 6.2", Route.MONTE_CARLO)
 def top_half_of_64(context: Context, *, law=early_exit.top_half_overlap) -> Verdicts:
+    """measured overlap of top halves at B = 64, by losses,
+    is within 1/(4B) below 1/2 + arcsin(beta)/pi (beta_1 = .697)
+    """
     share = _overlap(context, ROTATIONS, PLANE, B=64, batches=12_000)
     limit = law(ROTATIONS.beta(1))
     yield montecarlo.mean_at_most(share, limit, context.alpha / 2, cap=1.0)
@@ -210,12 +174,9 @@ def _student(degrees: float) -> Callable[[np.random.Generator, tuple[int, ...]],
     return draw
 
 
-@check(
-    "Beyond 6.2",
-    "Gaussianity is not needed: with u spherical about its mean (Student, 3 degrees) p_j is the same formula",
-    Route.MONTE_CARLO,
-)
+@check("Beyond 6.2", Route.MONTE_CARLO)
 def spherical(context: Context, *, formula=early_exit.agreement) -> Verdicts:
+    """Gaussianity is not needed: with u spherical about its mean (Student, 3 degrees) p_j is the same formula"""
     data = EvenLabels(PLANE.mean, PLANE.radius, _student(3.0))
     alpha = context.alpha / 2
     n = montecarlo.sample_size(0.01, alpha)
@@ -224,23 +185,18 @@ def spherical(context: Context, *, formula=early_exit.agreement) -> Verdicts:
         yield montecarlo.probability_equals(kept[j - 1], n, formula(ROTATIONS.beta(j)), alpha)
 
 
-@check(
-    "Beyond 6.2",
-    "Student data (3 degrees) satisfy Assumption 6.1, along the exits of a network (DKW)",
-    Route.MONTE_CARLO,
-    expected=Status.ASSUMPTION_VIOLATED,
-)
+@check("Beyond 6.2", Route.MONTE_CARLO, expected=Status.ASSUMPTION_VIOLATED)
 def spherical_is_not_gaussian(context: Context, *, degrees=3.0) -> Verdict:
+    """Student data (3 degrees) satisfy Assumption 6.1, along the exits of a network (DKW)"""
     data = EvenLabels(PLANE.mean, PLANE.radius, _student(degrees))
     return verify_gaussian_difference(data, context.rng, directions=ROTATIONS.directions(), alpha=context.alpha)
 
 
-@check(
-    "Beyond 6.2",
-    "with u ~ N(m, Sigma), p_j is the formula with A_j Sigma^(1/2) for A_j in beta_j (Sigma = diag(9, .25), 2 exits)",
-    Route.MONTE_CARLO,
-)
+@check("Beyond 6.2", Route.MONTE_CARLO)
 def correlated(context: Context, *, root=((3.0, 0.0), (0.0, 0.5))) -> Verdicts:
+    """with u ~ N(m, Sigma), p_j is the formula with A_j Sigma^(1/2) for A_j in beta_j
+    (Sigma = diag(9, .25), 2 exits)
+    """
     scale = np.array([3.0, 0.5])
     data = EvenLabels(PLANE.mean, PLANE.radius, lambda rng, shape: scale * rng.standard_normal(shape))
     alpha = context.alpha / 2

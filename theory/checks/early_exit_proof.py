@@ -169,12 +169,11 @@ def _same(step: Step, before: Step) -> Verdict:
     )
 
 
-@check(
-    "Equation 59",
-    "y^_j = sig(theta' A_j x) and y^_k = sig(theta' B_j A_j x) for both samples of 500 pairs, every exit of 3 networks",
-    Route.EXACT,
-)
+@check("Equation 59", Route.EXACT)
 def both_predictions(context: Context, *, last=lambda network, j: network.B(j) @ network.A(j)) -> Verdicts:
+    """y^_j = sig(theta' A_j x) and y^_k = sig(theta' B_j A_j x) for both samples of 500 pairs,
+    every exit of 3 networks
+    """
     for network in (ROTATIONS, RESIDUAL, USUAL):
         x = context.rng.standard_normal((500, 2, network.d))
         found = network.predictions(x)
@@ -184,12 +183,9 @@ def both_predictions(context: Context, *, last=lambda network, j: network.B(j) @
                 yield equal(found[layer], 1 / (1 + np.exp(network.sign * z)), where=f"j = {j}")
 
 
-@check(
-    "Equation 60",
-    "l_j = -y log y^_j - (1 - y) log(1 - y^_j) for both samples of 500 pairs, every exit of 3 networks",
-    Route.EXACT,
-)
+@check("Equation 60", Route.EXACT)
 def both_losses(context: Context, *, swap: bool = False) -> Verdicts:
+    """l_j = -y log y^_j - (1 - y) log(1 - y^_j) for both samples of 500 pairs, every exit of 3 networks"""
     for network in (ROTATIONS, RESIDUAL, USUAL):
         x, y = context.rng.standard_normal((500, 2, network.d)), context.rng.integers(2, size=(500, 2))
         p = network.predictions(x)
@@ -197,12 +193,9 @@ def both_losses(context: Context, *, swap: bool = False) -> Verdicts:
         yield equal(network.losses(x, y), expected, tolerance=1e-8)
 
 
-@check(
-    "Equation 61",
-    "by symmetry either sample wins half of the pairs on which exit and last layer agree, and half of the others",
-    Route.MONTE_CARLO,
-)
+@check("Equation 61", Route.MONTE_CARLO)
 def symmetry(context: Context, *, half=0.5) -> Verdicts:
+    """by symmetry either sample wins half of the pairs on which exit and last layer agree, and half of the others"""
     n = montecarlo.sample_size(0.007, context.alpha)
     losses = RESIDUAL.losses(*SPACE.draw(context.rng, (n, 2)))[[0, -1]]
     early, final = losses[..., 0] >= losses[..., 1]
@@ -211,22 +204,18 @@ def symmetry(context: Context, *, half=0.5) -> Verdicts:
     yield montecarlo.probability_equals(_count(early & ~agree), _count(~agree), half, context.alpha / 2)
 
 
-@check(
-    "Equation 63",
-    "p_j is the share of pairs with theta' A_j z >= 0 among those with theta' B_j A_j z >= 0, at exit 1 of a network",
-    Route.MONTE_CARLO,
-)
+@check("Equation 63", Route.MONTE_CARLO)
 def conditional_event(context: Context, *, formula=early_exit.agreement) -> Verdict:
+    """p_j is the share of pairs with theta' A_j z >= 0 among those with theta' B_j A_j z >= 0,
+    at exit 1 of a network
+    """
     early, final = _events(context, montecarlo.sample_size(0.007, context.alpha))
     return montecarlo.probability_equals(_count(early & final), _count(final), formula(RESIDUAL.beta(1)), context.alpha)
 
 
-@check(
-    "Equation 64",
-    "P(theta' B_j A_j z >= 0) = 1/2, and twice the probability of both events is p_j, at exit 1 of a network",
-    Route.MONTE_CARLO,
-)
+@check("Equation 64", Route.MONTE_CARLO)
 def joint_event(context: Context, *, formula=early_exit.agreement) -> Verdicts:
+    """P(theta' B_j A_j z >= 0) = 1/2, and twice the probability of both events is p_j, at exit 1 of a network"""
     n = montecarlo.sample_size(0.007, context.alpha)
     early, final = _events(context, n)
     p = formula(RESIDUAL.beta(1))
@@ -234,12 +223,9 @@ def joint_event(context: Context, *, formula=early_exit.agreement) -> Verdicts:
     yield montecarlo.probability_equals(_count(early & final), n, p / 2, context.alpha / 2)
 
 
-@check(
-    "Equation 65",
-    "E[u u'] is 2 <row, row'> of A_j' theta and A_j' B_j' theta: rows by probing the linear map with unit vectors",
-    Route.EXACT,
-)
+@check("Equation 65", Route.EXACT)
 def covariance_entries(context: Context, *, factor: float = 2.0) -> Verdicts:
+    """E[u u'] is 2 <row, row'> of A_j' theta and A_j' B_j' theta: rows by probing the linear map with unit vectors"""
     for network in (ROTATIONS, RESIDUAL, USUAL):
         for j in range(1, network.k):
             # u is linear in z ~ N(0, 2 I): its columns are the scores of unit vectors.
@@ -249,12 +235,9 @@ def covariance_entries(context: Context, *, factor: float = 2.0) -> Verdicts:
             yield equal(2 * columns @ columns.T, printed, where=f"j = {j}")
 
 
-@check(
-    "Equation 66",
-    "E[u u'] of u = (theta' A_j z, theta' B_j A_j z) is 2 [[a1^2, b a1 a2], [b a1 a2, a2^2]], in 3 networks",
-    Route.EXACT,
-)
+@check("Equation 66", Route.EXACT)
 def covariance_matrix(context: Context, *, formula=covariance) -> Verdicts:
+    """E[u u'] of u = (theta' A_j z, theta' B_j A_j z) is 2 [[a1^2, b a1 a2], [b a1 a2, a2^2]], in 3 networks"""
     for network in (ROTATIONS, RESIDUAL, USUAL):
         for j in range(1, network.k):
             rows = np.array([network.A(j).T @ network.theta, network.A(j).T @ network.B(j).T @ network.theta])
@@ -262,36 +245,29 @@ def covariance_matrix(context: Context, *, formula=covariance) -> Verdicts:
             yield equal(formula(alpha_1, alpha_2, network.beta(j)), rows @ (2 * np.eye(network.d)) @ rows.T)
 
 
-@check(
-    "Equation 67",
-    "the density of u is the library's bivariate normal density at 1,000 random points for 5 Sigma",
-    Route.CLOSED_FORM,
-)
+@check("Equation 67", Route.CLOSED_FORM)
 def general_density(context: Context, *, formula=density_67) -> Verdicts:
+    """the density of u is the library's bivariate normal density at 1,000 random points for 5 Sigma"""
     for case in CASES:
         u = context.rng.standard_normal((1000, 2)) * np.array(case[:2])
         expected = stats.multivariate_normal.pdf(u, np.zeros(2), covariance(*case))
         yield equal(formula(u[:, 0], u[:, 1], *case) / expected, 1.0, where={"u1": u[:, 0], "u2": u[:, 1]})
 
 
-@check(
-    "Equation 68",
-    "the written-out density is (67), with Sigma inverted numerically, at 1,000 random points for 5 Sigma",
-    Route.CLOSED_FORM,
-)
+@check("Equation 68", Route.CLOSED_FORM)
 def density(context: Context, *, formula=density_68) -> Verdicts:
+    """the written-out density is (67), with Sigma inverted numerically, at 1,000 random points for 5 Sigma"""
     for alpha_1, alpha_2, beta in CASES:
         u_1, u_2 = context.rng.standard_normal((2, 1000)) * np.array([[alpha_1], [alpha_2]])
         expected = density_67(u_1, u_2, alpha_1, alpha_2, beta)
         yield equal(formula(u_1, u_2, alpha_1, alpha_2, beta) / expected, 1.0, where={"u1": u_1, "u2": u_2})
 
 
-@check(
-    "Equation 69",
-    "twice the density's integral over the quadrant is 1/2 + arcsin(beta)/pi: 5 (alpha_1, alpha_2, beta), beta <= .95",
-    Route.QUADRATURE,
-)
+@check("Equation 69", Route.QUADRATURE)
 def step_69(context: Context, *, step=equation_69) -> Verdict:
+    """twice the density's integral over the quadrant is 1/2 + arcsin(beta)/pi: 5 (alpha_1, alpha_2, beta),
+    beta <= .95
+    """
     return _same(step, lambda alpha_1, alpha_2, beta: early_exit.agreement(beta))
 
 
@@ -302,7 +278,7 @@ def _equals_the_one_before(number: int, step: Step, before: Step) -> None:
     equals.__name__ = f"step_{number}"
     by = ", by Fact A.5," if number == 82 else ""
     claim = f"equals ({number - 1}){by} at 5 choices of (alpha_1, alpha_2, beta), beta <= .95"
-    check(f"Equation {number}", claim, Route.QUADRATURE)(equals)
+    check(f"Equation {number}", Route.QUADRATURE, claim=claim)(equals)
 
 
 STEPS: list[Step] = [
@@ -314,7 +290,8 @@ for _number, (_before, _step) in enumerate(itertools.pairwise(STEPS), start=70):
         _equals_the_one_before(_number, _step, _before)
 
 
-@check("Equation 80", "is a lower bound on (79), by Fact A.4, at 100 points of [0, .99]", Route.QUADRATURE)
+@check("Equation 80", Route.QUADRATURE)
 def step_80(context: Context, *, step=equation_80) -> Verdict:
+    """is a lower bound on (79), by Fact A.4, at 100 points of [0, .99]"""
     beta = np.linspace(0, 0.99, 100)
     return at_least([equation_79(1.0, 1.0, b) for b in beta], [step(1.0, 1.0, b) for b in beta], where={"beta": beta})

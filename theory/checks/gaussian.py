@@ -88,12 +88,9 @@ def verify_gaussian_error(problem: LinearGaussian, w: np.ndarray, context: Conte
     return verdict
 
 
-@check(
-    "Assumption 5.17",
-    "prediction errors of the linear model with x ~ N(m, S) are N(<w - w*, m>, (w - w*)^T S (w - w*)), sampled",
-    Route.MONTE_CARLO,
-)
+@check("Assumption 5.17", Route.MONTE_CARLO)
 def linear_model_is_gaussian(context: Context, *, stretch: float = 1.0) -> Verdict:
+    """prediction errors of the linear model with x ~ N(m, S) are N(<w - w*, m>, (w - w*)^T S (w - w*)), sampled"""
     problem, w = linear_model(0.7)
     source = LinearGaussian(problem.w_star, problem.mean, stretch * problem.covariance)
     candidates = source.draw(context.rng, (sample_size(0.01, context.alpha),))
@@ -101,37 +98,26 @@ def linear_model_is_gaussian(context: Context, *, stretch: float = 1.0) -> Verdi
     return distribution_equals(problem.errors(w, candidates), lambda z: special.ndtr((z - eps) / delta), context.alpha)
 
 
-@check(
-    "Assumption 5.17",
-    "the linear model with skewed features of the same mean and covariance has no Gaussian prediction error",
-    Route.MONTE_CARLO,
-    expected=Status.ASSUMPTION_VIOLATED,
-)
+@check("Assumption 5.17", Route.MONTE_CARLO, expected=Status.ASSUMPTION_VIOLATED)
 def skewed_features(
     context: Context, *, noise: Callable[..., np.ndarray] = lambda rng, size: rng.standard_exponential(size) - 1
 ) -> Verdict:
+    """the linear model with skewed features of the same mean and covariance has no Gaussian prediction error"""
     problem, w = linear_model(0.7)
     return verify_gaussian_error(LinearGaussian(problem.w_star, problem.mean, problem.covariance, noise), w, context)
 
 
-@check(
-    "Assumption 5.17",
-    "at w = w* the prediction error is 0 and rho_R has no value",
-    Route.EXACT,
-    expected=Status.ASSUMPTION_VIOLATED,
-)
+@check("Assumption 5.17", Route.EXACT, expected=Status.ASSUMPTION_VIOLATED)
 def no_error_at_the_minimum(context: Context, *, away: float = 0.0) -> Verdict:
+    """at w = w* the prediction error is 0 and rho_R has no value"""
     problem, w = linear_model(0.7)
     w = problem.w_star + away * (w - problem.w_star)
     return at_least(rho.gaussian_rho(problem.eps(w), problem.delta(w), 16), 1.0)
 
 
-@check(
-    "Equation 6",
-    "the model's losses are (M(w, x) - M(w*, x))^2 with M(w, x) = <w, x>, at 500 samples and 20 w",
-    Route.EXACT,
-)
+@check("Equation 6", Route.EXACT)
 def squared_loss(context: Context, *, losses: Callable[..., Any] = LinearGaussian.losses) -> Verdict:
+    """the model's losses are (M(w, x) - M(w*, x))^2 with M(w, x) = <w, x>, at 500 samples and 20 w"""
     problem, _ = linear_model(0.7)
     x, w = problem.draw(context.rng, (500,)), 3 * context.rng.standard_normal((20, 1, 3))
     predictions = np.sum(x * w, axis=-1) - x @ problem.w_star
@@ -139,12 +125,9 @@ def squared_loss(context: Context, *, losses: Callable[..., Any] = LinearGaussia
     return equal(found, predictions**2, tolerance=1e-11)
 
 
-@check(
-    "Equation 47",
-    "F(w) = eps^2 + delta^2 is (w - w*)^T E[x x^T] (w - w*) in the linear model, at 100 random w",
-    Route.CLOSED_FORM,
-)
+@check("Equation 47", Route.CLOSED_FORM)
 def second_moment(context: Context, *, objective: Callable[..., Any] = LinearGaussian.objective) -> Verdict:
+    """F(w) = eps^2 + delta^2 is (w - w*)^T E[x x^T] (w - w*) in the linear model, at 100 random w"""
     problem, _ = linear_model(0.7)
     moment = problem.covariance + np.outer(problem.mean, problem.mean)
     away = 3 * context.rng.standard_normal((100, 3))
@@ -154,12 +137,9 @@ def second_moment(context: Context, *, objective: Callable[..., Any] = LinearGau
 # --- exact rho_R, by a second and a third route -----------------------------------------------------------------------
 
 
-@check(
-    "Equation 49",
-    "rho_2 by quadrature equals its closed form (folded normals), 81 eps/delta in [-300, 300]",
-    Route.CLOSED_FORM,
-)
+@check("Equation 49", Route.CLOSED_FORM)
 def two_draws(context: Context, *, gaussian_rho=rho.gaussian_rho) -> Verdict:
+    """rho_2 by quadrature equals its closed form (folded normals), 81 eps/delta in [-300, 300]"""
     # max(a^2, b^2) = (a^2 + b^2) / 2 + |a - b| |a + b| / 2, and a - b, a + b are independent normals.
     c = RATIOS[:, 0]
     folded = 2 * np.exp(-(c**2)) / np.sqrt(np.pi) + 2 * c * special.erf(c)
@@ -167,12 +147,9 @@ def two_draws(context: Context, *, gaussian_rho=rho.gaussian_rho) -> Verdict:
     return equal(gaussian_rho(c, 1.0, 2), expected, where={"eps / delta": c}, tolerance=1e-12)
 
 
-@check(
-    "Equation 49",
-    "E max f over 1, 4 and 16 drawn losses of the linear model is rho_R F, eps/delta = 0, 1, -3, sampled",
-    Route.MONTE_CARLO,
-)
+@check("Equation 49", Route.MONTE_CARLO)
 def by_sampling(context: Context, *, gaussian_rho=rho.gaussian_rho) -> Verdicts:
+    """E max f over 1, 4 and 16 drawn losses of the linear model is rho_R F, eps/delta = 0, 1, -3, sampled"""
     for R, ratio in ((1, 1.0), (4, 0.0), (16, 0.0), (16, -3.0)):
         problem, w = linear_model(ratio)
         cap, lost = loss_cap(problem, w, R)
@@ -186,12 +163,9 @@ def by_sampling(context: Context, *, gaussian_rho=rho.gaussian_rho) -> Verdicts:
 # --- Theorem 5.18 -----------------------------------------------------------------------------------------------------
 
 
-@check(
-    "Theorem 5.18",
-    "E max f over 16, 64 and 256 drawn losses of the linear model is at least the bound times F, sampled",
-    Route.MONTE_CARLO,
-)
+@check("Theorem 5.18", Route.MONTE_CARLO)
 def bound_holds_in_the_model(context: Context, *, bound=rho.gaussian_rho_bound) -> Verdicts:
+    """E max f over 16, 64 and 256 drawn losses of the linear model is at least the bound times F, sampled"""
     for R, ratio in ((16, 3.0), (64, 0.0), (64, -1.0), (256, 10.0)):
         problem, w = linear_model(ratio)
         cap, lost = loss_cap(problem, w, R)
@@ -200,22 +174,15 @@ def bound_holds_in_the_model(context: Context, *, bound=rho.gaussian_rho_bound) 
         yield mean_at_least(np.minimum(losses, cap), least - lost, context.alpha / 4, cap=cap)
 
 
-@check(
-    "Theorem 5.18",
-    "the bound at R = 8, where nu(R) is not real",
-    Route.CLOSED_FORM,
-    expected=Status.ASSUMPTION_VIOLATED,
-)
+@check("Theorem 5.18", Route.CLOSED_FORM, expected=Status.ASSUMPTION_VIOLATED)
 def too_few_draws(context: Context, *, R: int = 8) -> Verdict:
+    """the bound at R = 8, where nu(R) is not real"""
     return at_least(rho.gaussian_rho(0.0, 1.0, R), rho.gaussian_rho_bound(0.0, 1.0, R))
 
 
-@check(
-    "Theorem 5.18",
-    "at eps = 0 the bound is below the trivial 1 for R = 9..24 and above it for R = 25..10^6",
-    Route.CLOSED_FORM,
-)
+@check("Theorem 5.18", Route.CLOSED_FORM)
 def first_useful_R(context: Context, *, first: int = 25) -> Verdicts:
+    """at eps = 0 the bound is below the trivial 1 for R = 9..24 and above it for R = 25..10^6"""
     R = np.arange(9, 1_000_001)
     bound = rho.gaussian_rho_bound(0.0, 1.0, R)
     below = np.less(R, first)
@@ -223,24 +190,20 @@ def first_useful_R(context: Context, *, first: int = 25) -> Verdicts:
     yield at_least(bound[~below], 1.0, where={"R": R[~below]})
 
 
-@check(
-    "Beyond 5.18",
-    "the bound with |eps| is at least the printed one on the grid of Theorem 5.18, and above it wherever eps < 0",
-    Route.CLOSED_FORM,
-)
+@check("Beyond 5.18", Route.CLOSED_FORM)
 def sharp_bound_is_sharper(context: Context, *, bound=rho.gaussian_rho_bound_sharp) -> Verdict:
+    """the bound with |eps| is at least the printed one on the grid of Theorem 5.18, and above it wherever eps < 0"""
     gain = bound(RATIOS, 1.0, DRAWS) - rho.gaussian_rho_bound(RATIOS, 1.0, DRAWS)
     # Analytically the gain is 4 nu |eps| delta (1 - 1/R) / F; half of it leaves room for rounding.
     least = np.where(RATIOS < 0, -2 * rho.nu(DRAWS) * RATIOS * (1 - 1 / DRAWS) / (RATIOS**2 + 1), 0.0)
     return at_least(gain, least, where=GRID)
 
 
-@check(
-    "Equation 48",
-    "F^_R as the mean of the largest: the integral of its quantile function, R = 2, 9, 64, 1024, at eps/delta = 0, 1",
-    Route.QUADRATURE,
-)
+@check("Equation 48", Route.QUADRATURE)
 def by_quantiles(context: Context, *, gaussian_rho=rho.gaussian_rho) -> Verdict:
+    """F^_R as the mean of the largest: the integral of its quantile function, R = 2, 9, 64, 1024,
+    at eps/delta = 0, 1
+    """
     values, expected = [], []
     for R, c in itertools.product((2, 9, 64, 1024), (0.0, 1.0)):
 
@@ -254,12 +217,9 @@ def by_quantiles(context: Context, *, gaussian_rho=rho.gaussian_rho) -> Verdict:
     return equal(values, expected, tolerance=1e-9)
 
 
-@check(
-    "Equation 58",
-    "its right side is (57) over F, and the bound of Theorem 5.18: at 3 delta, 81 eps/delta, R = 9..10^6",
-    Route.CLOSED_FORM,
-)
+@check("Equation 58", Route.CLOSED_FORM)
 def divided_by_the_mean(context: Context, *, bound=rho.gaussian_rho_bound) -> Verdicts:
+    """its right side is (57) over F, and the bound of Theorem 5.18: at 3 delta, 81 eps/delta, R = 9..10^6"""
     level = np.log(DRAWS / (4 * np.log(DRAWS)))
     for delta in (1e-3, 1.0, 1e3):
         eps = RATIOS * delta
@@ -268,8 +228,9 @@ def divided_by_the_mean(context: Context, *, bound=rho.gaussian_rho_bound) -> Ve
         yield equal(bound(eps, delta, DRAWS), printed, where=GRID, tolerance=1e-11)
 
 
-@check("Theorem D.1", "its expression is that of Theorem 5.18 on the grid of Theorem 5.18", Route.CLOSED_FORM)
+@check("Theorem D.1", Route.CLOSED_FORM)
 def restated(context: Context, *, bound=rho.gaussian_rho_bound) -> Verdict:
+    """its expression is that of Theorem 5.18 on the grid of Theorem 5.18"""
     level = np.log(DRAWS / (4 * np.log(DRAWS)))
     numerator = RATIOS**2 + np.pi / 2 * level + np.sqrt(2 * np.pi * level) * RATIOS
     expected = numerator * (1 - 1 / DRAWS) / (RATIOS**2 + 1)

@@ -13,36 +13,26 @@ from theory.routes.montecarlo import distribution_equals, sample_size
 from theory.verdict import Context, Route, Status, Verdict, at_least, check
 
 
-@check(
-    "Equation 50",
-    "P(max over 5 draws of Z_i - eps <= t) = Phi(t / delta)^5 for all t, in the linear model, sampled",
-    Route.MONTE_CARLO,
-)
+@check("Equation 50", Route.MONTE_CARLO)
 def distribution_of_the_largest(context: Context, *, power: float = 5) -> Verdict:
+    """P(max over 5 draws of Z_i - eps <= t) = Phi(t / delta)^5 for all t, in the linear model, sampled"""
     problem, w = linear_model(0.7)
     eps, delta = float(problem.eps(w)), float(problem.delta(w))
     errors = problem.errors(w, problem.draw(context.rng, (sample_size(0.01, context.alpha), 5)))
     return distribution_equals(errors.max(axis=-1) - eps, lambda t: special.ndtr(t / delta) ** power, context.alpha)
 
 
-@check(
-    "Equation 56",
-    "E max Z_i^2 >= (eps + nu delta)^2 (1 - 1/R), R = 9..10^6, eps/delta = -300..300, also where eps + nu delta < 0",
-    Route.QUADRATURE,
-)
+@check("Equation 56", Route.QUADRATURE)
 def second_moment_bound(context: Context, *, nu=rho.nu) -> Verdict:
+    """E max Z_i^2 >= (eps + nu delta)^2 (1 - 1/R), R = 9..10^6, eps/delta = -300..300, also where eps + nu delta < 0"""
     # Per unit of F, which reaches 9e4, so that rounding has one size all over the grid.
     F = RATIOS**2 + 1
     return at_least(exact_grid(), (RATIOS + nu(DRAWS)) ** 2 * (1 - 1 / DRAWS) / F, where=GRID)
 
 
-@check(
-    "Equation 56",
-    "its unprinted middle step E (max Z_i)^2 >= a^2 (1 - 1/R) holds for a = eps + nu delta < 0, too",
-    Route.QUADRATURE,
-    expected=Status.REFUTED,
-)
+@check("Equation 56", Route.QUADRATURE, expected=Status.REFUTED)
 def step_for_negative_level(context: Context, *, eps: float = -10.0) -> Verdict:
+    """its unprinted middle step E (max Z_i)^2 >= a^2 (1 - 1/R) holds for a = eps + nu delta < 0, too"""
     R = 1024
     first, second = (moment.item() for moment in largest_normal(np.array([R])))
     level = eps + rho.nu(R)
@@ -50,12 +40,9 @@ def step_for_negative_level(context: Context, *, eps: float = -10.0) -> Verdict:
     return at_least(eps**2 + 2 * eps * first + second, level**2 * (1 - 1 / R), where=where)
 
 
-@check(
-    "Equation 56",
-    "E (max Z_i)^2 >= (eps + nu delta)^2 (1 - 1/R) wherever eps + nu delta >= 0, R = 9..10^6, eps/delta = -300..300",
-    Route.QUADRATURE,
-)
+@check("Equation 56", Route.QUADRATURE)
 def step_for_positive_level(context: Context, *, nu=rho.nu) -> Verdict:
+    """E (max Z_i)^2 >= (eps + nu delta)^2 (1 - 1/R) wherever eps + nu delta >= 0, R = 9..10^6, eps/delta = -300..300"""
     first, second = largest_normal(DRAWS)
     level = RATIOS + nu(DRAWS)
     value = (RATIOS**2 + 2 * RATIOS * first + second) / (RATIOS**2 + 1)
@@ -64,12 +51,9 @@ def step_for_positive_level(context: Context, *, nu=rho.nu) -> Verdict:
     return at_least(value, np.where(level >= 0, bound, -np.inf), where=GRID)
 
 
-@check(
-    "Equation 57",
-    "F^_R >= (eps^2 + nu^2 delta^2 + 2 nu eps delta) (1 - 1/R) at 21 eps/delta, R = 9..10^6, delta = 10^-3, 1, 10^3",
-    Route.QUADRATURE,
-)
+@check("Equation 57", Route.QUADRATURE)
 def unnormalised(context: Context, *, factor: float = 1.0) -> Verdict:
+    """F^_R >= (eps^2 + nu^2 delta^2 + 2 nu eps delta) (1 - 1/R) at 21 eps/delta, R = 9..10^6, delta = 10^-3, 1, 10^3"""
     delta = np.array([1e-3, 1.0, 1e3])[:, None, None]
     ratios = RATIOS[::4]
     eps = ratios * delta

@@ -26,12 +26,9 @@ def _right_side(w2: Any, f_w: Any, f_u: Any, eta: Any, alpha: Any, beta: Any) ->
     return w2 - 2 * eta * alpha * f_w + 2 * eta * beta * f_u
 
 
-@check(
-    "Beyond 5.7",
-    "(*): |w - eta g - u|^2 <= |w - u|^2 - 2 eta alpha f(w) + 2 eta beta f(u): 900 Huber losses, eta L <= 1.9",
-    Route.EXACT,
-)
+@check("Beyond 5.7", Route.EXACT)
 def step(context: Context, *, right_side=_right_side) -> Verdicts:
+    """(*): |w - eta g - u|^2 <= |w - u|^2 - 2 eta alpha f(w) + 2 eta beta f(u): 900 Huber losses, eta L <= 1.9"""
     rng = context.rng
     for known in random_hubers(rng, 300):
         w, u = 3 * rng.standard_normal((2, 200, 1))
@@ -45,8 +42,9 @@ def step(context: Context, *, right_side=_right_side) -> Verdicts:
         yield at_most((w - h * g - u) ** 2, limit, where=known.name)
 
 
-@check("Beyond 5.7", "(*) is attained by quadratics, for every alpha: 2,000 (h, alpha), h <= 1.9", Route.CLOSED_FORM)
+@check("Beyond 5.7", Route.CLOSED_FORM)
 def step_attained(context: Context, *, right_side=_right_side) -> Verdict:
+    """(*) is attained by quadratics, for every alpha: 2,000 (h, alpha), h <= 1.9"""
     h = context.rng.uniform(0.05, 1.9, 2000)
     low, high = np.maximum(1 - h, 0.0), np.minimum(1.0, 2 - h)
     alpha = low + context.rng.uniform(0.01, 0.99, 2000) * (high - low)
@@ -57,57 +55,46 @@ def step_attained(context: Context, *, right_side=_right_side) -> Verdict:
     return equal((w - h * w - u) ** 2 / limit, 1.0, where={"h": h, "alpha": alpha}, tolerance=1e-8)
 
 
-@check(
-    "Beyond 5.7",
-    "E F(average) <= improved bound, K = 2 up to 6..12: 10 instances, R = 2, 3, eta L = .05 to 1.9, best alpha",
-    Route.EXACT,
-)
+@check("Beyond 5.7", Route.EXACT)
 def improved_by_enumeration(context: Context, *, bound=improved.gsgd_bound_improved) -> Verdicts:
+    """E F(average) <= improved bound, K = 2 up to 6..12: 10 instances, R = 2, 3, eta L = .05 to 1.9, best alpha"""
     laws = [(known, exact.greedy(known.problem.n, R)) for known in convex.compact_problems() for R in (2, 3)]
     return enumerate_bounds(context, laws, bound, rates=WIDE)
 
 
-@check("Beyond 5.7", "the same where F* = 0, and SGD with rho = 1, Delta = F*, 13 instances", Route.EXACT)
+@check("Beyond 5.7", Route.EXACT)
 def improved_sgd_and_interpolating(context: Context, *, bound=improved.gsgd_bound_improved) -> Verdicts:
+    """the same where F* = 0, and SGD with rho = 1, Delta = F*, 13 instances"""
     problems = convex.interpolating_problems()
     laws = [(known, exact.greedy(known.problem.n, 2)) for known in problems]
     laws += [(known, exact.uniform(known.problem.n)) for known in convex.compact_problems() + problems]
     return enumerate_bounds(context, laws, bound, rates=WIDE, leaves=1000)
 
 
-def _sharp(bound: Callable[..., Any], known: KnownProblem) -> Callable[..., Any]:
-    return partial(bound, F_star=known.F_star)
-
-
 def _sharp_bounds(context: Context, laws: Iterable[tuple[KnownProblem, exact.Law]], bound, **q: Any) -> Verdicts:
     for known, law in laws:
-        yield from enumerate_bounds(context, [(known, law)], _sharp(bound, known), **q)
+        yield from enumerate_bounds(context, [(known, law)], partial(bound, F_star=known.F_star), **q)
 
 
-@check(
-    "Beyond 5.7",
-    "GSGD: E F(average) <= sharp bound, K = 2 up to 6..12: 10 instances, R = 2, 3, eta L = .05 to 1.9",
-    Route.EXACT,
-)
+@check("Beyond 5.7", Route.EXACT)
 def sharp_by_enumeration(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdicts:
+    """GSGD: E F(average) <= sharp bound, K = 2 up to 6..12: 10 instances, R = 2, 3, eta L = .05 to 1.9"""
     laws = [(known, exact.greedy(known.problem.n, R)) for known in convex.compact_problems() for R in (2, 3)]
     return _sharp_bounds(context, laws, bound, rates=WIDE)
 
 
-@check("Beyond 5.7", "SGD and 2 of 3: the same with their rho and Delta, 13 and 10 instances", Route.EXACT)
+@check("Beyond 5.7", Route.EXACT)
 def sharp_for_others(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdicts:
+    """SGD and 2 of 3: the same with their rho and Delta, 13 and 10 instances"""
     compact = convex.compact_problems()
     laws = [(known, exact.uniform(known.problem.n)) for known in compact + convex.interpolating_problems()]
     laws += [(known, exact.top_k(known.problem.n, 3, 2)) for known in compact]
     return _sharp_bounds(context, laws, bound, rates=RATES, leaves=500)
 
 
-@check(
-    "Beyond 5.14",
-    "noisy losses: E F(average) <= sharp bound with rho_approx, 10 instances, Gaussian, sigma = .2, 1, 5",
-    Route.EXACT,
-)
+@check("Beyond 5.14", Route.EXACT)
 def sharp_noisy(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdicts:
+    """noisy losses: E F(average) <= sharp bound with rho_approx, 10 instances, Gaussian, sigma = .2, 1, 5"""
     for known in convex.compact_problems():
         for sigma in (0.2, 1.0, 5.0):
             law = exact.noisy(known.problem.n, 2, sigma, noise_laws.gaussian)
@@ -116,7 +103,7 @@ def sharp_noisy(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdict
                 "Delta": known.Delta(2),
                 "rng": context.rng,
             }
-            limit = _sharp(bound, known)
+            limit = partial(bound, F_star=known.F_star)
             yield exact.bound_holds(known, law, limit, eta=np.array((0.05, 0.5)) / known.L, **q)
 
 
@@ -134,24 +121,18 @@ def largest_at_minimisers(adversary: Adversary) -> float:
     return exact.Delta(adversary.known, law)
 
 
-@check(
-    "Beyond 5.7",
-    "79 problems found by hill climbing, K = 2 to 5, eta L = .1 to 1.9: E F(average) <= sharp bound (nearest: 98%)",
-    Route.EXACT,
-)
+@check("Beyond 5.7", Route.EXACT)
 def sharp_against_adversaries(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdicts:
+    """79 problems found by hill climbing, K = 2 to 5, eta L = .1 to 1.9: E F(average) <= sharp bound (nearest: 98%)"""
     for found in adversaries():
         known, law = found.known, law_of(found)
         q: dict[str, Any] = {"eta": found.eta, "K": found.K, "Delta": largest_at_minimisers(found), "rng": context.rng}
-        yield exact.bound_holds(known, law, _sharp(bound, known), **q)
+        yield exact.bound_holds(known, law, partial(bound, F_star=known.F_star), **q)
 
 
-@check(
-    "Beyond 5.7",
-    "150 random problems of 2 to 4 Huber losses, R = 1 to 3, K = 2 to 5, eta L <= 1.9: E F(average) <= sharp bound",
-    Route.EXACT,
-)
+@check("Beyond 5.7", Route.EXACT)
 def sharp_for_random_problems(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdicts:
+    """150 random problems of 2 to 4 Huber losses, R = 1 to 3, K = 2 to 5, eta L <= 1.9: E F(average) <= sharp bound"""
     for known in random_hubers(context.rng, 150):
         law = exact.greedy(known.problem.n, int(context.rng.integers(1, 4)))
         q: dict[str, Any] = {
@@ -160,7 +141,7 @@ def sharp_for_random_problems(context: Context, *, bound=improved.gsgd_bound_sha
             "Delta": exact.Delta(known, law),
             "rng": context.rng,
         }
-        yield exact.bound_holds(known, law, _sharp(bound, known), **q)
+        yield exact.bound_holds(known, law, partial(bound, F_star=known.F_star), **q)
 
 
 def _parameters(rng: np.random.Generator, count: int, *, most: float = 0.999) -> dict[str, np.ndarray]:
@@ -174,14 +155,11 @@ def _parameters(rng: np.random.Generator, count: int, *, most: float = 0.999) ->
     }
 
 
-@check(
-    "Beyond 5.7",
-    "sharp <= improved <= Theorem 5.7's, both terms apart at alpha = 1 - eta L/2; 5,000 parameter sets, K to 1e5",
-    Route.CLOSED_FORM,
-)
+@check("Beyond 5.7", Route.CLOSED_FORM)
 def at_most_the_printed(
     context: Context, *, bounds=(improved.gsgd_bound_sharp, improved.gsgd_bound_improved)
 ) -> Verdict:
+    """sharp <= improved <= Theorem 5.7's, both terms apart at alpha = 1 - eta L/2; 5,000 parameter sets, K to 1e5"""
     q = _parameters(context.rng, 5000)
     F_star = q.pop("F_star")
     K = np.round(np.exp(context.rng.uniform(0, 12, 5000)))
@@ -196,12 +174,9 @@ def at_most_the_printed(
     return worst(at_most(sharp / better, 1.0, where=where), at_most(better / printed, 1.0, where=where), *parts)
 
 
-@check(
-    "Beyond 5.7",
-    "sharp bound = the best that (i) and (ii) of its proof give, by linear programs over 120 (K, parameters, alpha)",
-    Route.NUMERICAL,
-)
+@check("Beyond 5.7", Route.NUMERICAL)
 def best_of_its_inequalities(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdicts:
+    """sharp bound = the best that (i) and (ii) of its proof give, by linear programs over 120 (K, parameters, alpha)"""
     rng = context.rng
     for K in (1, 2, 3, 5, 10, 30):
         for _ in range(20):
@@ -233,38 +208,32 @@ def _best(K: int, *, eta: float, D0: float, rho: float, Delta: float, F_star: fl
     return np.nan if found.fun is None else -float(found.fun)
 
 
-@check(
-    "Beyond 5.7",
-    "simulated: mean over steps of E F^_8(w_s) <= rho improved bound: symmetric quadratics, n = 40, K = 10, 50, 200",
-    Route.MONTE_CARLO,
-)
+@check("Beyond 5.7", Route.MONTE_CARLO)
 def by_simulation(context: Context, *, bound=improved.gsgd_bound_improved) -> Verdicts:
+    """simulated: mean over steps of E F^_8(w_s) <= rho improved bound: symmetric quadratics, n = 40, K = 10, 50, 200"""
     return selected_mean_by_simulation(context, bound, R=8, k=1, marks=(10, 50, 200))
 
 
-@check(
-    "Beyond 5.7", "F(w) <= F* + L dist(w, Phi_F)^2 / 2 at 300 points around the minimisers of 10 instances", Route.EXACT
-)
+@check("Beyond 5.7", Route.EXACT)
 def smoothness_above_the_minimum(context: Context, *, factor: float = 0.5) -> Verdicts:
+    """F(w) <= F* + L dist(w, Phi_F)^2 / 2 at 300 points around the minimisers of 10 instances"""
     for known in convex.compact_problems():
         w = known.minimisers.vertices[0] + 2 * context.rng.standard_normal((300, known.problem.dim))
         limit = known.F_star + factor * known.L * known.minimisers.distance(w) ** 2
         yield at_most(known.problem.objective(w), limit, where=known.name)
 
 
-@check("Beyond 5.7", "K = 1: F(w_0) attains the sharp bound for w^2/2 and (w-2)^2/2 from w = 3", Route.CLOSED_FORM)
+@check("Beyond 5.7", Route.CLOSED_FORM)
 def attained_at_the_start(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdict:
+    """K = 1: F(w_0) attains the sharp bound for w^2/2 and (w-2)^2/2 from w = 3"""
     # F = ((w - 1)^2 + 1) / 2: F* = Delta = 1/2, D0 = 2, F(3) = 5/2.
     values = [bound(1, eta=rate, L=1.0, D0=2.0, rho=1.0, Delta=0.5, F_star=0.5) for rate in WIDE]
     return equal(values, 5 / 2)
 
 
-@check(
-    "Beyond 5.7",
-    "best step: improved bound is (sqrt A + sqrt Delta)^2 / rho there, and no less at 400 other steps; 200 sets",
-    Route.NUMERICAL,
-)
+@check("Beyond 5.7", Route.NUMERICAL)
 def best_step_is_best(context: Context, *, best_step=improved.best_step) -> Verdicts:
+    """best step: improved bound is (sqrt A + sqrt Delta)^2 / rho there, and no less at 400 other steps; 200 sets"""
     rng = context.rng
     eta = np.linspace(0.0025, 0.9975, 400)
     for _ in range(200):
@@ -277,12 +246,11 @@ def best_step_is_best(context: Context, *, best_step=improved.best_step) -> Verd
         yield at_least(others / value, 1.0, where={"eta": eta})
 
 
-@check(
-    "Beyond 5.7",
-    "comparator: E F^_2(average) <= |w_0 - u|^2/(2 eta alpha K) + (beta/alpha) F^_2(u), least of 41 u; 5 rates, K to 8",
-    Route.EXACT,
-)
+@check("Beyond 5.7", Route.EXACT)
 def comparator(context: Context, *, bound=improved.comparator_bound) -> Verdicts:
+    """comparator: E F^_2(average) <= |w_0 - u|^2/(2 eta alpha K) + (beta/alpha) F^_2(u), least of 41 u; 5 rates,
+    K to 8
+    """
     problems = [known for known in convex.compact_problems() if known.problem.dim == 1]
     for known in [*problems, *(found.known for found in adversaries() if found.theorem == "any")]:
         assumptions.verify_section_5(known, context.rng, compact=known.minimisers.compact)
@@ -325,12 +293,9 @@ def _distances(known: KnownProblem, tree: exact.Tree) -> list[float]:
     return [float(p @ known.minimisers.distance(w) ** 2) for p, w in levels]
 
 
-@check(
-    "Beyond 5.7",
-    "last iterate: E dist(w_k)^2 <= q^k D0^2 + noise where F grows quadratically: 5 problems, R = 1, 2, 3, 4 rates",
-    Route.EXACT,
-)
+@check("Beyond 5.7", Route.EXACT)
 def last_iterate(context: Context, *, bound=improved.last_iterate_bound) -> Verdicts:
+    """last iterate: E dist(w_k)^2 <= q^k D0^2 + noise where F grows quadratically: 5 problems, R = 1, 2, 3, 4 rates"""
     for known, mu in _growing():
         for R in (1, 2, 3):
             law = exact.greedy(known.problem.n, R)
@@ -354,12 +319,9 @@ def last_iterate(context: Context, *, bound=improved.last_iterate_bound) -> Verd
                 yield at_most(squares[1:], bound(k, mu=mu, **q), where=where)
 
 
-@check(
-    "Beyond 5.7",
-    "last iterate, F* = 0, eta = 1/L: (1 - rho mu/L)^K is attained by orthonormal rows from equal losses, R = 1",
-    Route.EXACT,
-)
+@check("Beyond 5.7", Route.EXACT)
 def last_iterate_attained(context: Context, *, bound=improved.last_iterate_bound) -> Verdict:
+    """last iterate, F* = 0, eta = 1/L: (1 - rho mu/L)^K is attained by orthonormal rows from equal losses, R = 1"""
     known = convex.least_squares(np.eye(3), np.zeros(3), start=[1.0, 1.0, 1.0])
     tree = exact.walk(known, exact.uniform(3), eta=1.0, K=8)
     squares = _distances(known, tree)
@@ -368,12 +330,9 @@ def last_iterate_attained(context: Context, *, bound=improved.last_iterate_bound
     return equal(squares[1:], bound(k, **q), where={"k": k}, tolerance=1e-8)
 
 
-@check(
-    "Beyond 5.7",
-    "decreasing steps: E F(weighted average) <= bound, eta_k = c/(L sqrt(k+1)), 10 instances, R = 1, 2, 3 c",
-    Route.EXACT,
-)
+@check("Beyond 5.7", Route.EXACT)
 def decreasing(context: Context, *, bound=improved.decreasing_steps_bound) -> Verdicts:
+    """decreasing steps: E F(weighted average) <= bound, eta_k = c/(L sqrt(k+1)), 10 instances, R = 1, 2, 3 c"""
     for known in convex.compact_problems():
         for R in (1, 2):
             law = exact.greedy(known.problem.n, R)
@@ -398,12 +357,11 @@ def _floors(known: KnownProblem, law: exact.Law) -> np.ndarray:
     return known.L / 2 * (law.weights @ np.sum(x**2, axis=1) - np.sum((law.weights @ x) ** 2, axis=1))
 
 
-@check(
-    "Beyond 5.7",
-    "2 of 3, 3 of 4, 4 of 4: E F(average) <= improved bound with the floor of the kept rows, mean estimation, 3 rates",
-    Route.EXACT,
-)
+@check("Beyond 5.7", Route.EXACT)
 def with_a_floor(context: Context, *, bound=improved.gsgd_bound_improved) -> Verdicts:
+    """2 of 3, 3 of 4, 4 of 4: E F(average) <= improved bound with the floor of the kept rows, mean estimation,
+    3 rates
+    """
     atoms = [[0.0, 0.0], [1.0, 0.0], [0.0, 3.0]]
     for known in (convex.mean_estimation(atoms, start=[2.0, -1.0]), convex.mean_estimation(atoms, start=[1 / 3, 1.0])):
         for B, k in ((3, 2), (4, 3), (4, 4)):

@@ -12,12 +12,9 @@ SQRT2 = np.sqrt(2)
 GRID = np.linspace(0, noise.SIGMA_LIMIT, 1001)[1:]
 
 
-@check(
-    "Lemma C.1",
-    "max_t h(t; sigma) <= 0.72 (1 - e^{-sqrt2 sigma}) by a numerical maximiser; it is the root of (41), 61 sigma",
-    Route.NUMERICAL,
-)
+@check("Lemma C.1", Route.NUMERICAL)
 def by_maximiser(context: Context, *, ratio=noise.lemma_c1_ratio, constant=noise.LEMMA_C1) -> Verdicts:
+    """max_t h(t; sigma) <= 0.72 (1 - e^{-sqrt2 sigma}) by a numerical maximiser; it is the root of (41), 61 sigma"""
     sigma = np.append(np.geomspace(1e-3, 30, 60), noise.SIGMA_LIMIT)
     found = [
         -optimize.minimize_scalar(
@@ -34,23 +31,17 @@ def by_maximiser(context: Context, *, ratio=noise.lemma_c1_ratio, constant=noise
     yield at_most(found[inside], constant, where={"sigma": sigma[inside]})
 
 
-@check(
-    "Beyond C.1",
-    "the ratio increases in sigma from its limit 1/2 at 0: 2,000 sigma in [.001, 30]; within 1e-6 of 1/2 at 1e-3",
-    Route.CLOSED_FORM,
-)
+@check("Beyond C.1", Route.CLOSED_FORM)
 def ratio_increases(context: Context, *, ratio=noise.lemma_c1_ratio) -> Verdicts:
+    """the ratio increases in sigma from its limit 1/2 at 0: 2,000 sigma in [.001, 30]; within 1e-6 of 1/2 at 1e-3"""
     sigma = np.geomspace(1e-3, 30, 2000)
     yield at_least(np.diff(ratio(sigma)), 0.0, where={"sigma": sigma[1:]}, rounding=0.0)
     yield equal(ratio(np.array([0.0, 1e-300, 1e-12, 1e-3])), 0.5, where="sigma = 0 .. 0.001", tolerance=1e-6)
 
 
-@check(
-    "Equation 41",
-    "dh/dt = 0 where e^t = 1 + sigma^2/t + t/2: h' > 0 before the root and < 0 after it; 40 sigma in [.001, 20]",
-    Route.CLOSED_FORM,
-)
+@check("Equation 41", Route.CLOSED_FORM)
 def stationary(context: Context, *, t_star=noise.t_star) -> Verdicts:
+    """dh/dt = 0 where e^t = 1 + sigma^2/t + t/2: h' > 0 before the root and < 0 after it; 40 sigma in [.001, 20]"""
     sigma = np.geomspace(1e-3, 20, 40)[:, None]
     root = t_star(sigma)
     factor = np.concatenate([np.linspace(0.01, 0.999999, 200), np.linspace(1.000001, 5, 200)])
@@ -70,34 +61,25 @@ def nu_series(t: np.ndarray, *, terms: int = 40) -> np.ndarray:
     return total
 
 
-@check(
-    "Equation 42",
-    "t*^2 nu(t*) = 2 sigma^2 with nu as the printed series, at 60 sigma in [.001, 20]",
-    Route.CLOSED_FORM,
-)
+@check("Equation 42", Route.CLOSED_FORM)
 def series(context: Context, *, nu=nu_series) -> Verdict:
+    """t*^2 nu(t*) = 2 sigma^2 with nu as the printed series, at 60 sigma in [.001, 20]"""
     sigma = np.geomspace(1e-3, 20, 60)
     root = noise.t_star(sigma)
     return equal(root**2 * nu(root) / (2 * sigma**2), 1.0, where={"sigma": sigma})
 
 
-@check(
-    "Equation 43",
-    "t* <= sqrt2 sigma, at 400 sigma in [1e-6, 100]; hence t* <= 1/2 up to sigma = 1/(2 sqrt2)",
-    Route.CLOSED_FORM,
-)
+@check("Equation 43", Route.CLOSED_FORM)
 def root_above(context: Context, *, share=1.0) -> Verdicts:
+    """t* <= sqrt2 sigma, at 400 sigma in [1e-6, 100]; hence t* <= 1/2 up to sigma = 1/(2 sqrt2)"""
     sigma = np.geomspace(1e-6, 100, 400)
     yield at_most(noise.t_star(sigma) / (SQRT2 * sigma), share, where={"sigma": sigma})
     yield at_most(noise.t_star(GRID), share / 2, where={"sigma": GRID})
 
 
-@check(
-    "Equation 44",
-    "nu = 2 (e^t - 1)/t - 1 (as the series) increases, so nu(t) <= nu(1/2) = 4 sqrt(e) - 5 at 1,000 t of (0, 1/2]",
-    Route.CLOSED_FORM,
-)
+@check("Equation 44", Route.CLOSED_FORM)
 def nu_below(context: Context, *, bound=noise.NU_LIMIT) -> Verdicts:
+    """nu = 2 (e^t - 1)/t - 1 (as the series) increases, so nu(t) <= nu(1/2) = 4 sqrt(e) - 5 at 1,000 t of (0, 1/2]"""
     t = np.linspace(0, 0.5, 1001)[1:]
     yield equal(noise.nu_of_t(t), nu_series(t), where={"t": t})
     yield at_least(np.diff(nu_series(t)), 0.0, where={"t": t[1:]}, rounding=0.0)
@@ -105,52 +87,38 @@ def nu_below(context: Context, *, bound=noise.NU_LIMIT) -> Verdicts:
     yield at_most(nu_series(t), bound, where={"t": t})
 
 
-@check(
-    "Equation 45",
-    "t* >= sqrt2 sigma / sqrt(4 sqrt(e) - 5) >= 0.62 sqrt2 sigma (loose), at 1,000 sigma in (0, 1/(2 sqrt2)]",
-    Route.CLOSED_FORM,
-)
+@check("Equation 45", Route.CLOSED_FORM)
 def root_below(context: Context, *, share=0.62) -> Verdicts:
+    """t* >= sqrt2 sigma / sqrt(4 sqrt(e) - 5) >= 0.62 sqrt2 sigma (loose), at 1,000 sigma in (0, 1/(2 sqrt2)]"""
     middle = 1 / np.sqrt(4 * np.exp(0.5) - 5)
     yield at_least(noise.t_star(GRID) / (SQRT2 * GRID), middle, where={"sigma": GRID})
     yield at_least(middle, share, where="1 / sqrt(4 sqrt(e) - 5)")
 
 
-@check(
-    "Equation 45",
-    "with the root: t* >= 0.7918 sqrt2 sigma at 1,000 sigma in (0, 1/(2 sqrt2)]",
-    Route.CLOSED_FORM,
-)
+@check("Equation 45", Route.CLOSED_FORM)
 def root_below_sharp(context: Context, *, share=0.7918) -> Verdicts:
+    """with the root: t* >= 0.7918 sqrt2 sigma at 1,000 sigma in (0, 1/(2 sqrt2)]"""
     yield at_least(noise.t_star(GRID) / (SQRT2 * GRID), share, where={"sigma": GRID})
     yield at_least(noise.t_star_share(), share, where="1 / sqrt(4 sqrt(e) - 5)")
 
 
-@check(
-    "Equation 45",
-    "where 0.62 comes from: it is 1 / (4 sqrt(e) - 5), without the square root, cut to two digits",
-    Route.CLOSED_FORM,
-)
+@check("Equation 45", Route.CLOSED_FORM)
 def dropped_root(context: Context, *, without_root=1 / noise.NU_LIMIT) -> Verdict:
+    """where 0.62 comes from: it is 1 / (4 sqrt(e) - 5), without the square root, cut to two digits"""
     return equal(np.floor(100 * without_root) / 100, 0.62, where="1 / (4 sqrt(e) - 5)")
 
 
-@check(
-    "Equation 46",
-    "as printed: 2 / (2 (1 + 0.62^2)) <= 0.72",
-    Route.CLOSED_FORM,
-    expected=Status.REFUTED,
-)
+@check("Equation 46", Route.CLOSED_FORM, expected=Status.REFUTED)
 def rounding_slip(context: Context, *, share=0.62) -> Verdict:
+    """as printed: 2 / (2 (1 + 0.62^2)) <= 0.72"""
     return at_most(2 / (2 * (1 + share**2)), 0.72, where=f"t* = {share:.4g} sqrt2 sigma")
 
 
-@check(
-    "Equation 46",
-    "corrected: 2/(2 + t*^2/sigma^2) <= 1/(1 + 0.7918^2) <= 0.6147, and with it max h <= 0.6147 (1 - e^{-sqrt2 sigma})",
-    Route.CLOSED_FORM,
-)
+@check("Equation 46", Route.CLOSED_FORM)
 def corrected(context: Context, *, constant=0.6147) -> Verdicts:
+    """corrected: 2/(2 + t*^2/sigma^2) <= 1/(1 + 0.7918^2) <= 0.6147,
+    and with it max h <= 0.6147 (1 - e^{-sqrt2 sigma})
+    """
     root = noise.t_star(GRID)
     yield at_most(2 / (2 + root**2 / GRID**2), 1 / (1 + 0.7918**2), where={"sigma": GRID})
     yield at_most(1 / (1 + 0.7918**2), constant, where="t* = 0.7918 sqrt2 sigma")

@@ -19,12 +19,9 @@ PRINTED = np.linspace(0, noise.SIGMA_LIMIT, 10)[1:]
 WIDE = np.array([0.001, 0.01, 0.1, noise.SIGMA_LIMIT, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0])
 
 
-@check(
-    "Theorem 5.15",
-    "F^_{2,approx} >= p(sigma) F^_2: 5 laws, 9 sigma in (0, 1/(2 sqrt2)], 1,000 random vectors of 6 losses each",
-    Route.EXACT,
-)
+@check("Theorem 5.15", Route.EXACT)
 def theorem(context: Context, *, bound=noise.p) -> Verdicts:
+    """F^_{2,approx} >= p(sigma) F^_2: 5 laws, 9 sigma in (0, 1/(2 sqrt2)], 1,000 random vectors of 6 losses each"""
     return _bound_holds(context, PRINTED, bound)
 
 
@@ -36,12 +33,9 @@ def _bound_holds(context: Context, sigmas: np.ndarray, bound) -> Verdicts:
             yield at_least(ratio, bound(sigma), where=f"{law.name}, {sigma = :.4g}")
 
 
-@check(
-    "Theorem 5.15",
-    "rho_{2,approx}(w) >= p(sigma) rho_2(w), and so for their infima over 401 w: mean estimation, 4 atoms, 5 laws",
-    Route.EXACT,
-)
+@check("Theorem 5.15", Route.EXACT)
 def theorem_for_rho(context: Context, *, bound=noise.p) -> Verdicts:
+    """rho_{2,approx}(w) >= p(sigma) rho_2(w), and so for their infima over 401 w: mean estimation, 4 atoms, 5 laws"""
     w = np.linspace(-8, 8, 401)[:, None]
     losses = (w - np.array([-1.0, 0.2, 0.5, 2.0])) ** 2 / 2
     exact = rho.rho(losses, 2)
@@ -53,12 +47,9 @@ def theorem_for_rho(context: Context, *, bound=noise.p) -> Verdicts:
             yield at_least(noisy.min(), bound(sigma) * exact.min(), where=where)
 
 
-@check(
-    "Theorem 5.15",
-    "F^_{2,approx} >= p(sigma) F^_2 in simulation: 5 laws, sigma = 1/(2 sqrt2), 4 atoms of losses 1, .6, .36, .216",
-    Route.MONTE_CARLO,
-)
+@check("Theorem 5.15", Route.MONTE_CARLO)
 def theorem_by_simulation(context: Context, *, bound=noise.p) -> Verdicts:
+    """F^_{2,approx} >= p(sigma) F^_2 in simulation: 5 laws, sigma = 1/(2 sqrt2), 4 atoms of losses 1, .6, .36, .216"""
     losses, sigma, alpha = 0.6 ** np.arange(4), noise.SIGMA_LIMIT, context.alpha / len(LAWS)
     n = montecarlo.sample_size(0.015, alpha)
     # P(max >= f_(i)) by hand: of 16 pairs, 7, 5, 3, 1 have the largest, second, ... as their maximum.
@@ -73,12 +64,11 @@ def approximate_losses(losses: np.ndarray, mu: float, sigma: float, zeta: np.nda
     return losses * np.exp(mu + sigma * zeta)
 
 
-@check(
-    "Theorem 5.15",
-    "the result does not depend on mu(w): the very same of R candidates wins for 6 mu in [-300, 300], 5 laws, R = 2, 5",
-    Route.EXACT,
-)
+@check("Theorem 5.15", Route.EXACT)
 def independent_of_mu(context: Context, *, approximate=approximate_losses) -> Verdicts:
+    """the result does not depend on mu(w): the very same of R candidates wins for 6 mu in [-300, 300], 5 laws,
+    R = 2, 5
+    """
     for law in LAWS:
         for R in (2, 5):
             f = context.rng.exponential(size=(20_000, R))
@@ -89,35 +79,25 @@ def independent_of_mu(context: Context, *, approximate=approximate_losses) -> Ve
                 yield equal(np.sum(changed), 0.0, where=f"{law.name}, {R = }, {mu = }")
 
 
-@check(
-    "Theorem 5.15",
-    "p(0) = 1, and p decreases in sigma: 1,001 sigma in [0, 1/(2 sqrt2)]",
-    Route.CLOSED_FORM,
-)
+@check("Theorem 5.15", Route.CLOSED_FORM)
 def decreasing(context: Context, *, bound=noise.p) -> Verdicts:
+    """p(0) = 1, and p decreases in sigma: 1,001 sigma in [0, 1/(2 sqrt2)]"""
     sigma = np.linspace(0, noise.SIGMA_LIMIT, 1001)
     yield equal(bound(0.0), 1.0, where="sigma = 0")
     yield at_most(np.diff(bound(sigma)), -1e-5, where={"sigma": sigma[1:]})
 
 
-@check(
-    "Theorem 5.15",
-    "p asked for at sigma = 0.5, outside sigma <= 1/(2 sqrt2)",
-    Route.CLOSED_FORM,
-    expected=Status.ASSUMPTION_VIOLATED,
-)
+@check("Theorem 5.15", Route.CLOSED_FORM, expected=Status.ASSUMPTION_VIOLATED)
 def too_much_noise(context: Context, *, sigma=0.5, bound=noise.p) -> Verdict:
+    """p asked for at sigma = 0.5, outside sigma <= 1/(2 sqrt2)"""
     return at_most(bound(sigma), 1.0, where=f"sigma = {sigma}")
 
 
-@check(
-    "Beyond 5.15",
-    "Gaussian zeta: P(j* = argmax) = Phi(log(f_1/f_2) / (sqrt2 sigma)) against quadrature; 20 ratios, 8 sigma",
-    Route.QUADRATURE,
-)
+@check("Beyond 5.15", Route.QUADRATURE)
 def gaussian_choice(
     context: Context, *, formula=lambda ratio, sigma: special.ndtr(np.log(ratio) / (np.sqrt(2) * sigma))
 ) -> Verdicts:
+    """Gaussian zeta: P(j* = argmax) = Phi(log(f_1/f_2) / (sqrt2 sigma)) against quadrature; 20 ratios, 8 sigma"""
     for ratio in np.geomspace(1, 100, 20):
         for sigma in (0.05, 0.2, noise.SIGMA_LIMIT, 0.7, 1.0, 2.0, 5.0, 20.0):
             shift = np.log(ratio) / sigma
@@ -129,12 +109,9 @@ def gaussian_choice(
             yield equal(formula(ratio, sigma), value, where=f"f_1/f_2 = {ratio:.4g}, {sigma = :.4g}")
 
 
-@check(
-    "Beyond 5.15",
-    "F^_{R,approx} >= p_R(sigma) F^_R: 5 laws, R = 2, 3, 8, 10 sigma in (0, 20], 60 random vectors of 6 losses each",
-    Route.QUADRATURE,
-)
+@check("Beyond 5.15", Route.QUADRATURE)
 def every_R(context: Context, *, bound=noise.p_R) -> Verdicts:
+    """F^_{R,approx} >= p_R(sigma) F^_R: 5 laws, R = 2, 3, 8, 10 sigma in (0, 20], 60 random vectors of 6 losses each"""
     for law, sigma, R in itertools.product(LAWS, WIDE, (2, 3, 8)):
         losses = loss_vectors(context.rng, sigma, rows=60, n=6)
         ratio = expected_selected(losses, R, sigma, law) / rho.expected_max(losses, R)
@@ -153,12 +130,9 @@ def kept_of_candidates(law: noise_laws.Discrete, losses: np.ndarray, sigma: floa
     return (kept.mean(axis=-1) @ probability) / largest.mean(axis=-1)
 
 
-@check(
-    "Beyond 5.15",
-    "given the candidates: k of B keep p_B(sigma) of the k largest, B = 2, 3, 4, k = 1, 2; 100 random laws",
-    Route.EXACT,
-)
+@check("Beyond 5.15", Route.EXACT)
 def given_candidates(context: Context, *, bound=noise.p_R) -> Verdicts:
+    """given the candidates: k of B keep p_B(sigma) of the k largest, B = 2, 3, 4, k = 1, 2; 100 random laws"""
     for law in random_laws(context.rng, 100):
         for B, k in ((2, 1), (3, 1), (4, 1), (3, 2), (4, 2)):
             sigma = float(np.exp(context.rng.uniform(-3, 2)))
@@ -168,12 +142,9 @@ def given_candidates(context: Context, *, bound=noise.p_R) -> Verdicts:
             yield at_least(kept_of_candidates(law, losses, sigma, k), bound(sigma, B), where=where)
 
 
-@check(
-    "Beyond 5.15",
-    "climbed: 400 steps towards the law on 3 atoms and the losses that keep least, 3 sigma, R = 2, 3",
-    Route.EXACT,
-)
+@check("Beyond 5.15", Route.EXACT)
 def climbed(context: Context, *, bound=noise.p_R) -> Verdicts:
+    """climbed: 400 steps towards the law on 3 atoms and the losses that keep least, 3 sigma, R = 2, 3"""
     for sigma, R in itertools.product((0.1, noise.SIGMA_LIMIT, 1.0), (2, 3)):
 
         def kept(point: np.ndarray, sigma: float = sigma, R: int = R) -> float:
@@ -196,12 +167,9 @@ def climbed(context: Context, *, bound=noise.p_R) -> Verdicts:
         yield at_least(least, bound(sigma, R), where=f"{sigma = :.4g}, {R = }")
 
 
-@check(
-    "Beyond 5.15",
-    "E max of R zeta <= (R - 1)/sqrt(2R - 1): 300 random laws, R = 2 to 100; attained by quantiles u^(R-1), n = 1e5",
-    Route.EXACT,
-)
+@check("Beyond 5.15", Route.EXACT)
 def mean_of_largest(context: Context, *, bound=lambda R: (R - 1) / np.sqrt(2 * R - 1)) -> Verdicts:
+    """E max of R zeta <= (R - 1)/sqrt(2R - 1): 300 random laws, R = 2 to 100; attained by quantiles u^(R-1), n = 1e5"""
     R = np.array([2, 3, 5, 10, 100])
     for law in random_laws(context.rng, 300):
         order = np.argsort(law.atoms)
@@ -214,12 +182,9 @@ def mean_of_largest(context: Context, *, bound=lambda R: (R - 1) / np.sqrt(2 * R
         yield equal(largest / quantiles.std() / bound(r), 1.0, where=f"R = {r}", tolerance=1e-3)
 
 
-@check(
-    "Beyond 5.15",
-    "a known law: F^_{R,approx} >= p_law F^_R for Gaussian zeta with its E max of R, R = 2, 4, 8; sharper than p_R",
-    Route.QUADRATURE,
-)
+@check("Beyond 5.15", Route.QUADRATURE)
 def known_law(context: Context, *, bound=noise.p_law) -> Verdicts:
+    """a known law: F^_{R,approx} >= p_law F^_R for Gaussian zeta with its E max of R, R = 2, 4, 8; sharper than p_R"""
     for R, mean in ((2, 1 / np.sqrt(np.pi)), (4, 1.0293753730), (8, 1.4236003060)):
         for sigma in WIDE:
             losses = loss_vectors(context.rng, sigma, rows=40, n=6)

@@ -36,24 +36,18 @@ def random_laws(rng: np.random.Generator, count: int) -> Iterator[Discrete]:
         yield Discrete(name=f"atoms {atoms}, weights {weights}", atoms=tuple(atoms), weights=tuple(weights))
 
 
-@check(
-    "Assumption 5.12",
-    "each of 5 laws of zeta has mean 0 and variance 1, by quadrature of its density or by summing over its atoms",
-    Route.QUADRATURE,
-)
+@check("Assumption 5.12", Route.QUADRATURE)
 def moments(context: Context, *, laws: tuple[Law, ...] = LAWS) -> Verdicts:
+    """each of 5 laws of zeta has mean 0 and variance 1, by quadrature of its density or by summing over its atoms"""
     names = {"law": [law.name for law in laws]}
     mean, variance = np.transpose([law.moments() for law in laws])
     yield equal(mean, 0.0, where=names)
     yield equal(variance, 1.0, where=names)
 
 
-@check(
-    "Assumption 5.12",
-    "what each of 5 laws draws follows its distribution function (or atoms), hence has mean 0 and variance 1",
-    Route.MONTE_CARLO,
-)
+@check("Assumption 5.12", Route.MONTE_CARLO)
 def draws(context: Context, *, laws: tuple[Law, ...] = LAWS, sampled: tuple[Law, ...] = LAWS) -> Verdicts:
+    """what each of 5 laws draws follows its distribution function (or atoms), hence has mean 0 and variance 1"""
     alpha = context.alpha / len(laws)
     for law, source in zip(laws, sampled, strict=True):
         if isinstance(law, Continuous):
@@ -68,34 +62,23 @@ def draws(context: Context, *, laws: tuple[Law, ...] = LAWS, sampled: tuple[Law,
             ]
 
 
-@check(
-    "Assumption 5.12",
-    "a coin in {0, 1} as zeta: its mean is 1/2, not 0",
-    Route.CLOSED_FORM,
-    expected=Status.ASSUMPTION_VIOLATED,
-)
+@check("Assumption 5.12", Route.CLOSED_FORM, expected=Status.ASSUMPTION_VIOLATED)
 def biased_noise(context: Context, *, law=COIN) -> Verdict:
+    """a coin in {0, 1} as zeta: its mean is 1/2, not 0"""
     noise_laws.verify_standardised(law)
     return equal(law.moments()[0], 0.0, where=law.name)
 
 
-@check(
-    "Assumption 5.12",
-    "the noisy choice asked for at sigma = -0.1, outside sigma >= 0",
-    Route.CLOSED_FORM,
-    expected=Status.ASSUMPTION_VIOLATED,
-)
+@check("Assumption 5.12", Route.CLOSED_FORM, expected=Status.ASSUMPTION_VIOLATED)
 def negative_sigma(context: Context, *, sigma=-0.1) -> Verdict:
+    """the noisy choice asked for at sigma = -0.1, outside sigma >= 0"""
     chosen = noise_laws.selection_probabilities([1.0, 2.0], 2, sigma, noise_laws.gaussian)
     return equal(chosen.sum(), 1.0, where=f"sigma = {sigma}")
 
 
-@check(
-    "Definition 5.13",
-    "simulated noisy choices fall on each of 4 atoms (one of loss 0, two equal) as computed: 5 laws, R = 2 and 4",
-    Route.MONTE_CARLO,
-)
+@check("Definition 5.13", Route.MONTE_CARLO)
 def choice_by_simulation(context: Context, *, probabilities=noise_laws.selection_probabilities) -> Verdicts:
+    """simulated noisy choices fall on each of 4 atoms (one of loss 0, two equal) as computed: 5 laws, R = 2 and 4"""
     losses = np.array([1.0, 0.6, 0.6, 0.0])
     sigma, alpha = 0.5, context.alpha / (2 * len(LAWS) * len(losses))
     n = montecarlo.sample_size(0.01, alpha)
@@ -117,12 +100,9 @@ def simulated_choice(
     return candidates[np.arange(size), np.argmax(approximate, axis=1)]
 
 
-@check(
-    "Definition 5.13",
-    "F^_{R,approx} <= F^_R: 5 laws, 7 sigma in [0, 20], R = 2, 3, 8, 40 random loss vectors each",
-    Route.QUADRATURE,
-)
+@check("Definition 5.13", Route.QUADRATURE)
 def at_most_exact_choice(context: Context, *, expected_selected=noise_laws.expected_selected) -> Verdicts:
+    """F^_{R,approx} <= F^_R: 5 laws, 7 sigma in [0, 20], R = 2, 3, 8, 40 random loss vectors each"""
     for law in LAWS:
         for sigma in SIGMAS:
             losses = loss_vectors(context.rng, sigma, rows=40, n=5)
@@ -137,12 +117,9 @@ def at_most_exact_choice(context: Context, *, expected_selected=noise_laws.expec
             ]
 
 
-@check(
-    "Definition 5.13",
-    "sigma = 0 is the exact choice: F^_{R,approx} = F^_R for R = 1, 2, 3, 8 and 200 random loss vectors with ties",
-    Route.EXACT,
-)
+@check("Definition 5.13", Route.EXACT)
 def no_noise(context: Context, *, expected_selected=noise_laws.expected_selected) -> Verdicts:
+    """sigma = 0 is the exact choice: F^_{R,approx} = F^_R for R = 1, 2, 3, 8 and 200 random loss vectors with ties"""
     losses = loss_vectors(context.rng, 0.3, rows=400, n=6)
     for R in (1, 2, 3, 8):
         yield equal(
@@ -150,12 +127,9 @@ def no_noise(context: Context, *, expected_selected=noise_laws.expected_selected
         )
 
 
-@check(
-    "Beyond 5.13",
-    "the noisy choice prefers larger losses: P(j* = j) does not decrease in f_j; 5 laws, 6 sigma, R = 2, 3, 8",
-    Route.QUADRATURE,
-)
+@check("Beyond 5.13", Route.QUADRATURE)
 def prefers_larger(context: Context, *, probabilities=noise_laws.selection_probabilities) -> Verdicts:
+    """the noisy choice prefers larger losses: P(j* = j) does not decrease in f_j; 5 laws, 6 sigma, R = 2, 3, 8"""
     for law in LAWS:
         for sigma in SIGMAS[1:]:
             losses = np.sort(loss_vectors(context.rng, sigma, rows=40, n=5), axis=-1)
@@ -164,12 +138,9 @@ def prefers_larger(context: Context, *, probabilities=noise_laws.selection_proba
                 yield at_least(steps, 0.0, where=f"{law.name}, {sigma = }, {R = }")
 
 
-@check(
-    "Beyond 5.13",
-    "noise never makes GSGD worse than random: rho_{R,approx} >= 1 for 5 laws, 6 sigma in (0, 20], R = 2, 3, 8, 16",
-    Route.QUADRATURE,
-)
+@check("Beyond 5.13", Route.QUADRATURE)
 def at_least_random(context: Context, *, expected_selected=noise_laws.expected_selected) -> Verdicts:
+    """noise never makes GSGD worse than random: rho_{R,approx} >= 1 for 5 laws, 6 sigma in (0, 20], R = 2, 3, 8, 16"""
     for law in LAWS:
         for sigma in SIGMAS[1:]:
             losses = loss_vectors(context.rng, sigma, rows=40, n=5)
@@ -202,24 +173,17 @@ def chosen_with_fresh_noise(q: float, f: tuple[float, float], R: int, sigma: flo
 
 # The first atom is chosen with probability .9^3 + .27/2 = .864 < .9 as sigma grows. Its rival's loss must be positive:
 # at f = (1, 0) the approximate loss of the second atom is 0 under any noise, and rho = .999 / .9.
-@check(
-    "Beyond 5.13",
-    "rho_{R,approx} >= 1 even if zeta is fixed per atom: D = (.9, .1), f = (1, 1e-6), R = 3, sigma = 1e4",
-    Route.CLOSED_FORM,
-    expected=Status.REFUTED,
-)
+@check("Beyond 5.13", Route.CLOSED_FORM, expected=Status.REFUTED)
 def fixed_noise(context: Context, *, chosen=chosen_with_fixed_noise) -> Verdict:
+    """rho_{R,approx} >= 1 even if zeta is fixed per atom: D = (.9, .1), f = (1, 1e-6), R = 3, sigma = 1e4"""
     q, f, sigma = 0.9, (1.0, 1e-6), 1e4
     mean = q * f[0] + (1 - q) * f[1]
     return at_least(chosen(q, f, 3, sigma) / mean, 1.0, where=f"D = ({q}, 0.1), f = {f}, R = 3, {sigma = }")
 
 
-@check(
-    "Beyond 5.13",
-    "at R = 2 it makes no difference whether zeta is drawn per candidate or per atom: 9 weights, 6 sigma, 5 ratios",
-    Route.EXACT,
-)
+@check("Beyond 5.13", Route.EXACT)
 def fixed_noise_of_two(context: Context, *, chosen=chosen_with_fixed_noise) -> Verdicts:
+    """at R = 2 it makes no difference whether zeta is drawn per candidate or per atom: 9 weights, 6 sigma, 5 ratios"""
     cases = itertools.product(np.arange(1, 10) / 10, (0.01, 0.5, 0.9, 1.0, 2.0), SIGMAS[1:])
     for q, f, sigma in cases:
         yield equal(

@@ -49,12 +49,11 @@ def over_laws(sigmas: tuple[float, ...]) -> Iterator[tuple[Law, float, np.ndarra
             yield law, sigma, law.difference_sf(T / sigma)
 
 
-@check(
-    "Equation 27",
-    "f2 exp(mu + sigma z2) <= f1 exp(mu + sigma z1) is sigma (z2 - z1) <= log(f1/f2): 50,000 draws of each of 5 laws",
-    Route.EXACT,
-)
+@check("Equation 27", Route.EXACT)
 def event(context: Context, *, wins=first_wins) -> Verdicts:
+    """f2 exp(mu + sigma z2) <= f1 exp(mu + sigma z1) is sigma (z2 - z1) <= log(f1/f2):
+    50,000 draws of each of 5 laws
+    """
     for law in LAWS:
         f1, f2 = np.sort(context.rng.exponential(size=(2, 50_000)), axis=0)[::-1]
         f2[:100] = 0.0
@@ -65,12 +64,9 @@ def event(context: Context, *, wins=first_wins) -> Verdicts:
         yield equal(differ, 0.0, where=f"{law.name}, {sigma = :.4g}")
 
 
-@check(
-    "Equation 28",
-    "Z = zeta_2 - zeta_1 has mean 0 and variance 2: symmetric, and 4 int s P(Z > s) ds over s > 0 is 2, for 5 laws",
-    Route.QUADRATURE,
-)
+@check("Equation 28", Route.QUADRATURE)
 def difference_moments(context: Context, *, variance=2.0) -> Verdicts:
+    """Z = zeta_2 - zeta_1 has mean 0 and variance 2: symmetric, and 4 int s P(Z > s) ds over s > 0 is 2, for 5 laws"""
     for law in LAWS:
         # P(Z > s) of a discrete law jumps at the differences of its atoms: panels end there.
         jumps = () if isinstance(law, Continuous) else tuple(np.subtract.outer(law.atoms, law.atoms).ravel())
@@ -80,12 +76,9 @@ def difference_moments(context: Context, *, variance=2.0) -> Verdicts:
         yield equal(4 * np.sum(weight * s * tail), variance, where=law.name)
 
 
-@check(
-    "Equation 28",
-    "P(j* = 1) = 1 - P(Z > log(f1/f2)/sigma): the law of Z against both noises; 5 laws, 6 sigma, 50 ratios",
-    Route.QUADRATURE,
-)
+@check("Equation 28", Route.QUADRATURE)
 def probability_of_first(context: Context, *, tail=lambda law, s: law.difference_sf(s)) -> Verdicts:
+    """P(j* = 1) = 1 - P(Z > log(f1/f2)/sigma): the law of Z against both noises; 5 laws, 6 sigma, 50 ratios"""
     # Up to 9: at 10 = 2 * 5 the two values of Rademacher noise tie for sigma = 5, and rounding decides.
     f1, f2 = np.array(1.0), np.exp(-np.geomspace(1e-3, 9, 50))
     for law in LAWS:
@@ -96,12 +89,11 @@ def probability_of_first(context: Context, *, tail=lambda law, s: law.difference
             yield equal(first, expected, where=f"{law.name}, {sigma = :.4g}", tolerance=1e-8)
 
 
-@check(
-    "Equation 29",
-    "P(j* = 2) = P(Z > log(f1/f2)/sigma) by exchanging the candidates' roles (a tie is the first's): 5 laws, 5 sigma",
-    Route.EXACT,
-)
+@check("Equation 29", Route.EXACT)
 def probability_of_second(context: Context, *, tail=lambda law, s: law.difference_sf(s)) -> Verdicts:
+    """P(j* = 2) = P(Z > log(f1/f2)/sigma) by exchanging the candidates' roles (a tie is the first's): 5 laws,
+    5 sigma
+    """
     for law in LAWS:
         for sigma in SIGMAS:
             s = T / sigma
@@ -110,12 +102,9 @@ def probability_of_second(context: Context, *, tail=lambda law, s: law.differenc
             yield equal(second, tail(law, s), where={"law": law.name, "sigma": sigma, "t": T})
 
 
-@check(
-    "Equation 30",
-    "E f^(j*) = f1 P(j* = 1) + f2 P(j* = 2): the mean of simulated choices, 5 laws, losses 1 and 0.7, sigma = 0.5",
-    Route.MONTE_CARLO,
-)
+@check("Equation 30", Route.MONTE_CARLO)
 def mean_by_simulation(context: Context, *, tail=lambda law, s: law.difference_sf(s)) -> Verdicts:
+    """E f^(j*) = f1 P(j* = 1) + f2 P(j* = 2): the mean of simulated choices, 5 laws, losses 1 and 0.7, sigma = 0.5"""
     f, sigma, alpha = np.array([1.0, 0.7]), 0.5, context.alpha / len(LAWS)
     n = montecarlo.sample_size(0.01, alpha)
     for law in LAWS:
@@ -124,12 +113,11 @@ def mean_by_simulation(context: Context, *, tail=lambda law, s: law.difference_s
         yield montecarlo.mean_equals(chosen, f[0] * (1 - second) + f[1] * second, alpha, cap=1.0)
 
 
-@check(
-    "Equation 31",
-    "E f^(j*), over both noises, is f1 (1 - P(Z > s)) + f2 P(Z > s), s = log(f1/f2)/sigma; 5 laws, 6 sigma, 50 pairs",
-    Route.QUADRATURE,
-)
+@check("Equation 31", Route.QUADRATURE)
 def mean_by_tail(context: Context, *, mean=lambda f1, f2, tail: f1 * (1 - tail) + f2 * tail) -> Verdicts:
+    """E f^(j*), over both noises, is f1 (1 - P(Z > s)) + f2 P(Z > s), s = log(f1/f2)/sigma; 5 laws, 6 sigma,
+    50 pairs
+    """
     for law in LAWS:
         for sigma in ANY_SIGMA:
             f1, f2 = np.sort(context.rng.exponential(size=(2, 50)), axis=0)[::-1]
@@ -138,43 +126,33 @@ def mean_by_tail(context: Context, *, mean=lambda f1, f2, tail: f1 * (1 - tail) 
             yield equal(mean_by_enumeration(law, f1, f2, sigma), mean(f1, f2, tail), where=where)
 
 
-@check(
-    "Equation 32",
-    "f1 (1 - P) + f2 P = f1 - (f1 - f2) P at 10,000 random f1 >= f2 >= 0 and P in [0, 1]",
-    Route.CLOSED_FORM,
-)
+@check("Equation 32", Route.CLOSED_FORM)
 def mean_rearranged(context: Context, *, mean=lambda f1, f2, tail: f1 - (f1 - f2) * tail) -> Verdict:
+    """f1 (1 - P) + f2 P = f1 - (f1 - f2) P at 10,000 random f1 >= f2 >= 0 and P in [0, 1]"""
     f1, f2 = np.sort(context.rng.exponential(size=(2, 10_000)), axis=0)[::-1]
     tail = context.rng.uniform(size=10_000)
     return equal(mean(f1, f2, tail), f1 * (1 - tail) + f2 * tail, where={"f1": f1, "f2": f2, "P": tail})
 
 
-@check(
-    "Equation 33",
-    "Cantelli: P(Z > log(f1/f2)/sigma) <= 2 / (2 + log^2(f1/f2)/sigma^2) for 5 laws, 6 sigma, 202 ratios in [1, inf]",
-    Route.CLOSED_FORM,
-)
+@check("Equation 33", Route.CLOSED_FORM)
 def cantelli(context: Context, *, bound=lambda s: 2 / (2 + s**2)) -> Verdicts:
+    """Cantelli: P(Z > log(f1/f2)/sigma) <= 2 / (2 + log^2(f1/f2)/sigma^2) for 5 laws, 6 sigma,
+    202 ratios in [1, inf]
+    """
     for law, sigma, tail in over_laws(ANY_SIGMA):
         yield at_most(tail, bound(T / sigma), where={"law": law.name, "sigma": sigma, "t": T})
 
 
-@check(
-    "Equation 33",
-    "its right-hand side is Fact A.2 with Var Z = 2: Var/(Var + s^2) at 200 s of (0, 50]",
-    Route.CLOSED_FORM,
-)
+@check("Equation 33", Route.CLOSED_FORM)
 def cantelli_is_fact(context: Context, *, bound=lambda s: 2 / (2 + s**2)) -> Verdict:
+    """its right-hand side is Fact A.2 with Var Z = 2: Var/(Var + s^2) at 200 s of (0, 50]"""
     s = np.linspace(0.25, 50, 200)
     return equal(bound(s), facts.cantelli_bound(2.0, s), where={"s": s})
 
 
-@check(
-    "Equation 34",
-    "E f^(j*) >= f1 - (f1 - f2) 2 / (2 + log^2(f1/f2)/sigma^2) for 5 laws, 6 sigma, 202 ratios in [1, inf]",
-    Route.EXACT,
-)
+@check("Equation 34", Route.EXACT)
 def mean_by_cantelli(context: Context, *, bound=lambda s: 2 / (2 + s**2)) -> Verdicts:
+    """E f^(j*) >= f1 - (f1 - f2) 2 / (2 + log^2(f1/f2)/sigma^2) for 5 laws, 6 sigma, 202 ratios in [1, inf]"""
     for law, sigma, tail in over_laws(ANY_SIGMA):
         yield at_least(
             1 + np.expm1(-T) * tail,
@@ -183,45 +161,33 @@ def mean_by_cantelli(context: Context, *, bound=lambda s: 2 / (2 + s**2)) -> Ver
         )
 
 
-@check(
-    "Equation 35",
-    "the step before it: (f1 - f2) 2/(2 + log^2(f1/f2)/sigma^2) = f1 h(log(f1/f2); sigma), 1,000 random pairs",
-    Route.CLOSED_FORM,
-)
+@check("Equation 35", Route.CLOSED_FORM)
 def in_terms_of_h(context: Context, *, h=noise.h) -> Verdict:
+    """the step before it: (f1 - f2) 2/(2 + log^2(f1/f2)/sigma^2) = f1 h(log(f1/f2); sigma), 1,000 random pairs"""
     f1, f2 = np.sort(context.rng.exponential(size=(2, 1000)), axis=0)[::-1]
     sigma = context.rng.uniform(0.01, 5, 1000)
     t = np.log(f1 / f2)
     return equal(f1 * h(t, sigma), (f1 - f2) * 2 / (2 + t**2 / sigma**2), where={"f1": f1, "f2": f2, "sigma": sigma})
 
 
-@check(
-    "Equation 35",
-    "(f1 - f2) 2/(2 + log^2(f1/f2)/sigma^2) <= 0.72 (1 - e^{-sqrt2 sigma}) f1: 5 sigma <= 1/(2 sqrt2), 202 ratios",
-    Route.CLOSED_FORM,
-)
+@check("Equation 35", Route.CLOSED_FORM)
 def by_lemma(context: Context, *, constant=0.72) -> Verdicts:
+    """(f1 - f2) 2/(2 + log^2(f1/f2)/sigma^2) <= 0.72 (1 - e^{-sqrt2 sigma}) f1: 5 sigma <= 1/(2 sqrt2), 202 ratios"""
     for sigma in SIGMAS:
         taken = -np.expm1(-T) * 2 / (2 + (T / sigma) ** 2)
         yield at_most(taken / -np.expm1(-np.sqrt(2) * sigma), constant, where={"sigma": sigma, "t": T})
 
 
-@check(
-    "Equation 36",
-    "E f^(j*) >= (1 - 0.72 (1 - e^{-sqrt2 sigma})) f1 for 5 laws, 5 sigma <= 1/(2 sqrt2), 202 ratios in [1, inf]",
-    Route.EXACT,
-)
+@check("Equation 36", Route.EXACT)
 def pair(context: Context, *, factors=PRINTED_FACTORS) -> Verdicts:
+    """E f^(j*) >= (1 - 0.72 (1 - e^{-sqrt2 sigma})) f1 for 5 laws, 5 sigma <= 1/(2 sqrt2), 202 ratios in [1, inf]"""
     for law, sigma, tail in over_laws(SIGMAS):
         yield at_least(1 + np.expm1(-T) * tail, factors[sigma], where={"law": law.name, "sigma": sigma, "t": T})
 
 
-@check(
-    "Equation 37",
-    "E f^(j*) >= (1 - 0.72 (1 - e^{-sqrt2 sigma})) max f in either order of the two, 1,000 pairs, 5 laws, 5 sigma",
-    Route.EXACT,
-)
+@check("Equation 37", Route.EXACT)
 def either_order(context: Context, *, factors=PRINTED_FACTORS) -> Verdicts:
+    """E f^(j*) >= (1 - 0.72 (1 - e^{-sqrt2 sigma})) max f in either order of the two, 1,000 pairs, 5 laws, 5 sigma"""
     first, second = context.rng.exponential(size=(2, 1000))
     for law in LAWS:
         for sigma, factor in factors.items():
@@ -231,12 +197,11 @@ def either_order(context: Context, *, factors=PRINTED_FACTORS) -> Verdicts:
             yield at_least(kept, factor, where=where)
 
 
-@check(
-    "Equation 38",
-    "F^_{2,approx} >= (1 - 0.72 (1 - e^{-sqrt2 sigma})) F^_2 on the constants as printed; 5 laws, 5 sigma, 200 vectors",
-    Route.EXACT,
-)
+@check("Equation 38", Route.EXACT)
 def over_candidates(context: Context, *, factors=PRINTED_FACTORS) -> Verdicts:
+    """F^_{2,approx} >= (1 - 0.72 (1 - e^{-sqrt2 sigma})) F^_2 on the constants as printed; 5 laws, 5 sigma,
+    200 vectors
+    """
     for law in LAWS:
         for sigma, factor in factors.items():
             losses = loss_vectors(context.rng, sigma, rows=200, n=5)
@@ -244,12 +209,9 @@ def over_candidates(context: Context, *, factors=PRINTED_FACTORS) -> Verdicts:
             yield at_least(ratio, factor, where=f"{law.name}, {sigma = :.4g}")
 
 
-@check(
-    "Equation 39",
-    "rho_{2,approx}(w) >= (1 - 0.72 (1 - e^{-sqrt2 sigma})) rho_2(w); 5 laws, 5 sigma <= 1/(2 sqrt2), 200 vectors",
-    Route.EXACT,
-)
+@check("Equation 39", Route.EXACT)
 def relative_to_mean(context: Context, *, factors=PRINTED_FACTORS) -> Verdicts:
+    """rho_{2,approx}(w) >= (1 - 0.72 (1 - e^{-sqrt2 sigma})) rho_2(w); 5 laws, 5 sigma <= 1/(2 sqrt2), 200 vectors"""
     for law in LAWS:
         for sigma, factor in factors.items():
             losses = loss_vectors(context.rng, sigma, rows=200, n=5)
@@ -257,12 +219,9 @@ def relative_to_mean(context: Context, *, factors=PRINTED_FACTORS) -> Verdicts:
             yield at_least(noisy, factor * rho.rho(losses, 2), where=f"{law.name}, {sigma = :.4g}")
 
 
-@check(
-    "Equation 40",
-    "the infima over w keep the factor: 200 random sets of 50 points w, 5 laws, 5 sigma <= 1/(2 sqrt2)",
-    Route.EXACT,
-)
+@check("Equation 40", Route.EXACT)
 def over_points(context: Context, *, factors=PRINTED_FACTORS) -> Verdicts:
+    """the infima over w keep the factor: 200 random sets of 50 points w, 5 laws, 5 sigma <= 1/(2 sqrt2)"""
     for law in LAWS:
         for sigma, factor in factors.items():
             losses = loss_vectors(context.rng, sigma, rows=10_000, n=3).reshape(200, 50, 3)

@@ -18,12 +18,9 @@ LAWS: tuple[noise_laws.Law, ...] = (noise_laws.gaussian, noise_laws.rademacher, 
 LEVELS = (0.2, 1.0, 5.0)
 
 
-@check(
-    "Theorem 5.14",
-    "E F(average) <= bound, K = 2 up to 5..9: 10 instances, 3 laws, sigma = .2, 1, 5, eta L = .05, .5",
-    Route.EXACT,
-)
+@check("Theorem 5.14", Route.EXACT)
 def by_enumeration(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
+    """E F(average) <= bound, K = 2 up to 5..9: 10 instances, 3 laws, sigma = .2, 1, 5, eta L = .05, .5"""
     laws = list(itertools.product(LAWS, LEVELS))
     for known, (noise, sigma) in itertools.product(convex.compact_problems(), laws):
         law = exact.noisy(known.problem.n, 2, sigma, noise)
@@ -32,12 +29,9 @@ def by_enumeration(context: Context, *, bound=convergence.gsgd_bound) -> Verdict
         yield exact.bound_holds(known, law, bound, eta=np.array((0.05, 0.5)) / known.L, **q)
 
 
-@check(
-    "Theorem 5.14",
-    "E F(average) <= bound, K = 2 up to 4..7, R = 4: 5 problems, Gaussian noise, sigma = .5, eta L = .05, .5",
-    Route.QUADRATURE,
-)
+@check("Theorem 5.14", Route.QUADRATURE)
 def by_quadrature(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
+    """E F(average) <= bound, K = 2 up to 4..7, R = 4: 5 problems, Gaussian noise, sigma = .5, eta L = .05, .5"""
     problems = convex.compact_problems()
     for known in [*problems[:4], problems[-1]]:
         law = exact.noisy(known.problem.n, 4, 0.5, noise_laws.gaussian)
@@ -49,12 +43,9 @@ def by_quadrature(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts
         yield exact.bound_holds(known, law, bound, eta=np.array((0.05, 0.5)) / known.L, **q)
 
 
-@check(
-    "Theorem 5.14",
-    "simulated noisy GSGD has the mean F(average) of the enumeration, K = 6, sigma = 1",
-    Route.MONTE_CARLO,
-)
+@check("Theorem 5.14", Route.MONTE_CARLO)
 def simulation_matches_the_tree(context: Context, *, sigma: float = 1.0) -> Verdict:
+    """simulated noisy GSGD has the mean F(average) of the enumeration, K = 6, sigma = 1"""
     known = convex.compact_problems()[3]
     eta, K = 0.5 / known.L, 6
     tree = exact.walk(known, exact.noisy(4, 2, sigma, noise_laws.gaussian), eta=eta, K=K)
@@ -70,13 +61,9 @@ def _selection(known, w: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarr
     return noise_laws.selection_probabilities(losses, 2, sigma, noise_laws.gaussian), losses
 
 
-@check(
-    "Theorem 5.14",
-    "as printed: its proof is 5.7's with F^_approx for F^_R, so E grad f(w, x^) = grad F^_approx(w)",
-    Route.NUMERICAL,
-    expected=Status.REFUTED,
-)
+@check("Theorem 5.14", Route.NUMERICAL, expected=Status.REFUTED)
 def gradient_of_the_noisy_mean(context: Context, *, sigma: float = 1.0) -> Verdict:
+    """as printed: its proof is 5.7's with F^_approx for F^_R, so E grad f(w, x^) = grad F^_approx(w)"""
     known, h = convex.witness_three_atoms(), 1e-5
     w = np.array([[2.0]])
     probabilities, _ = _selection(known, w, sigma)
@@ -89,12 +76,9 @@ def gradient_of_the_noisy_mean(context: Context, *, sigma: float = 1.0) -> Verdi
     return equal(mean, (F_approx(w + h) - F_approx(w - h)) / (2 * h), where="w = 2", tolerance=1e-4)
 
 
-@check(
-    "Theorem 5.14",
-    "mended: <E grad f(w, x^), w - w*> >= F^_approx(w) - Delta_R at 500 points of 9 problems",
-    Route.EXACT,
-)
+@check("Theorem 5.14", Route.EXACT)
 def repaired_step(context: Context, *, share: float = 1.0) -> Verdicts:
+    """mended: <E grad f(w, x^), w - w*> >= F^_approx(w) - Delta_R at 500 points of 9 problems"""
     for known in convex.compact_problems():
         w = known.start + 2 * context.rng.standard_normal((500, known.problem.dim))
         w = np.concatenate([w, known.minimisers.vertices])
@@ -108,12 +92,9 @@ def repaired_step(context: Context, *, share: float = 1.0) -> Verdicts:
                 yield at_least(inner, F_approx - share * known.Delta(2), where=place)
 
 
-@check(
-    "Beyond 5.14",
-    "2 of 3 with noisy losses: E F(average) <= bound, rho_approx, Delta_{3,2}, K = 2 up to 3..6, 5 problems, 2 eta",
-    Route.EXACT,
-)
+@check("Beyond 5.14", Route.EXACT)
 def noisy_top_k(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
+    """2 of 3 with noisy losses: E F(average) <= bound, rho_approx, Delta_{3,2}, K = 2 up to 3..6, 5 problems, 2 eta"""
     problems = convex.compact_problems()
     for known in [*problems[:3], *problems[-2:]]:
         Delta = exact.Delta(known, exact.top_k(known.problem.n, 3, 2))

@@ -23,22 +23,16 @@ def _least_gradient(known: KnownProblem, law: exact.Law, eta: float, K: int) -> 
     return min(float(p @ envelope(w[:, 0])[1]) for p, w in levels), float(envelope.F_hat(known.start)[0])
 
 
-@check(
-    "Beyond 8",
-    "K = 1: |grad env(w_0)|^2 = (8/7) L F(w_0) on the bump, of curvature 1 up to 1 and -1 up to 2, at w_0 = 3/2",
-    Route.NUMERICAL,
-)
+@check("Beyond 8", Route.NUMERICAL)
 def attained_at_the_start(context: Context, *, bound=nonconvex.stationarity_bound) -> Verdict:
+    """K = 1: |grad env(w_0)|^2 = (8/7) L F(w_0) on the bump, of curvature 1 up to 1 and -1 up to 2, at w_0 = 3/2"""
     value, start = _least_gradient(problem(BUMP, [1.0], [0.0], start=1.5), exact.uniform(1), 0.1, 1)
     return equal(value, bound(1, L=1.0, F_R0=start))
 
 
-@check(
-    "Beyond 8",
-    "min E|grad env(w_k)|^2 <= bound on the bump, w_0 = 1.5 to 1.7, default step, K = 2, 3, 6",
-    Route.NUMERICAL,
-)
+@check("Beyond 8", Route.NUMERICAL)
 def stationarity_of_the_bump(context: Context, *, bound=nonconvex.stationarity_bound) -> Verdicts:
+    """min E|grad env(w_k)|^2 <= bound on the bump, w_0 = 1.5 to 1.7, default step, K = 2, 3, 6"""
     for K in (2, 3, 6):
         for start in np.linspace(1.5, 1.7, 21):
             eta = 1 / np.sqrt(2 * K + 50)
@@ -46,12 +40,9 @@ def stationarity_of_the_bump(context: Context, *, bound=nonconvex.stationarity_b
             yield at_most(value, bound(K, L=1.0, F_R0=F), where=f"K = {K}, w_0 = {start:.2f}")
 
 
-@check(
-    "Beyond 8",
-    "min E|grad env(w_k)|^2 <= bound: 4 losses, 6 problems each, R = 1, 2, 3, K = 2 to 6, default and 2 other steps",
-    Route.NUMERICAL,
-)
+@check("Beyond 8", Route.NUMERICAL)
 def stationarity(context: Context, *, bound=nonconvex.stationarity_bound) -> Verdicts:
+    """min E|grad env(w_k)|^2 <= bound: 4 losses, 6 problems each, R = 1, 2, 3, K = 2 to 6, default and 2 other steps"""
     for shape in SHAPES:
         for index in range(6):
             known = random_nonconvex(context.rng, shape, 2 + index % 2)
@@ -94,31 +85,23 @@ def _step(context: Context, growth: float, descent: float, sigma: float = 0.0) -
                 yield at_least((most - gained)[far], loss[far], where={"loss": known.name, "h": h})
 
 
-@check(
-    "Beyond 8",
-    "one step: E env(w') <= (1 + 2 h^2) env(w) - (h (2 - h)/4)|grad env(w)|^2: 4 losses, 42 problems, h = .001 to 1",
-    Route.NUMERICAL,
-)
+@check("Beyond 8", Route.NUMERICAL)
 def one_step(context: Context, *, growth: float = 2.0, descent: float = 0.25) -> Verdicts:
+    """one step: E env(w') <= (1 + 2 h^2) env(w) - (h (2 - h)/4)|grad env(w)|^2: 4 losses, 42 problems, h = .001 to 1"""
     return _step(context, growth, descent)
 
 
-@check(
-    "Beyond 8",
-    "noisy losses (zeta = +-1, sigma = .5): one step with 1 - p (1 - h) for h, p = F^_approx/F^_R, the same problems",
-    Route.NUMERICAL,
-)
+@check("Beyond 8", Route.NUMERICAL)
 def one_noisy_step(context: Context, *, growth: float = 2.0, descent: float = 0.25) -> Verdicts:
+    """noisy losses (zeta = +-1, sigma = .5): one step with 1 - p (1 - h) for h, p = F^_approx/F^_R,
+    the same problems
+    """
     return _step(context, growth, descent, sigma=0.5)
 
 
-@check(
-    "Beyond 8",
-    "control: it speaks of F^_R only: where F^_8 of three waves is least, F is stationary (|F'| <= .01)",
-    Route.NUMERICAL,
-    expected=Status.REFUTED,
-)
+@check("Beyond 8", Route.NUMERICAL, expected=Status.REFUTED)
 def objective_is_not_stationary(context: Context, *, R: int = 8) -> Verdict:
+    """control: it speaks of F^_R only: where F^_8 of three waves is least, F is stationary (|F'| <= .01)"""
     known = random_nonconvex(np.random.default_rng(3), WAVE, 3)
     law = exact.greedy(3, R)
     u = np.linspace(-6, 6, 12_001)[:, None]
@@ -128,13 +111,9 @@ def objective_is_not_stationary(context: Context, *, R: int = 8) -> Verdict:
     return at_most(abs(float(slope)), 0.01, where=f"the minimiser of F^_{R}")
 
 
-@check(
-    "Beyond 8",
-    "control: F = w^2/2 grows quadratically (PL), the mean of (w^2/2)(1 +- cos(10 log w)): where F^_2' = 0, F' = 0",
-    Route.NUMERICAL,
-    expected=Status.REFUTED,
-)
+@check("Beyond 8", Route.NUMERICAL, expected=Status.REFUTED)
 def growth_of_the_mean_is_not_enough(context: Context, *, frequency: float = 10.0) -> Verdict:
+    """control: F = w^2/2 grows quadratically (PL), the mean of (w^2/2)(1 +- cos(10 log w)): where F^_2' = 0, F' = 0"""
     # The two losses are smooth and not negative, and F* = 0.
     w = np.geomspace(0.1, 10, 20_001)
     turn = frequency * np.log(w)
@@ -151,12 +130,11 @@ GAMMA = 0.45
 exceeded by 2 z^2 - 3 |z|."""
 
 
-@check(
-    "Beyond 8",
-    "quasar-convex: mean of E F(w_k) <= bound for phi = z^2 + 3 sin^2 z, from w_0 = 3, R = 1, 2, K = 2 to 8, 3 rates",
-    Route.EXACT,
-)
+@check("Beyond 8", Route.EXACT)
 def quasar(context: Context, *, bound=nonconvex.quasar_bound, gamma: float = GAMMA) -> Verdicts:
+    """quasar-convex: mean of E F(w_k) <= bound for phi = z^2 + 3 sin^2 z, from w_0 = 3, R = 1, 2,
+    K = 2 to 8, 3 rates
+    """
     z = np.linspace(-20, 20, 20_001)
     yield at_least(z * QUASAR.slope(z, 1.0), gamma * QUASAR.value(z, 1.0), where={"z": z})
     known = problem(QUASAR, np.array([1.0, 0.4, 0.1]) / 8, [0.0] * 3, start=3.0)

@@ -15,12 +15,9 @@ from theory.routes import exact, montecarlo
 from theory.verdict import Context, Route, Status, Verdict, Verdicts, at_most, check, equal
 
 
-@check(
-    "Definition 4.1",
-    "the candidates of a query are i.i.d. from D: all 9 pairs of 3 atoms equally likely",
-    Route.MONTE_CARLO,
-)
+@check("Definition 4.1", Route.MONTE_CARLO)
 def candidates_are_independent(context: Context, *, p: float = 1 / 9) -> Verdicts:
+    """the candidates of a query are i.i.d. from D: all 9 pairs of 3 atoms equally likely"""
     known = convex.witness_three_atoms()
     n = montecarlo.sample_size(0.01, context.alpha / 9)
     pairs = Oracle(known.problem, 2).draw(context.rng, (n,)).candidates.astype(int)
@@ -29,8 +26,9 @@ def candidates_are_independent(context: Context, *, p: float = 1 / 9) -> Verdict
         yield montecarlo.probability_equals(count, n, p, context.alpha / 9)
 
 
-@check("Equation 3", "P(x^ = x_i), ties shared, equals brute force over all n^R candidate tuples", Route.EXACT)
+@check("Equation 3", Route.EXACT)
 def greedy_choice_by_brute_force(context: Context, *, probabilities=exact.greedy_probabilities) -> Verdicts:
+    """P(x^ = x_i), ties shared, equals brute force over all n^R candidate tuples"""
     for n, R in itertools.product((2, 3, 4), (1, 2, 3, 4)):
         # Small integers, so that ties are common.
         losses = context.rng.integers(0, 3, size=(20, n)).astype(float)
@@ -41,13 +39,15 @@ def greedy_choice_by_brute_force(context: Context, *, probabilities=exact.greedy
         yield equal(probabilities(losses, R), counted, where=f"n = {n}, R = {R}", tolerance=1e-12)
 
 
-@check("Equation 1", "one draw a step: gsgd.sgd steps as w - eta grad f(w, x) in a plain loop, 12 steps", Route.EXACT)
+@check("Equation 1", Route.EXACT)
 def plain_steps(context: Context, *, rate: float = 0.4) -> Verdict:
+    """one draw a step: gsgd.sgd steps as w - eta grad f(w, x) in a plain loop, 12 steps"""
     return _follows_a_loop(context, rate, R=1)
 
 
-@check("Equation 4", "gsgd.sgd steps as a plain Python loop over the same 3 candidates does, 12 steps", Route.EXACT)
+@check("Equation 4", Route.EXACT)
 def steps_follow_the_rule(context: Context, *, rate: float = 0.4) -> Verdict:
+    """gsgd.sgd steps as a plain Python loop over the same 3 candidates does, 12 steps"""
     return _follows_a_loop(context, rate, R=3)
 
 
@@ -76,13 +76,15 @@ def _follows_a_loop(context: Context, rate: float, *, R: int) -> Verdict:
     return equal(result.last, np.array(expected), tolerance=1e-12)
 
 
-@check("Equation 4", "simulated GSGD has the mean F(average) that enumeration gives, K = 6", Route.MONTE_CARLO)
+@check("Equation 4", Route.MONTE_CARLO)
 def simulated_gsgd_matches_the_tree(context: Context, *, law=exact.greedy) -> Verdict:
+    """simulated GSGD has the mean F(average) that enumeration gives, K = 6"""
     return _matches_tree(context, law(4, 2), select_top_k)
 
 
-@check("Equation 4", "simulated SGD has the mean F(average) that enumeration gives, K = 6", Route.MONTE_CARLO)
+@check("Equation 4", Route.MONTE_CARLO)
 def simulated_sgd_matches_the_tree(context: Context, *, law=exact.uniform) -> Verdict:
+    """simulated SGD has the mean F(average) that enumeration gives, K = 6"""
     return _matches_tree(context, law(4), select_random)
 
 
@@ -98,12 +100,9 @@ def _matches_tree(context: Context, law: exact.Law, select) -> Verdict:
     return montecarlo.mean_equals(result.objective_of_average[0], float(tree.averages[-1]), context.alpha, cap=cap)
 
 
-@check(
-    "Definition 4.1",
-    "GSGD's expected loss of the pick is F^_R, and never below the mean, 200 loss vectors",
-    Route.EXACT,
-)
+@check("Definition 4.1", Route.EXACT)
 def greedy_pick_beats_the_mean(context: Context, *, law=exact.greedy) -> Verdict:
+    """GSGD's expected loss of the pick is F^_R, and never below the mean, 200 loss vectors"""
     losses = context.rng.random((200, 5)) ** 3
     picked = law(5, 3).expected_loss(losses)
     same = equal(picked, expected_max(losses, 3), tolerance=1e-12)

@@ -44,64 +44,59 @@ def small_instances(rng: np.random.Generator, count: int, most: int) -> list[lis
 # --- Definition 5.6 -------------------------------------------------------------------------------------------------
 
 
-@check(
-    "Definition 5.6",
-    "F^_R by sorting equals the enumeration of all n^R draws in exact rationals: 40 instances, n <= 4, R = 1..5",
-    Route.EXACT,
-)
+@check("Definition 5.6", Route.EXACT)
 def expected_max_enumerated(context: Context, *, expected_max=rho.expected_max) -> Verdicts:
+    """F^_R by sorting equals the enumeration of all n^R draws in exact rationals: 40 instances, n <= 4, R = 1..5"""
     for losses, R in itertools.product(small_instances(context.rng, 40, 4), range(1, 6)):
         value = expected_max([float(f) for f in losses], R)
         yield equal(value, float(enumerate_top_k(losses, R, 1)), where=f"R = {R}", tolerance=1e-13)
 
 
-@check("Definition 5.6", "the mean of the largest of 3 drawn losses, over sampled draws, is F^_3", Route.MONTE_CARLO)
+@check("Definition 5.6", Route.MONTE_CARLO)
 def expected_max_sampled(context: Context, *, expected_max=rho.expected_max) -> Verdict:
+    """the mean of the largest of 3 drawn losses, over sampled draws, is F^_3"""
     losses = context.rng.random(20) ** 3
     size = sample_size(0.01, context.alpha)
     largest = losses[context.rng.integers(20, size=(size, 3))].max(axis=1)
     return mean_equals(largest, expected_max(losses, 3), context.alpha, cap=1.0)
 
 
-@check("Definition 5.6", "rho_R >= 1 for R = 1..10,000 on 130 random loss vectors, n <= 200", Route.CLOSED_FORM)
+@check("Definition 5.6", Route.CLOSED_FORM)
 def rho_at_least_one(context: Context, *, least: float = 1.0) -> Verdicts:
+    """rho_R >= 1 for R = 1..10,000 on 130 random loss vectors, n <= 200"""
     for losses in loss_vectors(context.rng):
         for R in DRAWS:
             yield at_least(rho.rho(losses, R), least, where=f"n = {losses.shape[1]}, R = {R}")
 
 
-@check("Definition 5.6", "rho_R <= R for R = 1..10,000 on 130 random loss vectors, n <= 200", Route.CLOSED_FORM)
+@check("Definition 5.6", Route.CLOSED_FORM)
 def rho_at_most_R(context: Context, *, most: Callable[[int], float] = lambda R: R) -> Verdicts:
+    """rho_R <= R for R = 1..10,000 on 130 random loss vectors, n <= 200"""
     for losses in loss_vectors(context.rng):
         for R in DRAWS:
             yield at_most(rho.rho(losses, R), most(R), where=f"n = {losses.shape[1]}, R = {R}")
 
 
-@check(
-    "Definition 5.6",
-    "one loss of 1 among a million of 0 has rho_R within R^2 / 10^6 of R: the bound R is sharp",
-    Route.EXACT,
-)
+@check("Definition 5.6", Route.EXACT)
 def rho_attains_R(context: Context, *, most: Callable[[int], float] = lambda R: R) -> Verdict:
+    """one loss of 1 among a million of 0 has rho_R within R^2 / 10^6 of R: the bound R is sharp"""
     losses = np.zeros(1_000_000)
     losses[0] = 1.0
     R = np.array([2, 3, 10, 100])
     return at_least([rho.rho(losses, r) for r in R], [most(int(r)) - r**2 / 1e6 for r in R], where={"R": R})
 
 
-@check("Definition 5.6", "rho_R is non-decreasing in R = 1..10,000 on 130 random loss vectors", Route.CLOSED_FORM)
+@check("Definition 5.6", Route.CLOSED_FORM)
 def rho_monotone(context: Context, *, expected_max=rho.expected_max) -> Verdicts:
+    """rho_R is non-decreasing in R = 1..10,000 on 130 random loss vectors"""
     for losses in loss_vectors(context.rng):
         values = np.stack([expected_max(losses, R) for R in DRAWS]) / losses.mean(axis=1)
         yield at_least(values[1:], values[:-1], where={"R": np.array(DRAWS[1:])[:, None]})
 
 
-@check(
-    "Definition 5.6",
-    "rho_2 = 1 + E|f - f'| / (2F), f and f' independent, on 130 random loss vectors: 1 only if all losses agree",
-    Route.CLOSED_FORM,
-)
+@check("Definition 5.6", Route.CLOSED_FORM)
 def rho_two_is_gini(context: Context, *, half: float = 0.5) -> Verdicts:
+    """rho_2 = 1 + E|f - f'| / (2F), f and f' independent, on 130 random loss vectors: 1 only if all losses agree"""
     for losses in loss_vectors(context.rng):
         spread = np.abs(losses[:, :, None] - losses[:, None, :]).mean(axis=(1, 2))
         yield equal(rho.rho(losses, 2), 1 + half * spread / losses.mean(axis=1), tolerance=1e-12)
@@ -127,13 +122,9 @@ WITNESSES = [
 ]
 
 
-@check(
-    "Equation 5",
-    "as printed: 1 < Delta_R / F*, for f_1 = w^2 / 2, f_2 = (w - 2)^2 / 2 and R = 2",
-    Route.EXACT,
-    expected=Status.REFUTED,
-)
+@check("Equation 5", Route.EXACT, expected=Status.REFUTED)
 def strict_at_the_minimum(context: Context, *, less: Callable[[float, float], bool] = operator.lt) -> Verdict:
+    """as printed: 1 < Delta_R / F*, for f_1 = w^2 / 2, f_2 = (w - 2)^2 / 2 and R = 2"""
     x, c, R = WITNESSES[0]
     losses = quadratics(np.array([minimum(x, c)]), x, c)[0]
     # Both losses are 1/2 at w* = 1, exactly so in float64.
@@ -148,13 +139,11 @@ def strict_at_the_minimum(context: Context, *, less: Callable[[float, float], bo
     )
 
 
-@check(
-    "Equation 5",
-    "as printed: rho*_2 exceeds 1 by a margin (here 1e-30) for (w - x_i)^2 with atoms 0, 0, 1, where Delta_2 = 4/3 F*",
-    Route.EXACT,
-    expected=Status.REFUTED,
-)
+@check("Equation 5", Route.EXACT, expected=Status.REFUTED)
 def strict_at_infinity(context: Context, *, region: int = 10**31, margin: float = 1e-30) -> Verdicts:
+    """as printed: rho*_2 exceeds 1 by a margin (here 1e-30) for (w - x_i)^2 with atoms 0, 0, 1,
+    where Delta_2 = 4/3 F*
+    """
     x, c, R = WITNESSES[1]
     losses = quadratics(np.array([minimum(x, c)]), x, c)[0]
     ratio = equal(rho.rho_star_bound(rho.expected_max(losses, R), losses.mean()), 4 / 3)
@@ -168,35 +157,25 @@ def strict_at_infinity(context: Context, *, region: int = 10**31, margin: float 
     yield at_least(excess, margin, where={"w": place}, rounding=0.0)
 
 
-@check(
-    "Equation 5",
-    "Delta_R / F* with F* = 0 (one loss w^2 / 2) is 0/0 and bounds nothing",
-    Route.EXACT,
-    expected=Status.ASSUMPTION_VIOLATED,
-)
+@check("Equation 5", Route.EXACT, expected=Status.ASSUMPTION_VIOLATED)
 def zero_minimum(context: Context, *, minimum_loss: float = 0.0) -> Verdict:
+    """Delta_R / F* with F* = 0 (one loss w^2 / 2) is 0/0 and bounds nothing"""
     losses = np.full(3, minimum_loss)
     return at_least(rho.rho_star_bound(rho.expected_max(losses, 2), losses.mean()), 1.0)
 
 
-@check(
-    "Equation 5",
-    "1 <= rho*_R (not strictly), rho*_R exact on both witnesses and 150 random sets of 1-D quadratics",
-    Route.NUMERICAL,
-)
+@check("Equation 5", Route.NUMERICAL)
 def infimum_at_least_one(context: Context, *, least: float = 1.0) -> Verdict:
+    """1 <= rho*_R (not strictly), rho*_R exact on both witnesses and 150 random sets of 1-D quadratics"""
     instances = WITNESSES + random_quadratics(context.rng)
     return at_least(
         [infimum(*instance) for instance in instances], least, where={"instance": np.arange(len(instances))}
     )
 
 
-@check(
-    "Equation 5",
-    "rho*_R <= Delta_R / F*, rho*_R exact on both witnesses and 150 random sets of 1-D quadratics",
-    Route.NUMERICAL,
-)
+@check("Equation 5", Route.NUMERICAL)
 def infimum_at_most_ratio(context: Context, *, bound=rho.rho_star_bound) -> Verdict:
+    """rho*_R <= Delta_R / F*, rho*_R exact on both witnesses and 150 random sets of 1-D quadratics"""
     instances = WITNESSES + random_quadratics(context.rng)
     bounds = []
     for x, c, R in instances:
@@ -207,12 +186,9 @@ def infimum_at_most_ratio(context: Context, *, bound=rho.rho_star_bound) -> Verd
     return at_most(values, bounds, where={"instance": np.arange(len(instances))}, rounding=1e-7)
 
 
-@check(
-    "Equation 5",
-    "min rho_R >= 1 + min E|f - f'| / (2F) > 1 on 1,001 w with .1 <= w - w* <= 10, if E|f - f'| >= F / 1000 there",
-    Route.CLOSED_FORM,
-)
+@check("Equation 5", Route.CLOSED_FORM)
 def strict_on_a_compact_region(context: Context, *, half: float = 0.5) -> Verdicts:
+    """min rho_R >= 1 + min E|f - f'| / (2F) > 1 on 1,001 w with .1 <= w - w* <= 10, if E|f - f'| >= F / 1000 there"""
     # Witnesses and 150 random sets; about 145 of them meet the condition.
     for x, c, R in WITNESSES + random_quadratics(context.rng):
         losses = quadratics(minimum(x, c) + np.linspace(0.1, 10.0, 1001), x, c)
@@ -223,13 +199,11 @@ def strict_on_a_compact_region(context: Context, *, half: float = 0.5) -> Verdic
         yield at_least(rho.rho(losses, R).min(), 1 + half * gap.min())
 
 
-@check(
-    "Equation 5",
-    "as printed: F is continuous as every f(., x) is (5.1): f = (w/x^2) e^{-w/x}, w > 0, x uniform; F(1e-6), F(0) = 0",
-    Route.QUADRATURE,
-    expected=Status.REFUTED,
-)
+@check("Equation 5", Route.QUADRATURE, expected=Status.REFUTED)
 def continuity_of_the_mean(context: Context, *, power: int = 2) -> Verdict:
+    """as printed: F is continuous as every f(., x) is (5.1): f = (w/x^2) e^{-w/x}, w > 0, x uniform; F(1e-6),
+    F(0) = 0
+    """
     # With u = w/x the mean is w^(2 - power) int_w^inf u^(power - 2) e^{-u} du: e^{-w} as printed here. Every f(., x)
     # tends to 0 as w does, but not uniformly in x, and nothing in Section 5 bounds them.
     w = 1e-6
@@ -237,12 +211,11 @@ def continuity_of_the_mean(context: Context, *, power: int = 2) -> Verdict:
     return equal(mean, 0.0, where=f"w = {w:g}", tolerance=1e-4)
 
 
-@check(
-    "Beyond 5.6",
-    "F^_R is a distributionally robust loss: the largest sum of weights (i/n)^R - ((i-1)/n)^R in any order, 200 orders",
-    Route.EXACT,
-)
+@check("Beyond 5.6", Route.EXACT)
 def spectral(context: Context, *, expected_max=rho.expected_max) -> Verdicts:
+    """F^_R is a distributionally robust loss: the largest sum of weights (i/n)^R - ((i-1)/n)^R in any order,
+    200 orders
+    """
     for losses in loss_vectors(context.rng):
         n = losses.shape[1]
         for R in (2, 5):

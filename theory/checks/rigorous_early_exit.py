@@ -45,15 +45,13 @@ def slope_identity(power: int = 3) -> Verdict:
     return Verdict(status=Status.INCONCLUSIVE, witness=f"(2 (1 - b))^2 (1 - b) is not 4 (1 - b)^{power}")
 
 
-@check(
-    "Equation 13",
-    "the printed integral is 1/2 + arcsin(beta)/pi for every beta of [0, 1]: same derivative; 50 enclosures to 1e-20",
-    Route.RIGOROUS,
-    scope=Scope.EVERYWHERE,
-)
+@check("Equation 13", Route.RIGOROUS, scope=Scope.EVERYWHERE)
 def integral_is_closed_form(
     context: Context, *, formula: Callable[[arb], arb] = enclosures.agreement, power: int = 3, precision: int = 100
 ) -> Verdict:
+    """the printed integral is 1/2 + arcsin(beta)/pi for every beta of [0, 1]: same derivative;
+    50 enclosures to 1e-20
+    """
     with rigorous.precision(precision):
         verdicts = [
             rigorous.equal(
@@ -64,9 +62,12 @@ def integral_is_closed_form(
         return rigorous.all_of([*verdicts, slope_identity(power)], f"{len(BETAS)} enclosures")
 
 
-@check("Equation 14", "the bound is at most p_j for every beta of [0, 1]", Route.RIGOROUS, scope=Scope.EVERYWHERE)
+@check("Equation 14", Route.RIGOROUS, scope=Scope.EVERYWHERE)
 def lower_bound(context: Context, *, factor: Fraction = Fraction(1), precision: int = 100) -> Verdict:
-    """1 - p_j <= factor sqrt((2 - 2 beta^2) / (2 - beta^2))."""
+    """the bound is at most p_j for every beta of [0, 1]
+
+    1 - p_j <= factor sqrt((2 - 2 beta^2) / (2 - beta^2)).
+    """
     with rigorous.precision(precision):
 
         def ratio(part: Box) -> arb:
@@ -77,18 +78,15 @@ def lower_bound(context: Context, *, factor: Fraction = Fraction(1), precision: 
         return rigorous.all_of([rigorous.verdict(subdivide(ratio, bound, box((0, 1))), bound, names=(ANGLE,))])
 
 
-@check(
-    "Beyond 6.2",
-    "p_j >= 1 - sqrt(1 - beta^2)/2 for every beta of [0, 1]; it turns round at -beta",
-    Route.RIGOROUS,
-    scope=Scope.EVERYWHERE,
-)
+@check("Beyond 6.2", Route.RIGOROUS, scope=Scope.EVERYWHERE)
 def sharp_bound(context: Context, *, half: Fraction = Fraction(1, 2), precision: int = 100) -> Verdict:
+    """p_j >= 1 - sqrt(1 - beta^2)/2 for every beta of [0, 1]; it turns round at -beta"""
     return jordan(half, ANGLE, precision=precision)
 
 
-@check("Beyond 6.2", "p_j >= 1 - sqrt((1 - beta)/2) for every beta of [-1, 1]", Route.RIGOROUS, scope=Scope.EVERYWHERE)
+@check("Beyond 6.2", Route.RIGOROUS, scope=Scope.EVERYWHERE)
 def signed_bound(context: Context, *, factor: Fraction = Fraction(1), precision: int = 100) -> Verdict:
+    """p_j >= 1 - sqrt((1 - beta)/2) for every beta of [-1, 1]"""
     # beta = cos(pi s): 1 - p_j = s, and sqrt((1 - beta) / 2) = sin(pi s / 2).
     return jordan(factor / 2, "arccos(beta)/pi", precision=precision)
 

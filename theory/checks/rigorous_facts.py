@@ -84,25 +84,23 @@ def prove_erfc_bound(factor: Fraction, rate: Fraction, start: Fraction, *, preci
         return rigorous.all_of(parts)
 
 
-@check("Fact A.3", "erf(t) <= sqrt(1 - exp(-4 t^2 / pi)) for every t >= 0", Route.RIGOROUS, scope=Scope.EVERYWHERE)
+@check("Fact A.3", Route.RIGOROUS, scope=Scope.EVERYWHERE)
 def erf_bound(context: Context, *, rate: Fraction = Fraction(4), precision: int = 100) -> Verdict:
+    """erf(t) <= sqrt(1 - exp(-4 t^2 / pi)) for every t >= 0"""
     return prove_erf_bound(rate, precision=precision)
 
 
-@check("Fact A.4", "erfc(t) <= 2 exp(-t^2 / 2) for every t >= 0", Route.RIGOROUS, scope=Scope.EVERYWHERE)
+@check("Fact A.4", Route.RIGOROUS, scope=Scope.EVERYWHERE)
 def erfc_bound(
     context: Context, *, factor: Fraction = Fraction(2), rate: Fraction = Fraction(1, 2), precision: int = 100
 ) -> Verdict:
+    """erfc(t) <= 2 exp(-t^2 / 2) for every t >= 0"""
     return prove_erfc_bound(factor, rate, Fraction(0), precision=precision)
 
 
-@check(
-    "Beyond A.4",
-    "erfc(t) <= exp(-t^2) for every t >= 0; so P(Z >= s) <= exp(-s^2/2)/2",
-    Route.RIGOROUS,
-    scope=Scope.EVERYWHERE,
-)
+@check("Beyond A.4", Route.RIGOROUS, scope=Scope.EVERYWHERE)
 def erfc_bound_sharp(
     context: Context, *, factor: Fraction = Fraction(1), rate: Fraction = Fraction(1), precision: int = 100
 ) -> Verdict:
+    """erfc(t) <= exp(-t^2) for every t >= 0; so P(Z >= s) <= exp(-s^2/2)/2"""
     return prove_erfc_bound(factor, rate, Fraction(1, 2), precision=precision)

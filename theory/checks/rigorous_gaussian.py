@@ -47,14 +47,11 @@ def covers(blocks: tuple[tuple[int, int], ...]) -> bool:
     return joined and blocks[0][0] == 9 and blocks[-1][1] == LAST
 
 
-@check(
-    "Equation 49",
-    "rho_R by quadrature is within 1e-12 of its enclosure: R = 2, 3, 8, 9, 16, 64, 1024, 4096, eps/delta = -3..30",
-    Route.RIGOROUS,
-)
+@check("Equation 49", Route.RIGOROUS)
 def quadrature_is_enclosed(
     context: Context, *, gaussian_rho: Callable[..., float] = rho.gaussian_rho, precision: int = 100
 ) -> Verdict:
+    """rho_R by quadrature is within 1e-12 of its enclosure: R = 2, 3, 8, 9, 16, 64, 1024, 4096, eps/delta = -3..30"""
     with rigorous.precision(precision):
         verdicts = [
             # A float is a rational number, exactly.
@@ -70,13 +67,9 @@ def quadrature_is_enclosed(
         return rigorous.all_of(verdicts, f"{len(verdicts)} enclosures")
 
 
-@check(
-    "Theorem 5.18",
-    "the bound is at most exact rho_R for every R = 9..4096 and every |eps|/delta <= 10",
-    Route.RIGOROUS,
-    scope=Scope.EVERYWHERE,
-)
+@check("Theorem 5.18", Route.RIGOROUS, scope=Scope.EVERYWHERE)
 def bound_holds(context: Context, *, factor: Fraction = Fraction(1), precision: int = 100) -> Verdict:
+    """the bound is at most exact rho_R for every R = 9..4096 and every |eps|/delta <= 10"""
     if not covers(BLOCKS):
         raise ValueError(f"{BLOCKS} do not cover 9..{LAST}")
     with rigorous.precision(precision):
@@ -99,13 +92,9 @@ def bound_holds(context: Context, *, factor: Fraction = Fraction(1), precision: 
         return rigorous.all_of(verdicts, f"{count} boxes")
 
 
-@check(
-    "Beyond 5.18",
-    "1 - 1/R can go, for every eps and R >= 9: E max of R normals is >= nu(R), so rho_R F >= (|eps| + nu delta)^2",
-    Route.RIGOROUS,
-    scope=Scope.EVERYWHERE,
-)
+@check("Beyond 5.18", Route.RIGOROUS, scope=Scope.EVERYWHERE)
 def without_the_factor(context: Context, *, factor: Fraction = Fraction(1), precision: int = 100) -> Verdict:
+    """1 - 1/R can go, for every eps and R >= 9: E max of R normals is >= nu(R), so rho_R F >= (|eps| + nu delta)^2"""
     if not covers(BLOCKS):
         raise ValueError(f"{BLOCKS} do not cover 9..{LAST}")
     with rigorous.precision(precision):

@@ -19,12 +19,11 @@ LAST = 4096
 PLACES = [Fraction(step, 4) for step in range(-12, 17)]
 
 
-@check(
-    "Equation 50",
-    "P(max of R <= t) = Phi(t)^R: the integral of the largest's density, R = 2, 5, 9, 64, at 29 t of [-3, 4], to 1e-20",
-    Route.RIGOROUS,
-)
+@check("Equation 50", Route.RIGOROUS)
 def independent_draws(context: Context, *, extra: int = 0, precision: int = 100) -> Verdict:
+    """P(max of R <= t) = Phi(t)^R: the integral of the largest's density, R = 2, 5, 9, 64, at 29 t of [-3, 4],
+    to 1e-20
+    """
     with rigorous.precision(precision):
         verdicts = [
             rigorous.equal(
@@ -39,12 +38,9 @@ def independent_draws(context: Context, *, extra: int = 0, precision: int = 100)
         return rigorous.all_of(verdicts, f"{len(verdicts)} enclosures")
 
 
-@check(
-    "Equation 51",
-    "Phi(x) = 1/2 + erf(x / sqrt2) / 2 for every x: equal at 0, same derivative; enclosures at 29 x agree to 1e-20",
-    Route.RIGOROUS,
-)
+@check("Equation 51", Route.RIGOROUS)
 def normal_by_erf(context: Context, *, square: Fraction = Fraction(2), precision: int = 100) -> Verdict:
+    """Phi(x) = 1/2 + erf(x / sqrt2) / 2 for every x: equal at 0, same derivative; enclosures at 29 x agree to 1e-20"""
     # erf' = 2 e^{-z^2} / sqrt(pi), so (erf(x / c) / 2)' = e^{-x^2/c^2} / (c sqrt(pi)), the density for c^2 = 2.
     with rigorous.precision(precision):
         scale = ball(square).sqrt()
@@ -60,20 +56,19 @@ def normal_by_erf(context: Context, *, square: Fraction = Fraction(2), precision
         return rigorous.all_of(verdicts, f"{len(verdicts)} enclosures")
 
 
-@check(
-    "Equation 52",
-    "1/2 + erf(x / sqrt2) / 2 <= 1/2 + sqrt(1 - exp(-2 x^2 / pi)) / 2 for every x >= 0: Fact A.3 at x / sqrt2",
-    Route.RIGOROUS,
-    scope=Scope.EVERYWHERE,
-)
+@check("Equation 52", Route.RIGOROUS, scope=Scope.EVERYWHERE)
 def erf_replaced(context: Context, *, rate: Fraction = Fraction(2), precision: int = 100) -> Verdict:
+    """1/2 + erf(x / sqrt2) / 2 <= 1/2 + sqrt(1 - exp(-2 x^2 / pi)) / 2 for every x >= 0: Fact A.3 at x / sqrt2"""
     # x^2 = 2 (x / sqrt2)^2, so the rate doubles.
     return prove_erf_bound(2 * rate, precision=precision)
 
 
-@check("Equation 53", "sqrt(1 - a) <= 1 - a/2 for every a in [0, 1]", Route.RIGOROUS, scope=Scope.EVERYWHERE)
+@check("Equation 53", Route.RIGOROUS, scope=Scope.EVERYWHERE)
 def root_replaced(context: Context, *, half: Fraction = Fraction(1, 2), precision: int = 100) -> Verdict:
-    """1 - sqrt(1 - a) = a / (1 + sqrt(1 - a)), so half a <= 1 - sqrt(1 - a) is half (1 + sqrt(1 - a)) <= 1."""
+    """sqrt(1 - a) <= 1 - a/2 for every a in [0, 1]
+
+    1 - sqrt(1 - a) = a / (1 + sqrt(1 - a)), so half a <= 1 - sqrt(1 - a) is half (1 + sqrt(1 - a)) <= 1.
+    """
     with rigorous.precision(precision):
         one, factor = ball(1), ball(half)
 
@@ -84,13 +79,9 @@ def root_replaced(context: Context, *, half: Fraction = Fraction(1, 2), precisio
         return rigorous.all_of([rigorous.verdict(subdivide(left, one, box((0, 1))), one, names=("a",))])
 
 
-@check(
-    "Equation 54",
-    "1/2 + (1 - a/2) / 2 = 1 - a/4 as polynomials with rational coefficients",
-    Route.RIGOROUS,
-    scope=Scope.EVERYWHERE,
-)
+@check("Equation 54", Route.RIGOROUS, scope=Scope.EVERYWHERE)
 def collected(context: Context, *, quarter: Fraction = Fraction(1, 4)) -> Verdict:
+    """1/2 + (1 - a/2) / 2 = 1 - a/4 as polynomials with rational coefficients"""
     a = fmpq_poly([0, 1])
     difference = (1 + (1 - a / 2)) / 2 - (1 - a * quarter.numerator / quarter.denominator)
     if difference == 0:
@@ -98,9 +89,12 @@ def collected(context: Context, *, quarter: Fraction = Fraction(1, 4)) -> Verdic
     return Verdict(status=Status.REFUTED, witness=f"the difference is {difference}, in a")
 
 
-@check("Equation 55", "1 - y <= exp(-y) for every y = a/4 in [0, 1/4]", Route.RIGOROUS, scope=Scope.EVERYWHERE)
+@check("Equation 55", Route.RIGOROUS, scope=Scope.EVERYWHERE)
 def exponential_replaced(context: Context, *, factor: Fraction = Fraction(1), precision: int = 100) -> Verdict:
-    """1 - e^{-y} <= y, where the quotient (1 - e^{-y}) / y decreases from 1."""
+    """1 - y <= exp(-y) for every y = a/4 in [0, 1/4]
+
+    1 - e^{-y} <= y, where the quotient (1 - e^{-y}) / y decreases from 1.
+    """
     with rigorous.precision(precision):
         one = ball(1)
 
@@ -112,12 +106,9 @@ def exponential_replaced(context: Context, *, factor: Fraction = Fraction(1), pr
         return rigorous.all_of([rigorous.verdict(found, one, names=("y",))])
 
 
-@check(
-    "Equation 55",
-    "at t = nu(R) delta its right side is 1/R for every R >= 9, by algebra; enclosures to 1e-20 at R = 9..4096",
-    Route.RIGOROUS,
-)
+@check("Equation 55", Route.RIGOROUS)
 def choice_of_t(context: Context, *, four: Fraction = Fraction(4), precision: int = 100) -> Verdict:
+    """at t = nu(R) delta its right side is 1/R for every R >= 9, by algebra; enclosures to 1e-20 at R = 9..4096"""
     # (2/pi) nu^2 = log(R / (4 log R)), so the exponent is -(R/4) (4 log R / R) = -log R.
     with rigorous.precision(precision):
         verdicts = []
@@ -127,25 +118,18 @@ def choice_of_t(context: Context, *, four: Fraction = Fraction(4), precision: in
         return rigorous.all_of(verdicts, f"{len(verdicts)} enclosures")
 
 
-@check(
-    "Theorem 5.18",
-    "nu(R) is real for every R >= 9 (R - 4 log R increases from R = 4 on), and not for R = 2..8",
-    Route.RIGOROUS,
-    scope=Scope.EVERYWHERE,
-)
+@check("Theorem 5.18", Route.RIGOROUS, scope=Scope.EVERYWHERE)
 def nu_is_real(context: Context, *, first: int = 9, precision: int = 100) -> Verdict:
+    """nu(R) is real for every R >= 9 (R - 4 log R increases from R = 4 on), and not for R = 2..8"""
     with rigorous.precision(precision):
         verdicts = [rigorous.at_most(ball(R), 4 * ball(R).log(), where=f"R = {R}") for R in range(2, first)]
         verdicts.append(rigorous.at_most(4 * ball(first).log(), ball(first), where=f"R = {first}"))
         return rigorous.all_of([*verdicts, rigorous.ingredient(ball(4), ball(first), where="R - 4 log R to increase")])
 
 
-@check(
-    "Equation 56",
-    "max Z_i >= eps + nu(R) delta with probability 1 - Phi(nu)^R >= 1 - 1/R, at every R = 9..4096",
-    Route.RIGOROUS,
-)
+@check("Equation 56", Route.RIGOROUS)
 def event(context: Context, *, factor: Fraction = Fraction(1), precision: int = 100) -> Verdict:
+    """max Z_i >= eps + nu(R) delta with probability 1 - Phi(nu)^R >= 1 - 1/R, at every R = 9..4096"""
     with rigorous.precision(precision):
         verdicts = []
         for R in range(9, LAST + 1):

@@ -44,48 +44,38 @@ def prove(constant: str, *, precision: int, max_boxes: int = rigorous.MAX_BOXES)
         return rigorous.all_of([rigorous.verdict(found, bound, names=("t/(sqrt2 sigma)", "sqrt2 sigma")), beyond])
 
 
-@check(
-    "Lemma C.1",
-    "max_t h(t; sigma) <= 0.72 (1 - e^{-sqrt2 sigma}) for every sigma in (0, 1/(2 sqrt2)]",
-    Route.RIGOROUS,
-    scope=Scope.EVERYWHERE,
-)
+@check("Lemma C.1", Route.RIGOROUS, scope=Scope.EVERYWHERE)
 def printed_constant(context: Context, *, constant: str = PRINTED, precision: int = 100) -> Verdict:
+    """max_t h(t; sigma) <= 0.72 (1 - e^{-sqrt2 sigma}) for every sigma in (0, 1/(2 sqrt2)]"""
     return prove(constant, precision=precision)
 
 
-@check(
-    "Beyond C.1", "0.5112 can replace 0.72 for every sigma in (0, 1/(2 sqrt2)]", Route.RIGOROUS, scope=Scope.EVERYWHERE
-)
+@check("Beyond C.1", Route.RIGOROUS, scope=Scope.EVERYWHERE)
 def sharp_constant(context: Context, *, constant: str = "0.5112", precision: int = 100) -> Verdict:
+    """0.5112 can replace 0.72 for every sigma in (0, 1/(2 sqrt2)]"""
     return prove(constant, precision=precision)
 
 
-@check("Beyond C.1", "0.511 can replace 0.72, too", Route.RIGOROUS, expected=Status.REFUTED)
+@check("Beyond C.1", Route.RIGOROUS, expected=Status.REFUTED)
 def too_sharp_constant(context: Context, *, constant: str = "0.511", precision: int = 100) -> Verdict:
+    """0.511 can replace 0.72, too"""
     return prove(constant, precision=precision)
 
 
-@check(
-    "Beyond C.1",
-    "the best constant up to sigma = 1/(2 sqrt2) is 0.51114550441745910941 to 20 digits",
-    Route.RIGOROUS,
-)
+@check("Beyond C.1", Route.RIGOROUS)
 def best_constant(context: Context, *, constant: str = "0.51114550441745910941", precision: int = 100) -> Verdict:
+    """the best constant up to sigma = 1/(2 sqrt2) is 0.51114550441745910941 to 20 digits"""
     with rigorous.precision(precision):
         best = enclosures.lemma_c1_best(HALF)
         found = rigorous.equal(best, rigorous.ball(constant), Fraction(1, 2 * 10**20), where="sigma = 1/(2 sqrt2)")
         return rigorous.all_of([found], f"c* = {best.str(25, radius=False)}")
 
 
-@check(
-    "Beyond C.1",
-    "0.72 stays valid for every sigma in (0, 3.0201], and fails at 3.0202",
-    Route.RIGOROUS,
-)
+@check("Beyond C.1", Route.RIGOROUS)
 def widest_range(
     context: Context, *, constant: str = PRINTED, last: str = "3.0201", first: str = "3.0202", precision: int = 100
 ) -> Verdict:
+    """0.72 stays valid for every sigma in (0, 3.0201], and fails at 3.0202"""
     with rigorous.precision(precision):
         bound, root = rigorous.ball(constant), rigorous.ball(2).sqrt()
         inside, outside = (enclosures.lemma_c1_best(root * rigorous.ball(sigma)) for sigma in (last, first))

@@ -21,13 +21,9 @@ from theory.verdict import Context, Route, Scope, Verdict, check
 HALF = Fraction(1, 2)
 
 
-@check(
-    "Beyond 5.15",
-    "(1 + y) e^{-y} <= 1 for every y >= 0, so the bound of p_R's proof decreases in P(D > 0)",
-    Route.RIGOROUS,
-    scope=Scope.EVERYWHERE,
-)
+@check("Beyond 5.15", Route.RIGOROUS, scope=Scope.EVERYWHERE)
 def decreases_in_the_share(context: Context, *, rate: Fraction = Fraction(1), precision: int = 100) -> Verdict:
+    """(1 + y) e^{-y} <= 1 for every y >= 0, so the bound of p_R's proof decreases in P(D > 0)"""
     with rigorous.precision(precision):
         one, b = ball(1), ball(rate)
 
@@ -43,13 +39,9 @@ def decreases_in_the_share(context: Context, *, rate: Fraction = Fraction(1), pr
         return rigorous.all_of(parts)
 
 
-@check(
-    "Beyond 5.19",
-    "tanh y <= y for every y >= 0, so E(Z^2 - a^2)^+ decreases in |eps|/delta for every a",
-    Route.RIGOROUS,
-    scope=Scope.EVERYWHERE,
-)
+@check("Beyond 5.19", Route.RIGOROUS, scope=Scope.EVERYWHERE)
 def derivative_is_negative(context: Context, *, factor: Fraction = Fraction(1), precision: int = 100) -> Verdict:
+    """tanh y <= y for every y >= 0, so E(Z^2 - a^2)^+ decreases in |eps|/delta for every a"""
     with rigorous.precision(precision):
         one, b = ball(1), ball(factor)
 
@@ -67,14 +59,12 @@ def derivative_is_negative(context: Context, *, factor: Fraction = Fraction(1), 
         )
 
 
-@check(
-    "Beyond 5.15",
-    "p_R(sigma) at R = 2 is at least the printed p(sigma), for every sigma >= 0: 1/2 <= 0.72 and 2/sqrt3 <= sqrt2",
-    Route.RIGOROUS,
-    scope=Scope.EVERYWHERE,
-)
+@check("Beyond 5.15", Route.RIGOROUS, scope=Scope.EVERYWHERE)
 def at_least_the_printed(context: Context, *, constant: str = str(noise.LEMMA_C1), precision: int = 100) -> Verdict:
-    """(1 - e^{-2 sigma/sqrt3})/2 <= 0.72 (1 - e^{-sqrt2 sigma}), factor by factor."""
+    """p_R(sigma) at R = 2 is at least the printed p(sigma), for every sigma >= 0: 1/2 <= 0.72 and 2/sqrt3 <= sqrt2
+
+    (1 - e^{-2 sigma/sqrt3})/2 <= 0.72 (1 - e^{-sqrt2 sigma}), factor by factor.
+    """
     with rigorous.precision(precision):
         return rigorous.all_of(
             [

@@ -16,12 +16,9 @@ from theory.routes import exact
 from theory.verdict import Context, Route, Status, Verdict, Verdicts, at_least, at_most, check, equal
 
 
-@check(
-    "Beyond 5.5",
-    "any score: sqrt(mean_S f) >= sqrt(mean_S* f) - delta_S - delta_S* on 2,000 batches of 2 to 12 rows, every k",
-    Route.EXACT,
-)
+@check("Beyond 5.5", Route.EXACT)
 def measured(context: Context, *, selected=stale.selected_by_scores) -> Verdict:
+    """any score: sqrt(mean_S f) >= sqrt(mean_S* f) - delta_S - delta_S* on 2,000 batches of 2 to 12 rows, every k"""
     values, limits = [], []
     for _ in range(2000):
         B = int(context.rng.integers(2, 13))
@@ -33,12 +30,11 @@ def measured(context: Context, *, selected=stale.selected_by_scores) -> Verdict:
     return at_least(values, limits)
 
 
-@check(
-    "Beyond 5.5",
-    "any score: attained in the limit by f = (a^2, b^2), s = ((a - d)^2, (b + d)^2), d = (a - b)/2, k = 1; 100 pairs",
-    Route.EXACT,
-)
+@check("Beyond 5.5", Route.EXACT)
 def measured_attained(context: Context, *, selected=stale.selected_by_scores) -> Verdict:
+    """any score: attained in the limit by f = (a^2, b^2), s = ((a - d)^2, (b + d)^2), d = (a - b)/2, k = 1;
+    100 pairs
+    """
     a, b = np.sort(context.rng.exponential(1, (2, 100)), axis=0)[::-1]
     d = (a - b) / 2 * (1 + 1e-9)
     found = [selected([x**2, y**2], [(x - z) ** 2, (y + z) ** 2], 1) for x, y, z in zip(a, b, d, strict=True)]
@@ -53,12 +49,9 @@ def _stale_choice(known: KnownProblem, w: np.ndarray, seen: np.ndarray, R: int) 
     return np.sum(exact.greedy_probabilities(scores, R) * losses, axis=-1), exact.greedy(n, R).expected_loss(losses)
 
 
-@check(
-    "Beyond 5.5",
-    "stale losses: F^_stale >= theta(F^_R, L, d) F^_R, a place per atom within d of w; 300 Huber problems, 100 w",
-    Route.EXACT,
-)
+@check("Beyond 5.5", Route.EXACT)
 def stale_losses(context: Context, *, factor=stale.stale_factor) -> Verdicts:
+    """stale losses: F^_stale >= theta(F^_R, L, d) F^_R, a place per atom within d of w; 300 Huber problems, 100 w"""
     for known in random_hubers(context.rng, 300):
         w = known.start + 3 * context.rng.standard_normal((100, 1))
         d = np.exp(context.rng.uniform(-4, 0.5, 100))
@@ -71,12 +64,9 @@ def stale_losses(context: Context, *, factor=stale.stale_factor) -> Verdicts:
         yield at_least(value[keep], limit, where={"problem": known.name, "d": d[keep]})
 
 
-@check(
-    "Beyond 5.5",
-    "of age, losses level: 1/(1 + 2 h tau)^2 solves sqrt(F_s) = sqrt(F^) - 2 h tau sqrt(F_s), 200 (h, tau)",
-    Route.CLOSED_FORM,
-)
+@check("Beyond 5.5", Route.CLOSED_FORM)
 def of_age(context: Context, *, factor=stale.stale_factor_of_age) -> Verdict:
+    """of age, losses level: 1/(1 + 2 h tau)^2 solves sqrt(F_s) = sqrt(F^) - 2 h tau sqrt(F_s), 200 (h, tau)"""
     h, age = context.rng.uniform(0.001, 1, 200), context.rng.integers(0, 50, 200)
     root = np.sqrt(factor(h, 1.0, age))
     return equal(root, 1 - 2 * h * age * root, where={"h": h, "tau": age})
@@ -112,12 +102,9 @@ def _stale_run(known: KnownProblem, order: np.ndarray, eta: float, largest: int 
     return ratio, float(oldest)
 
 
-@check(
-    "Beyond 5.5",
-    "100 runs by losses last seen, at most 5 steps ago: sqrt(F^_stale) >= sqrt(F^_2) - 2 h sum sqrt f(w_s, x^_s)",
-    Route.EXACT,
-)
+@check("Beyond 5.5", Route.EXACT)
 def along_runs(context: Context, *, share: float = 1.0) -> Verdict:
+    """100 runs by losses last seen, at most 5 steps ago: sqrt(F^_stale) >= sqrt(F^_2) - 2 h sum sqrt f(w_s, x^_s)"""
     ratios = []
     for known in random_hubers(context.rng, 100):
         order = context.rng.integers(known.problem.n, size=(60, 2))
@@ -125,13 +112,9 @@ def along_runs(context: Context, *, share: float = 1.0) -> Verdict:
     return at_least(ratios, share)
 
 
-@check(
-    "Beyond 5.5",
-    "control: without renewal no score gets older than 20 in 200 steps (rows that are not trained on keep theirs)",
-    Route.EXACT,
-    expected=Status.REFUTED,
-)
+@check("Beyond 5.5", Route.EXACT, expected=Status.REFUTED)
 def age_is_not_bounded(context: Context, *, largest: int | None = None) -> Verdict:
+    """control: without renewal no score gets older than 20 in 200 steps (rows that are not trained on keep theirs)"""
     known = convex.least_squares(np.ones((4, 1)), [0.0, 0.0, 0.0, 2.0], start=[0.9])
     order = context.rng.integers(4, size=(200, 2))
     return at_most(_stale_run(known, order, 0.01, largest)[1], 20.0)
@@ -147,12 +130,9 @@ def _off_by(known: KnownProblem, error: float) -> exact.Law:
     return exact.Law(np.eye(known.problem.n), probabilities)
 
 
-@check(
-    "Beyond 5.5",
-    "losses off by at most .05, .3, 2: E F(average) <= additive bound, 10 instances, R = 2, K up to 6..12, 3 rates",
-    Route.EXACT,
-)
+@check("Beyond 5.5", Route.EXACT)
 def additive_error(context: Context, *, bound=stale.additive_error_bound) -> Verdicts:
+    """losses off by at most .05, .3, 2: E F(average) <= additive bound, 10 instances, R = 2, K up to 6..12, 3 rates"""
     for known in convex.compact_problems():
         greedy = exact.greedy(known.problem.n, 2)
         for error in (0.05, 0.3, 2.0):
@@ -169,12 +149,11 @@ def additive_error(context: Context, *, bound=stale.additive_error_bound) -> Ver
                 yield at_most(tree.averages[1:], limit, where=where)
 
 
-@check(
-    "Beyond 5.5",
-    "a share of the picks at random: F^ >= (1 - e) F^_R, and the improved bound holds with that rho, 10 instances, 3 e",
-    Route.EXACT,
-)
+@check("Beyond 5.5", Route.EXACT)
 def random_share(context: Context, *, bound=improved.gsgd_bound_improved, kept: float = 1.0) -> Verdicts:
+    """a share of the picks at random: F^ >= (1 - e) F^_R, and the improved bound holds with that rho, 10 instances,
+    3 e
+    """
     for known in convex.compact_problems():
         n = known.problem.n
         greedy = exact.greedy(n, 2)
@@ -196,12 +175,9 @@ def _mixed(law: exact.Law, share: float, losses: np.ndarray) -> np.ndarray:
     return (1 - share) * law.probabilities(losses) + share / losses.shape[-1]
 
 
-@check(
-    "Beyond 5.5",
-    "without bias: E|g|^2 <= (2L/e) F for rows drawn with q_j >= e/B, weighted 1/(B q_j): 300 problems, e >= .1",
-    Route.EXACT,
-)
+@check("Beyond 5.5", Route.EXACT)
 def unbiased(context: Context, *, factor: float = 2.0) -> Verdicts:
+    """without bias: E|g|^2 <= (2L/e) F for rows drawn with q_j >= e/B, weighted 1/(B q_j): 300 problems, e >= .1"""
     for known in random_hubers(context.rng, 300):
         n, e = known.problem.n, context.rng.uniform(0.1, 1)
         w = known.start + 3 * context.rng.standard_normal((50, 1))
@@ -212,12 +188,11 @@ def unbiased(context: Context, *, factor: float = 2.0) -> Verdicts:
         yield at_most(square, factor / e * losses.mean(axis=1), where=known.name)
 
 
-@check(
-    "Beyond 5.5",
-    "without bias: E F(average) <= unbiased bound, q_j half by loss and half even, 10 instances, eta L = .02, .2, .45",
-    Route.EXACT,
-)
+@check("Beyond 5.5", Route.EXACT)
 def unbiased_convergence(context: Context, *, bound=stale.unbiased_bound) -> Verdicts:
+    """without bias: E F(average) <= unbiased bound, q_j half by loss and half even, 10 instances,
+    eta L = .02, .2, .45
+    """
     for known in convex.compact_problems():
         n, e = known.problem.n, 0.5
         K = exact.affordable_steps(known, exact.uniform(n), leaves=1000)
@@ -243,12 +218,9 @@ def _unbiased_tree(known: KnownProblem, eta: float, K: int, share: float) -> np.
     return np.array(averages)
 
 
-@check(
-    "Beyond 5.5",
-    "the largest scores are what select_top_k keeps: `selected_by_scores` against it on 500 batches without ties",
-    Route.EXACT,
-)
+@check("Beyond 5.5", Route.EXACT)
 def same_rule(context: Context, *, selected=stale.selected_by_scores) -> Verdict:
+    """the largest scores are what select_top_k keeps: `selected_by_scores` against it on 500 batches without ties"""
     values, expected = [], []
     for _ in range(500):
         f, s = context.rng.exponential(1, (2, 8))

@@ -16,12 +16,9 @@ from theory.verdict import Context, Route, Verdict, Verdicts, at_least, at_most,
 BATCHES = (1, 2, 3, 5, 8, 16, 64, 1000)
 
 
-@check(
-    "Beyond 5.7",
-    "F^_{B,k} equals the enumeration of all n^B draws in exact rationals: 15 instances, n <= 4, 1 <= k <= B <= 5",
-    Route.EXACT,
-)
+@check("Beyond 5.7", Route.EXACT)
 def enumerated(context: Context, *, expected_top_k=rho.expected_top_k) -> Verdicts:
+    """F^_{B,k} equals the enumeration of all n^B draws in exact rationals: 15 instances, n <= 4, 1 <= k <= B <= 5"""
     for losses in small_instances(context.rng, 15, 4):
         floats = [float(f) for f in losses]
         for B in range(1, 6):
@@ -30,64 +27,50 @@ def enumerated(context: Context, *, expected_top_k=rho.expected_top_k) -> Verdic
                 yield equal(expected_top_k(floats, B, k), exact, where=f"B = {B}, k = {k}", tolerance=1e-13)
 
 
-@check("Beyond 5.7", "the mean of what select_top_k keeps, 4 of 8 sampled losses, is F^_{8,4}", Route.MONTE_CARLO)
+@check("Beyond 5.7", Route.MONTE_CARLO)
 def sampled(context: Context, *, expected_top_k=rho.expected_top_k) -> Verdict:
+    """the mean of what select_top_k keeps, 4 of 8 sampled losses, is F^_{8,4}"""
     losses = context.rng.random(20) ** 3
     drawn = losses[context.rng.integers(20, size=(sample_size(0.01, context.alpha), 8))]
     kept = np.take_along_axis(drawn, select_top_k(drawn, 4), axis=1)
     return mean_equals(kept.mean(axis=1), expected_top_k(losses, 8, 4), context.alpha, cap=1.0)
 
 
-@check(
-    "Beyond 5.7",
-    "rho_{B,k} >= 1 for B <= 1,000 and k in {1, B/4, B/2, B}, 130 random loss vectors",
-    Route.CLOSED_FORM,
-)
+@check("Beyond 5.7", Route.CLOSED_FORM)
 def rho_at_least_one(context: Context, *, least: float = 1.0) -> Verdicts:
+    """rho_{B,k} >= 1 for B <= 1,000 and k in {1, B/4, B/2, B}, 130 random loss vectors"""
     for value, _, place in _rho_top_k(context.rng):
         yield at_least(value, least, where=place)
 
 
-@check(
-    "Beyond 5.7",
-    "rho_{B,k} <= B/k for B <= 1,000 and k in {1, B/4, B/2, B}, 130 random loss vectors",
-    Route.CLOSED_FORM,
-)
+@check("Beyond 5.7", Route.CLOSED_FORM)
 def rho_at_most_ratio(context: Context, *, most: Callable[[float], float] = lambda ratio: ratio) -> Verdicts:
+    """rho_{B,k} <= B/k for B <= 1,000 and k in {1, B/4, B/2, B}, 130 random loss vectors"""
     for value, ratio, place in _rho_top_k(context.rng):
         yield at_most(value, most(ratio), where=place)
 
 
-@check(
-    "Beyond 5.7",
-    "F^_{B,k} is non-decreasing in B = k..1,000 at k = 1, 2, 5, on 130 random loss vectors",
-    Route.CLOSED_FORM,
-)
+@check("Beyond 5.7", Route.CLOSED_FORM)
 def monotone_in_B(context: Context, *, expected_top_k=rho.expected_top_k) -> Verdicts:
+    """F^_{B,k} is non-decreasing in B = k..1,000 at k = 1, 2, 5, on 130 random loss vectors"""
     for losses in loss_vectors(context.rng):
         for k in (1, 2, 5):
             values = np.stack([expected_top_k(losses, B, k) for B in BATCHES if k <= B]) / losses.max(axis=1)
             yield at_least(values[1:], values[:-1], where=f"k = {k}")
 
 
-@check(
-    "Beyond 5.7",
-    "F^_{B,k} is non-increasing in k = 1..B at B = 2, 8, 64, on 130 random loss vectors",
-    Route.CLOSED_FORM,
-)
+@check("Beyond 5.7", Route.CLOSED_FORM)
 def monotone_in_k(context: Context, *, expected_top_k=rho.expected_top_k) -> Verdicts:
+    """F^_{B,k} is non-increasing in k = 1..B at B = 2, 8, 64, on 130 random loss vectors"""
     for losses in loss_vectors(context.rng):
         for B in (2, 8, 64):
             values = np.stack([expected_top_k(losses, B, k) for k in range(1, B + 1)]) / losses.max(axis=1)
             yield at_most(values[1:], values[:-1], where=f"B = {B}")
 
 
-@check(
-    "Beyond 5.7",
-    "CVaR_{1-kappa} is the minimum over t of t + E(f - t)^+ / kappa, at 5 kappa, on 130 random loss vectors",
-    Route.CLOSED_FORM,
-)
+@check("Beyond 5.7", Route.CLOSED_FORM)
 def cvar_variational(context: Context, *, cvar=rho.cvar) -> Verdicts:
+    """CVaR_{1-kappa} is the minimum over t of t + E(f - t)^+ / kappa, at 5 kappa, on 130 random loss vectors"""
     for losses in loss_vectors(context.rng):
         scale = losses.max(axis=1)
         excess = np.maximum(losses[:, None, :] - losses[:, :, None], 0).mean(axis=2)
@@ -97,12 +80,9 @@ def cvar_variational(context: Context, *, cvar=rho.cvar) -> Verdicts:
             yield equal(cvar(losses, kappa) / scale, expected / scale, where=f"kappa = {kappa}")
 
 
-@check(
-    "Beyond 5.7",
-    "0 <= CVaR_{1-kappa} - F^_{B, kappa B} <= range / (4 kappa sqrt(B)): kappa in {1/10, 1/2}, B = 10..10^6",
-    Route.CLOSED_FORM,
-)
+@check("Beyond 5.7", Route.CLOSED_FORM)
 def tends_to_cvar(context: Context, *, cvar=rho.cvar, rate: float = 0.25) -> Verdicts:
+    """0 <= CVaR_{1-kappa} - F^_{B, kappa B} <= range / (4 kappa sqrt(B)): kappa in {1/10, 1/2}, B = 10..10^6"""
     for losses in loss_vectors(context.rng):
         scale = losses.max(axis=1)
         spread = np.ptp(losses, axis=1) / scale

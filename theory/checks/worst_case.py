@@ -12,13 +12,13 @@ otherwise; by scaling w and f each result holds for all L and D0 with the same e
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from theory.checks.convergence import of_sgd
 from theory.formulas import convergence, improved
 from theory.problems import convex
 from theory.routes import exact
@@ -29,7 +29,6 @@ from theory.verdict import (
     Status,
     Verdict,
     Verdicts,
-    as_one,
     at_least,
     at_most,
     check,
@@ -51,24 +50,6 @@ def _solver() -> ModuleType:
     return worstcase
 
 
-def _check(
-    statement: str, claim: str, *, expected: Status | None = None, scope: Scope = Scope.EVERYWHERE
-) -> Callable[[Callable[..., Verdict | Verdicts]], Callable[..., Verdict]]:
-    """As `check`, over a class of problems; a failure of the solver is `inconclusive`, with the solver's word."""
-
-    def register(function: Callable[..., Verdict | Verdicts]) -> Callable[..., Verdict]:
-        @functools.wraps(function)
-        def solved(context: Context, **formulas: Any) -> Verdict:
-            try:
-                return as_one(function(context, **formulas))
-            except _solver().SolverFailed as failure:
-                return Verdict(status=Status.INCONCLUSIVE, witness=str(failure))
-
-        return check(statement, claim, Route.WORST_CASE, expected=expected, scope=scope)(solved)
-
-    return register
-
-
 def _at_most(
     method: Any, bound: Callable[..., Any], *, steps: Iterable[int], rates: Iterable[float] = RATES, rho: float = 1.0
 ) -> Verdicts:
@@ -81,52 +62,52 @@ def _at_most(
                 yield at_most(found.value, bound(K, **q), where=f"K = {K}, eta L = {rate}, Delta = {Delta}")
 
 
-@_check("Theorem 5.7", "worst case of GSGD, n = 2, R = 2, rho = 1 <= bound: K = 1, 2, 3, eta L = .1, .5, .9, 2 Delta")
+@check("Theorem 5.7", Route.WORST_CASE, scope=Scope.EVERYWHERE)
 def gsgd_two_atoms(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
+    """worst case of GSGD, n = 2, R = 2, rho = 1 <= bound: K = 1, 2, 3, eta L = .1, .5, .9, 2 Delta"""
     return _at_most(_solver().greedy(2, 2), bound, steps=(1, 2, 3))
 
 
-@_check("Theorem 5.7", "the same with rho = 1.2 at the iterates, R = 2 and 4: K = 1, 2, eta L = .1, .5, .9, 2 Delta")
+@check("Theorem 5.7", Route.WORST_CASE, scope=Scope.EVERYWHERE)
 def gsgd_gaining(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
+    """the same with rho = 1.2 at the iterates, R = 2 and 4: K = 1, 2, eta L = .1, .5, .9, 2 Delta"""
     for R in (2, 4):
         yield from _at_most(_solver().greedy(2, R), bound, steps=(1, 2), rho=1.2)
 
 
-@_check("Theorem 5.7", "the same for n = 3 atoms, R = 2: rho = 1 and 1.2, K = 1, 2, eta L = .5, 2 Delta")
+@check("Theorem 5.7", Route.WORST_CASE, scope=Scope.EVERYWHERE)
 def gsgd_three_atoms(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
+    """the same for n = 3 atoms, R = 2: rho = 1 and 1.2, K = 1, 2, eta L = .5, 2 Delta"""
     for rho in (1.0, 1.2):
         yield from _at_most(_solver().greedy(3, 2), bound, steps=(1, 2), rates=(0.5,), rho=rho)
 
 
-@_check("Theorem 5.8", "worst case of SGD, n = 2 and 3 atoms <= bound: K = 1, 2, 3 (n = 2), 1, 2 (n = 3), 3 eta, 2 F*")
+@check("Theorem 5.8", Route.WORST_CASE, scope=Scope.EVERYWHERE)
 def sgd(context: Context, *, bound=convergence.sgd_bound) -> Verdicts:
-    def limit(K: int, *, Delta: float, rho: float, **q: float) -> Any:
-        return bound(K, F_star=Delta, **q)
-
-    yield from _at_most(_solver().uniform(2), limit, steps=(1, 2, 3))
-    yield from _at_most(_solver().uniform(3), limit, steps=(1, 2))
+    """worst case of SGD, n = 2 and 3 atoms <= bound: K = 1, 2, 3 (n = 2), 1, 2 (n = 3), 3 eta, 2 F*"""
+    yield from _at_most(_solver().uniform(2), of_sgd(bound), steps=(1, 2, 3))
+    yield from _at_most(_solver().uniform(3), of_sgd(bound), steps=(1, 2))
 
 
-@_check(
-    "Theorem 5.14", "worst case <= bound, n = R = 2, zeta = +-1, sigma = .3, 1, rho_approx = 1, 1.1, K = 1, 2, 3 eta"
-)
+@check("Theorem 5.14", Route.WORST_CASE, scope=Scope.EVERYWHERE)
 def noisy(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
+    """worst case <= bound, n = R = 2, zeta = +-1, sigma = .3, 1, rho_approx = 1, 1.1, K = 1, 2, 3 eta"""
     for sigma in (0.3, 1.0):
         for rho in (1.0, 1.1):
             yield from _at_most(_solver().noisy(sigma), bound, steps=(1, 2), rho=rho)
 
 
-@_check("Beyond 5.7", "worst case of the k of B step <= bound, n = 2, (B, k) = (3, 2), (4, 2), K = 1, 2, 3 eta")
+@check("Beyond 5.7", Route.WORST_CASE, scope=Scope.EVERYWHERE)
 def top_k(context: Context, *, bound=convergence.gsgd_bound) -> Verdicts:
+    """worst case of the k of B step <= bound, n = 2, (B, k) = (3, 2), (4, 2), K = 1, 2, 3 eta"""
     for B in (3, 4):
         yield from _at_most(_solver().top_k(2, B, 2), bound, steps=(1, 2))
 
 
-@_check(
-    "Beyond 5.7",
-    "worst case <= sharp bound, n = 2: GSGD R = 2 (K = 2, 3), SGD (K = 2, 3), 2 of 3 (K = 2), 3 eta, 2 Delta",
-)
+@check("Beyond 5.7", Route.WORST_CASE, scope=Scope.EVERYWHERE)
 def sharper_bound(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdicts:
+    """worst case <= sharp bound, n = 2: GSGD R = 2 (K = 2, 3), SGD (K = 2, 3), 2 of 3 (K = 2), 3 eta, 2 Delta"""
+
     def limit(K: int, *, Delta: float, **q: float) -> Any:
         # F^(w*) <= Delta is all the class knows of F*.
         return bound(K, Delta=Delta, F_star=Delta, **q)
@@ -137,8 +118,9 @@ def sharper_bound(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdi
     yield from _at_most(solver.top_k(2, 3, 2), limit, steps=(2,))
 
 
-@_check("Beyond 5.7", "worst case <= sharp bound where F* = .1 < Delta = .25: GSGD, n = R = 2, K = 2, 3 eta")
+@check("Beyond 5.7", Route.WORST_CASE, scope=Scope.EVERYWHERE)
 def sharper_bound_small_minimum(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdicts:
+    """worst case <= sharp bound where F* = .1 < Delta = .25: GSGD, n = R = 2, K = 2, 3 eta"""
     for rho in (1.0, 1.2):
         for rate in RATES:
             q = {"L": 1.0, "eta": rate, "D0": 1.0, "Delta": 0.25, "rho": rho, "F_star": 0.1}
@@ -146,13 +128,9 @@ def sharper_bound_small_minimum(context: Context, *, bound=improved.gsgd_bound_s
             yield at_most(found.value, bound(2, **q), where=f"eta L = {rate}, rho = {rho}")
 
 
-@_check(
-    "Beyond 5.7",
-    "K = 1: worst case = sharp bound = Delta + L D0^2/2, by solver values to 1e-5 (GSGD, SGD, 2 of 3, n = 2)",
-    expected=Status.CONSISTENT,
-    scope=Scope.INSTANCES,
-)
+@check("Beyond 5.7", Route.WORST_CASE, expected=Status.CONSISTENT, scope=Scope.INSTANCES)
 def sharp_at_the_start(context: Context, *, bound=improved.gsgd_bound_sharp) -> Verdict:
+    """K = 1: worst case = sharp bound = Delta + L D0^2/2, by solver values to 1e-5 (GSGD, SGD, 2 of 3, n = 2)"""
     solver, verdicts = _solver(), []
     for method in (solver.greedy(2, 2), solver.uniform(2), solver.top_k(2, 3, 2)):
         for Delta in DELTAS:
@@ -163,12 +141,9 @@ def sharp_at_the_start(context: Context, *, bound=improved.gsgd_bound_sharp) -> 
     return within_tolerance(worst(*verdicts))
 
 
-@_check(
-    "Equation 21",
-    "as an inequality: exceeded by < 1e-5 L D0^2 in the worst case, n = 2, 3, R = 2, and 2 of 3, 3 eta, Delta = 1",
-    expected=Status.CONSISTENT,
-)
+@check("Equation 21", Route.WORST_CASE, expected=Status.CONSISTENT, scope=Scope.EVERYWHERE)
 def one_step(context: Context, *, share: float = 1.0) -> Verdict:
+    """as an inequality: exceeded by < 1e-5 L D0^2 in the worst case, n = 2, 3, R = 2, and 2 of 3, 3 eta, Delta = 1"""
     solver = _solver()
     methods = (solver.greedy(2, 2), solver.greedy(3, 2), solver.top_k(2, 3, 2))
     found = [
@@ -179,13 +154,9 @@ def one_step(context: Context, *, share: float = 1.0) -> Verdict:
     return within_tolerance(at_most(found, TOLERANCE))
 
 
-@_check(
-    "Equation 21",
-    "is tight: with 1.001 (1 - eta L) for 1 - eta L it fails by > 1e-5 L D0^2 at the solver's worst problem, 3 eta",
-    expected=Status.CONSISTENT,
-    scope=Scope.INSTANCES,
-)
+@check("Equation 21", Route.WORST_CASE, expected=Status.CONSISTENT, scope=Scope.INSTANCES)
 def one_step_is_tight(context: Context, *, factor: float = 1.001) -> Verdict:
+    """is tight: with 1.001 (1 - eta L) for 1 - eta L it fails by > 1e-5 L D0^2 at the solver's worst problem, 3 eta"""
     solver = _solver()
     found = [
         solver.one_step_excess(
@@ -196,12 +167,11 @@ def one_step_is_tight(context: Context, *, factor: float = 1.001) -> Verdict:
     return within_tolerance(at_least(found, TOLERANCE, where={"eta L": RATES}))
 
 
-@_check(
-    "Beyond 5.7",
-    "the step (*) is exceeded by < 1e-5 L D0^2 in the worst case, n = 2, R = 2, and 2 of 3: 6 (eta L, alpha) up to 1.9",
-    expected=Status.CONSISTENT,
-)
+@check("Beyond 5.7", Route.WORST_CASE, expected=Status.CONSISTENT, scope=Scope.EVERYWHERE)
 def improved_step(context: Context, *, share: float = 1.0) -> Verdict:
+    """the step (*) is exceeded by < 1e-5 L D0^2 in the worst case, n = 2, R = 2, and 2 of 3:
+    6 (eta L, alpha) up to 1.9
+    """
     solver, found = _solver(), []
     for method in (solver.greedy(2, 2), solver.top_k(2, 3, 2)):
         for rate, alpha in ((0.1, 1.0), (0.5, 0.75), (0.9, 0.55), (1.0, 0.5), (1.5, 0.25), (1.9, 0.05)):
@@ -210,22 +180,16 @@ def improved_step(context: Context, *, share: float = 1.0) -> Verdict:
     return within_tolerance(at_most(found, TOLERANCE))
 
 
-@_check(
-    "Beyond 5.7",
-    "worst case <= improved bound for eta L = 1.2, 1.8: GSGD n = R = 2 (K = 1, 2), SGD n = 2 (K = 1, 2), 2 Delta",
-)
+@check("Beyond 5.7", Route.WORST_CASE, scope=Scope.EVERYWHERE)
 def improved_bound(context: Context, *, bound=improved.gsgd_bound_improved) -> Verdicts:
+    """worst case <= improved bound for eta L = 1.2, 1.8: GSGD n = R = 2 (K = 1, 2), SGD n = 2 (K = 1, 2), 2 Delta"""
     for method in (_solver().greedy(2, 2), _solver().uniform(2)):
         yield from _at_most(method, bound, steps=(1, 2), rates=(1.2, 1.8))
 
 
-@_check(
-    "Theorem 5.8",
-    "n = 1, eta = 1/L is gradient descent: worst last iterate L D0^2/(4K+2), K = 1, 2, 3, solver values to 1e-5",
-    expected=Status.CONSISTENT,
-    scope=Scope.INSTANCES,
-)
+@check("Theorem 5.8", Route.WORST_CASE, expected=Status.CONSISTENT, scope=Scope.INSTANCES)
 def gradient_descent(context: Context, *, known=lambda K: 1 / (4 * K + 2)) -> Verdict:
+    """n = 1, eta = 1/L is gradient descent: worst last iterate L D0^2/(4K+2), K = 1, 2, 3, solver values to 1e-5"""
     K = np.array([1, 2, 3])
     found = [
         _solver().worst_case(_solver().uniform(1), int(k), L=1.0, eta=1.0, D0=1.0, Delta=0.0, last=True) for k in K
@@ -235,21 +199,15 @@ def gradient_descent(context: Context, *, known=lambda K: 1 / (4 * K + 2)) -> Ve
     return within_tolerance(worst(*values))
 
 
-@_check(
-    "Theorem 5.7",
-    "no enumerated problem with n = 2 exceeds its class's worst case: GSGD, K = 1, 2, eta L = .5",
-    scope=Scope.INSTANCES,
-)
+@check("Theorem 5.7", Route.WORST_CASE, scope=Scope.INSTANCES)
 def gsgd_contains_problems(context: Context, *, worst_case=None) -> Verdicts:
+    """no enumerated problem with n = 2 exceeds its class's worst case: GSGD, K = 1, 2, eta L = .5"""
     return _contains(exact.greedy(2, 2), _solver().greedy(2, 2), worst_case, mean=False)
 
 
-@_check(
-    "Theorem 5.8",
-    "no enumerated problem with n = 2 exceeds its class's worst case: SGD, K = 1, 2, eta L = .5",
-    scope=Scope.INSTANCES,
-)
+@check("Theorem 5.8", Route.WORST_CASE, scope=Scope.INSTANCES)
 def sgd_contains_problems(context: Context, *, worst_case=None) -> Verdicts:
+    """no enumerated problem with n = 2 exceeds its class's worst case: SGD, K = 1, 2, eta L = .5"""
     return _contains(exact.uniform(2), _solver().uniform(2), worst_case, mean=True)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import special
 
 from gsgd.oracle import Noise, Oracle, standard_normal
+from gsgd.ranges import whole
 from gsgd.selectors import Selector, select_random, select_top_k
 from gsgd.sgd import run
 from theory.examination import finite
@@ -80,8 +81,8 @@ def examine(
     """
     rng = np.random.default_rng(seed)
     problem, start = _problem(losses, gradients, loss, data, ridge, weights, w0)
-    K, R, runs = _whole("K", K, 2), _whole("R", R, 1), _whole("runs", runs, 2)
-    k = _whole("k", k, 1)
+    K, R, runs = whole("K", K, least=2), whole("R", R, least=1), whole("runs", runs, least=2)
+    k = whole("k", k, least=1)
     if k > R:
         raise ValueError(f"k = {k} must be at most R = {R}: k of the R candidates are trained on")
     if select is select_random:
@@ -427,9 +428,3 @@ def _promise(found: Examination, problem: FiniteProblem, visited: np.ndarray, ow
         found.predicted = convergence.crossover(
             eta=found.eta, D0=found.D0, rho=rate, Delta=found.Delta, F_star=found.F_star
         )
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name} = {value!r} must be a whole number of at least {least}")
-    return int(value)

@@ -176,10 +176,3 @@ def interpolating_problems() -> list[KnownProblem]:
         least_squares([[1.0, 0.5, 0.0], [0.0, 1.0, -1.0]], [1.0, 2.0], start=[-1.0, 0.0, 3.0]),
         separable_hinge(start=-2.0),
     ]
-
-
-def random_least_squares(rng: np.random.Generator, *, n: int, d: int, noise: float = 0.5) -> KnownProblem:
-    """Least squares with Gaussian features (a fixed finite sample of them, so L is finite) and noisy offsets."""
-    features = rng.standard_normal((n, d)) / np.sqrt(d)
-    offsets = features @ rng.standard_normal(d) + noise * rng.standard_normal(n)
-    return least_squares(features, offsets, start=3.0 * np.ones(d) / np.sqrt(d))

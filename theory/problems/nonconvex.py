@@ -20,31 +20,19 @@ def _bump_slope(z: Any, c: Any) -> Any:
     return np.sign(z) * np.where(far <= 1, far, np.maximum(2 - far, 0.0))
 
 
-def _geman_mcclure(z: Any, c: Any) -> Any:
-    return z**2 / (1 + z**2) / 2
-
-
-def _geman_mcclure_slope(z: Any, c: Any) -> Any:
-    return z / (1 + z**2) ** 2
-
-
-def _quasar(z: Any, c: Any) -> Any:
-    return z**2 + 3 * np.sin(z) ** 2
-
-
-def _quasar_slope(z: Any, c: Any) -> Any:
-    return 2 * z + 3 * np.sin(2 * z)
-
-
 BUMP = ScalarLoss("bump", _bump, _bump_slope, c=1.0, curvature=1.0)
 """z^2 / 2 up to 1, then of curvature -1 up to 2, then flat: it turns as fast as smoothness allows."""
-GEMAN_MCCLURE = ScalarLoss("Geman-McClure", _geman_mcclure, _geman_mcclure_slope, c=1.0, curvature=1.0)
+GEMAN_MCCLURE = ScalarLoss(
+    "Geman-McClure", lambda z, c: z**2 / (1 + z**2) / 2, lambda z, c: z / (1 + z**2) ** 2, c=1.0, curvature=1.0
+)
 WAVE = ScalarLoss("1 - cos z", lambda z, c: 1 - np.cos(z), lambda z, c: np.sin(z), c=1.0, curvature=1.0)
 WELSCH = ScalarLoss(
     "1 - exp(-z^2/2)", lambda z, c: -np.expm1(-(z**2) / 2), lambda z, c: z * np.exp(-(z**2) / 2), 1.0, 1.0
 )
 SHAPES = (BUMP, GEMAN_MCCLURE, WAVE, WELSCH)
-QUASAR = ScalarLoss("z^2 + 3 sin^2 z", _quasar, _quasar_slope, c=1.0, curvature=8.0)
+QUASAR = ScalarLoss(
+    "z^2 + 3 sin^2 z", lambda z, c: z**2 + 3 * np.sin(z) ** 2, lambda z, c: 2 * z + 3 * np.sin(2 * z), 1.0, 8.0
+)
 """Quasar-convex about 0, and not convex."""
 
 

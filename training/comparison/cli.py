@@ -19,7 +19,7 @@ from gsgd.results import write_json
 if TYPE_CHECKING:
     from training.comparison.compare import Comparison
     from training.comparison.contenders import Contender
-    from training.comparison.summary import Interval, MethodSummary
+    from training.comparison.summary import MethodSummary
     from training.config import Config
 
 EXAMPLES = """\
@@ -234,8 +234,8 @@ def show(console: Console, found: Comparison) -> None:
     headings = ["method", "runs", "validation", *(["test"] if tested else []), "over baseline", "over random"]
     accuracies = [
         [summary.method, str(summary.runs), _accuracy(summary)]
-        + ([_text(summary.test_accuracy)] if tested else [])
-        + [_signed(summary.over_baseline), _signed(summary.over_random)]
+        + ([str(summary.test_accuracy or "-")] if tested else [])
+        + [each.signed if each else "-" for each in (summary.over_baseline, summary.over_random)]
         for summary in found.summaries
     ]
     print_table(console, headings, accuracies)
@@ -269,24 +269,13 @@ def verdict(summary: MethodSummary) -> str | None:
     if math.isnan(difference.half_width):
         return f"{summary.method}: one seed shows no difference from the baseline that could be told from luck"
     if not difference.excludes_zero:
-        return f"{summary.method}: no difference from the baseline shown ({_signed(difference)}, 95%)"
+        return f"{summary.method}: no difference from the baseline shown ({difference.signed}, 95%)"
     word = "above" if difference.mean > 0 else "below"
     return f"{summary.method}: {word} the baseline by {abs(difference.mean):.4f} ±{difference.half_width:.4f} (95%)"
 
 
 def _accuracy(summary: MethodSummary) -> str:
-    return f"- ({summary.diverged} diverged)" if summary.diverged else _text(summary.val_accuracy)
-
-
-def _text(interval: Interval | None) -> str:
-    return "-" if interval is None else str(interval)
-
-
-def _signed(interval: Interval | None) -> str:
-    if interval is None:
-        return "-"
-    half = "" if math.isnan(interval.half_width) else f" ±{interval.half_width:.4f}"
-    return f"{interval.mean:+.4f}{half}"
+    return f"- ({summary.diverged} diverged)" if summary.diverged else str(summary.val_accuracy or "-")
 
 
 def _target(summary: MethodSummary) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -74,7 +74,8 @@ class Cluster:
         except (NameError, TypeError) as error:
             raise ValueError(f"--executor-options: {error}") from None
         with executor.batch():
-            submitted = [executor.submit(_Train(_absolute(job))) for job in left]
+            # Elsewhere a process may begin in another folder.
+            submitted = [executor.submit(_Train(replace(job, folder=job.folder.resolve()))) for job in left]
         try:
             self._wait(dict(zip(submitted, left, strict=True)), len(jobs), say)
         except KeyboardInterrupt:
@@ -129,11 +130,6 @@ def parse_options(text: str) -> dict[str, Any]:
             raise ValueError(f"--executor-options {part!r} must be NAME=VALUE,...")
         found[name.strip()] = int(value) if value.strip().isdecimal() else value.strip()
     return found
-
-
-def _absolute(job: Job) -> Job:
-    """The job for a process that may begin elsewhere."""
-    return Job(job.config, job.folder.resolve(), job.costs, job.title, job.reference_s)
 
 
 def _submitit() -> Any:

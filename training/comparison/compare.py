@@ -6,7 +6,6 @@ time is up, scoring that nobody charges for, and one lucky seed.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
@@ -21,7 +20,7 @@ from training.comparison.cluster import Cluster
 from training.comparison.contenders import QUIET, TUNING_SEED, Contender, check_contenders, check_shared, folder_name
 from training.comparison.jobs import Job
 from training.comparison.opening import begin, check_same, header_of, opened, record_of, tasks_of
-from training.comparison.summary import INTERVALS, MethodSummary, RunResult, default_target, summarise
+from training.comparison.summary import MethodSummary, RunResult, cells_of, default_target, summarise
 from training.config import Config
 from training.display import Display, duration
 from training.run import Ending, train
@@ -203,77 +202,66 @@ class _Comparison:
         """Tune, train, summarise."""
         tuned: dict[str, str] = {}
         results: list[RunResult] = []
-        interrupted = Comparison("interrupted", self.folder, float("nan"), [], results, self.costs, tuned)
+        interrupted = Comparison("interrupted", self.folder, math.nan, [], results, self.costs, tuned)
         if self.sweep is not None:
-            if not self.sent([self.trial(label, self.sweep, value) for label, value in self.trials(self.sweep)]):
+            key, values = self.sweep.key, self.sweep.values
+            trials = [(label, value) for label in self.planned for value in values]
+            outcomes = self.outcomes([self.trial(label, self.sweep, value) for label, value in trials])
+            if len(outcomes) < len(trials):
                 return interrupted
-            for label in self.planned:
-                best = self.tune(label, self.sweep)
-                if best is None:
-                    return interrupted
-                tuned[label] = best
-                self.planned[label] = self.planned[label].with_values({self.sweep.key: best})
-                self.costs[label] = self.costs[_swept(label, self.sweep, best)]
+            accuracies = dict(zip(trials, map(_final_accuracy, outcomes), strict=True))
+            for label, planned in self.planned.items():
+                found = {value: accuracies[label, value] for value in values}
+                tuned[label] = max(found, key=found.__getitem__)
+                self.planned[label] = planned.with_values({key: tuned[label]})
+                self.costs[label] = self.costs[_swept(label, self.sweep, tuned[label])]
         first = self.config.training.seed
         # Seed by seed: an interrupted comparison has all methods on the seeds it got to.
         places = [(label, seed) for seed in range(first, first + self.seeds) for label in self.planned]
-        jobs = [self.measured(label, seed) for label, seed in places]
-        if not self.sent(jobs):
-            return interrupted
-        for (label, seed), job in zip(places, jobs, strict=True):
-            outcome = self.train(job)
-            if outcome.interrupted or not outcome.is_final:
-                return interrupted
+        outcomes = self.outcomes([self.measured(*place) for place in places])
+        for (label, seed), outcome in zip(places, outcomes, strict=False):
             accuracy = outcome.header.get("test_accuracy")
             results.append(RunResult(label, seed, outcome.status, outcome.evaluations, accuracy))
+        if len(results) < len(places):
+            return interrupted
         target = default_target(results) if target is None else target
         summaries = summarise(results, target)
         if self.accelerator.is_main_process:
             _write(self.folder, self.header, summaries, results, target, tuned)
         return Comparison(FINISHED, self.folder, target, summaries, results, self.costs, tuned)
 
-    def sent(self, jobs: Sequence[Job]) -> bool:
-        """Have the runs trained on the cluster, if there is one; False if interrupted."""
-        if self.cluster is None:
-            return True
-        return self.cluster.train(jobs, self.folder, accelerator=self.accelerator, say=self.display.say)
-
-    def train(self, job: Job) -> Ending:
-        """Train one run, or take it from the folder."""
-        self.done += 1
-        self.display.title = f"[{self.done}/{self.total}] {job.title}"
-        self.display.say(self.display.title)
-        return train(job.config, job.folder, accelerator=self.accelerator, costs=job.costs, display=self.display)
-
-    def job(self, label: str, values: dict[str, Any], name: str, costs: StepCosts) -> Job:
-        """One run of a method, with these values."""
-        return Job(self.planned[label].with_values(values), self.folder / name, costs, name, math.nan)
+    def outcomes(self, jobs: Sequence[Job]) -> list[Ending]:
+        """Train the runs, on the cluster if there is one, or take them from the folder; up to where one interrupts."""
+        say, found = self.display.say, list[Ending]()
+        if self.cluster is not None and not self.cluster.train(
+            jobs, self.folder, accelerator=self.accelerator, say=say
+        ):
+            return found
+        for job in jobs:
+            self.done += 1
+            self.display.title = f"[{self.done}/{self.total}] {job.title}"
+            say(self.display.title)
+            ended = train(job.config, job.folder, accelerator=self.accelerator, costs=job.costs, display=self.display)
+            if ended.interrupted or not ended.is_final:
+                return found
+            found.append(ended)
+        return found
 
     def measured(self, label: str, seed: int) -> Job:
         """A run that counts."""
-        values = {"seed": seed, "test": self.planned[label].data in self.tested}
-        return self.job(label, values, _run_name(label, seed), self.costs[label])
-
-    def trials(self, sweep: Sweep) -> list[tuple[str, str]]:
-        """(label, value) of the runs that tune."""
-        return [(label, value) for label in self.planned for value in sweep.values]
+        config, name = self.planned[label], _run_name(label, seed)
+        config = config.with_values({"seed": seed, "test": config.data in self.tested})
+        return Job(config, self.folder / name, self.costs[label], name, math.nan)
 
     def trial(self, label: str, sweep: Sweep, value: str) -> Job:
         """A run that tunes."""
         name = f"tuning/{folder_name(f'{label}-{sweep.key}{value}')}"
-        values = {sweep.key: value, "seed": TUNING_SEED, "test": False}
-        return self.job(label, values, name, self.costs[_swept(label, sweep, value)])
+        config = self.planned[label].with_values({sweep.key: value, "seed": TUNING_SEED, "test": False})
+        return Job(config, self.folder / name, self.costs[_swept(label, sweep, value)], name, math.nan)
 
-    def tune(self, label: str, sweep: Sweep) -> str | None:
-        """The value of the best final validation accuracy; None if interrupted."""
-        found: dict[str, float] = {}
-        for value in sweep.values:
-            outcome = self.train(self.trial(label, sweep, value))
-            if outcome.interrupted or not outcome.is_final:
-                return None
-            finished = outcome.status == FINISHED
-            found[value] = outcome.evaluations[-1].val_accuracy if finished else float("-inf")
-        return max(found, key=lambda value: found[value])
+
+def _final_accuracy(trial: Ending) -> float:
+    return trial.evaluations[-1].val_accuracy if trial.status == FINISHED else -math.inf
 
 
 def _swept(label: str, sweep: Sweep, value: str) -> str:
@@ -294,21 +282,10 @@ def _write(
     metered = [entry for result in results for entry in read_meters(folder / _run_name(result.method, result.seed))]
     if metered:
         write_meters(folder, metered)
-    names = [field.name for field in dataclasses.fields(MethodSummary)]
-    columns = [column for name in names for column in ((name, f"{name}_half_width") if name in INTERVALS else (name,))]
-    cells = [[cell for name in names for cell in _cells(name, getattr(summary, name))] for summary in summaries]
-    write_table(folder / "summary.csv", columns, cells)
+    cells = [cells_of(summary) for summary in summaries]
+    write_table(folder / "summary.csv", tuple(cells[0]), [tuple(row.values()) for row in cells])
     header |= {"target": target, "tuned": tuned, "summary": [asdict(summary) for summary in summaries]}
     write_json(folder / OF_COMPARISON, header)
-
-
-def _cells(name: str, value: Any) -> list[Any]:
-    """An interval takes two columns, its mean and its half-width."""
-    if name not in INTERVALS:
-        return [value]
-    if value is None:
-        return [None, None]
-    return [value.mean, None if math.isnan(value.half_width) else value.half_width]
 
 
 def _run_name(label: str, seed: int) -> str:

@@ -29,7 +29,7 @@ from training.comparison.ladder_results import (
     LadderResult,
     MethodAtRung,
     Row,
-    cells_of,
+    cells_of_claim,
     claims_in_seconds,
     rows_and_claims,
     write_tables,
@@ -344,7 +344,7 @@ class _Ladder:
             self.display.say(f"{stage} [{done}/{len(jobs)}] {job.title}: {end}; {left.after(job.reference_s)}")
 
         # What each run says of itself would bury that.
-        quiet = Display(self.display.console if _moves(self.display) else None)
+        quiet = Display(self.display.console if self.display.console.is_terminal else None)
         return run_jobs(jobs, processes=self.jobs, accelerator=self.accelerator, display=quiet, tell=tell)
 
     # ---- What came out ----
@@ -355,7 +355,10 @@ class _Ladder:
             (label, rung): Chosen(
                 in_words(values),
                 tried=len(self._trials_at(label, rung)) if self.tuned else 1,
-                at_edge=" ".join(self._at_an_edge(label, values)),
+                # A part of plain training's batch, the last of the values, was not chosen.
+                at_edge=" ".join(
+                    at_an_edge(values[:-1] if self.contenders[label].part_of_plain else values, self.plan.grid)
+                ),
                 reference_s=self._seconds(label, values, rung),
             )
             for (label, rung), values in self.frozen.items()
@@ -365,14 +368,10 @@ class _Ladder:
         if self.accelerator.is_main_process:
             write_tables(self.folder, rows, claims, by_clock, outcomes)
             # The claims make the ladder a finished one.
-            self.header["claims"] = [cells_of(each) for each in claims]
-            self.header["in_seconds"] = by_clock.left_out or [cells_of(each) for each in by_clock.claims]
+            self.header["claims"] = [cells_of_claim(each) for each in claims]
+            self.header["in_seconds"] = by_clock.left_out or [cells_of_claim(each) for each in by_clock.claims]
             self.write_header()
         return self.result(FINISHED, rows, claims, by_clock)
-
-    def _at_an_edge(self, label: str, values: Values) -> list[str]:
-        # A part of plain training's batch, the last of the values, was not chosen.
-        return at_an_edge(values if self.contenders[label].part_of_plain is None else values[:-1], self.plan.grid)
 
     def write_header(self) -> None:
         """Write `ladder.json` as it is by now."""
@@ -389,10 +388,6 @@ class _Ladder:
 def _key(label: str, values: Values) -> str:
     """What a method's costs are recorded under."""
     return f"{label} {in_words(values)}"
-
-
-def _moves(display: Display) -> bool:
-    return display.console is not None and display.console.is_terminal
 
 
 def _trial(values: Values, outcomes: Sequence[Ending]) -> Trial:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,7 +14,7 @@ import numpy as np
 from gsgd.results import write_table
 from training.budget import Budget
 from training.comparison.speedup import PlainCurve, SpeedUp, claim, speed_up
-from training.comparison.summary import Interval, interval
+from training.comparison.summary import Interval, cells_of, interval
 from training.comparison.wall_clock import seconds_of_runs, why_not_comparable
 from training.run import Ending
 from training.run_folder.schema import DIVERGED
@@ -263,8 +262,8 @@ def write_tables(
     ]
     tables = {
         "ladder": list(map(_cells, rows)),
-        "claims": list(map(cells_of, claims)),
-        "claims_in_seconds": list(map(cells_of, by_clock.claims)),
+        "claims": list(map(cells_of_claim, claims)),
+        "claims_in_seconds": list(map(cells_of_claim, by_clock.claims)),
         "runs": of_runs,
     }
     if not by_clock.claims:
@@ -274,7 +273,7 @@ def write_tables(
             write_table(folder / f"{name}.csv", tuple(cells[0]), [list(row.values()) for row in cells])
 
 
-def cells_of(found: Claim) -> dict[str, Any]:
+def cells_of_claim(found: Claim) -> dict[str, Any]:
     """Column -> cell."""
     return {
         "method": found.method,
@@ -303,16 +302,9 @@ def _interval(runs: Sequence[Mapping[str, Any]] | None, name: str) -> Interval |
 
 def _cells(row: Row) -> dict[str, Any]:
     """Column -> cell: an interval takes two columns, a speed-up four."""
-    cells: dict[str, Any] = {}
-    for field in dataclasses.fields(row):
-        value = getattr(row, field.name)
-        if "Interval" in str(field.type):
-            half = None if value is None or math.isnan(value.half_width) else value.half_width
-            cells |= {field.name: None if value is None else value.mean, f"{field.name}_half_width": half}
-        elif "SpeedUp" in str(field.type):
-            empty = dict.fromkeys(("factor", "low", "high", "place"))
-            parts = empty if value is None else dataclasses.asdict(value)
-            cells |= {f"{field.name}_{part}": cell for part, cell in parts.items()}
-        else:
-            cells[field.name] = value
+    cells = cells_of(row)
+    for name in ("by_accuracy", "by_loss"):
+        found: SpeedUp | None = cells.pop(name)
+        for part in dataclasses.fields(SpeedUp):
+            cells[f"{name}_{part.name}"] = None if found is None else getattr(found, part.name)
     return cells

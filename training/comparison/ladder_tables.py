@@ -116,15 +116,10 @@ def _of_rung(row: Row, calibrated: bool) -> list[str]:
     if row.diverged:
         dashes = [DASH] * (3 if calibrated else 2)
         return [row.method, str(row.tried), f"{row.diverged} of {row.runs} diverged", *dashes]
-    over = DASH if row.over_baseline is None else _signed(row.over_baseline)
+    over = DASH if row.over_baseline is None else row.over_baseline.signed
     error = [_text(row.calibration_error)] if calibrated else []
     return [row.method, str(row.tried), _text(row.accuracy), over, _text(row.loss), *error]
 
 
 def _text(found: Interval | None) -> str:
     return DASH if found is None else str(found)
-
-
-def _signed(found: Interval) -> str:
-    half = "" if math.isnan(found.half_width) else f" ±{found.half_width:.4f}"
-    return f"{found.mean:+.4f}{half}"

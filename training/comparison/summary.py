@@ -25,8 +25,13 @@ class Interval:
     def excludes_zero(self) -> bool:
         return abs(self.mean) > self.half_width
 
+    @property
+    def signed(self) -> str:
+        """As of a difference."""
+        return f"{self.mean:+.4f}" if math.isnan(self.half_width) else f"{self.mean:+.4f} ±{self.half_width:.4f}"
+
     def __str__(self) -> str:
-        return f"{self.mean:.4f}" if math.isnan(self.half_width) else f"{self.mean:.4f} ±{self.half_width:.4f}"
+        return self.signed.removeprefix("+")
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,16 @@ class MethodSummary:
     reached: int
 
 
-INTERVALS = tuple(entry.name for entry in fields(MethodSummary) if "Interval" in str(entry.type))
-"""Entries of a summary that are intervals."""
+def cells_of(row: Any) -> dict[str, Any]:
+    """Column -> cell of a dataclass; an interval takes two columns, its mean and its half-width."""
+    cells: dict[str, Any] = {}
+    for entry in fields(row):
+        value = getattr(row, entry.name)
+        cells[entry.name] = value.mean if isinstance(value, Interval) else value
+        if "Interval" in str(entry.type):
+            known = value is not None and not math.isnan(value.half_width)
+            cells[f"{entry.name}_half_width"] = value.half_width if known else None
+    return cells
 
 
 def interval(values: Sequence[float]) -> Interval:

@@ -37,6 +37,17 @@ def hold_out(labels: np.ndarray, rows: np.ndarray, share: float, purpose: str) -
     return rows[~held], rows[held]
 
 
+def limited(labels: np.ndarray, rows: np.ndarray, limit: int, what: str) -> np.ndarray:
+    """The training rows, or where the setting `train_limit` is one, so many of them, `balanced`.
+
+    Raises:
+        ValueError: if there are fewer of `what` they are.
+    """
+    if limit > len(rows):
+        raise ValueError(f"train_limit = {limit} but there are {len(rows)} training {what}")
+    return balanced(labels, rows, limit) if limit else rows
+
+
 def balanced(labels: np.ndarray, rows: np.ndarray, limit: int) -> np.ndarray:
     """`limit` of the rows, ascending, with as equal numbers of all classes as there are; a larger limit adds rows.
 

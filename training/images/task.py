@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import ResNetConfig
 
 from training.data.alterations import altered
-from training.data.splits import balanced, hold_out
+from training.data.splits import hold_out, limited
 from training.images.arrays import VERSION, ImageArrays, cached_arrays
 from training.images.augment import centre_crop, crop_flip, normalise, resized_crop_flip
 from training.images.residual_mlp import ResidualMLP, ResidualMLPConfig
@@ -102,10 +102,7 @@ class ImageTask(ABC):
             validated = f"{settings.validation_share:g} of the training split, by class"
         if not len(self._held_out["validation"][1]):
             raise ValueError("validation_share = 0 validates on the test split, but test_share = 0 leaves it empty")
-        if settings.train_limit:
-            if settings.train_limit > len(rows):
-                raise ValueError(f"train_limit = {settings.train_limit} but there are {len(rows)} training images")
-            rows = balanced(train.labels, rows, settings.train_limit)
+        rows = limited(train.labels, rows, settings.train_limit, "images")
         self._train, self._rows = train, altered(settings, train.labels, rows, len(class_names))
         self.train_size = len(self._rows.rows)
         self.splits = tuple(split for split in SPLITS if len(self._held_out[split][1]))

@@ -22,6 +22,7 @@ def evaluated(training: Training, costs: StepCosts | None) -> Evaluation | None:
         return None
     overlap, correlation = training.quality()
     totals, ranks = training.sift.totals, training.accelerator.num_processes
+    dearer = settings.dearer_steps(training.total_steps, training.step)
     return Evaluation(
         step=training.step,
         method=settings.label or settings.method,
@@ -35,16 +36,10 @@ def evaluated(training: Training, costs: StepCosts | None) -> Evaluation | None:
         val_accuracy=accuracy,
         val_loss=loss,
         train_loss=training.loss_since_evaluation(),
-        reference_s=None if costs is None else _reference_s(training, costs),
+        reference_s=None if costs is None else seconds_of(training.step, costs, dearer),
         overlap=overlap,
         rank_correlation=None if correlation is None or math.isnan(correlation) else correlation,
     )
-
-
-def _reference_s(training: Training, costs: StepCosts) -> float:
-    """What the steps so far cost."""
-    dearer = training.settings.dearer_steps(training.total_steps, training.step)
-    return seconds_of(training.step, costs, dearer)
 
 
 def add_events(events: Scalars, evaluation: Evaluation) -> None:

@@ -10,12 +10,9 @@ import torch
 from torch import Tensor
 
 from training.classified_rows import ClassifiedRows
-from training.data.alterations import altered
-from training.data.splits import balanced, hold_out
 from training.tabular.network import TabularNet, TabularNetConfig
 from training.tabular.settings import TabularSettings
 from training.tabular.tables import read_table
-from training.task import SPLITS
 
 
 def build_tabular_net(settings: TabularSettings, *, columns: int, num_labels: int) -> TabularNet:
@@ -29,12 +26,11 @@ def build_proxy(settings: TabularSettings, *, columns: int, num_labels: int) -> 
 
 
 class TabularTask(ClassifiedRows):
-    """Implements `training.task.Task`. Splits are by class, and the same for all seeds.
+    """Implements `training.task.Task`.
 
     Columns are standardised by the training rows; a value that is missing is their mean, 0.
 
     Attributes:
-        num_labels: classes.
         mean, std: (columns,), of the training rows; a column that is constant there has std 1.
 
     Args:
@@ -47,37 +43,22 @@ class TabularTask(ClassifiedRows):
     def __init__(self, settings: TabularSettings, seed: int):
         self.settings = settings
         table = read_table(settings.data, settings.target, settings.columns)
-        labels, self.num_labels = table.labels, len(table.class_names)
         if settings.positive and settings.positive not in table.class_names:
             raise ValueError(
                 f"positive = {settings.positive!r} is not among the classes: {', '.join(table.class_names)}"
             )
         self.rare_class = table.class_names.index(settings.positive) if settings.positive else None
-        rows, test = hold_out(labels, np.arange(len(labels)), settings.test_share, "test")
-        rows, validation = hold_out(labels, rows, settings.validation_share, "validation")
-        self._held_out = {"validation": validation, "test": test}
-        if settings.train_limit:
-            if settings.train_limit > len(rows):
-                raise ValueError(f"train_limit = {settings.train_limit} but there are {len(rows)} training rows")
-            rows = balanced(labels, rows, settings.train_limit)
-        self._labels, self._train = labels, altered(settings, labels, rows, self.num_labels)
-        self.train_size = len(self._train.rows)
-        self.splits = tuple(split for split in SPLITS if len(self._held_out[split]))
+        self._split(settings, table.labels, len(table.class_names), "rows")
         self.mean, self.std = _mean_and_std(table.values[self._train.rows])
         self._values = np.nan_to_num((table.values - self.mean) / self.std).astype(np.float32)
         self.description: dict[str, Any] = {
             "data": Path(settings.data).name,
-            "content": self._train.content(table.content),
-            "sizes": {"train": self.train_size, **{split: len(held) for split, held in self._held_out.items()}},
+            **self._described(table.content, table.class_names),
             "columns": list(table.columns),
-            "classes": self.num_labels,
-            "class_names": list(table.class_names),
-            "class_sizes": np.bincount(labels, minlength=self.num_labels).tolist(),
+            "class_sizes": np.bincount(table.labels, minlength=self.num_labels).tolist(),
         }
         if self.rare_class is not None:
             self.description["accuracy"] = f"average precision of class {settings.positive}"
-        if self._train.description:
-            self.description["altered"] = self._train.description
 
     def build_model(self) -> TabularNet:
         """See `build_tabular_net`."""

@@ -13,10 +13,7 @@ from torch import Tensor
 from transformers import BertForSequenceClassification
 
 from training.classified_rows import ClassifiedRows
-from training.data.alterations import altered
 from training.data.cache import default_cache
-from training.data.splits import balanced, hold_out
-from training.task import SPLITS
 from training.text.bert import bert_config
 from training.text.passages import cut_into_passages, labelled_documents
 from training.text.settings import PassageSettings
@@ -40,12 +37,11 @@ def build_proxy(settings: PassageSettings, *, num_labels: int) -> BertForSequenc
 
 
 class PassageTask(ClassifiedRows):
-    """Implements `training.task.Task`. Splits are by passage within each class, and the same for all seeds.
+    """Implements `training.task.Task`. Splits are by passage within each class.
 
     Making one tokenises the documents, unless the cache has them.
 
     Attributes:
-        num_labels: classes.
         vocab_size: of the model.
 
     Args:
@@ -70,33 +66,17 @@ class PassageTask(ClassifiedRows):
         self._ids = tokens.ids
         self._starts, of_document = cut_into_passages(tokens, self._length)
         labels = documents.labels[of_document]
-        self.num_labels = len(documents.class_names)
-        rows, held = hold_out(labels, np.arange(len(labels)), settings.test_share, "test")
-        self._held_out = {"test": self._judged(held)}
-        rows, held = hold_out(labels, rows, settings.validation_share, "validation")
-        self._held_out["validation"] = self._judged(held)
-        if settings.train_limit:
-            if settings.train_limit > len(rows):
-                raise ValueError(f"train_limit = {settings.train_limit} but there are {len(rows)} training passages")
-            rows = balanced(labels, rows, settings.train_limit)
-        self._labels, self._train = labels, altered(settings, labels, rows, self.num_labels)
-        self._set_vocabulary(rows)
-        self.train_size = len(self._train.rows)
-        self.splits = tuple(split for split in SPLITS if len(self._held_out[split]))
+        classes, most = len(documents.class_names), settings.max_held_out_rows
+        self._set_vocabulary(self._split(settings, labels, classes, "passages", most=most))
         digest = hashlib.sha256(tokens.about["content"].encode())
         digest.update(repr((documents.class_names, self._length, self.vocab_size)).encode())
         digest.update(labels.astype("<i8").tobytes())
         self.description: dict[str, Any] = {
             "data": Path(settings.data).name,
-            "content": self._train.content(digest.hexdigest()),
+            **self._described(digest.hexdigest(), documents.class_names),
             "code": {"passages": VERSION},
-            "sizes": {"train": self.train_size, **{split: len(held) for split, held in self._held_out.items()}},
-            "classes": self.num_labels,
-            "class_names": list(documents.class_names),
             "vocab_size": self.vocab_size,
         }
-        if self._train.description:
-            self.description["altered"] = self._train.description
 
     @property
     def _length(self) -> int:
@@ -110,10 +90,6 @@ class PassageTask(ClassifiedRows):
     def build_proxy(self) -> BertForSequenceClassification:
         """See `build_proxy`."""
         return build_proxy(self.settings, num_labels=self.num_labels)
-
-    def _judged(self, rows: np.ndarray) -> np.ndarray:
-        limit = self.settings.max_held_out_rows
-        return rows[np.arange(limit) * len(rows) // limit] if 0 < limit < len(rows) else rows
 
     def _tokens_of(self, rows: np.ndarray) -> np.ndarray:
         return self._ids[self._starts[rows][:, None] + np.arange(self._length)]

@@ -120,7 +120,7 @@ class SiftMixin(_Base):
         self.sift_arguments = SiftArguments() if sift is None else sift
         if self.sift_arguments.labelled_head and (self.compute_loss_func is not None or self.label_smoother):
             raise ValueError("labelled_head=True needs the model's own loss: no compute_loss_func, no label smoothing")
-        if self._needs_ids:
+        if self.sift_arguments.needs_ids:
             self._number_rows()
         self.sift = self._build_sift()
         self._window: list[Any] = []
@@ -132,10 +132,6 @@ class SiftMixin(_Base):
         self.add_callback(_Hooks(self))
 
     # ---- Ids of rows ----
-
-    @property
-    def _needs_ids(self) -> bool:
-        return self.sift_arguments.needs_ids
 
     def _number_rows(self) -> None:
         """Have training samples carry their index, unless they carry ids of their own, and the Trainer leave it there.

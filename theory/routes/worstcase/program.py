@@ -16,12 +16,13 @@ from PEPit.point import Point
 from PEPit.tools.expressions_to_matrices import expression_to_matrices
 
 from theory.routes.worstcase.methods import Cell, Method
+from theory.verdict import Inconclusive
 
 GAP = 1e-4
 """Largest distance between the proved upper bound and the solver's worst problem, with L D0^2 = 1, that is let pass."""
 
 
-class SolverFailed(RuntimeError):
+class SolverFailed(Inconclusive):
     """The solver gave no answer, or one that proves too little. The message holds its own word."""
 
 
