@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from training.data.files import checked
 from training.images.settings import ImageSettings, SmallNetSettings
 from training.images.task import ResNetTask, SmallNetTask
-from training.methods import BALANCED, PROXY
+from training.methods import BALANCED, HEADS, PROXY, parse_method
 from training.run_folder.records import BESIDE_THE_RUN
 from training.settings import TrainingSettings
 from training.tabular.settings import TabularSettings
@@ -126,8 +126,9 @@ def _check_source(task: str, training: TrainingSettings, source: str) -> None:
     """
     if training.method == PROXY and task == "bert":
         raise ValueError(f"{source}: method = {PROXY} is for tasks on images, which have a small network, not for bert")
-    if training.method == BALANCED and task == "bert":
-        raise ValueError(f"{source}: method = {BALANCED} is for tasks whose rows have one class, not for bert")
+    score = parse_method(training.method).score
+    if score in (BALANCED, *HEADS) and task == "bert":
+        raise ValueError(f"{source}: method = {training.method} is for tasks whose rows have one class, not for bert")
     for form, wanted, why in (
         ("pool", "resnet", "whose network takes pictures of any size"),
         ("first", "bert", "whose rows are tokens"),

@@ -40,7 +40,7 @@ FREE = BESIDE_THE_RUN | frozenset(
     (
         *("start_step", "end_step", "start_share", "end_share", "auto_level", "auto_every", "meter_every", "budget"),
         *("max_lr", "weight_decay", "decay_all", "beta1", "beta2", "eps", "schedule", "warmup_share", "cycle_momentum"),
-        *("prune", "uniform_share", "proxy_lr", "focal_gamma", "loss_power"),
+        *("prune", "uniform_share", "proxy_lr", "head_lr", "focal_gamma", "loss_power"),
         *("random_share", "max_age", "seed", "evaluations", "evaluation_batch_size", "quality_batches", "test"),
     )
 )

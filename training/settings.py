@@ -83,7 +83,9 @@ class TrainingSettings:
         "baseline",
         "baseline, random, last-seen (the loss that a row had when it was trained on last), or SCORE@LAYER such as "
         "loss@1, entropy@last or loss@auto; corrected@LAYER (an exit's loss, with the error that it had for the row "
-        "when that was trained on last); proxy (the losses of a small network that is trained beside the model, on "
+        "when that was trained on last), probe@LAYER (the losses of a linear classifier on an exit's features, trained "
+        "on all rows that are scored) and predicted@LAYER (a head on those features that predicts exact losses), of "
+        "rows with one class each; proxy (the losses of a small network that is trained beside the model, on "
         "images); infobatch or importance (rows are chosen by losses last seen before they are read, and weighted "
         "without bias); or the controls class-balanced (at random, evenly over classes), focal and loss-power (all "
         "rows, the harder the more)",
@@ -119,6 +121,7 @@ class TrainingSettings:
         "of AdamW, of the network of method proxy; it stays. A step before selection begins trains that network, too, "
         "and is charged as one that selects, an upper bound",
     )
+    head_lr: AboveZero = key(1e-2, "of AdamW, of the head of methods probe@LAYER and predicted@LAYER; it stays")
     prune: ShareBelowOne = key(
         0.5,
         "share of the rows below the mean loss that infobatch leaves out of an epoch, in [0, 1); none in a run's last "
@@ -381,7 +384,7 @@ class TrainingSettings:
             "keep": parse_keep_schedule(self.keep_schedule) or self.keep,
             "exit_layer": "auto" if method.auto else method.exit_layer or exits,
             "auto": AutoExit(level=self.auto_level, every=self.auto_every) if method.auto else None,
-            "score": engine_score(self.method, self.cheaper, proxy, self.proxy_lr),
+            "score": engine_score(self.method, self.cheaper, proxy, self.proxy_lr, self.head_lr),
             "select": self.rule(),
             "start_step": first,
             "end_step": last,

@@ -34,12 +34,14 @@ from gsgd.sift.options import SiftOptions
 from gsgd.sift.packed_documents import Pack, check_apart
 from gsgd.sift.ranks import exchange_rows
 from gsgd.sift.schedules.schedule import Schedule
-from gsgd.sift.score_source import TrainedRows
+from gsgd.sift.score_source import GrossBatch, TrainedRows
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.labels import shifts_by_name
 from gsgd.sift.scoring_pass.module_state import uninitialised
 from gsgd.sift.shared_forward.capture import say_once
 from gsgd.sift.shared_forward.sharing import Shared
+from gsgd.sift.sources.scored_rows import ScoredRows
+from gsgd.sift.sources.trained_losses import TrainedLosses
 from gsgd.sift.timing import Elapsed
 from gsgd.sift.token_level import LabelledTokens, check_options
 from gsgd.sift.training_pass import TrainingPass
@@ -109,6 +111,7 @@ class Sift(EngineState):
         self.holds_window = False
         self._check = SelfCheck(options.check)
         self._packs_checked = False
+        self._trained_losses = TrainedLosses.of_options(options)
         self._of_this_process()
 
     def _of_this_process(self) -> None:
@@ -116,6 +119,7 @@ class Sift(EngineState):
         self._choice = Choice(self.options, self.ranks)
         self._gross = GrossScores(self.scorer, self._notes, self.source, self.generator)
         self._training_pass = TrainingPass(self.model, self.scorer, self.reuse_trial, self.totals)
+        self._scored_rows = ScoredRows(max(2, self.options.accumulation_steps))
 
     def __getattr__(self, name: str) -> Any:
         options = self.__dict__.get("options")
@@ -231,13 +235,13 @@ class Sift(EngineState):
             packed=pack is not None,
         )
         with torch.no_grad(), watch.measure(device):
-            exit_losses: Tensor | None = None
+            gross: GrossBatch | None = None
             if tokens is not None:
                 scores = tokens.scores(self.exit_layer, capture)
             elif pack is not None:
                 scores = pack.scores(self.scorer, self.exit_layer)
             else:
-                scores, exit_losses = self._gross.of(batch, ids, exit_layer=self.exit_layer, step=step, capture=capture)
+                scores, gross = self._gross.of(batch, ids, exit_layer=self.exit_layer, step=step, capture=capture)
             if pack is not None and self.options.keep_tokens and scores is not None:
                 kept = pack.number_within(scores, self.keep)
             chosen = self._choice.rows(
@@ -261,7 +265,11 @@ class Sift(EngineState):
             else:
                 taken = rows.take(batch, chosen)
             drawn = ids
+            exit_losses = None if gross is None else gross.exit_losses.losses
             ids, exit_losses = (self.ranks.of_chosen(values, chosen) for values in (ids, exit_losses))
+            if gross is not None and self.source is not None and self.source.by_features:
+                features = self.ranks.of_chosen(gross.exit_losses.features().values, chosen)
+                self._scored_rows.awaits(taken, features, gross)
         if capture is not None and capture.segments:
             self._training_pass.shared = Shared(capture, self.exit_layer, taken, chosen, batch.get("labels"))
         number = rows.size(taken) if self.ranks.together else len(chosen)
@@ -338,11 +346,13 @@ class Sift(EngineState):
         if noted is not None:
             self._notes.log(noted, weights, step=step)
             self.last = dataclasses.replace(self.last, ids=noted.ids, losses=noted.losses, weights=weights)
-        if self.source is not None and not self.schedule.ended(step):
-            if noted is not None:
-                self.source.note(TrainedRows(rows, step, noted.ids, noted.losses, noted.exit_losses))
-            elif not self.source.needs_ids:
-                self.source.note(TrainedRows(rows, step))
+        source = self.source
+        if source is None or self.schedule.ended(step) or (noted is None and source.needs_ids):
+            return
+        ids, losses, exit_losses = (noted.ids, noted.losses, noted.exit_losses) if noted is not None else 3 * (None,)
+        if losses is None and source.needs_losses:
+            losses = self._trained_losses.of(output, batch, positions=positions, items=items)
+        source.note(TrainedRows(rows, step, ids, losses, exit_losses, *self._scored_rows.of(rows)))
 
     def write_rows(self) -> None:
         """Write what `log_rows` has logged since the last time; a loop calls it where it logs, as it may wait.
@@ -451,7 +461,7 @@ class Sift(EngineState):
         return super().state_dict()
 
     def __getstate__(self) -> dict[str, Any]:
-        left = ("_choice", "_gross", "_training_pass")  # what is of one step or one process
+        left = ("_choice", "_gross", "_training_pass", "_scored_rows")  # what is of one step or one process
         return {name: value for name, value in super().__getstate__().items() if name not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from gsgd.sift.measures.readings import Reading, read_batch
 from gsgd.sift.row_records.row_notes import RowNotes
 from gsgd.sift.score_source import GrossBatch, ScoreSource
 from gsgd.sift.scorer import Scorer
+from gsgd.sift.scoring_pass.head_inputs import Features, HeadInputs
 from gsgd.sift.shared_forward.capture import Capture
 from gsgd.sift.sources.named_rows import NamedRows, read_scores
 from gsgd.sift.sources.trained_losses import TrainedLosses
@@ -37,33 +38,42 @@ class GrossScores:
 
     def of(
         self, batch: Any, ids: Tensor | None, *, exit_layer: int, step: int, capture: Capture | None = None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """(scores (B,) of a gross batch, None where nothing scores; (B,) the exit's losses that a source began with).
+    ) -> tuple[Tensor | None, GrossBatch | None]:
+        """(scores (B,) of a gross batch, None where nothing scores; what a source, if one scores, was given).
 
         Args:
             capture: takes down what the exit computes of the batch.
+
+        Raises:
+            ValueError: if a source returns scores of another shape.
         """
         if self._last_seen is not None and ids is not None:
             return self._last_seen.scores(ids, step=step, device=device_of(batch)), None
         if self.source is not None:
-            exit_losses = _ExitLosses(self, batch, exit_layer, capture)
             size = self.scorer.rows.size(batch)
-            gross = GrossBatch(batch, size, device_of(batch), ids, step, self.generator, exit_losses)
+            of_exit = _ExitOnce(self, batch, size, exit_layer, capture, self.source.by_features)
+            gross = GrossBatch(batch, size, device_of(batch), ids, step, self.generator, of_exit)
             scores = self.source.scores(gross)
             if not isinstance(scores, Tensor) or scores.shape != (size,):
                 shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
                 raise ValueError(f"{self.source!r} returned scores of shape {shape}, but must return ({size},)")
-            return scores, exit_losses.found
+            return scores, gross
         if self.scorer.function is None:
             return None, None
         return self.of_exit(batch, exit_layer, capture), None
 
-    def of_exit(self, batch: Any, exit_layer: int, capture: Capture | None = None) -> Tensor:
+    def of_exit(
+        self,
+        batch: Any,
+        exit_layer: int,
+        capture: Capture | None = None,
+        head_inputs: HeadInputs | None = None,
+    ) -> Tensor:
         """(B,) scores by an exit, in parts of `score_batch_size`."""
         parts = self.scorer.parts(batch)
         if len(parts) == 1:
-            return self.scorer.scores(parts[0], exit_layer, capture=capture)
-        return torch.cat([self.scorer.scores(part, exit_layer) for part in parts])
+            return self.scorer.scores(parts[0], exit_layer, capture=capture, head_inputs=head_inputs)
+        return torch.cat([self.scorer.scores(part, exit_layer, head_inputs=head_inputs) for part in parts])
 
     def read(
         self, batch: Any, ids: Tensor | None, *, exits: Sequence[int], exit_layer: int, step: int
@@ -90,16 +100,32 @@ class GrossScores:
         return [read_scores(self.scorer, trained, batch, scores, everything, step=step)]
 
 
-class _ExitLosses:
-    """The losses of an exit, for a source; those of the batch itself are computed once."""
+class _ExitOnce:
+    """An exit's losses of a gross batch, and what its head reads, for a source: both by one pass, and once."""
 
-    def __init__(self, scores: GrossScores, batch: Any, exit_layer: int, capture: Capture | None):
-        self._scores, self._batch, self._exit_layer, self._capture = scores, batch, exit_layer, capture
-        self.found: Tensor | None = None
+    def __init__(
+        self,
+        scores: GrossScores,
+        batch: Any,
+        size: int,
+        exit_layer: int,
+        capture: Capture | None,
+        by_features: bool,
+    ):
+        self._scores, self._batch, self._size, self._exit_layer = scores, batch, size, exit_layer
+        self._capture = capture
+        self._head_inputs = HeadInputs() if by_features else None
+        self.losses: Tensor | None = None
 
     def __call__(self, batch: Mapping[str, Any] | None = None) -> Tensor:
         if batch is not None:
             return self._scores.of_exit(batch, self._exit_layer)
-        if self.found is None:
-            self.found = self._scores.of_exit(self._batch, self._exit_layer, self._capture)
-        return self.found
+        if self.losses is None:
+            self.losses = self._scores.of_exit(self._batch, self._exit_layer, self._capture, self._head_inputs)
+            self._capture = None  # the training pass uses it up, and this may be held longer
+        return self.losses
+
+    def features(self) -> Features:
+        assert self._head_inputs is not None  # the source says so by its class
+        self()
+        return self._head_inputs.features(self._size)

@@ -323,6 +323,11 @@ class SiftOptions:
                     'batchnorm = "gross" needs the gross batch scored at once: '
                     f"score_batch_size = {self.score_batch_size!r}"
                 )
+        if self.source is not None and self.source.by_features and self.compile:
+            raise ValueError(
+                f"compile = {self.compile!r} does not go with {self.score_in_words}, which reads what a head is given: "
+                "a compiled pass does not tell"
+            )
         if self.batchnorm == "gross" and self.compile:
             raise ValueError(
                 f'compile = {self.compile!r} does not go with batchnorm = "gross", whose statistics no graph hands on'

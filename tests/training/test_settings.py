@@ -89,6 +89,7 @@ OUT_OF_RANGE = {
     "loss_power": [-0.5],
     "cheaper": ["pool1", "first0", "fp8"],
     "proxy_lr": [0.0, -1.0, float("nan")],
+    "head_lr": [0.0, -1.0, float("nan")],
     "keep_schedule": ["half", "0", "0:1,5", "1:0.5", "0:2"],
 }
 

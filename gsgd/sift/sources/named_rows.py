@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gsgd import host
-from gsgd.sift.batch_structure import device_of
+from gsgd.sift.batch_structure import device_of, same_tensors
 from gsgd.sift.measures.readings import Reading, read_usable
 from gsgd.sift.models.wrappers import unwrap
 from gsgd.sift.options import SiftOptions
@@ -154,9 +154,9 @@ class NamedRows:
             ValueError: as `TrainedLosses.of`; where rows have a class each, on the host, for an id that has another one
                 than before.
         """
-        for entry in self._awaiting:
-            if _same(entry.rows, rows):
-                self._awaiting.remove(entry)
+        for place, entry in enumerate(self._awaiting):
+            if same_tensors(entry.rows, rows):
+                del self._awaiting[place]
                 break
         else:
             return None
@@ -244,8 +244,3 @@ def _labelled(labels: Any, losses: Tensor) -> Tensor:
     if not isinstance(labels, Tensor) or labels.is_floating_point() or len(labels) != len(losses):
         return torch.ones_like(losses, dtype=torch.bool)
     return (labels.reshape(len(losses), -1) != IGNORED).any(dim=1)
-
-
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two batches hold the very same tensors."""
-    return one.keys() == other.keys() and all(other[name] is value for name, value in one.items())

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import datetime
 import functools
+import itertools
 import json
 import logging
 import operator
@@ -38,7 +39,9 @@ from gsgd.sift import (
     CorrectedExit,
     ExitLoss,
     LastSeenSampler,
+    LinearProbe,
     MeanOfRanks,
+    PredictedLoss,
     Proxy,
     ReducibleLoss,
     Sift,
@@ -812,6 +815,46 @@ def a_proxy_is_one_network_on_all_ranks(rank):
             optimizer.step()
             for name, value in sift.source.network.state_dict().items():
                 assert torch.allclose(value, by_hand.state_dict()[name], rtol=1e-9, atol=1e-12), (scope, step, name)
+
+
+def a_head_on_features_is_one_on_all_ranks(rank):
+    """Trained as one process would on the rows of both: all that are scored, or all that are trained on."""
+    for scope, source in itertools.product(("rank", "global"), (LinearProbe, PredictedLoss)):
+        model = classifier()
+        sift = Sift(model, score=source(lr=0.05), exit_layer=1, scope=scope)
+        head = torch.nn.Linear(SMALL["hidden_size"], CLASSES).double()
+        with torch.no_grad():
+            head.weight.zero_()
+            head.bias.zero_()
+        optimizer = torch.optim.AdamW(head.parameters(), lr=0.05, weight_decay=0.0)
+        for step in range(3):
+            batches = [rows_of(other, step) for other in range(RANKS)]
+            union = joined(batches)
+            labels = union["labels"]
+            with torch.no_grad():
+                bert = cut(model).bert
+                features = bert(union["input_ids"], attention_mask=union["attention_mask"]).pooler_output
+                roots = torch.nn.functional.softplus(head(features).gather(1, labels[:, None]).squeeze(1))
+                losses = cross_entropy(head(features), labels, reduction="none")
+                inputs = {name: value for name, value in union.items() if name != "labels"}
+                exact = cross_entropy(model(**inputs).logits, labels, reduction="none")
+            expected = losses if source is LinearProbe else roots**2
+            sift(**batches[rank])
+            torch.testing.assert_close(sift.last.scores, expected[8 * rank : 8 * (rank + 1)], rtol=1e-4, atol=1e-6)
+            if scope == "global":
+                kept = sift.last.indices
+            else:
+                kept = torch.cat([8 * other + each for other, each in enumerate(everywhere(sift.last.indices))])
+            optimizer.zero_grad()
+            if source is LinearProbe:
+                cross_entropy(head(features), labels).backward()
+            else:
+                outputs = torch.nn.functional.softplus(head(features[kept]).gather(1, labels[kept][:, None]).squeeze(1))
+                (outputs - exact[kept].sqrt()).square().mean().backward()
+            optimizer.step()
+            torch.testing.assert_close(sift.source.head.weight, head.weight, rtol=1e-3, atol=1e-5)
+            weights = everywhere(sift.source.head.weight.detach())
+            assert all(torch.equal(weights[0], each) for each in weights), (scope, source)
 
 
 def sources_look_at_the_rows_of_all_ranks(rank):
