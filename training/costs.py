@@ -137,6 +137,7 @@ def counted_work(config: Config, task: Task, accelerator: Accelerator) -> Work:
     needs no pass 0. A scoring pass that training takes over in part (`reuse`) counts in full. Numbers of fewer bits
     count as others do.
     """
+    config = _as_timed(config)
     settings = config.training
     if not settings.scores_gross_batches:
         return Work(0.0, 0.0)

@@ -240,7 +240,7 @@ def test_defaults_are_the_engines():
     ours, engines = TrainingSettings(), SiftOptions()
     for name in set(OTHERWISE) - {"score_batch_size"}:
         assert getattr(ours, name) == getattr(engines, name)
-    assert (ours.auto_level, ours.auto_every) == (AutoExit().level, AutoExit().every)
+    assert (ours.auto_level, ours.auto_every) == (0, AutoExit().every)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from transformers import (
 )
 
 from gsgd.sift import (
+    AutoExit,
     ClassBalanced,
     CorrectedExit,
     ExitLoss,
@@ -855,6 +856,45 @@ def a_head_on_features_is_one_on_all_ranks(rank):
             torch.testing.assert_close(sift.source.head.weight, head.weight, rtol=1e-3, atol=1e-5)
             weights = everywhere(sift.source.head.weight.detach())
             assert all(torch.equal(weights[0], each) for each in weights), (scope, source)
+
+
+COST = 1.018
+"""Of a step that selects, at which the two ranks would not always decide alike by themselves."""
+
+
+def ranks_begin_and_end_selection_together(rank):
+    """By the mean of what both measure on their own batches, whatever one of them would do alone."""
+    rule = AutoExit(every=2, first=1, memory=0.0, margin=0.0, costs={1: COST})
+    for scope in ("rank", "global"):
+        model = classifier()
+        sift = Sift(model, exit_layer=1, scope=scope, start_step="auto", auto=rule)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+        pays, alone = False, set()
+        for step in range(16):
+            batches = [rows_of(other, step) for other in range(RANKS)]
+            selects = pays
+            if step % 2 == 0:
+                progress = []
+                for batch in batches:
+                    with torch.no_grad():
+                        inputs = {name: value for name, value in batch.items() if name != "labels"}
+                        exact = cross_entropy(model(**inputs).logits, batch["labels"], reduction="none")
+                    kept = plain_scores(model, batch).topk(4).indices
+                    progress.append(float(exact[kept].mean() / exact.mean()))
+                pays = (sum(progress) / RANKS) ** 0.8 / COST >= 1
+                alone.add(tuple(each**0.8 / COST >= 1 for each in progress))
+            loss = sift(**batches[rank]).loss
+            assert sift.last.selected == selects, (scope, step)
+            assert everywhere(sift.auto.state_dict()) == RANKS * [sift.auto.state_dict()]
+            optimizer.zero_grad()
+            loss.backward()
+            for weight in model.parameters():  # as a model that is distributed averages them
+                if weight.grad is not None:
+                    dist.all_reduce(weight.grad)
+                    weight.grad /= RANKS
+            optimizer.step()
+        assert {(True, False), (False, True)} & alone, alone  # they would not have agreed
+        assert sift.totals.selected_steps > 0
 
 
 def sources_look_at_the_rows_of_all_ranks(rank):

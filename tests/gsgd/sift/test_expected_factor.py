@@ -40,7 +40,7 @@ def test_rows_drawn_at_random_count_with_their_expectation(kept, share, drawn):
 
 
 def test_a_step_costs_what_scoring_and_training_add_to_three_forward_passes():
-    """Of 64 rows 16 are kept: 48 forward passes of a row in training, 64 in exact scoring, a quarter of it at an exit."""
+    """Of 64 rows 16 are kept: 48 forward passes of a row to train, 64 to score, a quarter of it at an exit."""
     assert step_cost(1.0, 16 / 64) == pytest.approx((48 + 64) / 48)
     assert step_cost(0.25, 16 / 64) == pytest.approx((48 + 16) / 48)
     assert step_cost(0.25, 16 / 64, training=0.5) == pytest.approx((48 + 16 + 8) / 48)
