@@ -23,7 +23,8 @@ from gsgd.sift import (
 
 SCORES = ("loss", "entropy", "margin")
 CORRECTED, PROXY, BALANCED = "corrected", "proxy", "class-balanced"
-HEADS = {"probe": LinearProbe, "predicted": PredictedLoss}
+PREDICTED = "predicted"
+HEADS = {"probe": LinearProbe, PREDICTED: PredictedLoss}
 """Scores by a head of their own on an exit's features."""
 OF_EXIT = (CORRECTED, *HEADS)
 """Scores that stand on an exit before the last, whose losses are exact."""

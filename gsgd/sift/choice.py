@@ -100,7 +100,9 @@ def random_share_of(options: SiftOptions) -> float:
     """The share of the kept rows that is drawn from those that the rule leaves."""
     if options.random_share is not None:
         return options.random_share
-    return LAST_SEEN_RANDOM_SHARE if options.score == "last-seen" else 0.0
+    # What is known of rows that were trained on alone would choose the same ones for ever.
+    known_of_trained = options.score == "last-seen" or (options.source is not None and options.source.needs_losses)
+    return LAST_SEEN_RANDOM_SHARE if known_of_trained else 0.0
 
 
 class Choice:

@@ -73,6 +73,7 @@ def test_what_the_engine_is_told():
         options = TrainingSettings(method=method, head_lr=0.25, meter_every=3).sift_options(10, 4, 100)
         assert type(options.score) is kind
         assert (options.exit_layer, options.score.lr, options.meter_every) == (2, 0.25, 3)
+        assert options.random_share == (0.25 if kind is PredictedLoss else None)
     balanced = TrainingSettings(method="class-balanced", meter_every=3, quality_batches=2)
     assert isinstance(balanced.sift_options(10, 4, 100).score, ClassBalanced)
     assert (balanced.selects, balanced.measures_scores, balanced.scores_rows) == (True, False, False)

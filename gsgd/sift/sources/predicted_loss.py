@@ -9,7 +9,8 @@
 The exact loss is known of the rows that are trained on, out of the training pass, and of no others. The distance of
 roots is the square of delta, by which a score is bounded from what it loses (`theory.formulas.stale`): what is learnt
 is the bound itself, on the rows chosen. Of rows that were not chosen it knows by what they have in common with those
-that were; a share drawn at random (`random_share`) lets it see some of them.
+that were, and rows that it holds for easy it would never see: a quarter of the rows kept is therefore drawn at random,
+unless `random_share` says otherwise.
 
 Reference:
     Yoo and Kweon: Learning Loss for Active Learning. CVPR 2019, arXiv:1905.03677; there labels are unknown, several

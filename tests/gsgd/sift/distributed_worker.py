@@ -822,7 +822,7 @@ def a_head_on_features_is_one_on_all_ranks(rank):
     """Trained as one process would on the rows of both: all that are scored, or all that are trained on."""
     for scope, source in itertools.product(("rank", "global"), (LinearProbe, PredictedLoss)):
         model = classifier()
-        sift = Sift(model, score=source(lr=0.05), exit_layer=1, scope=scope)
+        sift = Sift(model, score=source(lr=0.05), exit_layer=1, scope=scope, random_share=0.0)
         head = torch.nn.Linear(SMALL["hidden_size"], CLASSES).double()
         with torch.no_grad():
             head.weight.zero_()

@@ -120,7 +120,7 @@ def test_a_probe_is_trained_on_every_row_that_is_scored(options):
 @pytest.mark.parametrize("options", [{"reuse": False}, {"reuse": True}, {"score_batch_size": 3}])
 def test_a_predicted_loss_is_regressed_on_the_rows_that_are_trained_on(options):
     """Gradients by hand: 2 (u - sqrt f) sigmoid(v h + b) / k, at the output of the row's class alone."""
-    net, sift, optimizer = begin(PredictedLoss(lr=LR), start_step=2, **options)
+    net, sift, optimizer = begin(PredictedLoss(lr=LR), start_step=2, random_share=0.0, **options)
     weights, by_hand = {"V": np.zeros((CLASSES, WIDTH)), "b": np.zeros(CLASSES)}, AdamWByHand(LR)
     chosen = set()
     for number, batch in enumerate(batches(25)):
@@ -217,6 +217,19 @@ def test_all_micro_batches_of_a_step_may_be_chosen_before_the_first_is_trained()
             apart = (softmax(hidden @ found["V"].T + found["b"]) - np.eye(CLASSES)[labels]) / GROSS
             by_hand.step(found, {"V": apart.T @ hidden, "b": apart.sum(axis=0)})
         np.testing.assert_allclose(weights.numpy(), found["V"], rtol=1e-8, atol=1e-10)
+
+
+def test_of_predicted_losses_a_quarter_is_drawn_unless_it_is_said():
+    """Of four rows one; the others are the hardest."""
+    for share, hardest_rows in ((None, 3), (0.5, 2), (0.0, 4)):
+        _, sift, optimizer = begin(PredictedLoss(lr=LR), random_share=share)
+        others = set()
+        for batch in batches(12):
+            step(sift, batch, optimizer)
+            order = sorted(range(GROSS), key=lambda row: -float(sift.last.scores[row]))
+            assert set(order[:hardest_rows]) <= set(sift.last.indices.tolist())
+            others |= {order.index(row) for row in sift.last.indices.tolist()} - set(range(hardest_rows))
+        assert (len(others) > 1) == (hardest_rows < 4)
 
 
 def test_rows_without_a_label_come_last_and_are_not_learnt_from():
