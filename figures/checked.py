@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -48,11 +49,12 @@ Number = Annotated[float, BeforeValidator(lambda value: float(value) if value in
 Kind = TypeVar("Kind", bound=Record)
 
 
-def read_table(path: Path, columns: Mapping[str, Cell]) -> pd.DataFrame:
+def read_table(path: Path, columns: Mapping[str, Cell], optional: Mapping[str, Cell] | None = None) -> pd.DataFrame:
     """The table in a CSV file, in which empty cells are NaN.
 
     Args:
         columns: name -> what its cells may be. Further columns of the file are left out.
+        optional: likewise, of columns that older files lack; there they are NaN.
 
     Raises:
         Missing: if there is no such file.
@@ -73,8 +75,11 @@ def read_table(path: Path, columns: Mapping[str, Cell]) -> pd.DataFrame:
     for number, row in enumerate(rows, start=2):
         if len(row) != len(heading):
             raise ValueError(f"{path}, line {number}: {len(row)} cells under {len(heading)} columns")
-    table = pd.DataFrame()
-    for name, cell in columns.items():
+    table = pd.DataFrame(index=range(len(rows)))
+    for name, cell in {**columns, **(optional or {})}.items():
+        if name not in heading:
+            table[name] = math.nan
+            continue
         cells = [row[heading.index(name)] or None for row in rows]
         try:
             values = cell.value.validate_python(cells)

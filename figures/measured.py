@@ -21,6 +21,8 @@ _READING = {
     **dict.fromkeys(("sigma", "sigma_max", "sigma_max_sharp", "agreement_predicted"), Cell.ANY_NUMBER),
     **dict.fromkeys(("overlap", "overlap_finite", "overlap_limit"), Cell.ANY_NUMBER),
 }
+_SINCE = dict.fromkeys(("delta_chosen", "delta_hardest"), Cell.ANY_NUMBER)
+"""What older tables lack."""
 
 
 class Exit(Record):
@@ -70,7 +72,7 @@ def read_readings(found: Mapping[str, Path]) -> pd.DataFrame:
         for group, path in found.items()
         if not any(other.parent in path.parents for other in found.values() if other != path)
     }
-    parts = [read_table(path, _READING).assign(group=group) for group, path in outer.items()]
+    parts = [read_table(path, _READING, _SINCE).assign(group=group) for group, path in outer.items()]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 

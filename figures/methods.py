@@ -17,6 +17,8 @@ _SCORES = {
     "entropy": ("#D55E00", "#E69F00", "^", "<", ">"),
     "margin": ("#009E73", "#66C7A8", "D", "d", "H"),
     "corrected": ("#332288", "#8878D8", "8", "X", "P"),
+    "probe": ("#117733", "#6FBF86", "*", "X", "P"),
+    "predicted": ("#AA3377", "#D98CB8", "p", "X", "P"),
 }
 """Score -> (colour at the first exit, colour at the last, markers: of exits, of what is called the last, of "auto")."""
 _UNSCORED = {

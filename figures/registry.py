@@ -91,6 +91,7 @@ ENTRIES: dict[str, Entry] = {
         Entry("step_cost", "figure", "Where the time of a step goes, and its cost", ("runs",), ("costs",)),
         Entry("selection_quality", "figure", "Overlap and rank correlation with exact losses", ("evaluations",)),
         Entry("readings", "figure", "Scores in training beside Theorems 5.15 and 6.2", ("readings",)),
+        Entry("overlap_in_training", "figure", "How scores agree with exact losses over training", ("readings",)),
         Entry("times_chosen", "figure", "How often each row of the data was chosen", ("chosen",)),
         Entry("chosen_rows", "table", "Rows of the data that were never and always chosen", ("chosen",)),
         Entry("diagnosis", "figure", "Can selection help: cost, overlap and gain by exit", ("diagnosis",)),

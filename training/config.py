@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from training.data.files import checked
 from training.images.settings import ImageSettings, SmallNetSettings
 from training.images.task import ResNetTask, SmallNetTask
-from training.methods import BALANCED, PROXY
+from training.methods import BALANCED, HEADS, PROXY, parse_method
 from training.run_folder.records import BESIDE_THE_RUN
 from training.settings import TrainingSettings
 from training.tabular.settings import TabularSettings
@@ -125,7 +125,7 @@ def _check_source(task: str, training: TrainingSettings, source: str) -> None:
     Raises:
         ValueError: if not.
     """
-    if training.method in (PROXY, BALANCED) and task == "bert":
+    if parse_method(training.method).score in (PROXY, BALANCED, *HEADS) and task == "bert":
         raise ValueError(f"{source}: method = {training.method} is for tasks whose rows have one class, not for bert")
     for form, wanted, why in (
         ("pool", "resnet", "whose network takes pictures of any size"),

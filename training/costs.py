@@ -40,7 +40,7 @@ FREE = BESIDE_THE_RUN | frozenset(
     (
         *("start_step", "end_step", "start_share", "end_share", "auto_level", "auto_every", "meter_every", "budget"),
         *("max_lr", "weight_decay", "decay_all", "beta1", "beta2", "eps", "schedule", "warmup_share", "cycle_momentum"),
-        *("prune", "uniform_share", "proxy_lr", "focal_gamma", "loss_power"),
+        *("prune", "uniform_share", "proxy_lr", "head_lr", "focal_gamma", "loss_power"),
         *("random_share", "max_age", "seed", "evaluations", "evaluation_batch_size", "quality_batches", "test"),
     )
 )
@@ -137,6 +137,7 @@ def counted_work(config: Config, task: Task, accelerator: Accelerator) -> Work:
     needs no pass 0. A scoring pass that training takes over in part (`reuse`) counts in full. Numbers of fewer bits
     count as others do.
     """
+    config = _as_timed(config)
     settings = config.training
     if not settings.scores_gross_batches:
         return Work(0.0, 0.0)

@@ -10,10 +10,24 @@ import torch
 from torch import nn
 
 from gsgd import scores
-from gsgd.sift import AveragePooled, CheaperInput, ClassBalanced, CorrectedExit, FirstTokens, Proxy
+from gsgd.sift import (
+    AveragePooled,
+    CheaperInput,
+    ClassBalanced,
+    CorrectedExit,
+    FirstTokens,
+    LinearProbe,
+    PredictedLoss,
+    Proxy,
+)
 
 SCORES = ("loss", "entropy", "margin")
 CORRECTED, PROXY, BALANCED = "corrected", "proxy", "class-balanced"
+PREDICTED = "predicted"
+HEADS = {"probe": LinearProbe, PREDICTED: PredictedLoss}
+"""Scores by a head of their own on an exit's features."""
+OF_EXIT = (CORRECTED, *HEADS)
+"""Scores that stand on an exit before the last, whose losses are exact."""
 WEIGHTED = ("focal", "loss-power")
 """Methods that train on all rows, with weights (`training.weighting`)."""
 SAMPLED = ("infobatch", "importance")
@@ -25,7 +39,7 @@ class Method:
     """What decides which rows are trained on.
 
     "baseline", "random", "class-balanced", "last-seen", one of `SAMPLED` or `WEIGHTED`, for which nothing is scored; a
-    "proxy"; or an early prediction: "loss@1", "entropy@6", "loss@last", "loss@auto", "corrected@1".
+    "proxy"; or an early prediction: "loss@1", "entropy@6", "loss@last", "loss@auto", "corrected@1", "probe@1".
     """
 
     score: str | None
@@ -48,15 +62,15 @@ def parse_method(text: str) -> Method:
     score, _, layer = text.partition("@")
     if score in SCORES and layer in ("last", "auto"):
         return Method(score, None, auto=layer == "auto")
-    if score in (*SCORES, CORRECTED) and layer.isascii() and layer.isdigit() and int(layer) >= 1:
+    if score in (*SCORES, *OF_EXIT) and layer.isascii() and layer.isdigit() and int(layer) >= 1:
         return Method(score, int(layer))
-    if score == CORRECTED and layer in ("last", "auto"):
+    if score in OF_EXIT and layer in ("last", "auto"):
         raise ValueError(
-            f"method = {text!r} corrects an exit of its own, before the last, whose losses are exact: {CORRECTED}@1"
+            f"method = {text!r} stands on an exit of its own, before the last, whose losses are exact: {score}@1"
         )
     raise ValueError(
         f"method = {text!r} must be baseline, random, last-seen, {', '.join((*SAMPLED, *WEIGHTED, BALANCED, PROXY))}, "
-        f"or SCORE@LAYER with a score of {', '.join((*SCORES, CORRECTED))} "
+        f"or SCORE@LAYER with a score of {', '.join((*SCORES, *OF_EXIT))} "
         'and an exit layer of 1, 2, ..., "last" or "auto", such as loss@1'
     )
 
@@ -80,7 +94,7 @@ def parse_cheaper(text: str) -> CheaperInput | None:
     return CheaperInput((AveragePooled if found[1] == "pool" else FirstTokens)(int(found[2])))
 
 
-def engine_score(text: str, cheaper: str, proxy: nn.Module | None, proxy_lr: float) -> Any:
+def engine_score(text: str, cheaper: str, proxy: nn.Module | None, proxy_lr: float, head_lr: float) -> Any:
     """The engine's option `score` for a method.
 
     Args:
@@ -88,6 +102,7 @@ def engine_score(text: str, cheaper: str, proxy: nn.Module | None, proxy_lr: flo
         cheaper: what its exit scores, as of `parse_cheaper`.
         proxy: the network of a proxy; None for one that stands in its place, to see whether all else goes together.
         proxy_lr: its learning rate.
+        head_lr: that of a head on an exit's features.
     """
     score = parse_method(text).score
     if score == PROXY:
@@ -96,6 +111,8 @@ def engine_score(text: str, cheaper: str, proxy: nn.Module | None, proxy_lr: flo
         return ClassBalanced()
     if score == CORRECTED:
         return CorrectedExit()
+    if score in HEADS:
+        return HEADS[score](lr=head_lr)
     named: dict[str | None, Any] = {None: "random", "margin": scores.margin}
     source = parse_cheaper(cheaper) if score == "loss" else None
     return named.get(score, score) if source is None else source

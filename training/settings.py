@@ -37,7 +37,7 @@ from training.keys import (
     engines,
     key,
 )
-from training.methods import BALANCED, PROXY, SAMPLED, WEIGHTED, engine_score, parse_cheaper, parse_method
+from training.methods import BALANCED, PREDICTED, PROXY, SAMPLED, WEIGHTED, engine_score, parse_cheaper, parse_method
 
 SELECTORS: dict[str, Selector] = {
     "top-k": select_top_k,
@@ -83,7 +83,9 @@ class TrainingSettings:
         "baseline",
         "baseline, random, last-seen (the loss that a row had when it was trained on last), or SCORE@LAYER such as "
         "loss@1, entropy@last or loss@auto; corrected@LAYER (an exit's loss, with the error that it had for the row "
-        "when that was trained on last); proxy (the losses of a small network that is trained beside the model, on "
+        "when that was trained on last), probe@LAYER (the losses of a linear classifier on an exit's features, trained "
+        "on all rows that are scored) and predicted@LAYER (a head on those features that predicts exact losses), of "
+        "rows with one class each; proxy (the losses of a small network that is trained beside the model, on "
         "images); infobatch or importance (rows are chosen by losses last seen before they are read, and weighted "
         "without bias); or the controls class-balanced (at random, evenly over classes), focal and loss-power (all "
         "rows, the harder the more)",
@@ -106,7 +108,8 @@ class TrainingSettings:
     )
     trim: ShareBelowOne = key(0.0, "share of the largest scores to leave out first, in [0, 1)")
     random_share: Share = key(
-        LAST_SEEN_RANDOM_SHARE, "of the kept rows, drawn among those that last-seen leaves, in [0, 1]"
+        LAST_SEEN_RANDOM_SHARE,
+        "of the kept rows, drawn among those that last-seen or predicted@LAYER leaves, in [0, 1]",
     )
     max_age: Natural = key(0, "steps after which a last-seen loss counts as never seen; 0 for no bound")
     cheaper: str = key(
@@ -119,6 +122,7 @@ class TrainingSettings:
         "of AdamW, of the network of method proxy; it stays. A step before selection begins trains that network, too, "
         "and is charged as one that selects, an upper bound",
     )
+    head_lr: AboveZero = key(1e-2, "of AdamW, of the head of methods probe@LAYER and predicted@LAYER; it stays")
     prune: ShareBelowOne = key(
         0.5,
         "share of the rows below the mean loss that infobatch leaves out of an epoch, in [0, 1); none in a run's last "
@@ -130,7 +134,7 @@ class TrainingSettings:
     )
     focal_gamma: AtLeastZero = key(2.0, "of focal: a loss is multiplied by (1 - p)^gamma, p of the right class")
     loss_power: AtLeastZero = key(1.0, "of loss-power, a: a loss is multiplied by loss^a")
-    start_step: Natural = engines("start_step")
+    start_step: Natural | Literal["auto"] = engines("start_step")
     end_step: Natural = key(0, "steps from it on train on the whole batch again; 0 for never")
     start_share: Share = key(0.0, "start_step as a share of the run, in [0, 1]")
     end_share: Share = key(1.0, "end_step as a share of the run, in [0, 1]")
@@ -142,13 +146,16 @@ class TrainingSettings:
     batchnorm: str = engines("batchnorm")
     check: bool = engines("check")
     auto_level: Share = key(
-        AutoExit.level,
-        "`level` of `gsgd.sift.AutoExit`, for methods @auto. A budget of time charges every step of theirs the cost "
-        "of the last exit, an upper bound; `wall_clock_s` and `selection_s` have all",
+        0.0,
+        "`level` of `gsgd.sift.AutoExit`, for methods @auto; 0 to go by the factor that each exit promises, and to "
+        "train plainly while none does. A budget of time or work charges every step of theirs the cost of the last "
+        'exit, and with `start_step = "auto"` that of a step that selects, upper bounds; `wall_clock_s` and '
+        "`selection_s` have all",
     )
     auto_every: Positive = key(
         AutoExit.every,
-        "`every` of `gsgd.sift.AutoExit`. Re-measuring, the time of about two steps in `auto_every`, is not charged",
+        '`every` of `gsgd.sift.AutoExit`, also with `start_step = "auto"`. Re-measuring, the time of about two steps '
+        "in `auto_every`, is not charged",
     )
     batch_size: Positive = key(
         32, "rows trained on, per device and step; with selection, round(batch_size / keep) are drawn"
@@ -246,7 +253,7 @@ class TrainingSettings:
             raise ValueError(f"start_step = {self.start_step} and start_share = {self.start_share:g}: give one of them")
         if self.end_step and self.end_share < 1:
             raise ValueError(f"end_step = {self.end_step} and end_share = {self.end_share:g}: give one of them")
-        if self.end_step and self.end_step < self.start_step:
+        if self.end_step and isinstance(self.start_step, int) and self.end_step < self.start_step:
             raise ValueError(f"end_step = {self.end_step} must be at least start_step = {self.start_step}")
         if self.end_share < self.start_share:
             raise ValueError(f"end_share = {self.end_share:g} must be at least start_share = {self.start_share:g}")
@@ -314,9 +321,15 @@ class TrainingSettings:
         """(first step that selects, first that does not any more) of a run of so many steps."""
         if not self.selects:
             return total_steps, total_steps
-        start = self.start_step or round(self.start_share * total_steps)
+        start = 0 if self.start_step == "auto" else self.start_step or round(self.start_share * total_steps)
         end = self.end_step or round(self.end_share * total_steps)
         return min(start, total_steps), max(min(end, total_steps), min(start, total_steps))
+
+    @property
+    def may_pause(self) -> bool:
+        """Whether selection begins and ends by what it promises, so that only the run tells which steps select."""
+        by_factor = parse_method(self.method).auto and not self.auto_level
+        return self.selects and (self.start_step == "auto" or by_factor)
 
     def selecting_steps(self, total_steps: int) -> int:
         """How many of `total_steps` steps select."""
@@ -339,8 +352,10 @@ class TrainingSettings:
         """The steps after which a run of so many is evaluated, ascending."""
         return sorted({max(1, round(total_steps * part / self.evaluations)) for part in range(1, self.evaluations + 1)})
 
-    def metered_at(self, total_steps: int) -> range:
-        """The steps at which a run of so many reads its meters."""
+    def metered_at(self, total_steps: int) -> range | None:
+        """The steps at which a run of so many reads its meters; None where only the run tells."""
+        if self.may_pause:
+            return None
         metered = self.meter_every and self.measures_scores
         return range(*self.first_and_last(total_steps), self.meter_every) if metered else range(0)
 
@@ -380,15 +395,15 @@ class TrainingSettings:
         made: dict[str, Any] = {
             "keep": parse_keep_schedule(self.keep_schedule) or self.keep,
             "exit_layer": "auto" if method.auto else method.exit_layer or exits,
-            "auto": AutoExit(level=self.auto_level, every=self.auto_every) if method.auto else None,
-            "score": engine_score(self.method, self.cheaper, proxy, self.proxy_lr),
+            "auto": self._auto(),
+            "score": engine_score(self.method, self.cheaper, proxy, self.proxy_lr, self.head_lr),
             "select": self.rule(),
-            "start_step": first,
+            "start_step": "auto" if self.selects and self.start_step == "auto" else first,
             "end_step": last,
             # Nothing scores for the baseline, and nothing selects: it is the same whatever this is.
             "batchnorm": "kept" if self.batchnorm == "gross" and not self.selects else self.batchnorm,
             "score_batch_size": self.score_batch_size or None,
-            "random_share": self.random_share if method.score == "last-seen" else None,
+            "random_share": self.random_share if method.score in ("last-seen", PREDICTED) else None,
             "max_age": self.max_age or None if method.score == "last-seen" else None,
             "data_rows": train_size,
             "log_rows": row_log if self.log_rows else None,
@@ -398,6 +413,11 @@ class TrainingSettings:
         }
         left = [each.name for each in dataclasses.fields(SiftOptions) if each.name not in (*made, *NO_SETTING)]
         return SiftOptions.of({**{name: getattr(self, name) for name in left}, **made})
+
+    def _auto(self) -> AutoExit | None:
+        if parse_method(self.method).auto:
+            return AutoExit(level=self.auto_level or None, every=self.auto_every)
+        return AutoExit(every=self.auto_every) if self.selects and self.start_step == "auto" else None
 
     def rule(self) -> Selector:
         """The selector: `select` on what `trim` leaves."""

@@ -126,8 +126,7 @@ class Training:
         """One optimizer step: draw a gross batch, select, train on the kept rows."""
         settings = self.settings
         # Paper: does not say which batch a step without selection trains on; here: as many rows as any other step.
-        selects = self.sift.schedule.selects(self.step)
-        rows = settings.drawn_at(self.sift.next_keep) if selects else settings.plain_size
+        rows = settings.drawn_at(self.sift.next_keep) if self.sift.next_selects else settings.plain_size
         for micro in range(settings.accumulation_steps):
             last = micro + 1 == settings.accumulation_steps
             batch = self.next_batch(rows)

@@ -14,7 +14,9 @@ from gsgd.sift.sources.cheaper_input import AveragePooled, CheaperInput, FirstTo
 from gsgd.sift.sources.class_balanced import ClassBalanced
 from gsgd.sift.sources.corrected_exit import CorrectedExit
 from gsgd.sift.sources.last_seen import LastSeen
+from gsgd.sift.sources.linear_probe import LinearProbe
 from gsgd.sift.sources.mean_of_ranks import ExitLoss, MeanOfRanks
+from gsgd.sift.sources.predicted_loss import PredictedLoss
 from gsgd.sift.sources.proxy import Proxy
 from gsgd.sift.sources.reducible_loss import ReducibleLoss
 from gsgd.sift.sources.samplers import ImportanceSampler, InfoBatchSampler, LastSeenSampler, WithIds
@@ -35,7 +37,9 @@ __all__ = [
     "KeepByAccuracy",
     "LastSeen",
     "LastSeenSampler",
+    "LinearProbe",
     "MeanOfRanks",
+    "PredictedLoss",
     "Proxy",
     "Reading",
     "ReducibleLoss",

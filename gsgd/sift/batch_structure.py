@@ -178,3 +178,8 @@ def _rows_of(value: Tensor, indices: Tensor, axis: int) -> Tensor:
     order = [0, *sorted(range(1, value.dim()), key=value.stride, reverse=True)]
     taken = value.permute(order).index_select(0, indices)
     return taken.permute([order.index(dim) for dim in range(value.dim())])
+
+
+def same_tensors(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two batches hold the very same tensors."""
+    return one.keys() == other.keys() and all(other[name] is value for name, value in one.items())

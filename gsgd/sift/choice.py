@@ -45,7 +45,8 @@ class Selection:
         gross, kept: numbers of rows on this rank.
         tokens: (B, T), bool: with level="token" the labels that count, if the step selected.
         first_row: where this rank's batch begins among those that were chosen from.
-        elapsed: what scoring and selecting took; None where the step did not select.
+        elapsed: what scoring and selecting took, and what was measured to know whether to select; None where the step
+            did neither.
     """
 
     step: int
@@ -93,6 +94,15 @@ def number_kept(model: nn.Module, batch: Any, size: int, keep: float) -> tuple[i
 def normalises_by_batch(module: nn.Module) -> bool:
     """Whether a module normalises a training batch by its own statistics, for which one row may be too few."""
     return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+
+
+def random_share_of(options: SiftOptions) -> float:
+    """The share of the kept rows that is drawn from those that the rule leaves."""
+    if options.random_share is not None:
+        return options.random_share
+    # What is known of rows that were trained on alone would choose the same ones for ever.
+    known_of_trained = options.score == "last-seen" or (options.source is not None and options.source.needs_losses)
+    return LAST_SEEN_RANDOM_SHARE if known_of_trained else 0.0
 
 
 class Choice:
@@ -201,10 +211,7 @@ class Choice:
 
     def _drawn(self, kept: int) -> int:
         """How many of the kept rows are drawn from those that the rule leaves."""
-        share = self.options.random_share
-        if share is None:
-            share = LAST_SEEN_RANDOM_SHARE if self.options.score == "last-seen" else 0.0
-        return math.floor(share * kept)
+        return math.floor(random_share_of(self.options) * kept)
 
     def _hardest(self, scores: Tensor | int, kept: int, generator: torch.Generator) -> Tensor:
         """What `select` returns, once it is found good: a user's own rule may return anything."""

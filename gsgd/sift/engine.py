@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from gsgd.renamed import old_attribute
 from gsgd.sift.batch_structure import device_of
-from gsgd.sift.choice import Choice, Selection, number_kept
+from gsgd.sift.choice import Choice, Selection, number_kept, random_share_of
 from gsgd.sift.compilation import begin_step
 from gsgd.sift.engine_state import EngineState
 from gsgd.sift.exits import check_exit, count_exits
@@ -30,16 +31,19 @@ from gsgd.sift.measures.readings import Reading
 from gsgd.sift.measures.self_check import SelfCheck
 from gsgd.sift.measures.training_accuracy import training_accuracy
 from gsgd.sift.models.wrappers import is_sharded, unwrap
+from gsgd.sift.moving_exit import MovingExit
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.packed_documents import Pack, check_apart
-from gsgd.sift.ranks import exchange_rows
-from gsgd.sift.schedules.schedule import Schedule
-from gsgd.sift.score_source import TrainedRows
+from gsgd.sift.paying_exit import PayingExit
+from gsgd.sift.ranks import Ranks, exchange_rows
+from gsgd.sift.score_source import GrossBatch, TrainedRows
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.labels import shifts_by_name
 from gsgd.sift.scoring_pass.module_state import uninitialised
 from gsgd.sift.shared_forward.capture import say_once
 from gsgd.sift.shared_forward.sharing import Shared
+from gsgd.sift.sources.scored_rows import ScoredRows
+from gsgd.sift.sources.trained_losses import TrainedLosses
 from gsgd.sift.timing import Elapsed
 from gsgd.sift.token_level import LabelledTokens, check_options
 from gsgd.sift.training_pass import TrainingPass
@@ -51,8 +55,8 @@ class Sift(EngineState):
     """Selects before the forward pass of a model that trains; otherwise it is the model.
 
     In eval mode, before `start_step`, from `end_step` on, and on steps that `interrupt` skips, a call is the model's
-    own. Whether a step selects depends on the step alone, so all ranks agree. The model's state dict stays as it is:
-    `Sift` is no module, and its own state has `state_dict` and `load_state_dict`.
+    own. Whether a step selects depends on the step alone, or on what all ranks have measured, so all of them agree. The
+    model's state dict stays as it is: `Sift` is no module, and its own state has `state_dict` and `load_state_dict`.
 
     Args:
         model: any Hugging Face model with a stack of layers (docs/models.md lists which of their classes are exact,
@@ -66,7 +70,7 @@ class Sift(EngineState):
         options: as they were given. Each is an attribute of the engine, too.
         exit_layer: the exit that scores at present; it moves with `exit_layer="auto"`.
         keep: the share that was kept at the last training call; it moves with a table or an accuracy.
-        auto: how that exit moves, with its `history`; None for a fixed exit.
+        auto: how that exit moves, and when selection pays, with its `history`; None for a fixed exit and start.
         scorer: scores batches at any exit, without side effects.
         last: the last `Selection`, None before the first call.
         totals: counts since the start of training.
@@ -101,7 +105,7 @@ class Sift(EngineState):
             check_options(options)
         elif options.labelled_head and shifts_by_name(unwrap(model)):
             raise ValueError("labelled_head=True is for masked language models; a causal model labels every position")
-        self.schedule = Schedule(options.start_step, options.end_step, options.interrupt)
+        self.schedule = options.schedule
         super().__init__(options, count_exits(unwrap(model)) if options.exit_layer == "auto" else None)
         self.readings: list[Reading] = []
         self.last: Selection | None = None
@@ -109,6 +113,7 @@ class Sift(EngineState):
         self.holds_window = False
         self._check = SelfCheck(options.check)
         self._packs_checked = False
+        self._trained_losses = TrainedLosses.of_options(options)
         self._of_this_process()
 
     def _of_this_process(self) -> None:
@@ -116,6 +121,7 @@ class Sift(EngineState):
         self._choice = Choice(self.options, self.ranks)
         self._gross = GrossScores(self.scorer, self._notes, self.source, self.generator)
         self._training_pass = TrainingPass(self.model, self.scorer, self.reuse_trial, self.totals)
+        self._scored_rows = ScoredRows(max(2, self.options.accumulation_steps))
 
     def __getattr__(self, name: str) -> Any:
         options = self.__dict__.get("options")
@@ -176,11 +182,14 @@ class Sift(EngineState):
             raise ValueError(
                 f"the batch has {size} rows, but {len(ids)} ids under {self.options.id_key!r} (id_key): each needs one"
             )
-        if selects and self.options.reuse == "auto" and self.scorer.function is not None:
-            self.reuse_trial.begin(device_of(batch), self.ranks)
         if self._begins_step:  # all of a step's micro-batches keep one share
             self.keep = self.scorer.keep = self._share.at(step)
         self._measure_accuracy(batch, step)
+        watch = Elapsed()
+        if selects and isinstance(self.auto, PayingExit):
+            selects = self._pays(self.auto, batch, ids, step, watch)
+        if selects and self.options.reuse == "auto" and self.scorer.function is not None:
+            self.reuse_trial.begin(device_of(batch), self.ranks)
         self.calls += 1
         self.totals.gross_samples += size
         tokens = LabelledTokens(self.scorer, batch) if self.options.level == "token" else None
@@ -198,9 +207,10 @@ class Sift(EngineState):
             say_once(f"a step selects nothing and trains on its whole batch: {because}")
         if not selects or trivial:
             whole = dict(batch) if isinstance(batch, Mapping) else batch
-            selection = Selection(step, False, torch.arange(size), None, size, size, ids=ids)
+            measured = watch if isinstance(self.auto, PayingExit) else None
+            selection = Selection(step, False, torch.arange(size), None, size, size, measured, ids)
             return self._chosen(whole, selection, ids, tokens if pack is None else pack)
-        return self._select(batch, ids, step, size, kept, pack, tokens)
+        return self._select(batch, ids, step, size, kept, pack, tokens, watch)
 
     def _select(
         self,
@@ -211,14 +221,14 @@ class Sift(EngineState):
         kept: int,
         pack: Pack | None,
         tokens: LabelledTokens | None,
+        watch: Elapsed,
     ) -> Any:
         """`kept` of the batch's `size` rows or of its tokens, as a batch: scored, chosen by the rule, and taken out."""
         device = device_of(batch)
         part = self.options.score_batch_size if self.scorer.function is not None else None
         if part is not None and self.ranks.size > 1 and is_sharded(self.model):
             self.ranks.check_passes(-(-size // part))
-        watch = Elapsed()
-        if self.auto is not None:
+        if isinstance(self.auto, MovingExit):
             with watch.measure(device):
                 self.exit_layer = self.auto.moved(self.scorer, batch, step)
         self._take_reading(batch, ids, step)
@@ -231,13 +241,13 @@ class Sift(EngineState):
             packed=pack is not None,
         )
         with torch.no_grad(), watch.measure(device):
-            exit_losses: Tensor | None = None
+            gross: GrossBatch | None = None
             if tokens is not None:
                 scores = tokens.scores(self.exit_layer, capture)
             elif pack is not None:
                 scores = pack.scores(self.scorer, self.exit_layer)
             else:
-                scores, exit_losses = self._gross.of(batch, ids, exit_layer=self.exit_layer, step=step, capture=capture)
+                scores, gross = self._gross.of(batch, ids, exit_layer=self.exit_layer, step=step, capture=capture)
             if pack is not None and self.options.keep_tokens and scores is not None:
                 kept = pack.number_within(scores, self.keep)
             chosen = self._choice.rows(
@@ -261,7 +271,11 @@ class Sift(EngineState):
             else:
                 taken = rows.take(batch, chosen)
             drawn = ids
+            exit_losses = None if gross is None else gross.exit_losses.losses
             ids, exit_losses = (self.ranks.of_chosen(values, chosen) for values in (ids, exit_losses))
+            if gross is not None and self.source is not None and self.source.by_features:
+                features = self.ranks.of_chosen(gross.exit_losses.features().values, chosen)
+                self._scored_rows.awaits(taken, features, gross)
         if capture is not None and capture.segments:
             self._training_pass.shared = Shared(capture, self.exit_layer, taken, chosen, batch.get("labels"))
         number = rows.size(taken) if self.ranks.together else len(chosen)
@@ -343,11 +357,20 @@ class Sift(EngineState):
         if noted is not None:
             self._notes.log(noted, weights, step=step)
             self.last = dataclasses.replace(self.last, ids=noted.ids, losses=noted.losses, weights=weights)
-        if self.source is not None and not self.schedule.ended(step):
-            if noted is not None:
-                self.source.note(TrainedRows(rows, step, noted.ids, noted.losses, noted.exit_losses))
-            elif not self.source.needs_ids:
-                self.source.note(TrainedRows(rows, step))
+        source = self.source
+        if source is None or self.schedule.ended(step) or (noted is None and source.needs_ids):
+            return
+        ids, losses, exit_losses = (noted.ids, noted.losses, noted.exit_losses) if noted is not None else 3 * (None,)
+        if losses is None and source.needs_losses:
+            losses = self._trained_losses.of(output, batch, positions=positions, items=items)
+        trained = TrainedRows(rows, step, ids, losses, exit_losses, *self._scored_rows.of(rows))
+        if isinstance(self.auto, PayingExit) and self.auto.counts_training:
+            with FlopCounterMode(display=False) as counter:
+                source.note(trained)
+            found = counter.get_total_flops() / self.last.kept
+            self.auto.tell_training(*Ranks.here("rank").means([found], device_of(rows)))
+        else:
+            source.note(trained)
 
     def write_rows(self) -> None:
         """Write what `log_rows` has logged since the last time; a loop calls it where it logs, as it may wait.
@@ -379,6 +402,34 @@ class Sift(EngineState):
         exits = [self.exit_layer] if exits is None else exits
         step = self.step if step is None else step
         return self._gross.read(batch, ids, exits=exits, exit_layer=self.exit_layer, step=step)
+
+    def _pays(self, paying: PayingExit, batch: Any, ids: Tensor | None, step: int, watch: Elapsed) -> bool:
+        """Whether a step selects, by what was measured before it; where a measurement is due, it is made, and timed."""
+        due, device = paying.begin(step), device_of(batch)
+        self.exit_layer = paying.last or self.exit_layer  # of a score that is no exit's own it stays
+        if due:
+            at: dict[str, Any] = {"exits": paying.candidates, "exit_layer": self.exit_layer, "step": step}
+            alike = Ranks.here("rank")
+            with watch.measure(device):
+                if paying.counts_scoring:
+                    scoring, forward = self._gross.work(batch, ids, **at)
+                    *shares, forward = alike.means([*scoring.values(), forward], device)
+                    paying.tell_work(dict(zip(scoring, shares, strict=True)), forward)
+                share = random_share_of(self.options)
+                columns = self._gross.columns(batch, ids, **at)
+                progress = [each.progress(self.keep, random_share=share) for each in columns]
+                told = dict(zip(paying.candidates, alike.means(progress, device), strict=True))
+                paying.tell(told, keep=self.keep, step=step)
+        return paying.present is not None
+
+    @property
+    def next_selects(self) -> bool:
+        """Whether the next training call selects: a loop that draws gross batches then alone asks before it draws."""
+        if not self.schedule.selects(self.step):
+            return False
+        if not isinstance(self.auto, PayingExit):
+            return True
+        return (self.auto.next if self._begins_step else self.auto.present) is not None
 
     def _take_reading(self, batch: Any, ids: Tensor | None, step: int) -> None:
         """Where readings are asked for, and one is due, take it."""
@@ -456,7 +507,7 @@ class Sift(EngineState):
         return super().state_dict()
 
     def __getstate__(self) -> dict[str, Any]:
-        left = ("_choice", "_gross", "_training_pass")  # what is of one step or one process
+        left = ("_choice", "_gross", "_training_pass", "_scored_rows")  # what is of one step or one process
         return {name: value for name, value in super().__getstate__().items() if name not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

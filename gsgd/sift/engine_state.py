@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from gsgd.sift.moving_exit import MovingExit
-from gsgd.sift.options import SiftOptions
+from gsgd.sift.options import AutoExit, SiftOptions
+from gsgd.sift.paying_exit import PayingExit
 from gsgd.sift.ranks import Ranks
 from gsgd.sift.reuse_trial import ReuseTrial
 from gsgd.sift.row_records.row_notes import RowNotes
@@ -31,13 +32,17 @@ class EngineState:
         self.options = options
         self.calls = 0
         self.totals = Totals()
-        self.auto: MovingExit | None = None
+        self.auto: MovingExit | PayingExit | None = None
+        rule = options.auto or AutoExit()
         if options.exit_layer == "auto":
             assert exits is not None
-            self.auto = MovingExit.of(options, exits)
-            self.exit_layer = self.auto.present
+            self.exit_layer = exits
+            self.auto = PayingExit(rule, range(1, exits + 1)) if options.goes_by_factor else MovingExit(rule, exits)
         else:
             self.exit_layer = options.exit_layer
+            if options.goes_by_factor:
+                of_exit = options.scores_by_forward and options.source is None
+                self.auto = PayingExit(rule, [self.exit_layer if of_exit else 0])
         self._share = PresentShare(read_keep(options.keep))
         self.keep = self._share.at(0)
         self.ranks = Ranks.here(options.scope)
@@ -113,7 +118,8 @@ class EngineState:
         Raises:
             ValueError: if `state` lacks an entry, naming it.
         """
-        own = {"auto": 'exit_layer = "auto"'} if self.auto is not None else {}
+        moves = 'exit_layer = "auto"' if self.options.exit_layer == "auto" else 'start_step = "auto"'
+        own = {"auto": moves} if self.auto is not None else {}
         own |= {"keep": "keep by accuracy"} if isinstance(self.options.keep, KeepByAccuracy) else {}
         own |= {"named_rows": self.options.score_in_words} if self.options.scores_by_ids else {}
         own |= {"source": self.options.score_in_words} if self.source is not None else {}
@@ -123,7 +129,8 @@ class EngineState:
             raise ValueError(f"the state lacks {', '.join(sorted(missing))}: it is not of {kind}")
         if self.auto is not None:
             self.auto.load_state_dict(state["auto"])
-            self.exit_layer = self.auto.present
+            present = self.auto.last if isinstance(self.auto, PayingExit) else self.auto.present
+            self.exit_layer = present or self.exit_layer  # of a score that is no exit's own it stays
         if "keep" in own:
             self._share.load_state_dict(state["keep"])
         self.calls = int(state["calls"])

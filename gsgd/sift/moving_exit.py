@@ -10,12 +10,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-import torch.distributed as dist
-
 from gsgd.sift.batch_structure import device_of
 from gsgd.sift.measures.readings import read_batch
-from gsgd.sift.options import AutoExit, SiftOptions
+from gsgd.sift.options import AutoExit
 from gsgd.sift.ranks import Ranks
 from gsgd.sift.scorer import Scorer
 
@@ -31,21 +28,20 @@ class MovingExit:
 
     Attributes:
         present: the exit to select at, 1..exits; the last one until the first choice.
+        level: of the rule.
         history: (step, exit, overlap) of the first choice and of every move: the step it was made on, the exit from
             there on, and the mean overlap that decided: of moves up, that of the exit that was left.
         averages: exit -> [mean overlap, number of measurements].
     """
 
     def __init__(self, rule: AutoExit, exits: int):
+        if rule.level is None:
+            raise ValueError("level = None is no level: an exit that moves by its overlap needs one")
         self.rule, self.exits, self.present = rule, exits, exits
+        self.level: float = rule.level
         self.history: list[tuple[int, int, float]] = []
         self.averages: dict[int, list[float]] = {}
         self._in_a_row, self._since, self._asked = rule.first, 0, -1
-
-    @classmethod
-    def of(cls, options: SiftOptions, exits: int) -> MovingExit:
-        """The exit of an engine with these options, `exit_layer="auto"`."""
-        return cls(options.auto or AutoExit(), exits)
 
     def moved(self, scorer: Scorer, batch: Mapping[str, Any], step: int) -> int:
         """The exit to select at on a gross batch of step `step`, after what there is to measure on it.
@@ -57,7 +53,7 @@ class MovingExit:
             readings = read_batch(scorer, batch, exits=due, step=step)
             # Where every row is kept, the overlap says nothing.
             overlaps = [reading.overlap if reading.kept < reading.rows else math.nan for reading in readings]
-            self.tell(dict(zip(due, _mean_over_ranks(overlaps, device_of(batch)), strict=True)), step)
+            self.tell(dict(zip(due, Ranks.here("rank").means(overlaps, device_of(batch)), strict=True)), step)
         return self.present
 
     def due(self, step: int) -> list[int]:
@@ -81,13 +77,11 @@ class MovingExit:
         if any(math.isnan(value) for value in overlaps.values()):
             return
         for layer, value in overlaps.items():
-            mean, count = self.averages.get(layer, [0.0, 0])
-            weight = max(1 / (count + 1), 1 - self.rule.memory)
-            self.averages[layer] = [mean + weight * (value - mean), count + 1]
+            self.averages[layer] = running_mean(self.averages.get(layer), value, self.rule.memory)
         self._in_a_row = max(0, self._in_a_row - 1)
         if self._in_a_row > 0:
             return
-        level, below = self.rule.level, self.present - 1
+        level, below = self.level, self.present - 1
         if not self.history:
             holds = [layer for layer, (mean, _) in self.averages.items() if mean >= level]
             chosen = min(holds, default=self.exits)
@@ -137,11 +131,12 @@ class MovingExit:
         self._in_a_row, self._since, self._asked = state["in_a_row"], state["since"], state["asked"]
 
 
-def _mean_over_ranks(values: list[float], device: torch.device) -> list[float]:
-    """Each value's mean over the ranks where it is not NaN."""
-    if Ranks.here("rank").size == 1:
-        return values
-    found = torch.tensor(values, dtype=torch.float64, device=device)
-    sums = torch.stack([found.nan_to_num(0.0), (~found.isnan()).to(found.dtype)])
-    dist.all_reduce(sums)
-    return (sums[0] / sums[1]).tolist()
+def running_mean(average: list[float] | None, value: float, memory: float) -> list[float]:
+    """[mean, number] with one more value: a plain mean until a value would weigh less than 1 - memory, then that.
+
+    Args:
+        average: [mean, number] so far; None for none.
+    """
+    mean, count = average or [0.0, 0]
+    weight = max(1 / (count + 1), 1 - memory)
+    return [mean + weight * (value - mean), count + 1]

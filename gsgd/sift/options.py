@@ -35,38 +35,57 @@ Reuse = bool | Literal["cpu", "auto"]
 
 @dataclass(frozen=True)
 class AutoExit:
-    """When an exit that moves (`exit_layer="auto"`) does so.
+    """When selection moves to another exit (`exit_layer="auto"`), and begins and ends (`start_step="auto"`).
 
-    The overlap of an exit is the share of the rows it keeps that exact losses would keep. It is measured on the step's
-    own batch: of all exits on the first steps, which select by the last one; then of the present exit and the one below
-    it, now and then. The first choice is the cheapest exit whose overlap is at least `level`, or the last one. From
-    then on the exit moves by one layer: up when its overlap is below `level`, down when that of the exit below is at
-    least `level + margin` (or 1). A move is decided by the mean of at least `first` measurements, and the step that
-    made the last of them selects by the new exit already.
+    By what it promises (`level=None`, the default): at steps that may select, the first `first` of them and then now
+    and then, the progress of all exits is measured on the step's own batch, the mean exact loss of the rows that each
+    would keep over that of all; with what a step costs that makes the factor in budget that selection is expected to be
+    worth (`gsgd.sift.expected_factor`). Selection begins by the exit of the largest factor once that is at least
+    1 + margin, moves to another whose factor is 1 + margin times as large, and ends when its own falls below 1; it may
+    begin again. A measurement decides from the next step on. Until it is known that selection pays, training is plain.
+
+    By its agreement (`level` a share): the overlap of an exit is the share of the rows it keeps that exact losses would
+    keep. It is measured of all exits on the first steps, which select by the last one; then of the present exit and the
+    one below it, now and then. The first choice is the cheapest exit whose overlap is at least `level`, or the last
+    one. From then on the exit moves by one layer: up when its overlap is below `level`, down when that of the exit
+    below is at least `level + margin` (or 1). A move is decided by the mean of at least `first` measurements, and the
+    step that made the last of them selects by the new exit already. Selection never ends, whether or not it pays.
 
     Args:
-        level: share of the kept rows, in [0, 1].
-        every: selecting steps from one measurement to the next, at least 1. One costs about as much as scoring at the
-            two exits and at the last.
-        first: steps in a row that measure at the beginning, and after every move; at least 1.
+        level: share of the kept rows, in [0, 1]; None to go by the expected factor.
+        every: steps that may select from one measurement to the next, at least 1. One costs about as much as scoring at
+            all the exits that are looked at, and at the last.
+        first: steps in a row that measure at the beginning, and with a level after every move; at least 1.
         memory: of the moving averages, in [0, 1): the weight of what was before. They are plain means until a
             measurement would weigh less than 1 - memory.
-        margin: at least 0; it keeps noise from moving the exit to and fro.
+        margin: at least 0; it keeps noise from moving the exit to and fro, and selection from beginning and ending.
+        costs: exit (0 for a score that is no exit's own) -> the cost of a selecting step over a plain one as it was
+            measured on this machine, above 0; of others, and with None, floating point operations are counted.
 
     Raises:
         ValueError: for values out of range.
     """
 
-    level: float = 0.75
+    level: float | None = None
     every: int = 200
     first: int = 4
     memory: float = 0.75
     margin: float = 0.05
+    costs: Mapping[int, float] | None = None
 
     def __post_init__(self) -> None:
         _set(self, "every", whole("every", self.every, least=1))
         _set(self, "first", whole("first", self.first, least=1))
-        _set(self, "level", within("level", self.level, "lie in [0, 1]", lambda value: 0 <= value <= 1))
+        if self.level is not None:
+            _set(self, "level", within("level", self.level, "lie in [0, 1]", lambda value: 0 <= value <= 1))
+        if self.costs is not None:
+            if not isinstance(self.costs, Mapping):
+                raise ValueError(f"costs is a {type(self.costs).__name__} but must map exits to costs")
+            costs = {
+                whole("an exit of costs", layer, least=0): within("a cost", cost, "be above 0", lambda value: value > 0)
+                for layer, cost in self.costs.items()
+            }
+            _set(self, "costs", costs)
         _set(self, "memory", within("memory", self.memory, "lie in [0, 1)", lambda value: 0 <= value < 1))
         _set(self, "margin", within("margin", self.margin, "be at least 0", lambda value: value >= 0))
 
@@ -77,8 +96,9 @@ class SiftOptions:
 
     Args:
         exit_layer: 1..layers, the layer whose early prediction scores; the last is exact-loss selection (OHEM, ordered
-            SGD). Of an encoder-decoder it is a layer of the decoder. "auto" moves it to the cheapest exit that keeps
-            rows as exact losses would, see `auto`; the attribute `exit_layer` of the engine is the present one.
+            SGD). Of an encoder-decoder it is a layer of the decoder. "auto" moves it to the exit that promises to pay
+            most, and trains plainly where none does, see `auto`; the attribute `exit_layer` of the engine is the
+            present one.
         keep: share of rows to train on, in (0, 1]; max(1, round(keep * B)) rows are kept. Or a share for each step, as
             {0: 1.0, 1000: 0.5} or such pairs, each good from its step on; or a `KeepByAccuracy`, ordered SGD's rule.
             The engine's attribute `keep` is the present share. Where it changes, so do shapes: `compile` makes graphs
@@ -100,7 +120,8 @@ class SiftOptions:
             beside the model (`gsgd.sift.sources`); the engine works with a copy of it, its attribute `source`.
         select: a rule of `gsgd.selectors`, or any function `(scores, k, rng) -> (k,) indices`, which are looked at: on
             a GPU every step waits for them, unless `check` is False.
-        start_step: steps before it train on the whole batch; at least 0. The paper starts at 20,000.
+        start_step: steps before it train on the whole batch; at least 0. The paper starts at 20,000. "auto" selects
+            while that promises to pay, and trains on the whole batch while it does not, see `auto`.
         end_step: steps from it on train on the whole batch again; None for never.
         interrupt: `step -> bool`, True skips selection at that step; or n >= 2, which skips every n-th step.
         accumulation_steps: micro-batches per optimizer step, if the loop accumulates: the step counts those.
@@ -131,8 +152,8 @@ class SiftOptions:
             `torch_compile`.
         batchnorm: what BatchNorm normalises the kept rows by, up to the exit: "kept", their own statistics, where
             sharing ends at the first BatchNorm; or "gross", those of the gross batch, constants in the backward pass.
-        auto: what `exit_layer="auto"` holds to (`AutoExit`), None for its defaults. The engine's attribute `auto` then
-            has the moves, as `history`. What it measures is part of `selection_s`.
+        auto: what `exit_layer="auto"` and `start_step="auto"` hold to (`AutoExit`), None for its defaults. The engine's
+            attribute `auto` then has the moves, as `history`. What it measures is part of `selection_s`.
         meter_every: every so many steps that select, from the first of them on, `choose` measures on the gross batch
             how well the scores stand in for exact losses (`gsgd.sift.measures.readings`) and appends the `Reading` to
             `readings`; 0 for never. Losses last seen are measured on the rows that were seen. Weights, draws and counts
@@ -148,7 +169,8 @@ class SiftOptions:
         label_smoothing: of the "loss" score, in [0, 1), where the training loss is smoothed outside of the model, as
             the Trainer's `label_smoothing_factor` does.
         random_share: share of the kept rows that are drawn from those which the rule leaves, in [0, 1]; None for .25
-            where losses last seen score, which must be seen again now and then, and 0 elsewhere.
+            where losses last seen score, which must be seen again now and then, or losses are predicted by those of the
+            rows trained on, and 0 elsewhere.
         max_age: in steps; a loss that was last seen longer ago counts as never seen, and never seen comes first. None
             for no bound.
         id_key: of a batch's entry with the ids of its rows, whole numbers below `data_rows`; the model does not see it.
@@ -173,7 +195,7 @@ class SiftOptions:
     keep_tokens: bool = False
     score: ScoreName | Score | ScoreSource = "loss"
     select: Selector = select_top_k
-    start_step: int = 0
+    start_step: int | Literal["auto"] = 0
     end_step: int | None = None
     interrupt: Callable[[int], bool] | int | None = None
     accumulation_steps: int = 1
@@ -233,8 +255,9 @@ class SiftOptions:
         _set(self, "keep", read_keep(self.keep))
         smoothing = within("label_smoothing", self.label_smoothing, "lie in [0, 1)", lambda value: 0 <= value < 1)
         _set(self, "label_smoothing", smoothing)
-        for name, value in vars(Schedule(self.start_step, self.end_step, self.interrupt)).items():
-            _set(self, name, value)
+        for name, value in vars(self.schedule).items():
+            if name != "start_step" or not self.starts_by_itself:
+                _set(self, name, value)
         for name, least in (("accumulation_steps", 1), ("meter_every", 0), ("seed", 0)):
             _set(self, name, whole(name, getattr(self, name), least=least))
         if self.seed >= 2**63:
@@ -266,6 +289,28 @@ class SiftOptions:
             _set(self, "log_rows", os.fspath(self.log_rows))
         for name in ("rows", "label_names"):
             _set(self, name, words(name, getattr(self, name)))
+
+    @property
+    def starts_by_itself(self) -> bool:
+        """Whether selection begins and ends by what it promises."""
+        start: Any = self.start_step
+        return isinstance(start, str) and start == "auto"
+
+    @property
+    def goes_by_factor(self) -> bool:
+        """Whether it is measured if selection promises to pay."""
+        by_level = self.auto is not None and self.auto.level is not None
+        return self.starts_by_itself or (self.exit_layer == "auto" and not by_level)
+
+    @property
+    def schedule(self) -> Schedule:
+        """At which steps selection may happen.
+
+        Raises:
+            ValueError: for values out of range.
+        """
+        start: Any = 0 if self.starts_by_itself else self.start_step
+        return Schedule(start, self.end_step, self.interrupt)
 
     @property
     def source(self) -> ScoreSource | None:
@@ -323,6 +368,11 @@ class SiftOptions:
                     'batchnorm = "gross" needs the gross batch scored at once: '
                     f"score_batch_size = {self.score_batch_size!r}"
                 )
+        if self.source is not None and self.source.by_features and self.compile:
+            raise ValueError(
+                f"compile = {self.compile!r} does not go with {self.score_in_words}, which reads what a head is given: "
+                "a compiled pass does not tell"
+            )
         if self.batchnorm == "gross" and self.compile:
             raise ValueError(
                 f'compile = {self.compile!r} does not go with batchnorm = "gross", whose statistics no graph hands on'
@@ -332,10 +382,29 @@ class SiftOptions:
                 f"meter_every = {self.meter_every}, but {self.score_in_words} has no early prediction to measure: set "
                 "it to 0"
             )
-        if self.exit_layer != "auto" and self.auto is not None:
-            raise ValueError(f'auto is for exit_layer = "auto", but exit_layer = {self.exit_layer!r}')
+        if self.exit_layer != "auto" and not self.starts_by_itself and self.auto is not None:
+            raise ValueError(
+                f'auto is for exit_layer = "auto" or start_step = "auto", but exit_layer = {self.exit_layer!r} and '
+                f"start_step = {self.start_step!r}"
+            )
         if self.exit_layer == "auto" and (self.source is not None or not self.scores_by_forward):
             raise ValueError(f'exit_layer = "auto" needs exits that score: {self.score_in_words} takes none as it is')
+        if self.starts_by_itself:
+            self._check_own_start()
+
+    def _check_own_start(self) -> None:
+        if self.auto is not None and self.auto.level is not None:
+            raise ValueError(
+                f'start_step = "auto" goes by what selection promises, but auto has level = {self.auto.level}: an '
+                "agreement, which says nothing of costs"
+            )
+        if self.score == "random":
+            raise ValueError('start_step = "auto" needs scores: score = "random" promises nothing')
+        if self.source is not None and self.source.learns_by_scoring:
+            raise ValueError(
+                f'start_step = "auto" does not go with {self.score_in_words}, which learns at steps that select alone: '
+                "before it has selected it promises nothing"
+            )
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> SiftOptions:

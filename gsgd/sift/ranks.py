@@ -122,6 +122,16 @@ class Ranks:
         dist.all_reduce(found)
         return found / self.size
 
+    def means(self, values: list[float], device: torch.device) -> list[float]:
+        """Each value's mean over the ranks where it is not NaN; NaN where it is on all. All must ask."""
+        if self.size == 1:
+            return values
+        found = torch.tensor(values, dtype=torch.float64, device=device)
+        sums = torch.stack([found.nan_to_num(0.0), (~found.isnan()).to(found.dtype)])
+        dist.all_reduce(sums)
+        means: list[float] = (sums[0] / sums[1]).tolist()
+        return means
+
     def gathered(self, value: Tensor) -> Tensor:
         """The tensors of all ranks, of one shape, end to end; all must give one."""
         if self.size == 1:

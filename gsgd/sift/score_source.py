@@ -10,7 +10,8 @@ all other options hold for it as for any: `keep`, `select`, `random_share`, `sco
     note(trained)     at every step until `end_step`, once the model has run on the rows that it trains on
 
 and says by its class what it needs: ids of rows (`needs_ids`), the loss of an exit (`by_exit`), which is computed once,
-by the scorer, in the pass that training takes over where it can, or nothing.
+by the scorer, in the pass that training takes over where it can, the features that the exit's head reads there
+(`by_features`), the losses of the rows trained on (`needs_losses`), or nothing.
 
 What a source has to keep to:
 
@@ -38,12 +39,29 @@ import torch
 from torch import Tensor
 
 from gsgd.sift.ranks import Ranks
+from gsgd.sift.scoring_pass.head_inputs import Features
 
 
-class ExitLosses(Protocol):
-    """The losses (B,) of an exit: of the gross batch, or of another form of its rows."""
+class ExitPass(Protocol):
+    """What the exit of an engine makes of the gross batch; it runs once, whatever is asked of it.
 
-    def __call__(self, batch: Mapping[str, Any] | None = None) -> Tensor: ...
+    Attributes:
+        losses: (B,), once it has run.
+    """
+
+    losses: Tensor | None
+
+    def __call__(self, batch: Mapping[str, Any] | None = None) -> Tensor:
+        """The losses (B,) of the exit, of the gross batch, or of another form of its rows."""
+        ...
+
+    def features(self) -> Features:
+        """What the exit's head reads of the gross batch, `by_features` alone.
+
+        Raises:
+            ValueError: if that is not one vector a row.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -58,6 +76,7 @@ class GrossBatch:
         step: the optimizer step, counted from 0.
         generator: of the engine, for what is drawn; ranks that select together draw alike.
         exit_losses: what the engine's exit makes of it, `by_exit` alone; asked twice, it computes once.
+            `exit_losses.features()` are what its head reads, `by_features` alone.
     """
 
     batch: Mapping[str, Any]
@@ -66,7 +85,7 @@ class GrossBatch:
     ids: Tensor | None
     step: int
     generator: torch.Generator
-    exit_losses: ExitLosses
+    exit_losses: ExitPass
 
 
 @dataclass(frozen=True)
@@ -77,8 +96,11 @@ class TrainedRows:
         batch: the model's arguments and labels.
         step: as of `GrossBatch`.
         ids: (k,), where the source needs ids.
-        losses: (k,), float32, their losses in the training pass, likewise.
-        exit_losses: (k,), of the exit at this step, likewise; None where none has scored them.
+        losses: (k,), float32, their losses in the training pass, where it needs ids or losses.
+        exit_losses: (k,), of the exit at this step, where it needs ids; None where none has scored them.
+        features: (k, d), `by_features` alone, likewise: what the head of the exit has read of them.
+        gross: what this rank has scored at this step, all of its rows, `by_features` alone; None where nothing was
+            scored.
     """
 
     batch: Mapping[str, Any]
@@ -86,6 +108,8 @@ class TrainedRows:
     ids: Tensor | None = None
     losses: Tensor | None = None
     exit_losses: Tensor | None = None
+    features: Tensor | None = None
+    gross: GrossBatch | None = None
 
 
 class ScoreSource(ABC):
@@ -94,6 +118,9 @@ class ScoreSource(ABC):
     Attributes:
         needs_ids: whether batches must carry ids, and `data_rows` say how many there are.
         by_exit: whether it asks for the losses of the engine's exit.
+        by_features: whether it asks for what the head of that exit reads; then `by_exit` is true, too.
+        needs_losses: whether it learns from the losses of the rows trained on.
+        learns_by_scoring: whether it learns at steps that select, and at no other.
         own_input: whether that exit is to score something else than the batch, so that training cannot take over what
             it computes.
         ranks: of the engine.
@@ -102,6 +129,9 @@ class ScoreSource(ABC):
 
     needs_ids: bool = False
     by_exit: bool = False
+    by_features: bool = False
+    needs_losses: bool = False
+    learns_by_scoring: bool = False
     own_input: bool = False
     ranks: Ranks
     data_rows: int | None

@@ -33,6 +33,7 @@ from gsgd.sift.scoring_pass.forward import (
     own_losses,
     run,
 )
+from gsgd.sift.scoring_pass.head_inputs import HeadInputs
 from gsgd.sift.scoring_pass.label_learning import learnt_convention
 from gsgd.sift.scoring_pass.labels import (
     LABEL_NAMES,
@@ -117,6 +118,7 @@ class Scorer:
         mode: str | None = None,
         convention: LabelConvention | None = None,
         capture: Capture | None = None,
+        head_inputs: HeadInputs | None = None,
     ) -> Tensor:
         """One score per row of the gross batch, by the early prediction at `exit_layer`; larger is harder.
 
@@ -130,6 +132,7 @@ class Scorer:
             convention: how labels are read; what `learn` found where None.
             capture: keeps what the layers compute, for the training pass; what the scores do not need of the
                 exit layer is then left out.
+            head_inputs: takes down what the exit's head reads of these rows.
 
         Returns:
             (B,), float32 or float64, on the logits' device.
@@ -173,6 +176,8 @@ class Scorer:
                     layer = last_shared_layer(model, exit_layer)
                     labelled = _that_count(targets, first=own) if convention.below is not None else None
                     captured.enter_context(capture.scoring(size, layer, labelled))
+                if head_inputs is not None:
+                    captured.enter_context(head_inputs.taken(model))
                 if own and convention.below is None:
                     values, _ = own_losses(view, RowLosses(size, function), inputs)
                 elif at_labelled:

@@ -37,6 +37,7 @@ def check_options(options: SiftOptions) -> None:
         'scope = "global"': (options.scope == "global", "deals rows out to ranks, and no row is dropped"),
         "keep_tokens=True": (options.keep_tokens, "counts the tokens of whole documents"),
         'exit_layer = "auto"': (options.exit_layer == "auto", "goes by the rows that exits would keep"),
+        'start_step = "auto"': (options.starts_by_itself, "goes by the rows that scores would keep"),
         f"meter_every = {options.meter_every}": (options.meter_every > 0, "measures scores of rows"),
         "log_rows": (options.log_rows is not None, "logs which rows are trained on, and here all are"),
         'batchnorm = "gross"': (options.batchnorm == "gross", "is for rows that are dropped"),

@@ -10,7 +10,7 @@ pytest.importorskip("matplotlib")
 
 from figures import style
 from figures.checked import Missing
-from figures.plots import diagnosis, readings
+from figures.plots import diagnosis, overlap_in_training, readings
 from figures.results import Results
 
 
@@ -168,6 +168,30 @@ def test_two_groups_have_panels_of_their_own(recorded, tmp_path):
     panels = draw(readings, Results(tmp_path).table("readings")).axes
     assert len(panels) == 8
     assert (title(panels[0])[:2], title(panels[4])[:2]) == ("a:", "b:")
+
+
+def test_overlap_and_delta_over_training(recorded, tmp_path):
+    """A table without deltas, as older ones are, and one with them."""
+    falls = [recorded.reading(step, overlap=1 - step / 100) for step in (10, 20, 30, 40)]
+    holds = [recorded.reading(step, method="probe@1", overlap=0.6) for step in (10, 20, 30, 40)]
+    recorded.write_readings(tmp_path / "older", falls)
+    columns = (*recorded.READING_COLUMNS, "delta_chosen", "delta_hardest")
+    recorded.write_csv(tmp_path / "newer" / "readings.csv", columns, [(*row, 0.1, 0.25) for row in falls + holds])
+    overlap, delta, _, none = draw(overlap_in_training, Results(tmp_path).table("readings")).axes
+    assert lines(overlap)["loss at exit 1"][0] == [10, 20, 30, 40]
+    assert lines(overlap)["loss at exit 1"][1] == pytest.approx([0.9, 0.8, 0.7, 0.6])
+    assert lines(overlap)["probe at exit 1"][1] == pytest.approx([0.6] * 4)
+    assert lines(overlap)["_chance"][1] == [0.5, 0.5]
+    assert lines(delta)["loss at exit 1"][1] == pytest.approx([0.35] * 4)
+    # The first quarter of four readings ends at step 17.5, the last begins at 32.5.
+    assert title(overlap) == "newer: overlap of loss at exit 1 falls from 90% to 60%"
+    assert title(none) == "older: deltas were not recorded"
+
+
+def test_too_few_readings_say_nothing_of_a_change(recorded, tmp_path):
+    recorded.write_readings(tmp_path, [recorded.reading(10)])
+    table = Results(tmp_path).table("readings")
+    assert overlap_in_training.change(table, ["loss@1"]) == "too few readings"
 
 
 # ---- Diagnoses ----

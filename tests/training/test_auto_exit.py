@@ -12,7 +12,7 @@ from training.budget import StepCosts
 from training.comparison.compare import compare
 from training.comparison.contenders import parse_contender
 from training.run import train
-from training.training import build_sift
+from training.training import Training, build_sift
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_the_engine_has_the_runs_settings(tiny, tiny_module):
 
 
 @pytest.mark.parametrize("score", ["loss", "entropy", "margin"])
-@pytest.mark.parametrize(("level", "exit"), [(0.0, 1), (1.0, 2)])
+@pytest.mark.parametrize(("level", "exit"), [(0.01, 1), (1.0, 2)])
 def test_it_trains_as_at_the_exit_that_it_takes(go, tmp_path, score, level, exit):
     """Selection from step 6 on; until step 9 exits are measured, and rows selected by the last."""
     found = go(method=f"{score}@auto", auto_level=level, start_step=6, evaluations=24)
@@ -80,7 +80,7 @@ def test_evaluations_have_the_present_exit(go, monkeypatch, tmp_path):
 
 
 def test_the_meters_and_the_quality_follow(go, tmp_path):
-    found = go(auto_level=0.0, meter_every=1, quality_batches=1, evaluations=24)
+    found = go(auto_level=0.01, meter_every=1, quality_batches=1, evaluations=24)
     with open(tmp_path / "run" / "meters.csv", newline="") as file:
         assert [int(row["exit_layer"]) for row in csv.DictReader(file)] == 3 * [2] + 21 * [1]
     # Exact losses agree with themselves.
@@ -119,7 +119,7 @@ def test_a_budget_of_time_charges_the_price_of_the_last_exit(tiny, accelerator, 
     monkeypatch.setattr(comparing, "measure_costs", prices)
     found = compare(
         tiny(evaluations=2, budget="4s"),
-        [parse_contender(method) for method in ("baseline", "loss@auto:auto_level=0:auto_every=2")],
+        [parse_contender(method) for method in ("baseline", "loss@auto:auto_level=0.01:auto_every=2")],
         tmp_path / "c",
         seeds=1,
         accelerator=accelerator,
@@ -129,7 +129,7 @@ def test_a_budget_of_time_charges_the_price_of_the_last_exit(tiny, accelerator, 
     assert all(summary.reference_s <= 4 * (1 + 1e-9) for summary in found.summaries)
     moving = found.results[1].evaluations
     assert [row.exit_layer for row in moving] == [1, 1]
-    header = json.loads((tmp_path / "c" / "loss@auto-auto_level=0-auto_every=2-seed0" / "header.json").read_text())
+    header = json.loads((tmp_path / "c" / "loss@auto-auto_level=0.01-auto_every=2-seed0" / "header.json").read_text())
     assert (header["total_steps"], header["config"]["auto_every"]) == (16, 2)
 
 
@@ -145,3 +145,76 @@ def test_compare_measures_its_price(tiny, accelerator, tmp_path):
     assert found.status == "finished"
     assert found.costs["loss@auto"] == found.costs["loss@last"]
     assert found.summaries[1].steps == found.summaries[2].steps
+
+
+# ---- By what selection promises ----
+
+
+def test_the_engine_of_a_run_that_selects_while_it_pays(tiny, tiny_module):
+    model = tiny_module.TinyModel(tiny_module.TinySettings())
+    for values, candidates in (
+        ({"method": "loss@auto"}, [1, 2]),
+        ({"method": "loss@1", "start_step": "auto"}, [1]),
+        ({"method": "loss@last", "start_step": "auto"}, [2]),
+        ({"method": "last-seen", "start_step": "auto"}, [0]),
+    ):
+        sift = build_sift(model, tiny(**values, auto_every=7).training, 24, 100)
+        assert (sift.auto.rule, sift.auto.candidates) == (AutoExit(every=7), candidates)
+        assert not sift.next_selects
+    assert build_sift(model, tiny(method="baseline", start_step="auto").training, 24, 100).auto is None
+
+
+@pytest.fixture
+def scripted_progress(monkeypatch):
+    """Selection pays on steps whose last measurement was in the middle of a run; losses are what they are."""
+
+    def progress(self, keep, *, random_share=0.0):
+        return 3.0 if 6 <= scripted_progress.step() < 15 else 0.5
+
+    monkeypatch.setattr("gsgd.sift.measures.readings.Columns.progress", progress)
+    return lambda training: setattr(scripted_progress, "step", lambda: training.step)
+
+
+@pytest.mark.parametrize("values", [{"method": "loss@1", "start_step": "auto"}, {"method": "loss@auto"}])
+def test_steps_draw_gross_batches_while_it_pays_alone(tiny, tiny_module, accelerator, scripted_progress, values):
+    """Measured at steps 0 to 3, by the mean, then at every third, of which a quarter is new."""
+    config = tiny(**values, auto_every=3, auto_level=0, batch_size=8, keep=0.5)
+    training = Training(config, tiny_module.TinyTask(config.data, 0), accelerator, 24)
+    scripted_progress(training)
+    found = []
+    for _ in range(24):
+        training.train_step()
+        last = training.sift.last
+        found.append((last.selected, last.gross, last.kept))
+    # Means of .5: 1.125 at step 6, 1.59 at 9, 1.95 at 12, then .5 again: 1.58 at 15, 1.31 at 18, 1.11 at 21. A step by
+    # exit 1 costs 1 + 2 * 72 / 160 / 3 = 1.3, which progress of 1.39 makes up, and of 1.48 with the margin.
+    expected = [9 < step <= 18 for step in range(24)]
+    assert [selected for selected, _, _ in found] == expected
+    assert [(gross, kept) for _, gross, kept in found] == [(16, 8) if selects else (8, 8) for selects in expected]
+    assert training.sift.totals.selected_steps == 9
+
+
+@pytest.mark.parametrize("values", [{"method": "loss@last", "start_step": "auto"}, {"method": "loss@auto"}])
+@pytest.mark.parametrize("at", [2, 9])
+def test_an_interrupted_run_that_may_pause_goes_on_exactly(go, tmp_path, interrupting, values, at):
+    values = {**values, "auto_level": 0.0, "auto_every": 2, "evaluations": 4, "keep": 0.25, "meter_every": 1}
+    values |= {"max_lr": 0.05, "quality_batches": 1, "budget": "60steps"}
+    whole = go("whole", **values)
+    with interrupting(lambda training: training.step == at):
+        assert go("parts", **values).status == "interrupted"
+    parts = go("parts", **values)
+    assert (whole.status, parts.status) == ("finished", "finished")
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    for one, other in zip(whole.evaluations, parts.evaluations, strict=True):
+        assert (one.exit_layer, one.overlap, one.backprop_samples) == (
+            other.exit_layer,
+            other.overlap,
+            other.backprop_samples,
+        )
+
+
+def test_a_start_by_itself_does_not_go_with_a_share(tiny):
+    with pytest.raises(ValueError, match=r"start_step = auto and start_share = 0\.5: give one of them"):
+        tiny(method="loss@1", start_step="auto", start_share=0.5)
+    with pytest.raises(ValueError, match="start_step = 'soon' must"):
+        tiny(method="loss@1", start_step="soon")

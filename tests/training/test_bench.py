@@ -106,6 +106,11 @@ def test_a_proxy_costs_its_scores_and_its_training():
     first, rest = 2 * 16**2 * 16 * 75, 2 * 8**2 * 32 * 400 + 2 * 32 * 4**2 * 32 + 2 * 32 * 100
     proxy = ROWS * (first + rest) + ROWS // 2 * (2 * first + 3 * rest)
     assert costs[PROXY].extra_flops == pytest.approx(proxy / plain["flops"], rel=1e-6)
+    # The exit's head and each of the other two read as many features; one learns of all rows, one of those kept.
+    head = 2 * model.early_classifier.in_features * 100
+    for way, learns_of in (("probe", ROWS), ("predicted", ROWS // 2)):
+        expected = costs[1, "corrected"].extra_flops + (ROWS + 2 * learns_of) * head / plain["flops"]
+        assert costs[1, way].extra_flops == pytest.approx(expected, rel=1e-6)
     assert 0 < costs[2, "pooled by 2"].extra_flops < 0.5 * costs[2, "two passes"].extra_flops
 
 

@@ -88,7 +88,7 @@ def test_what_is_reference_selects(prices, monkeypatch, values):
 
 def test_the_meters_have_no_part_in_the_price(prices, monkeypatch):
     read = []
-    monkeypatch.setattr("gsgd.sift.gross_scores.read_batch", lambda *_, **__: read.append(1) or [])
+    monkeypatch.setattr("gsgd.sift.gross_scores.columns_of_batch", lambda *_, **__: read.append(1) or [])
     prices({"method": "loss@1", "meter_every": 1}, cost=cost)
     assert read == []
 

@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from gsgd.sift import AveragePooled, CheaperInput, ClassBalanced, CorrectedExit, FirstTokens, Proxy
+from gsgd.sift import (
+    AveragePooled,
+    CheaperInput,
+    ClassBalanced,
+    CorrectedExit,
+    FirstTokens,
+    LinearProbe,
+    PredictedLoss,
+    Proxy,
+)
 from training.config import build
 from training.methods import Method, parse_cheaper, parse_method
 from training.settings import TrainingSettings
@@ -16,6 +25,8 @@ from training.settings import TrainingSettings
         ("class-balanced", Method("class-balanced", None)),
         ("corrected@1", Method("corrected", 1)),
         ("corrected@12", Method("corrected", 12)),
+        ("probe@1", Method("probe", 1)),
+        ("predicted@3", Method("predicted", 3)),
     ],
 )
 def test_names(text, method):
@@ -23,7 +34,11 @@ def test_names(text, method):
 
 
 @pytest.mark.parametrize(
-    "text", ["corrected", "corrected@0", "proxy@1", "corrected@auto", "corrected@last", "corect@1"]
+    "text",
+    [
+        *("corrected", "corrected@0", "proxy@1", "corrected@auto", "corrected@last", "corect@1"),
+        *("probe", "probe@auto", "predicted@last"),
+    ],
 )
 def test_names_of_no_method(text):
     with pytest.raises(ValueError, match=f"method = '{text}' "):
@@ -54,6 +69,11 @@ def test_what_the_engine_is_told():
     options = TrainingSettings(method="corrected@2", batch_size=8).sift_options(10, 4, 100)
     assert isinstance(options.score, CorrectedExit)
     assert (options.exit_layer, options.data_rows, options.random_share) == (2, 100, None)
+    for method, kind in (("probe@2", LinearProbe), ("predicted@2", PredictedLoss)):
+        options = TrainingSettings(method=method, head_lr=0.25, meter_every=3).sift_options(10, 4, 100)
+        assert type(options.score) is kind
+        assert (options.exit_layer, options.score.lr, options.meter_every) == (2, 0.25, 3)
+        assert options.random_share == (0.25 if kind is PredictedLoss else None)
     balanced = TrainingSettings(method="class-balanced", meter_every=3, quality_batches=2)
     assert isinstance(balanced.sift_options(10, 4, 100).score, ClassBalanced)
     assert (balanced.selects, balanced.measures_scores, balanced.scores_rows) == (True, False, False)
@@ -92,6 +112,7 @@ def test_what_does_not_go_together(values, message):
     [
         ({"task": "bert", "method": "proxy"}, "method = proxy is for tasks whose rows have one class"),
         ({"task": "bert", "method": "class-balanced"}, "is for tasks whose rows have one class"),
+        ({"task": "bert", "method": "probe@1"}, "method = probe@1 is for tasks whose rows have one class"),
         (
             {"task": "small-net", "method": "loss@last", "cheaper": "pool2"},
             "is for task = resnet, .* not for small-net",

@@ -17,7 +17,11 @@ def on_meta(accelerator, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "method", ["loss@1", "corrected@1", "random", "class-balanced", "last-seen", "proxy", "baseline"]
+    "method",
+    [
+        *("loss@1", "corrected@1", "probe@1", "predicted@1", "random", "class-balanced", "last-seen", "proxy"),
+        "baseline",
+    ],
 )
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
 def test_a_training_step(tiny, tiny_module, on_meta, host_waits, method, accumulation_steps):
@@ -36,13 +40,14 @@ def test_a_training_step(tiny, tiny_module, on_meta, host_waits, method, accumul
             method=method, batch_size=batch_size, accumulation_steps=accumulation_steps, check=False, reuse=False
         )
         training = Training(config, Task(config.data, 0), on_meta, 10)
-        if method in ("loss@1", "corrected@1"):
+        if "@1" in method:
             # It looks at values, once.
             example = training.task.training_batch([0, 1], 0)
             learnt = Sift(tiny_module.TinyModel(config.data).train()).scorer.convention(example)
             training.sift.scorer.assume(example, learnt)
         if method in ("last-seen", "corrected@1"):
             training.sift.named_rows.trained.shift = 0  # as it would have learnt from values, once
+        training.sift._trained_losses.shift = 0  # likewise
         if method == "proxy":
             training.sift.source._losses.shift = 0  # likewise
         for _ in range(2):

@@ -362,6 +362,14 @@ def test_a_proxy_pays_for_its_scores_and_its_training(go):
     assert outcome.header["total_steps"] == int(1000 / (8 * (3 + 36 / 160) + 16 * 18 / 160))
 
 
+@pytest.mark.parametrize(("method", "rows"), [("probe@1", 16), ("predicted@1", 8)])
+def test_a_head_pays_for_the_exit_its_scores_and_its_training(go, method, rows):
+    """8 x 3 products of 160 a row that is scored; as many forward and backward of each that it learns from."""
+    costs = go(method=method, budget="1000work", evaluations=1).header["step_costs"]
+    assert costs["scoring_work"] == pytest.approx((72 + 24) / 160)
+    assert costs["training_work"] == pytest.approx(rows / 8 * 48 / 160)
+
+
 def test_a_corrected_exit_pays_for_the_exit_and_fewer_bits_for_all(go):
     corrected = go("corrected", method="corrected@1", budget="1000work", evaluations=1).header["step_costs"]
     assert corrected["scoring_work"] == pytest.approx(72 / 160)

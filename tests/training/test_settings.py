@@ -89,6 +89,7 @@ OUT_OF_RANGE = {
     "loss_power": [-0.5],
     "cheaper": ["pool1", "first0", "fp8"],
     "proxy_lr": [0.0, -1.0, float("nan")],
+    "head_lr": [0.0, -1.0, float("nan")],
     "keep_schedule": ["half", "0", "0:1,5", "1:0.5", "0:2"],
 }
 
@@ -239,7 +240,7 @@ def test_defaults_are_the_engines():
     ours, engines = TrainingSettings(), SiftOptions()
     for name in set(OTHERWISE) - {"score_batch_size"}:
         assert getattr(ours, name) == getattr(engines, name)
-    assert (ours.auto_level, ours.auto_every) == (AutoExit().level, AutoExit().every)
+    assert (ours.auto_level, ours.auto_every) == (0, AutoExit().every)
 
 
 @pytest.mark.parametrize(

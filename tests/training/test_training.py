@@ -381,6 +381,8 @@ def test_no_scores_no_quality(tiny, tiny_module, accelerator, method):
         {"method": "loss@1", "accumulation_steps": 2},
         {"method": "proxy", "start_step": 3, "accumulation_steps": 2},
         {"method": "corrected@1", "accumulation_steps": 2},
+        {"method": "probe@1", "start_step": 3, "accumulation_steps": 2},
+        {"method": "predicted@1", "random_share": 0.25},
         {"method": "class-balanced", "start_step": 3},
         {"method": "loss@last", "cheaper": "bf16"},
         {"method": "last-seen", "accumulation_steps": 2},
@@ -412,6 +414,9 @@ def test_a_state_goes_on_bitwise(tiny, tiny_module, accelerator, values):
     if values["method"] == "corrected@1":
         errors = resumed.sift.source.errors.table.losses
         assert torch.equal(whole.sift.source.errors.table.losses, errors)
+    if values["method"] in ("probe@1", "predicted@1"):
+        assert torch.equal(whole.sift.source.head.weight, resumed.sift.source.head.weight)
+        assert float(whole.sift.source.head.weight.detach().abs().sum()) > 0
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
     assert whole.sift.totals == resumed.sift.totals

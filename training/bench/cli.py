@@ -33,8 +33,9 @@ The floor counts floating point operations at one speed; a pass without gradient
 measured figure may lie below it.
 
 "last-seen" chooses by the losses of the steps before: no exit scores, and what it costs is the choice alone.
-"corrected" is an exit's loss with the error that it had for a row before; "first N tokens" and "pooled by 2" are the
-last exit's on a cheaper form of the batch; "proxy" is a small network's, its training on the kept rows included.
+"corrected" is an exit's loss with the error that it had for a row before; "probe" and "predicted" are heads of their
+own on what the exit's head reads, their training included; "first N tokens" and "pooled by 2" are the last exit's on a
+cheaper form of the batch; "proxy" is a small network's, its training on the kept rows included.
 
 Columns: "operators" counts what a step runs, forward and backward; "waits" those for which the host waits until a GPU
 has caught up, or on a CPU would have to, and --json says in which lines. Both are of eager steps; in brackets is what

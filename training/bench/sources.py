@@ -16,15 +16,16 @@ PROXY_UNITS = 32
 def sources_of(model: Any, batch: dict[str, Any], exits: int) -> Ways:
     """The ways that a model of the benchmark has beside its own exits.
 
-    Losses last seen; the first exit, corrected; of a cheaper form of the batch the last exit's loss, of pictures where
-    the model takes them in any size; and of pictures a proxy.
+    Losses last seen; the first exit, corrected, and where rows have one class each two heads on its features; of a
+    cheaper form of the batch the last exit's loss, of pictures where the model takes them in any size; and of pictures
+    a proxy.
 
     Args:
         exits: how many the model has.
     """
     import transformers
 
-    from gsgd.sift import AveragePooled, CheaperInput, CorrectedExit, FirstTokens, Proxy
+    from gsgd.sift import AveragePooled, CheaperInput, CorrectedExit, FirstTokens, LinearProbe, PredictedLoss, Proxy
     from training.images.resnet import EarlyExitResNet
     from training.images.small_net import SmallNet, SmallNetConfig
 
@@ -33,6 +34,9 @@ def sources_of(model: Any, batch: dict[str, Any], exits: int) -> Ways:
         LAST_SEEN: {"score": "last-seen", **by_ids},
         (1, "corrected"): {"score": CorrectedExit(), "exit_layer": 1, "reuse": False, **by_ids},
     }
+    if batch["labels"].dim() == 1 and exits > 1:
+        for way, head in (("probe", LinearProbe()), ("predicted", PredictedLoss())):
+            found[1, way] = {"score": head, "exit_layer": 1, "reuse": False}
     if "pixel_values" not in batch:
         half = batch["input_ids"].shape[1] // 2
         return {**found, (exits, f"first {half} tokens"): _last(CheaperInput(FirstTokens(half)), exits)}

@@ -3,10 +3,7 @@
     progress = mean over the run of  (mean loss of the rows that a score would keep) / (mean loss of all rows)
     factor   = progress^EXPONENT / cost
 
-The first is rho_approx of Definition 5.13 for k of B rows. Where every sample can be fitted it is the speed-up of the
-linear rate (`theory.formulas.improved`), at most 1 + CV sqrt((B - k) / k) (`theory.formulas.rho`); of networks it is an
-estimate, whose exponent and spread come from comparisons that were measured (`gsgd figures forecasts`). Cost is that of
-a selecting step over one of plain training.
+where cost is that of a selecting step over one of plain training, and all else stands in `gsgd.sift.expected_factor`.
 
 Wrong labels: where training rows have a larger mean loss M than validation rows, V, the difference is counted as loss
 that no training takes away. It lies in single rows, 1 / keep of it in those that exact losses would keep, and what is
@@ -32,21 +29,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from gsgd.ranges import whole
 from gsgd.sift import Sift
 from gsgd.sift.choice import LAST_SEEN_RANDOM_SHARE
+from gsgd.sift.expected_factor import SPREAD, expected_factor, ratio_kept
 from gsgd.sift.models.wrappers import unwrap
 from gsgd.sift.scoring_pass.mode import draws_kept
 from gsgd.sift.scoring_pass.module_state import unchanged
 from training.data.order import Order
 from training.training import Training
 
-EXPONENT = 0.8
-"""Least squares of the logarithms over nine forecasts recorded beside ladders, of networks that fit their rows."""
-SPREAD = 1.25
-"""A forecast's interval: its factor divided and multiplied by this. Of eleven that are recorded eight lie within it."""
 LAST_SEEN = "last-seen"
 POINTS = 12
 """Of a run, evenly spread, at which gross batches are looked at."""
@@ -198,7 +190,7 @@ def forecast(
     learnable = float(np.mean([_learnable(look, score, hardest, lost, gross / kept) for look in looks]))
     progress = 1 + (learnable - 1) * share
     ceiling = float(np.mean([1 + look.cv * math.sqrt((gross - kept) / kept) for look in looks]))
-    factor = max(progress, 0.0) ** EXPONENT / cost
+    factor = expected_factor(progress, cost)
     return Forecast(score, progress, ceiling, cost, factor, factor / SPREAD, factor * SPREAD)
 
 
@@ -210,29 +202,6 @@ def _learnable(look: Look, score: str, hardest: str, lost: float, most: float) -
         return ratio
     agreement = min(max((ratio - 1) / (exact - 1), 0.0), 1.0) if exact > 1 else 0.0
     return (ratio * look.loss - (1 + (most - 1) * agreement) * lost) / (look.loss - lost)
-
-
-def ratio_kept(scores: Tensor, losses: np.ndarray, kept: int, *, random_share: float = 0.0) -> float:
-    """The mean loss of the rows kept over that of all; of rows drawn at random among those left, its expectation.
-
-    Args:
-        scores: (B,), larger is harder.
-        losses: (B,), exact ones, >= 0.
-        kept: k, in 1..B.
-        random_share: of the kept rows, drawn among those that the scores leave.
-
-    Returns:
-        1 where all losses are 0.
-    """
-    kept = whole("kept", kept, least=1, most=len(losses))
-    mean = float(losses.mean())
-    if mean == 0:
-        return 1.0
-    drawn = min(math.floor(random_share * kept), len(losses) - kept)
-    order = np.argsort(-scores.double().cpu().numpy(), kind="stable")
-    top, others = losses[order[: kept - drawn]], losses[order[kept - drawn :]]
-    total = float(top.sum()) + (drawn * float(others.mean()) if drawn else 0.0)
-    return total / kept / mean
 
 
 def entry(found: Forecast) -> dict[str, Any]:

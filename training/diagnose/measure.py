@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from gsgd.sift.exits import check_exit_layer, count_exits
+from gsgd.sift.expected_factor import step_cost
 from gsgd.sift.measures.diagnosis import Diagnosis
 from gsgd.sift.models.wrappers import innermost, unwrap
 from training.budget import parse_budget
@@ -201,7 +202,7 @@ def _costs_of_scores(
         score = watch.name(each.exit_layer)
         if parse_budget(selecting.training.budget).unit == "work":
             of_row = counted_work(selecting.with_values({"method": score}), task, accelerator).scoring or 0.0
-            costs[score] = 1 + of_row * watch.gross / (3 * watch.kept)
+            costs[score] = step_cost(of_row, watch.kept / watch.gross)
         else:
             costs[score] = each.break_even
     return costs

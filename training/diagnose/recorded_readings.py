@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from theory import readings as formulas
 from training.run_folder.records import METER_COLUMNS, METERS, read_table
 
 READINGS = "readings.csv"
+DELTAS = ("delta_chosen", "delta_hardest")
+"""What bounds how much a score loses (`gsgd.sift.measures.readings.Reading`)."""
 WHAT_FORMULAS_TAKE = (
     "The formulas take the measured correlation beta of scores' and exact losses' margins, as if these were Gaussian; "
     "intervals are 95%, over readings.\n"
@@ -53,8 +56,11 @@ def write_readings(folder: Path, readings: Sequence[Mapping[str, Any]]) -> Path:
     rows = []
     for reading in readings:
         predicted = formulas.compare(reading)
-        rows.append([*(reading[name] for name in columns), *(float(predicted[name]) for name in formulas.PREDICTED)])
-    return write_table(folder / READINGS, (*columns, *formulas.PREDICTED), rows)
+        # Of readings of older versions they are not known.
+        deltas = [math.nan if reading[name] is None else reading[name] for name in DELTAS]
+        measured = [reading[name] for name in columns]
+        rows.append([*measured, *(float(predicted[name]) for name in formulas.PREDICTED), *deltas])
+    return write_table(folder / READINGS, (*columns, *formulas.PREDICTED, *DELTAS), rows)
 
 
 def show_readings(console: Console, readings: Sequence[Mapping[str, Any]]) -> None:

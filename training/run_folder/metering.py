@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -57,15 +57,18 @@ class MeterLog:
         return f"  {len(self.rows)} readings of the scores took {seconds:.1f} s{share}"
 
 
-def check_readings(folder: Path, rows: Iterable[dict[str, Any]], metered: Iterable[int], done: int) -> None:
+def check_readings(folder: Path, rows: Iterable[dict[str, Any]], metered: Iterable[int] | None, done: int) -> None:
     """Whether these are the readings of a run's first `done` steps, each once and in order.
 
     Args:
-        metered: the steps at which it reads its meters.
+        metered: the steps at which it reads its meters; None where only the run tells, and the order alone is checked.
 
     Raises:
         ValueError: if not, naming the file and the line.
     """
+    if metered is None:
+        _check_order(folder, [row["step"] for row in rows])
+        return
     check_steps(folder / METERS, [row["step"] for row in rows], [step for step in metered if step < done])
 
 
@@ -76,13 +79,17 @@ def check_all_there(folder: Path, readings: int) -> None:
         ValueError: if not, or if it cannot be read, naming the file and the line.
     """
     steps = [row["step"] for row in read_meters(folder)]
+    _check_order(folder, steps)
+    if len(steps) != readings:
+        raise ValueError(f"{folder / METERS}: {len(steps)} rows are there, but the header tells of {readings}")
+
+
+def _check_order(folder: Path, steps: Sequence[int]) -> None:
     ascending = next((n for n, (one, two) in enumerate(itertools.pairwise(steps), 1) if two <= one), len(steps))
     if ascending < len(steps):
         raise ValueError(
             f"{folder / METERS}, line {ascending + 2}: step {steps[ascending]} is not after the one before"
         )
-    if len(steps) != readings:
-        raise ValueError(f"{folder / METERS}: {len(steps)} rows are there, but the header tells of {readings}")
 
 
 def write_meters(folder: Path, rows: Iterable[dict[str, Any]]) -> None:

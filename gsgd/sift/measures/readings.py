@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gsgd.selectors import select_top_k
 from gsgd.sift.exits import check_exit_layer
+from gsgd.sift.expected_factor import ratio_kept
 from gsgd.sift.models.wrappers import unwrap
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.mode import draws_kept
@@ -147,8 +148,51 @@ def read_usable(
     return read(scores[usable], losses[usable], kept=kept, step=step, exit_layer=exit_layer)
 
 
+class Columns(NamedTuple):
+    """Scores beside exact losses.
+
+    Attributes:
+        exit_layer: of the scores; 0 of scores that are not an exit's own.
+        scores, losses, usable: (B,); rows that are not usable have no label, or were never seen.
+    """
+
+    exit_layer: int
+    scores: Tensor
+    losses: Tensor
+    usable: Tensor
+
+    def reading(self, keep: float, *, step: int = 0) -> Reading:
+        """What they say, `keep` the share of the rows that selection keeps."""
+        scores, losses, usable = self.scores, self.losses, self.usable
+        return read_usable(scores, losses, usable, keep, step=step, exit_layer=self.exit_layer)
+
+    def progress(self, keep: float, *, random_share: float = 0.0) -> float:
+        """`gsgd.sift.expected_factor.ratio_kept` of the rows that are usable; NaN where there are none."""
+        usable = self.usable.to(self.losses.device) & torch.isfinite(self.losses) & torch.isfinite(self.scores)
+        count = int(usable.sum())
+        if count == 0:
+            return math.nan
+        losses = self.losses[usable].double().cpu().numpy()
+        return ratio_kept(self.scores[usable], losses, max(1, round(keep * count)), random_share=random_share)
+
+
 def read_batch(scorer: Scorer, batch: Mapping[str, Any], *, exits: Sequence[int], step: int = 0) -> list[Reading]:
-    """Readings of a gross batch at exits of a model, against the exact losses at its last exit.
+    """Readings of a gross batch at exits of a model: `columns_of_batch` says how they are taken.
+
+    Args:
+        step: to be noted in the readings.
+
+    Returns:
+        A reading for each of `exits`, of this rank's batch.
+
+    Raises:
+        ValueError: as `columns_of_batch`.
+    """
+    return [columns.reading(scorer.keep, step=step) for columns in columns_of_batch(scorer, batch, exits=exits)]
+
+
+def columns_of_batch(scorer: Scorer, batch: Mapping[str, Any], *, exits: Sequence[int]) -> list[Columns]:
+    """Scores of a gross batch at exits of a model, beside the exact losses at its last exit.
 
     All passes run without gradients in the scorer's mode, with the same dropout masks. Nothing is touched: the
     generators of CPU and CUDA are put back, and so is the model.
@@ -157,10 +201,9 @@ def read_batch(scorer: Scorer, batch: Mapping[str, Any], *, exits: Sequence[int]
         scorer: with a score; `keep` is the share of the rows that selection keeps.
         batch: a gross batch, on the model's device.
         exits: 1..layers.
-        step: to be noted in the readings.
 
     Returns:
-        A reading for each of `exits`, of this rank's batch.
+        Those of each of `exits`, of this rank's batch.
 
     Raises:
         ValueError: if nothing is scored, the model has no such exit, or the batch has no labels with a loss.
@@ -183,10 +226,7 @@ def read_batch(scorer: Scorer, batch: Mapping[str, Any], *, exits: Sequence[int]
             losses.append(scorer.scores(part, last, function=loss))
     exact = torch.cat(losses)
     labelled = scorer.labelled(batch, exact)
-    return [
-        read_usable(torch.cat(scores[layer] or losses), exact, labelled, scorer.keep, step=step, exit_layer=layer)
-        for layer in wanted
-    ]
+    return [Columns(layer, torch.cat(scores[layer] or losses), exact, labelled) for layer in wanted]
 
 
 def _column(name: str, values: Any) -> Column:

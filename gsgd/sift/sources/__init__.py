@@ -2,6 +2,9 @@
 
 proxy           a small network that is trained beside the model
 corrected_exit  an exit's loss, and the error that it had for the row
+linear_probe    a linear classifier on an exit's features, trained on every row that is scored
+predicted_loss  a head on an exit's features that predicts exact losses, trained on the rows whose are known
+exit_head       what the two have in common
 reducible_loss  an exit's loss, less that of a reference (RHO)
 mean_of_ranks   several sources, by the mean of the ranks that they give
 class_balanced  a control: rows drawn evenly over classes

@@ -51,6 +51,9 @@ class MeanOfRanks(ScoreSource):
         self.sources = sources
         self.needs_ids = any(source.needs_ids for source in sources)
         self.by_exit = any(source.by_exit for source in sources)
+        self.by_features = any(source.by_features for source in sources)
+        self.needs_losses = any(source.needs_losses for source in sources)
+        self.learns_by_scoring = any(source.learns_by_scoring for source in sources)
         self.own_input = any(source.own_input for source in sources)
 
     def begin(self, ranks: Ranks, data_rows: int | None) -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from gsgd import host
-from gsgd.sift.batch_structure import device_of
-from gsgd.sift.measures.readings import Reading, read_usable
+from gsgd.sift.batch_structure import device_of, same_tensors
+from gsgd.sift.measures.readings import Columns, Reading
 from gsgd.sift.models.wrappers import unwrap
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.ranks import Ranks
@@ -123,10 +123,13 @@ class NamedRows:
         Raises:
             ValueError: as `TrainedLosses.of`.
         """
+        return self.columns(scorer, batch, ids, step=step).reading(scorer.keep, step=step)
+
+    def columns(self, scorer: Scorer, batch: Mapping[str, Any], ids: Tensor, *, step: int) -> Columns:
+        """The losses last seen beside the exact ones, see `read`."""
         ids = check_ids(ids, self._rows)
         scores = self.scores(ids, step=step, device=device_of(batch))
-        seen = scores < UNSEEN
-        return read_scores(scorer, self.trained, batch, scores, seen, step=step)
+        return columns_of_scores(scorer, self.trained, batch, scores, scores < UNSEEN)
 
     def awaits(
         self, rows: Mapping[str, Any], ids: Tensor, drawn: Drawn | None = None, exit_losses: Tensor | None = None
@@ -154,9 +157,9 @@ class NamedRows:
             ValueError: as `TrainedLosses.of`; where rows have a class each, on the host, for an id that has another one
                 than before.
         """
-        for entry in self._awaiting:
-            if _same(entry.rows, rows):
-                self._awaiting.remove(entry)
+        for place, entry in enumerate(self._awaiting):
+            if same_tensors(entry.rows, rows):
+                del self._awaiting[place]
                 break
         else:
             return None
@@ -211,10 +214,10 @@ class NamedRows:
             self.seen = None
 
 
-def read_scores(
-    scorer: Scorer, trained: TrainedLosses, batch: Mapping[str, Any], scores: Tensor, usable: Tensor, *, step: int
-) -> Reading:
-    """How well scores (B,) of a gross batch, wherever they come from, stand in for its exact losses.
+def columns_of_scores(
+    scorer: Scorer, trained: TrainedLosses, batch: Mapping[str, Any], scores: Tensor, usable: Tensor
+) -> Columns:
+    """Scores (B,) of a gross batch, wherever they come from, beside its exact losses.
 
     A forward pass of the batch, without gradients and in the mode that `scoring_mode` names, of which nothing is left;
     none where no row is usable. It waits for a device.
@@ -236,7 +239,7 @@ def read_scores(
             found = [trained.peek(model(**part), part) for part in scorer.parts(batch)]
         losses = torch.cat(found)
         usable = usable & _labelled(batch.get(trained.labels), losses)
-    return read_usable(scores, losses, usable, scorer.keep, step=step)
+    return Columns(0, scores, losses, usable)
 
 
 def _labelled(labels: Any, losses: Tensor) -> Tensor:
@@ -244,8 +247,3 @@ def _labelled(labels: Any, losses: Tensor) -> Tensor:
     if not isinstance(labels, Tensor) or labels.is_floating_point() or len(labels) != len(losses):
         return torch.ones_like(losses, dtype=torch.bool)
     return (labels.reshape(len(losses), -1) != IGNORED).any(dim=1)
-
-
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two batches hold the very same tensors."""
-    return one.keys() == other.keys() and all(other[name] is value for name, value in one.items())

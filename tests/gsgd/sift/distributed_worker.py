@@ -10,6 +10,7 @@ import contextlib
 import copy
 import datetime
 import functools
+import itertools
 import json
 import logging
 import operator
@@ -34,11 +35,14 @@ from transformers import (
 )
 
 from gsgd.sift import (
+    AutoExit,
     ClassBalanced,
     CorrectedExit,
     ExitLoss,
     LastSeenSampler,
+    LinearProbe,
     MeanOfRanks,
+    PredictedLoss,
     Proxy,
     ReducibleLoss,
     Sift,
@@ -812,6 +816,85 @@ def a_proxy_is_one_network_on_all_ranks(rank):
             optimizer.step()
             for name, value in sift.source.network.state_dict().items():
                 assert torch.allclose(value, by_hand.state_dict()[name], rtol=1e-9, atol=1e-12), (scope, step, name)
+
+
+def a_head_on_features_is_one_on_all_ranks(rank):
+    """Trained as one process would on the rows of both: all that are scored, or all that are trained on."""
+    for scope, source in itertools.product(("rank", "global"), (LinearProbe, PredictedLoss)):
+        model = classifier()
+        sift = Sift(model, score=source(lr=0.05), exit_layer=1, scope=scope, random_share=0.0)
+        head = torch.nn.Linear(SMALL["hidden_size"], CLASSES).double()
+        with torch.no_grad():
+            head.weight.zero_()
+            head.bias.zero_()
+        optimizer = torch.optim.AdamW(head.parameters(), lr=0.05, weight_decay=0.0)
+        for step in range(3):
+            batches = [rows_of(other, step) for other in range(RANKS)]
+            union = joined(batches)
+            labels = union["labels"]
+            with torch.no_grad():
+                bert = cut(model).bert
+                features = bert(union["input_ids"], attention_mask=union["attention_mask"]).pooler_output
+                roots = torch.nn.functional.softplus(head(features).gather(1, labels[:, None]).squeeze(1))
+                losses = cross_entropy(head(features), labels, reduction="none")
+                inputs = {name: value for name, value in union.items() if name != "labels"}
+                exact = cross_entropy(model(**inputs).logits, labels, reduction="none")
+            expected = losses if source is LinearProbe else roots**2
+            sift(**batches[rank])
+            torch.testing.assert_close(sift.last.scores, expected[8 * rank : 8 * (rank + 1)], rtol=1e-4, atol=1e-6)
+            if scope == "global":
+                kept = sift.last.indices
+            else:
+                kept = torch.cat([8 * other + each for other, each in enumerate(everywhere(sift.last.indices))])
+            optimizer.zero_grad()
+            if source is LinearProbe:
+                cross_entropy(head(features), labels).backward()
+            else:
+                outputs = torch.nn.functional.softplus(head(features[kept]).gather(1, labels[kept][:, None]).squeeze(1))
+                (outputs - exact[kept].sqrt()).square().mean().backward()
+            optimizer.step()
+            torch.testing.assert_close(sift.source.head.weight, head.weight, rtol=1e-3, atol=1e-5)
+            weights = everywhere(sift.source.head.weight.detach())
+            assert all(torch.equal(weights[0], each) for each in weights), (scope, source)
+
+
+COST = 1.018
+"""Of a step that selects, at which the two ranks would not always decide alike by themselves."""
+
+
+def ranks_begin_and_end_selection_together(rank):
+    """By the mean of what both measure on their own batches, whatever one of them would do alone."""
+    rule = AutoExit(every=2, first=1, memory=0.0, margin=0.0, costs={1: COST})
+    for scope in ("rank", "global"):
+        model = classifier()
+        sift = Sift(model, exit_layer=1, scope=scope, start_step="auto", auto=rule)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+        pays, alone = False, set()
+        for step in range(16):
+            batches = [rows_of(other, step) for other in range(RANKS)]
+            selects = pays
+            if step % 2 == 0:
+                progress = []
+                for batch in batches:
+                    with torch.no_grad():
+                        inputs = {name: value for name, value in batch.items() if name != "labels"}
+                        exact = cross_entropy(model(**inputs).logits, batch["labels"], reduction="none")
+                    kept = plain_scores(model, batch).topk(4).indices
+                    progress.append(float(exact[kept].mean() / exact.mean()))
+                pays = (sum(progress) / RANKS) ** 0.8 / COST >= 1
+                alone.add(tuple(each**0.8 / COST >= 1 for each in progress))
+            loss = sift(**batches[rank]).loss
+            assert sift.last.selected == selects, (scope, step)
+            assert everywhere(sift.auto.state_dict()) == RANKS * [sift.auto.state_dict()]
+            optimizer.zero_grad()
+            loss.backward()
+            for weight in model.parameters():  # as a model that is distributed averages them
+                if weight.grad is not None:
+                    dist.all_reduce(weight.grad)
+                    weight.grad /= RANKS
+            optimizer.step()
+        assert {(True, False), (False, True)} & alone, alone  # they would not have agreed
+        assert sift.totals.selected_steps > 0
 
 
 def sources_look_at_the_rows_of_all_ranks(rank):

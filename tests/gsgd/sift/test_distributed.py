@@ -136,6 +136,8 @@ def pair(tmp_path_factory):
         "every_rank_notes_what_all_have_seen",
         "every_rank_corrects_an_exit_by_what_all_have_seen",
         "a_proxy_is_one_network_on_all_ranks",
+        "a_head_on_features_is_one_on_all_ranks",
+        "ranks_begin_and_end_selection_together",
         "sources_look_at_the_rows_of_all_ranks",
         "samplers_deal_out_batches_and_agree",
         "every_row_is_logged_by_one_rank",

@@ -173,7 +173,7 @@ def test_measurements_that_say_nothing_do_not_count():
 
 
 def test_a_step_is_counted_once():
-    moving = MovingExit(AutoExit(every=2, first=1), 2)
+    moving = MovingExit(AutoExit(level=0.75, every=2, first=1), 2)
     assert moving.due(7) == [1, 2]
     moving.tell({1: 1.0, 2: 1.0}, 7)
     assert [moving.due(step) for step in (7, 7, 8, 8, 9, 9)] == [[], [], [], [], [1], []]
@@ -340,7 +340,7 @@ def test_a_resumed_run_goes_on_exactly(at):
 
 def test_states_that_do_not_fit():
     fixed = Sift(Scripted(), exit_layer=1)
-    moving = Sift(Scripted(), exit_layer="auto")
+    moving = Sift(Scripted(), exit_layer="auto", auto=AutoExit(level=0.75))
     with pytest.raises(ValueError, match='the state lacks auto: it is not of a Sift with exit_layer = "auto"'):
         moving.load_state_dict(fixed.state_dict())
     fixed.load_state_dict(moving.state_dict())  # has all that it needs
@@ -414,7 +414,10 @@ def test_meters_read_the_exit_that_selects():
     ("options", "message"),
     [
         ({"exit_layer": "auto", "score": "random"}, 'exit_layer = "auto" needs exits that score'),
-        ({"exit_layer": 1, "auto": AutoExit()}, 'auto is for exit_layer = "auto", but exit_layer = 1'),
+        (
+            {"exit_layer": 1, "auto": AutoExit()},
+            'auto is for exit_layer = "auto" or start_step = "auto", but exit_layer = 1',
+        ),
         ({"exit_layer": "auto", "auto": 0.75}, "auto is a float but must be an AutoExit"),
         ({"exit_layer": "last"}, "exit_layer = 'last' must be a whole number in 1..layers, or \"auto\""),
     ],

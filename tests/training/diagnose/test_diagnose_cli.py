@@ -142,7 +142,10 @@ def test_a_runs_readings(tmp_path, capsys):
     (folder / "header.json").write_text("{}")
     assert main(["diagnose", str(folder)]) == 0
     first, second = read(folder / "readings.csv")
-    assert tuple(first) == ("run", "method", "seed", *readings.MEASURED, *readings.PREDICTED)
+    assert tuple(first) == (
+        *("run", "method", "seed", *readings.MEASURED, *readings.PREDICTED),
+        *("delta_chosen", "delta_hardest"),
+    )
     assert (first["run"], first["method"], first["step"], second["step"]) == ("my-run", "loss@1", "20", "40")
     assert {name: float(first[name]) for name in readings.MEASURED} == pytest.approx(READING)
     assert {name: float(first[name]) for name in readings.PREDICTED} == pytest.approx(readings.compare(READING))

@@ -1,7 +1,6 @@
 """What selection is expected to be worth: against means by hand, and a run whose losses are kept in a dictionary."""
 
 import csv
-import itertools
 import json
 import math
 import pathlib
@@ -14,31 +13,11 @@ pytest.importorskip("torch")
 import torch
 from torch.nn.functional import cross_entropy
 
+from gsgd.sift.expected_factor import EXPONENT, SPREAD
 from training.data.order import Order
-from training.diagnose.forecast import BATCHES, EXPONENT, POINTS, SPREAD, Look, forecast, ratio_kept
+from training.diagnose.forecast import BATCHES, POINTS, Look, forecast
 from training.diagnose.measure import diagnose_config
 from training.training import Training
-
-
-def test_the_share_of_the_loss_that_is_kept():
-    scores = torch.tensor([3.0, 1.0, 2.0, 0.0])
-    losses = np.array([1.0, 4.0, 2.0, 1.0])
-    assert ratio_kept(scores, losses, 2) == (1 + 2) / 2 / 2
-    assert ratio_kept(scores, losses, 4) == 1
-    assert ratio_kept(scores, np.zeros(4), 2) == 1
-    with pytest.raises(ValueError, match="kept = 5"):
-        ratio_kept(scores, losses, 5)
-
-
-@pytest.mark.parametrize(("kept", "share", "drawn"), [(3, 0.34, 1), (4, 0.5, 2), (3, 1.0, 3), (5, 1.0, 1)])
-def test_rows_drawn_at_random_count_with_their_expectation(kept, share, drawn):
-    """Over all draws, each as likely as another."""
-    rng = np.random.default_rng(3)
-    scores, losses = rng.normal(size=6), rng.exponential(size=6)
-    top, others = np.split(np.argsort(-scores), [kept - drawn])
-    means = [losses[[*top, *more]].mean() for more in itertools.combinations(others, drawn)]
-    expected = np.mean(means) / losses.mean()
-    assert ratio_kept(torch.from_numpy(scores), losses, kept, random_share=share) == pytest.approx(expected)
 
 
 def test_a_factor_is_what_is_kept_over_what_it_costs():

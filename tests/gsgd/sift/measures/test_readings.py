@@ -681,7 +681,7 @@ def test_seconds_are_the_meters_own(monkeypatch):
         return run
 
     monkeypatch.setattr(Scorer, "scores", slowly(scoring, 1))
-    monkeypatch.setattr(gross_scores, "read_batch", slowly(lambda *_, **__: [], 100))
+    monkeypatch.setattr(gross_scores, "columns_of_batch", slowly(lambda *_, **__: [], 100))
     sift = Sift(Watched(), meter_every=2)
     selections = []
     for call in range(3):
