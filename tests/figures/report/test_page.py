@@ -146,7 +146,9 @@ def test_figures_of_many_comparisons_are_several_pictures(recorded, tools, tmp_p
     pictures = root.id("exhibit-differences").all("svg")
     assert len(pictures) > 1
     wanted = [f"to the baseline ({number} of {len(pictures)})" for number in range(1, len(pictures) + 1)]
-    assert [picture["aria-label"].removeprefix("Against plain training: differences ") for picture in pictures] == wanted
+    assert [
+        picture["aria-label"].removeprefix("Against plain training: differences ") for picture in pictures
+    ] == wanted
     # At 96 pixels an inch of 72 points.
     assert all(float(picture["height"].removesuffix("pt")) * 96 / 72 <= 900 for picture in pictures)
     ids = [node.get("id") for node in root.walk() if node.get("id")]
