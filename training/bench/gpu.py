@@ -206,20 +206,20 @@ def _free(compiled: bool) -> None:
 
 
 def show(console: Console, results: Sequence[dict[str, Any]]) -> None:
-    """A row for each way of each case that was measured; of the plain step, its time and share of the matrix rate."""
-    headings = ("case", "exit", "way", "time", "goal", "floor", "operators", "waits", "peak", "captured")
-    rows = []
+    """For each case that was measured its plain step, with the share of the matrix rate, and a row for each way."""
+    headings = ("exit", "way", "time", "goal", "floor", "operators", "waits", "peak", "captured")
     for result in results:
         if "error" in result:
             continue
         plain, goal = result["plain"], result["plain"]["goal_matrix_share"]
-        share = f"{plain['matrix_share']:.0%}" + ("" if goal is None else f" (goal {goal:.0%})")
-        rows.append((result["case"], "", "plain", f"{1000 * plain['median_s']:.1f} ms", "", "", *counts(plain), share))
+        share = f"{plain['matrix_share']:.0%} of the matrix rate" + ("" if goal is None else f" (goal {goal:.0%})")
+        console.print(f"\n{result['case']}: plain step {1000 * plain['median_s']:.1f} ms, {share}", highlight=False)
+        rows = [("", "plain", "", "", "", *counts(plain))]
         for step in result["steps"]:
             goal = "" if step["goal"] is None else f"{step['goal']:+.0%}"
             time_and_floor = f"{step['extra_time']:+.1%}", goal, f"{step['extra_flops']:+.1%}"
-            rows.append(("", str(step["exit_layer"]), step["way"], *time_and_floor, *counts(step), ""))
-    print_table(console, (*headings, "of matrix rate"), rows, left=(0, 2, 10))
+            rows.append((str(step["exit_layer"]), step["way"], *time_and_floor, *counts(step)))
+        print_table(console, headings, rows, left=(1,))
 
 
 def append_line(path: Path, content: dict[str, Any]) -> None:
