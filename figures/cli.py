@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,9 @@ examples:
 
 Results come from `gsgd verify` (the theory's), `gsgd train` and `gsgd compare`: what was made here (results/) comes
 before what the project recorded (recorded/), and it is said which is which. A figure whose data is not there is
-left out and listed with the reason; if it was asked for by name, that is an error. In tables the paper's own numbers
-stand beside ours and are called the paper's; a dash is what was not run. The same results make the same SVG, byte for
-byte.
+left out and listed with the reason; if it was asked for by name, that is an error. A figure of many comparisons that
+would be much taller than a screen is several, NAME, NAME-2 and so on. In tables the paper's own numbers stand beside
+ours and are called the paper's; a dash is what was not run. The same results make the same SVG, byte for byte.
 
 exit code: 0 when all was drawn that could be, 2 for bad usage and for missing or malformed results
 """
@@ -47,8 +49,9 @@ def run(options: argparse.Namespace) -> int:
     entries = [ENTRIES[name] for name in dict.fromkeys(map(named, options.names))] or list(ENTRIES.values())
     if options.list:
         for entry in entries:
-            print(f"{entry.name:18} {entry.kind:7} {entry.shows}")
-            print(f"{'':26} from {', '.join((*entry.needs, *(f'{name} if any' for name in entry.takes)))}")
+            made_from = ", ".join((*entry.needs, *(f"{name} if any" for name in entry.takes)))
+            print(_beside(f"{entry.name:22}{entry.kind:8}", entry.shows))
+            print(_beside(" " * 30, f"from {made_from}"))
         return 0
     formats = _formats(options.format)
     if options.out is not None:
@@ -73,20 +76,29 @@ def run(options: argparse.Namespace) -> int:
             left_out.append((entry.name, str(missing.args[0])))
             continue
         written += files
-        progress(number, len(ready), f"{entry.name:18} {' '.join(path.suffix[1:] for path in files):12}", begin)
+        progress(
+            number, len(ready), f"{entry.name:22}{' '.join(dict.fromkeys(path.suffix[1:] for path in files)):12}", begin
+        )
     for path in written:
         print(path)
     if len(results.folders) > 1:
         for origin in dict.fromkeys(results.origins.values()):
             names = [name for name, its in results.origins.items() if its == origin]
-            print(f"{origin}: {', '.join(names)}", file=sys.stderr)
+            print(_beside(f"{origin}: ", ", ".join(names), 2), file=sys.stderr)
     if left_out:
         print(f"left out ({len(left_out)}):", file=sys.stderr)
         for name, reason in left_out:
-            print(f"  {name:18} {reason}", file=sys.stderr)
+            print(_beside(f"  {name:22}", reason), file=sys.stderr)
     if options.names and left_out:
         raise ValueError(f"no data for {', '.join(name for name, _ in left_out)}: {left_out[0][1]}")
     return 0
+
+
+def _beside(first: str, text: str, indent: int | None = None) -> str:
+    """Text behind what a line begins with, in lines that fit the terminal; further ones are indented as far, or so."""
+    after = " " * (len(first) if indent is None else indent)
+    width = min(120, shutil.get_terminal_size((80, 24)).columns)
+    return "\n".join(textwrap.wrap(first + text, width, subsequent_indent=after, break_on_hyphens=False))
 
 
 def progress(number: int, count: int, made: str, begin: float) -> None:
@@ -95,13 +107,16 @@ def progress(number: int, count: int, made: str, begin: float) -> None:
 
 
 def _make(entry: Any, tables: list[Any], folder: Path, formats: list[str], size: str) -> list[Path]:
-    from figures import style, write
+    from figures import pages, style, write
 
     with style.sheet():
-        made = entry.make(*tables)
         if entry.kind == "table":
-            return write.save_table(made, folder, entry.name, entry.shows)
-        return write.save_figure(made, folder, entry.name, formats, size)
+            return write.save_table(entry.make(*tables), folder, entry.name, entry.shows)
+        return [
+            path
+            for number, figure in enumerate(entry.pictures(*tables), start=1)
+            for path in write.save_figure(figure, folder, pages.name(entry.name, number), formats, size)
+        ]
 
 
 def _formats(text: str) -> list[str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from figures import pages
 from figures.checked import Missing
 from figures.results import Results
 
@@ -45,8 +47,21 @@ class Entry:
             Missing: if the tables lack what it shows.
         """
         if self.kind == "figure":
-            return importlib.import_module(f"figures.plots.{self.name}").draw(*tables)
+            return self._draw(*tables)
         return importlib.import_module("figures.tables").MAKERS[self.name](*tables)
+
+    def pictures(self, *tables: Any) -> list[Any]:
+        """The matplotlib figures of a figure: several, of whole groups each, where one would be too tall.
+
+        Raises:
+            Missing: as `make`.
+        """
+        return pages.split(self._draw, list(tables))
+
+    @property
+    def _draw(self) -> Callable[..., Any]:
+        draw: Callable[..., Any] = importlib.import_module(f"figures.plots.{self.name}").draw
+        return draw
 
 
 def _if_any(results: Results, name: str) -> Any:
@@ -74,9 +89,8 @@ ENTRIES: dict[str, Entry] = {
         Entry("table_6", "table", "Table 6: BERT base, hours of scoring by exit layer", takes=("runs",)),
         Entry("crossing", "table", "Section 1: BERT base, hours to 64% accuracy", takes=("runs", "evaluations")),
         Entry("comparisons", "table", "Comparisons: accuracies, differences and costs of each method", ("summaries",)),
-        Entry(
-            "differences", "figure", "Differences to the baseline and to random rows, method by method", ("summaries",)
-        ),
+        Entry("differences", "figure", "Against plain training: differences to the baseline", ("summaries",)),
+        Entry("differences_to_random", "figure", "Against random rows: differences to these", ("summaries",)),
         Entry("speed_ups", "figure", "Speed-ups against tuned plain training, by budget", ("ladders",), ("claims",)),
         Entry("forecasts", "figure", "What selection was forecast to be worth, and what it was", ("forecasts",)),
         Entry("map", "figure", "Methods by settings: what each is worth in budget", ("claims",)),

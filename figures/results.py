@@ -4,7 +4,7 @@ Tables of the theory are named "theory/noise" and so on. Of the training there a
 
     evaluations  one row an evaluation of a run; `diverged` says whether any run of its method did
     runs         one row a run, with its configuration and where it ended
-    summaries    one row a method of a finished comparison
+    summaries    one row a method of a finished comparison; those of one preset stand together
     costs        one row a method of a comparison: what its steps cost, as measured
     readings     one row a reading of a run's scores, beside what the formulas say
     diagnosis    one row an exit at a point of a diagnosis
@@ -283,12 +283,15 @@ class Results:
         return read_chosen({folders[row["place"]]: row for row, _ in self.runs})
 
     def _summaries(self) -> pd.DataFrame:
-        parts = []
+        parts: dict[str, list[pd.DataFrame]] = {}
         for name, folder, content in self.comparisons:
             if (folder / SUMMARY).exists():
                 target = fields(content, {"target": float}, folder / COMPARE)["target"]
-                parts.append(read_table(folder / SUMMARY, _SUMMARY).assign(group=name, target=target))
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+                found = read_table(folder / SUMMARY, _SUMMARY)
+                of_preset = parts.setdefault(content["name"], [])
+                of_preset.append(found.assign(group=name, preset=content["name"], target=target))
+        together = [part for of_preset in parts.values() for part in of_preset]
+        return pd.concat(together, ignore_index=True) if together else pd.DataFrame()
 
     def _costs(self) -> pd.DataFrame:
         rows = []

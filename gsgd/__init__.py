@@ -2,6 +2,6 @@
 
 from gsgd import renamed
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 renamed.install()

@@ -14,6 +14,7 @@ from gsgd.arguments import install, whole
 from gsgd.linear import LinearProblem, squared
 from gsgd.oracle import Oracle
 from gsgd.results import command_line, provenance, write_json
+from gsgd.terminal import fitted
 
 EXAMPLES = """\
 examples:
@@ -34,9 +35,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """`gsgd bench simulate`: returns the exit code, 0."""
     figures = measure_simulation(runs=options.runs, steps=options.steps, repeats=options.repeats)
-    print(
+    what = (
         f"GSGD on least squares, d = 20, R = 8, {options.runs} runs x {options.steps} steps, {options.repeats} repeats"
     )
+    print(fitted(what))
     print(f"{'':34}{'candidates/s':>14}{'median s':>10}{'x NumPy':>9}")
     for name, entry in figures.items():
         print(f"{name:34}{entry['candidates_per_s']:14.3g}{entry['median_s']:10.3f}{entry['ratio']:9.2f}")

@@ -20,6 +20,7 @@ from typing import Any
 from gsgd import __version__
 from gsgd.arguments import in_words, name_keys, take_keys
 from gsgd.results import check_writable
+from gsgd.terminal import HelpFormatter
 
 BENCH: dict[str, tuple[Any, str]] = {
     "step": ("training.bench.cli", "what selection adds to a training step, beside its arithmetic"),
@@ -66,7 +67,7 @@ class Command(argparse.ArgumentParser):
     """
 
     def __init__(self, inside: str | Mapping[str, tuple[Any, str]], epilog: str = "", **settings: Any):
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings)
+        super().__init__(formatter_class=HelpFormatter, allow_abbrev=False, **settings)
         self.inside = inside
         if not isinstance(inside, str):
             commands = self.add_subparsers(metavar="COMMAND", required=True, help=argparse.SUPPRESS)

@@ -26,6 +26,7 @@ from pathlib import Path
 from gsgd.arguments import EXTRAS, install
 from gsgd.locks import LOCK, one_writer
 from gsgd.results import provenance
+from gsgd.terminal import fitted
 
 EXAMPLES = """\
 examples:
@@ -246,10 +247,11 @@ def run(options: argparse.Namespace) -> int:
         print("\n".join(shlex.join(stage.words(options.results)) for stage in stages))
         return 0
     if plan:
-        print(plan, flush=True)
+        print(fitted(plan), flush=True)
     lacking = [*missing(needed), *lacking]
     if plan and not options.yes:
-        print("\n" + "; ".join(["Nothing was started: --yes starts it, --only PATTERN a part of it", *lacking]))
+        nothing = "Nothing was started: --yes starts it, --only PATTERN a part of it"
+        print("\n" + fitted("; ".join([nothing, *lacking])))
         return 0
     if lacking:
         raise ValueError("; ".join(lacking))

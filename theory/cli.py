@@ -14,6 +14,7 @@ from rich.console import Console
 from gsgd.arguments import install, number, whole
 from gsgd.console import bar
 from gsgd.results import check_writable, command_line, provenance, write_json
+from gsgd.terminal import fitted
 from theory import curves, table
 from theory.checks import missing
 from theory.statements import STATEMENTS
@@ -95,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
     for extra in missing():
         console.print(f"The extra {extra} would add checks: {install(extra)}", highlight=False, markup=False)
     if written:
-        console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True, highlight=False)
+        print(fitted(f"Written: {', '.join(map(str, written))}"))
     return 0 if all(outcome.as_expected for outcome in outcomes) else 1
 
 

@@ -151,10 +151,15 @@ def show_summary(console: Console, outcomes: list[Outcome], *, alpha: float, sec
 def show_list(console: Console, checks: list[Check]) -> None:
     """Statements and claims, without checking them."""
     for statement, group in groupby(checks, key=lambda check: check.statement):
-        console.print(Text.assemble(Text(statement, style="bold"), f"  {STATEMENTS[statement]}"), soft_wrap=True)
+        console.print(Text.assemble(Text(statement, style="bold"), f"  {STATEMENTS[statement]}"))
         for check in group:
             expected = "" if check.expected in (Status.PROVED, Status.CONSISTENT) else f", expected {check.expected}"
-            console.print(Text(f"  {check.claim}  [{check.route}, {check.scope}{expected}]"), soft_wrap=True)
+            # What follows of a claim stands deeper than its beginning, which can so be told from it.
+            claim = Text(f"{check.claim}  [{check.route}, {check.scope}{expected}]")
+            first, *rest = claim.wrap(console, console.width - 4)
+            console.print(Text("  ").append(first))
+            for line in rest:
+                console.print(Text("    ").append(line))
     statements = len({check.statement for check in checks})
     text = f"{_count(len(checks), 'check')} of {_count(statements, 'statement')}"
     console.print(text, style="bold", highlight=False)

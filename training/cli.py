@@ -9,11 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from gsgd.arguments import add_keys
-from gsgd.console import print_table
 from gsgd.results import write_json
+from gsgd.terminal import columns, fitted, two_columns
 
 if TYPE_CHECKING:
     from training.config import Config, Source
@@ -95,22 +93,23 @@ def run(options: argparse.Namespace) -> int:
     if accelerator.is_main_process:
         last = outcome.evaluations[-1] if outcome.evaluations else None
         if last is not None:
-            print(
+            said = (
                 f"{config.name} {settings.method}: validation accuracy {last.val_accuracy:.4f}, loss "
                 f"{last.val_loss:.4f} after {last.step} steps, {last.backprop_samples} backpropagated samples, "
                 f"{last.wall_clock_s:.0f} s of training ({100 * last.selection_s / last.wall_clock_s:.1f}% selection)"
             )
+            print(fitted(said))
         if "test_accuracy" in outcome.header:
             print(f"test accuracy {outcome.header['test_accuracy']:.4f}")
         if options.json is not None:
             write_json(options.json, {**outcome.header, "evaluations": [asdict(each) for each in outcome.evaluations]})
         print(f"{outcome.status}; results in {folder}")
         if outcome.before:
-            print("it had ended before, on the data of then: nothing was trained now; --overwrite begins anew")
+            print(fitted("it had ended before, on the data of then: nothing was trained now; --overwrite begins anew"))
         if outcome.status not in (FINISHED, DIVERGED):
             print("the same command goes on from here")
         if outcome.status == DIVERGED:
-            print(_why_not_finite(outcome.header), file=sys.stderr)
+            print(fitted(_why_not_finite(outcome.header)), file=sys.stderr)
     return {FINISHED: 0, DIVERGED: 1}.get(outcome.status, 130)
 
 
@@ -133,22 +132,16 @@ def _rehearse(config: Config) -> int:
     with running(config) as (accelerator, _):
         lines = list(rehearse(config, accelerator).lines())
     if accelerator.is_main_process:
-        print("\n".join(lines))
+        print("\n".join(map(fitted, lines)))
     return 0
 
 
 def _list_presets(presets: dict[str, Source]) -> int:
-    said = {name: source.in_a_line() for name, source in presets.items()}
-    if sys.stdout.isatty():
-        print_table(Console(highlight=False), ("preset", "what it is"), list(said.items()), left=(0, 1))
-    else:
-        # One line each, for `grep` and its like.
-        print("\n".join(f"{name:45} {text}" for name, text in said.items()))
+    print(two_columns({name: source.in_a_line() for name, source in presets.items()}.items()))
     return 0
 
 
 def _list_keys(task: str) -> int:
-    import shutil
     import textwrap
 
     from training.config import TASKS
@@ -157,9 +150,9 @@ def _list_keys(task: str) -> int:
 
     if task not in TASKS:
         raise ValueError(f"--keys {task!r}: the tasks are {', '.join(TASKS)}")
-    indent, width = 8 * " ", min(120, shutil.get_terminal_size((120, 24)).columns)
+    indent, width = 8 * " ", columns()
     for kind in (TrainingSettings, TASKS[task][0]):
-        print(f"{(kind.__doc__ or '').splitlines()[0]}\n")
+        print(fitted(f"{(kind.__doc__ or '').splitlines()[0]}\n") + "\n")
         for name, default, help in described(kind):
             print(f"  {name} = {list(default) if isinstance(default, tuple) else default!r}")
             print(textwrap.fill(help, width, initial_indent=indent, subsequent_indent=indent))

@@ -42,11 +42,12 @@ def inches(methods: Iterable[str]) -> float:
     return len(names) * max(ROW_IN, LINE_IN * (1 + max(name.count("\n") for name in names)))
 
 
-def limits(means: Sequence[float], half_widths: Sequence[float]) -> tuple[float, float]:
+def limits(means: Sequence[float], half_widths: Sequence[float], too_wide: float = TOO_WIDE) -> tuple[float, float]:
     """The range of axes that shows 0, all values, and the intervals that would not dwarf them.
 
     Args:
         means, half_widths: NaN where there is none; a mean without a half-width stands alone.
+        too_wide: see `TOO_WIDE`.
     """
     known = [(mean, half) for mean, half in zip(means, half_widths, strict=True) if not math.isnan(mean)]
     if not known:
@@ -54,7 +55,7 @@ def limits(means: Sequence[float], half_widths: Sequence[float]) -> tuple[float,
     values = [0.0, *(mean for mean, _ in known)]
     span = max(values) - min(values)
     halves = [half for _, half in known if not math.isnan(half)]
-    most = TOO_WIDE * max(span, min(halves, default=0.0))
+    most = too_wide * max(span, min(halves, default=0.0))
     shown = [(mean, half if half <= most else 0.0) for mean, half in known]
     low = min([0.0, *(mean - half for mean, half in shown if not math.isnan(half)), *values])
     high = max([0.0, *(mean + half for mean, half in shown if not math.isnan(half)), *values])
@@ -71,31 +72,34 @@ def rows(
     means: Sequence[float],
     half_widths: Sequence[float],
     shown: tuple[float, float],
-    number: Callable[[float], str] = "{:.3g}".format,
+    number: Callable[[float], str] | None = "{:.3g}".format,
+    at: Sequence[float] | None = None,
 ) -> None:
     """Draw a mark with its interval in the row of each method; hollow without an interval, nothing for NaN.
 
-    An interval that leaves the axes ends there in an arrow, with its half-width as a number.
+    An interval that leaves the axes ends there in an arrow, with its half-width as a number, if that is worded.
 
     Args:
         shown: the range of the axes, which is set.
         number: words a half-width.
+        at: where the rows stand; by default at 0, 1, and so on.
     """
     ax.set_xlim(*shown)
-    for row, (method, mean, half) in enumerate(zip(methods, means, half_widths, strict=True)):
+    places = range(len(methods)) if at is None else at
+    for row, method, mean, half in zip(places, methods, means, half_widths, strict=True):
         if math.isnan(mean):
             continue
         looks = look(method)
         alone = math.isnan(half)
         if not alone:
             _interval(ax, row, mean, half, shown, looks.colour)
-            if mean - half < shown[0] or mean + half > shown[1]:
+            if number is not None and (mean - half < shown[0] or mean + half > shown[1]):
                 _cut(ax, row, mean + half > shown[1], shown, f"\N{PLUS-MINUS SIGN}{number(half)}", looks.colour)
         face = "white" if alone or not looks.filled else looks.colour
         ax.plot([mean], [row], looks.marker, color=looks.colour, markerfacecolor=face, markersize=4.2)
 
 
-def _interval(ax: Axes, row: int, mean: float, half: float, shown: tuple[float, float], colour: str) -> None:
+def _interval(ax: Axes, row: float, mean: float, half: float, shown: tuple[float, float], colour: str) -> None:
     ends = [max(mean - half, shown[0]), min(mean + half, shown[1])]
     ax.hlines([row], ends[:1], ends[1:], color=colour, linewidth=1.3)
     for end, edge, arrow in zip(ends, shown, "<>", strict=True):
@@ -103,7 +107,7 @@ def _interval(ax: Axes, row: int, mean: float, half: float, shown: tuple[float, 
         ax.plot([end], [row], marker, color=colour, markersize=4, clip_on=False)
 
 
-def _cut(ax: Axes, row: int, right: bool, shown: tuple[float, float], text: str, colour: str) -> None:
+def _cut(ax: Axes, row: float, right: bool, shown: tuple[float, float], text: str, colour: str) -> None:
     ax.annotate(
         text,
         (shown[1] if right else shown[0], row),

@@ -13,28 +13,30 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from figures import style, tables, text, write
+from figures import pages, style, tables, text, write
 from figures.checked import Missing
 from figures.methods import look
 from figures.registry import ENTRIES, Entry
 from figures.report.runs import Training
-from figures.report.words import anchor
+from figures.report.words import anchor, counted
 from figures.results import Results
 
-FIRST = (("map", "differences"), ("forecasts",), ("worst_case", "trajectories"))
+FIRST = (("map",), ("forecasts",), ("worst_case", "trajectories"))
 """What the page opens with: of each the first that could be drawn."""
+IN_SUMMARY = ("differences", "differences_to_random", "comparisons")
+"""What the summary's sentences are about: they stand with these."""
 WIDE_PT = 500.0
 """Figures that are wider scroll on a narrow screen, where their type would become too small."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A table, or a comparison's part of it with its target accuracy; `targets` are ids of what made each row."""
+    """A table, or a comparison's part of it; `targets` are ids of what made each row, `told` its budget and so on."""
 
     columns: list[text.Column]
     targets: list[str | None]
     group: str = ""
-    target: float = 0.0
+    told: str = ""
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Exhibit:
         caption: its entry of captions.toml.
         reason: why it is not shown, where it is not.
         groups: comparisons and groups of runs that it is made from.
+        pictures: of a figure, none taller than `pages.TALLEST_IN`, as far as its groups can be divided.
         first: its place among what the page opens with, from 1; 0 if it is not of these.
     """
 
@@ -52,7 +55,7 @@ class Exhibit:
     caption: dict[str, Any]
     reason: str = ""
     groups: list[str] = field(default_factory=list)
-    svg: Markup | None = None
+    pictures: list[Markup] = field(default_factory=list)
     first: int = 0
     parts: list[Part] = field(default_factory=list)
 
@@ -70,12 +73,14 @@ class Exhibit:
         """The id of its section."""
         if self.first:
             return "glance"
+        if self.entry.name in IN_SUMMARY and not self.reason:
+            return "summary"
         return "theory" if self.files else "paper" if self.family else "buys"
 
     @property
     def wide(self) -> bool:
-        width = re.search(r'width="([\d.]+)pt"', self.svg or "")
-        return width is not None and float(width[1]) > WIDE_PT
+        widths = [re.search(r'width="([\d.]+)pt"', picture) for picture in self.pictures]
+        return any(width is not None and float(width[1]) > WIDE_PT for width in widths)
 
 
 def make(results: Results, training: Training, progress: Callable[[int, int, str, float], None]) -> list[Exhibit]:
@@ -99,7 +104,7 @@ def make(results: Results, training: Training, progress: Callable[[int, int, str
                 exhibit.reason = _anywhere(missing, results)
         progress(number, len(found), exhibit.entry.name, begin)
     for place, names in enumerate(FIRST, start=1):
-        drawn = [exhibit for name in names for exhibit in found if exhibit.entry.name == name and exhibit.svg]
+        drawn = [exhibit for name in names for exhibit in found if exhibit.entry.name == name and exhibit.pictures]
         for exhibit in drawn[:1]:
             exhibit.first = place
     order = {name: number for number, name in enumerate(captions)}
@@ -123,13 +128,15 @@ def _anywhere(missing: Missing, results: Results) -> str:
 def _draw(exhibit: Exhibit, needed: list[Any], training: Training) -> None:
     entry = exhibit.entry
     with style.sheet():
-        made = entry.make(*needed)
         if entry.kind == "figure":
-            # Its comments repeat the text that its glyphs draw; a page of many figures can do without.
-            svg = write.inline_svg(made, entry.name, entry.shows)
-            exhibit.svg = Markup(re.sub(r"\s*<!--.*?-->", "", svg, flags=re.DOTALL))
+            drawn = entry.pictures(*needed)
+            for number, figure in enumerate(drawn, start=1):
+                described = entry.shows if len(drawn) == 1 else f"{entry.shows} ({number} of {len(drawn)})"
+                svg = write.inline_svg(figure, pages.name(entry.name, number), described)
+                # Its comments repeat the text that its glyphs draw; a page of many figures can do without.
+                exhibit.pictures.append(Markup(re.sub(r"\s*<!--.*?-->", "", svg, flags=re.DOTALL)))
         else:
-            exhibit.parts = _parts(exhibit, made, training)
+            exhibit.parts = _parts(exhibit, entry.make(*needed), training)
     grouped = [table for table in needed if table is not None and "group" in table]
     if exhibit.family:
         grouped = [tables.of_family(table, exhibit.family) for table in grouped if "preset" in table]
@@ -147,8 +154,16 @@ def _parts(exhibit: Exhibit, made: pd.DataFrame, training: Training) -> list[Par
         # All rows share the target; and of some columns there is no value, such as a test accuracy without a test.
         shown = rows.dropna(axis="columns", how="all").drop(columns=["comparison", "target"])
         shown.attrs = made.attrs
-        found.append(Part(text.columns(shown), list(targets), str(group), rows["target"].iloc[0]))
+        found.append(Part(text.columns(shown), list(targets), str(group), _told(str(group), rows, training)))
     return found
+
+
+def _told(group: str, rows: pd.DataFrame, training: Training) -> str:
+    """The budget, seeds and target accuracy of a comparison."""
+    content = training.comparisons.get(group)
+    budget = [f"budget {content['config']['budget']}"] if content else []
+    seeds = ("up to " if rows["runs"].nunique() > 1 else "") + counted(int(rows["runs"].max()), "seed")
+    return ", ".join([*budget, seeds, f"target accuracy {rows['target'].iloc[0]:.2%}"])
 
 
 def _of_ours(exhibit: Exhibit, training: Training, row: pd.Series) -> str | None:

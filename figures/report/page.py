@@ -46,7 +46,7 @@ def make(results: Results, progress: Callable[[int, int, str, float], None] = la
     summaries = _if_any(lambda: results.table("summaries"))
     training = runs.read(results)
     found = exhibits.make(results, training, progress)
-    if checks is None and not training.groups and all(each.svg is None for each in found):
+    if checks is None and not training.groups and not any(each.pictures for each in found):
         raise ValueError(
             f"{results.folder} has nothing to report: run `gsgd verify` for the theory, `gsgd train` or `gsgd compare` "
             "for the training, or name the folder that has their results with --results"
@@ -57,7 +57,7 @@ def make(results: Results, progress: Callable[[int, int, str, float], None] = la
         .render(
             verified=checks,
             training=training,
-            comparisons=summary.comparisons(summaries, training),
+            compared=summary.read(summaries, training),
             exhibits=found,
         )
     )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from gsgd import __version__
+
 ROOT = Path(__file__).parents[2]
 PAGES = [
     *ROOT.glob("*.md"),
@@ -39,6 +41,15 @@ def test_links_inside_lead_somewhere(page):
         assert not anchor or anchor in anchors(there), f"{name(page)} links to {target}"
 
 
+def test_the_version_is_the_same_everywhere():
+    """Python's, the citation's, and the changelog's first heading, whose date is the citation's."""
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    version, date = (re.search(rf"^{key}: (.+)$", citation, re.M)[1] for key in ("version", "date-released"))
+    assert version == __version__ == "0.2.0"
+    first = re.search(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)[1]
+    assert first == f"{version} ({date})"
+
+
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
@@ -56,7 +67,7 @@ def test_counts_of_checks_are_those_recorded(page):
     wrong = sum(check["status"] == "refuted" and check["claim"].startswith("as printed") for check in checks)
     text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
     assert f"{len(checks)} checks of {len({check['statement'] for check in checks})} statements" in text
-    assert f"{wrong} sentences of the print" in text
+    assert f"{wrong} sentences of the paper" in text
     assert re.search(rf"Of the {holding.total()} (checks )?that hold {holding['everywhere']} do everywhere", text)
     assert f"{holding['instances']} at the listed points" in text
     assert f"{holding['samples']} at random samples" in text

@@ -17,6 +17,7 @@ from figures import statistics, style
 from figures.checked import Missing
 from figures.plots import (
     differences,
+    differences_to_random,
     figure_1,
     figure_2,
     method_rows,
@@ -313,16 +314,45 @@ def test_step_cost_without_measured_costs(recorded, tmp_path):
 
 
 def test_differences(compared, recorded):
-    left, right = draw(differences, Results(compared).table("summaries")).axes
-    # Sorted: loss@1 (+.2), random (-.1), then those without a difference.
-    names = [label.get_text() for label in left.get_yticklabels()]
-    assert names == ["loss at exit 1", "random rows", "baseline (all rows)", "loss at exit 1, keep 0.7"]
-    assert [(row, round(mean, 6)) for row, _, mean, _ in forest(left)] == [(0, 20.0), (1, -10.0)]
-    assert "1 of 2 runs diverged" in texts(left)
-    assert "compared with itself" in texts(left)
-    assert any(list(line.get_xdata()) == [0, 0] for line in left.lines)
-    assert title(left) == "tiny-5s: 1 of 2 above the baseline, 1 below"
-    assert [row for row, *_ in forest(right)] == [0, 2]
+    page, panel = draw(differences, Results(compared).table("summaries")).axes
+    # Sorted: loss@1 (+.2), random (-.1), then those without a difference; the baseline has no row.
+    said = texts(page)
+    names = ["loss at exit 1", "+20.00 ± 0.00", "random rows", "\N{MINUS SIGN}10.00 ± 0.00"]
+    assert said[1:] == [
+        "tiny-5s, 2 seeds",
+        *names,
+        "loss at exit 1,\nkeep 0.7",
+        "1 of 2 diverged",
+        "percentage points above the baseline, 95% intervals",
+    ]
+    assert said[0].replace("\n", " ") == "tiny: 1 of 2 above the baseline, 1 below"
+    assert [round(mean, 6) for _, _, mean, _ in forest(panel)] == [20.0, -10.0]
+    assert any(list(line.get_xdata()) == [0, 0] for line in panel.lines)
+    # A row's mark, its name and its number stand at one height.
+    heights = {text.get_text(): text.get_position()[1] for text in page.texts}
+    assert [row for row, *_ in forest(panel)] == [heights["loss at exit 1"], heights["random rows"]]
+    other, _ = draw(differences_to_random, Results(compared).table("summaries")).axes
+    assert [text for text in texts(other) if text in ("loss at exit 1", "baseline (all rows)")] == [
+        "loss at exit 1",
+        "baseline (all rows)",
+    ]
+
+
+def test_differences_stand_by_what_was_trained(recorded, tmp_path):
+    """Axes are shared by comparisons of one preset alone: others differ in what a point is worth."""
+    curves = {"baseline": [[0.2, 0.4]] * 2, "loss@1": [[0.3, 0.5]] * 2}
+    for folder, name in (("a-10s", "one"), ("b", "two"), ("c-20s", "one")):
+        recorded.write_comparison(tmp_path / folder, curves, name=name)
+    page, first, second = draw(differences, Results(tmp_path).table("summaries")).axes
+    assert [len(forest(panel)) for panel in (first, second)] == [2, 1]
+    assert [text for text in texts(page) if "seeds" in text] == ["a-10s, 2 seeds", "c-20s, 2 seeds", "b, 2 seeds"]
+    assert [text.split(":")[0] for text in texts(page) if ":" in text] == ["one", "two"]
+
+
+def test_without_the_method_to_compare_with_there_is_nothing_to_draw(recorded, tmp_path):
+    recorded.write_comparison(tmp_path / "c", {"baseline": [[0.5]], "loss@1": [[0.7]]})
+    with pytest.raises(Missing, match="no finished comparison has random rows to compare with"):
+        draw(differences_to_random, Results(tmp_path).table("summaries"))
 
 
 def test_the_range_of_axes_shows_all_but_the_intervals_that_would_dwarf_them():
@@ -347,28 +377,29 @@ def test_an_interval_that_leaves_the_axes_says_how_wide_it_is(recorded, tmp_path
     """Two seeds at +0.1 and +0.3 against the baseline, whose interval is 12.7 times .1; the others hardly differ."""
     ends = {"baseline": [0.5, 0.5], "loss@1": [0.6, 0.8], "random": [0.4, 0.402], "entropy@1": [0.5, 0.51]}
     recorded.write_comparison(tmp_path / "c", {name: [[0.2, end] for end in both] for name, both in ends.items()})
-    left, _ = draw(differences, Results(tmp_path).table("summaries")).axes
+    page, panel = draw(differences, Results(tmp_path).table("summaries")).axes
     half = 100 * recorded.interval([0.1, 0.3])[1]
-    assert f"±{half:.3g}" in texts(left)
-    low, high = left.get_xlim()
+    assert f"+20.00 ± {half:.2f}" in texts(page)
+    low, high = panel.get_xlim()
     assert -10 > low > 20 - half
     assert 20 < high < 20 + half
-    arrows = {line.get_marker(): line.get_xdata()[0] for line in left.lines if line.get_marker() in ("<", ">")}
+    arrows = {line.get_marker(): line.get_xdata()[0] for line in panel.lines if line.get_marker() in ("<", ">")}
     assert arrows == {"<": low, ">": high}
-    row = [entry for entry in forest(left) if entry[0] == 0]
-    assert [(entry[1], entry[3]) for entry in row] == [(low, high)]
+    first, *others = forest(panel)
+    assert (first[1], first[3]) == (low, high)
     # The two others' are whole.
-    assert [mean for row, _, mean, _ in forest(left) if row] == pytest.approx([0.5, -9.9])
+    assert [mean for _, _, mean, _ in others] == pytest.approx([0.5, -9.9])
 
 
 def test_differences_of_one_seed_have_no_interval(recorded, tmp_path):
     recorded.write_comparison(tmp_path / "c", {"baseline": [[0.5]], "loss@1": [[0.7]]})
-    left, _ = draw(differences, Results(tmp_path).table("summaries")).axes
-    assert forest(left) == []
-    (mark,) = [line for line in left.lines if line.get_marker() == "o"]
+    page, panel = draw(differences, Results(tmp_path).table("summaries")).axes
+    assert forest(panel) == []
+    (mark,) = [line for line in panel.lines if line.get_marker() == "o"]
     assert list(mark.get_xdata()) == pytest.approx([20.0])
     assert mark.get_markerfacecolor() == "white"
-    assert "luck" in title(left)
+    assert "luck" in texts(page)[0]
+    assert "+20.00, one seed" in texts(page)
 
 
 def test_time_to_target(compared):

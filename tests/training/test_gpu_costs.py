@@ -54,7 +54,7 @@ def test_a_case_is_written_below_where_it_comes_from(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert first["header"]["device"] in shown
     assert shown.count("two passes") == 2
-    assert "of matrix rate" in shown
+    assert "of the matrix rate" in shown
 
 
 def test_a_second_run_leaves_the_first_ones_lines(tmp_path):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import io
-import shutil
 from pathlib import Path
 
 from gsgd.arguments import number, whole
 from gsgd.results import check_writable, command_line, provenance, write_atomic, write_json
+from gsgd.terminal import columns
 from theory.examination.data import read_csv
 from theory.examination.examine import examine
 
@@ -67,8 +67,7 @@ def run(options: argparse.Namespace) -> int:
         runs=options.runs,
         seed=options.seed,
     )
-    # A pipe or a file takes it as wide as it is.
-    print(found.text(min(120, shutil.get_terminal_size((120, 24)).columns)))
+    print(found.text(columns()))
     if plot is not None:
         drawn = io.BytesIO()
         found.plot().figure.savefig(drawn, format=plot.suffix[1:].lower())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,8 @@ it is 0, there were two passes. "must save" is the share of steps that selection
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `gsgd bench step`."""
     parser.description, parser.epilog = __doc__, EXAMPLES
-    parser.add_argument("--model", choices=MODELS, default="bert-base", help="default: bert-base")
+    models = f"{', '.join(MODELS)} (default: bert-base)"
+    parser.add_argument("--model", choices=MODELS, default="bert-base", metavar="MODEL", help=models)
     parser.add_argument("--exits", type=wholes(1), help="exit layers, such as 1,6,12 (default: first, middle, last)")
     parser.add_argument("--gross", type=whole(1), help="rows of the gross batch (default 16; resnet50: 250)")
     share = number("in (0, 1]", lambda value: 0 < value <= 1)
@@ -97,8 +97,7 @@ def run(options: argparse.Namespace) -> int:
             progress=moving.advance,
         )
     plain["row"] = describe_rows(batch)
-    # The table has 100 columns at most; a pipe or a file takes it whole.
-    show(Console(width=None if sys.stdout.isatty() else 100), options, plain, costs)
+    show(Console(), options, plain, costs)
     if options.json:
         settings = {name: value for name, value in vars(options).items() if name != "json"}
         steps = [{"exit_layer": exit, "way": way, **asdict(cost)} for (exit, way), cost in costs.items()]
@@ -131,11 +130,10 @@ def show(
         f"{options.model}, {plain['rows']} rows of {plain['row']} kept, {options.precision}, "
         f"{'compiled' if options.compile else 'eager'}\n"
         f"A plain step takes {plain['median_s']:.3f} s and {megabytes(plain['peak_bytes'])}, runs {plain['operators']} "
-        f"operators and waits {waits(plain['waits'], plain['cuda_waits'])} times;\n"
+        f"operators and waits {waits(plain['waits'], plain['cuda_waits'])} times; "
         f"it does {plain['flops'] / 1e9:.3g} GFLOP at {100 * plain['matrix_share']:.0f}% of the rate of a matrix "
         f"product, {plain['matrix_rate'] / 1e9:.0f} GFLOP/s.",
         highlight=False,
-        soft_wrap=True,
     )
     headings = ("exit", "way", "time", "floor", "operators", "waits", "peak", "captured", "must save")
     rows = [

@@ -22,6 +22,7 @@ from gsgd.arguments import number, whole
 from gsgd.cli import main
 from gsgd.console import print_table
 from gsgd.results import check_writable
+from gsgd.terminal import fitted
 from training.bench.cli import counts, header, quiet_profiler
 from training.bench.models import MODELS, BatchShape, describe_rows
 from training.bench.steps import Cost, device_of, measure
@@ -109,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
     cases = [case for case in CASES if options.only in case.name and not (options.eager and case.compile)]
     if options.list:
         for case in cases:
-            print(f"{case.name}: {case.shape.gross} rows, exits {', '.join(map(str, case.exits))}")
+            print(fitted(f"{case.name}: {case.shape.gross} rows, exits {', '.join(map(str, case.exits))}"))
         return 0
     if not cases:
         raise ValueError(f"--only {options.only!r}: no case has this in its name; --list shows them")
@@ -124,7 +125,7 @@ def _measure_all(cases: Sequence[Case], options: argparse.Namespace) -> int:
     about = {**header(options.device), "precision": "bf16", "toy": options.toy}
     append_line(options.out, {"header": about})
     versions = ", ".join(f"{name} {about['versions'].get(name, '?')}" for name in ("gsgd", "torch", "transformers"))
-    print(f"{about['device']}; {versions}; commit {about['commit']}\n{about['command']}", flush=True)
+    print(fitted(f"{about['device']}; {versions}; commit {about['commit']}\n  {about['command']}"), flush=True)
     results, left = [], []
     for case in cases:
         if time.monotonic() > until:
@@ -133,12 +134,11 @@ def _measure_all(cases: Sequence[Case], options: argparse.Namespace) -> int:
         result = _measure_one(case, options, until)
         append_line(options.out, result)
         results.append(result)
-        print(f"{case.name}: {result.get('error') or _in_short(result)}", flush=True)
-    # A pipe or a file takes the table whole.
-    show(Console(width=None if sys.stdout.isatty() else 160), results)
+        print(fitted(f"{case.name}: {result.get('error') or _in_short(result)}"), flush=True)
+    show(Console(), results)
     if left:
         append_line(options.out, {"left_out": left})
-        print(f"not measured, for want of time: {'; '.join(left)}")
+        print(fitted(f"not measured, for want of time: {'; '.join(left)}"))
     print(f"written to {options.out}")
     return int(any("error" in result for result in results))
 
@@ -206,20 +206,20 @@ def _free(compiled: bool) -> None:
 
 
 def show(console: Console, results: Sequence[dict[str, Any]]) -> None:
-    """A row for each way of each case that was measured; of the plain step, its time and share of the matrix rate."""
-    headings = ("case", "exit", "way", "time", "goal", "floor", "operators", "waits", "peak", "captured")
-    rows = []
+    """For each case that was measured its plain step, with the share of the matrix rate, and a row for each way."""
+    headings = ("exit", "way", "time", "goal", "floor", "operators", "waits", "peak", "captured")
     for result in results:
         if "error" in result:
             continue
         plain, goal = result["plain"], result["plain"]["goal_matrix_share"]
-        share = f"{plain['matrix_share']:.0%}" + ("" if goal is None else f" (goal {goal:.0%})")
-        rows.append((result["case"], "", "plain", f"{1000 * plain['median_s']:.1f} ms", "", "", *counts(plain), share))
+        share = f"{plain['matrix_share']:.0%} of the matrix rate" + ("" if goal is None else f" (goal {goal:.0%})")
+        console.print(f"\n{result['case']}: plain step {1000 * plain['median_s']:.1f} ms, {share}", highlight=False)
+        rows = [("", "plain", "", "", "", *counts(plain))]
         for step in result["steps"]:
             goal = "" if step["goal"] is None else f"{step['goal']:+.0%}"
             time_and_floor = f"{step['extra_time']:+.1%}", goal, f"{step['extra_flops']:+.1%}"
-            rows.append(("", str(step["exit_layer"]), step["way"], *time_and_floor, *counts(step), ""))
-    print_table(console, (*headings, "of matrix rate"), rows, left=(0, 2, 10))
+            rows.append((str(step["exit_layer"]), step["way"], *time_and_floor, *counts(step)))
+        print_table(console, headings, rows, left=(1,))
 
 
 def append_line(path: Path, content: dict[str, Any]) -> None:

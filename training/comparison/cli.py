@@ -39,20 +39,21 @@ budgets:
   600s               reference time: every method pays its own median cost of a step, measured in turn before the runs
   20000samples       backpropagated samples; also 10epochs, 5000steps
   800000work         forward passes of a row: a trained row costs 3, a row that exact losses are computed of 1 more
-  100baseline-epochs the reference time in which the baseline trains 100 epochs
+  100baseline-epochs  the reference time in which the baseline trains 100 epochs
 
-ladders:
-  --ladder 5 trains at 5 budgets, each twice the one before, up to --budget, and says at how many times the budget plain
-  training comes as far. First it chooses the values of --tune for each method at each rung, plain training as well: on
-  the validation split, with the same number of trials and on seeds of their own. Then all train on fresh seeds, and the
-  test split is judged once a run. What is claimed is the geometric mean over the inner rungs.
-  Controls to name beside a method: random, focal and loss-power (weights for hard rows, without selection), and
-  baseline:batch_size=k/2 and k/4, parts of what was chosen for plain training at the rung, since smaller batches may
-  win by themselves; of them the other values are tuned.
-  With --inner-only methods other than plain training run at the inner rungs only, which of three rungs is two sevenths
-  of the work. --dry-run prints the plan with its hours first. A ladder that was interrupted goes on when its command is
-  given again, and seeds and methods may be added to it later; a method that is there stays at its rungs. With
-  --jobs 1 on a machine that does nothing else there are factors in seconds, too.
+Ladders: --ladder 5 trains at 5 budgets (rungs), each twice the one before, up to --budget, and says how many times the
+budget plain training needs to come as far. First it chooses the values of --tune for each method at each rung, plain
+training as well: on the validation split, with the same number of trials and on seeds of their own. Then all train on
+fresh seeds, and the test split is judged once a run. What is claimed is the geometric mean over the inner rungs.
+
+Controls to name beside a method: random, focal and loss-power (weights for hard rows, without selection), and
+baseline:batch_size=k/2 and k/4, parts of what was chosen for plain training at the rung, since smaller batches may
+win by themselves; of them the other values are tuned.
+
+With --inner-only methods other than plain training run at the inner rungs only, which of three rungs is two sevenths
+of the work. --dry-run prints the plan with its hours first. A ladder that was interrupted goes on when its command is
+given again, and seeds and methods may be added to it later; a method that is there stays at its rungs. With
+--jobs 1 on a machine that does nothing else there are factors in seconds, too.
 
 Every run's learning rate is decayed to its own end. A random-half control belongs into every comparison. Results go to
 results/NAME/; a comparison that was interrupted goes on when the same command is given again.

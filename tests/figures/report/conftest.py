@@ -1,7 +1,8 @@
-"""Recorded outcomes of `gsgd verify`, whole folders of results, and a reader of the page that knows HTML alone."""
+"""Recorded outcomes of `gsgd verify`, folders of results, a reader of the page that knows HTML alone, a browser."""
 
 import importlib.util
 import json
+import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -9,6 +10,10 @@ import pytest
 if any(importlib.util.find_spec(package) is None for package in ("matplotlib", "pandas", "jinja2")):
     collect_ignore_glob = ["test_*.py"]
 
+ARGUMENTS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
+    *("--disable-sync", "--no-first-run"),
+]
 VOID = ("br", "input", "link", "meta")
 HOSTILE = "<script>window.ran = 1</script></style><img src=x onerror='window.ran = 1'> \"quoted\" & 'so'"
 HOSTILE_NAME = '<img src=x onerror=window.ran=1>"&'
@@ -175,3 +180,49 @@ def page_text(whole):
     from figures.results import Results
 
     return page.make(Results(whole))
+
+
+# ---- A browser ----
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Debian's Chromium, headless, for tests of the marker browser."""
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("there is no chromium on the PATH: apt-get install chromium")
+    api = pytest.importorskip("playwright.sync_api", reason="pip install 'gsgd[dev]' brings playwright")
+    with api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium):
+    """Opens a page; at the end nothing may have gone wrong on it, and nothing may have been asked of the network."""
+    contexts, wrong = [], []
+
+    def open_page(path, **options):
+        contexts.append(chromium.new_context(**{"viewport": {"width": 1280, "height": 800}, **options}))
+        page = contexts[-1].new_page()
+        allowed = path.resolve().as_uri()
+        page.on("console", lambda message: wrong.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: wrong.append(f"dialog: {dialog.message}"))
+        page.on("request", lambda request: None if request.url in (allowed, "data:,") else wrong.append(request.url))
+        page.goto(allowed)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not wrong
+
+
+@pytest.fixture(scope="session")
+def path(page_text, tmp_path_factory):
+    """The page of `whole` as a file."""
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(page_text)
+    return path

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import pytest
 
@@ -14,10 +13,6 @@ from figures.results import Results
 
 pytestmark = pytest.mark.browser
 
-ARGUMENTS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
-    *("--disable-sync", "--no-first-run"),
-]
 CONTRAST = """() => {
   const numbers = (colour) => {
     const found = colour.match(/[\\d.]+/g).map(Number);
@@ -49,47 +44,6 @@ CONTRAST = """() => {
   worst.sort((x, y) => x[0] - y[0]);
   return { count, worst: worst.slice(0, 3), page: behind(document.body) };
 }"""
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("there is no chromium on the PATH: apt-get install chromium")
-    api = pytest.importorskip("playwright.sync_api", reason="pip install 'gsgd[dev]' brings playwright")
-    with api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(chromium):
-    """Opens a page; at the end nothing may have gone wrong on it, and nothing may have been asked of the network."""
-    contexts, wrong = [], []
-
-    def open_page(path, **options):
-        contexts.append(chromium.new_context(**{"viewport": {"width": 1280, "height": 800}, **options}))
-        page = contexts[-1].new_page()
-        allowed = path.resolve().as_uri()
-        page.on("console", lambda message: wrong.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: wrong.append(f"dialog: {dialog.message}"))
-        page.on("request", lambda request: None if request.url in (allowed, "data:,") else wrong.append(request.url))
-        page.goto(allowed)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not wrong
-
-
-@pytest.fixture(scope="module")
-def path(page_text, tmp_path_factory):
-    path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(page_text)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -115,12 +115,44 @@ def test_the_page_opens_with_pictures_of_what_was_found(root, recorded, tools, t
     opening = [node["id"] for node in root.id("glance").all("figure")]
     assert opening == ["exhibit-map", "exhibit-forecasts", "exhibit-worst_case"]
     # What cannot be drawn gives way to what can.
-    recorded.write_comparison(tmp_path / "c", {"baseline": [[0.1], [0.2]], "random": [[0.2], [0.3]]})
+    recorded.write_theory(tmp_path)
+    (tmp_path / "theory" / "worst_case.csv").unlink()
     other = tools.read_page(page.make(Results(tmp_path)))
-    assert [node["id"] for node in other.id("glance").all("figure")] == ["exhibit-differences"]
+    assert [node["id"] for node in other.id("glance").all("figure")] == ["exhibit-trajectories"]
     recorded.write_run(tmp_path / "b" / "r", [0.5])
     bare = tools.read_page(page.make(Results(tmp_path / "b")))
     assert "glance" not in [node.get("id") for node in bare.all("section")]
+
+
+def test_the_summary_has_its_comparisons_as_pictures_with_their_tables_folded(root):
+    summary = root.id("summary")
+    assert [node["id"] for node in summary.all("figure")] == [
+        "exhibit-differences",
+        "exhibit-differences_to_random",
+        "exhibit-comparisons",
+    ]
+    (folded,) = (node for node in summary.all("details") if node.all("figure"))
+    assert "open" not in folded.attributes
+    assert [node["id"] for node in folded.all("figure")] == ["exhibit-comparisons"]
+    # A comparison's own heading has its budget and seeds.
+    assert folded.all("h4")[0].text == "tiny-5s , budget 5s, 2 seeds, target accuracy 45.00%"
+
+
+def test_figures_of_many_comparisons_are_several_pictures(recorded, tools, tmp_path):
+    for number in range(3):
+        curves = {"baseline": [[0.2, 0.4]], **{f"loss@1:keep=0.{i}": [[0.2, 0.3]] for i in range(1, 10)}}
+        recorded.write_comparison(tmp_path / f"c{number}", curves)
+    root = tools.read_page(page.make(Results(tmp_path)))
+    pictures = root.id("exhibit-differences").all("svg")
+    assert len(pictures) > 1
+    wanted = [f"to the baseline ({number} of {len(pictures)})" for number in range(1, len(pictures) + 1)]
+    assert [
+        picture["aria-label"].removeprefix("Against plain training: differences ") for picture in pictures
+    ] == wanted
+    # At 96 pixels an inch of 72 points.
+    assert all(float(picture["height"].removesuffix("pt")) * 96 / 72 <= 900 for picture in pictures)
+    ids = [node.get("id") for node in root.walk() if node.get("id")]
+    assert len(ids) == len(set(ids))
 
 
 def test_without_checks_the_summary_says_what_to_run(tools, recorded, tmp_path):
