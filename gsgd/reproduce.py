@@ -46,17 +46,7 @@ interrupted; else that of the stage that failed
 
 PACKAGES = Path(__file__).resolve().parents[1]
 CONFIGS = PACKAGES / "training" / "configs"
-NEEDED: tuple[str, ...] = (
-    "matplotlib",
-    "pandas",
-    "jinja2",
-    "torch",
-    "transformers",
-    "accelerate",
-    "pyarrow",
-    "PIL",
-    "pydantic",
-)
+NEEDED = ("matplotlib", "pandas", "jinja2", "torch", "transformers", "accelerate", "pyarrow", "PIL", "pydantic")
 """Packages of the extras `figures` and `train` that stages import."""
 
 # Chosen so that all stages together take less than six minutes on two idle cores.
@@ -231,7 +221,8 @@ def run(options: argparse.Namespace) -> int:
     for name in ("only", "gpus", "yes") if options.scale == "laptop" else ("budget",):
         if getattr(options, name) not in (None, False):
             raise ValueError(f"--{name} is not for the {options.scale} scale")
-    needed, lacking, plan = NEEDED, [], ""
+    needed: tuple[str, ...] = NEEDED
+    lacking, plan = [], ""
     if options.scale == "laptop":
         stages = laptop(options.budget)
     else:
