@@ -124,6 +124,19 @@ def test_readings_leave_the_errors_alone():
     assert rows[0] == rows[1]
 
 
+def test_micro_batches_that_were_chosen_together_are_noted_in_any_order():
+    """The model is the same for both, so that a row's error is, too."""
+    tables = []
+    for order in (1, -1):
+        net, sift, _ = begin(accumulation_steps=2, reuse=False)
+        chosen = [sift.choose(batch) for batch in batches(2)]
+        for rows in chosen[::order]:
+            sift.note(net(**rows), rows)
+        tables.append(sift.source.errors.table.losses)
+        assert int((sift.source.errors.table.seen_at >= 0).sum()) > KEPT
+    assert torch.equal(*tables)
+
+
 def test_losses_that_are_not_finite_are_no_errors():
     _, sift, _ = begin(on_bad_scores="last")
     (batch,) = batches(1)
