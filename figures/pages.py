@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ def split(draw: Callable[..., Figure], tables: list[Any]) -> list[Figure]:
         Missing: as `draw`.
     """
     whole = draw(*tables)
-    groups = next((table["group"].unique() for table in tables if table is not None and "group" in table), [])
+    named = [table["group"].unique() for table in tables if table is not None and "group" in table]
+    groups: Sequence[str] = named[0] if named else ()
     count = min(len(groups), math.ceil(whole.get_figheight() / TALLEST_IN))
     if count < 2:
         return [whole]

@@ -32,7 +32,7 @@ def build_passage_bert(settings: PassageSettings, *, num_labels: int) -> BertFor
 def build_proxy(settings: PassageSettings, *, num_labels: int) -> BertForSequenceClassification:
     """A new proxy, likewise: of one layer with one head."""
     size = settings.proxy_size
-    small = {"layers": 1, "heads": 1, "hidden_size": size, "intermediate_size": 4 * size}
+    small: dict[str, Any] = {"layers": 1, "heads": 1, "hidden_size": size, "intermediate_size": 4 * size}
     return build_passage_bert(dataclasses.replace(settings, **small), num_labels=num_labels)
 
 
