@@ -27,7 +27,7 @@ def split(draw: Callable[..., Figure], tables: list[Any]) -> list[Figure]:
         Missing: as `draw`.
     """
     whole = draw(*tables)
-    groups = next((table["group"].unique() for table in tables if table is not None and "group" in table), [])
+    groups: Any = next((table["group"].unique() for table in tables if table is not None and "group" in table), [])
     count = min(len(groups), math.ceil(whole.get_figheight() / TALLEST_IN))
     if count < 2:
         return [whole]

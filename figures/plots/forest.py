@@ -175,7 +175,7 @@ def _heading(rows: pd.DataFrame) -> str:
     return f"{style.group(rows)}, {most} {'seed' if most == 1 else 'seeds'}"
 
 
-def _signed(value: float, _: int) -> str:
+def _signed(value: float, _: float) -> str:
     return f"{value:+g}".replace("-", "\N{MINUS SIGN}") if value else "0"
 
 
