@@ -108,19 +108,21 @@ def _number(value: float | None) -> str:
 def show_summary(console: Console, outcomes: list[Outcome], *, alpha: float, seconds: float) -> None:
     """Counts by status and by route, the error probability, the sentences of the print that are wrong, surprises."""
     console.print()
+    # Routes go down and statuses across: of these there are fewer, and their names fit side by side into 80 columns.
     counts = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, show_footer=True)
-    routes = [route for route in Route if any(outcome.check.route is route for outcome in outcomes)]
-    by_both = Counter((outcome.verdict.status, outcome.check.route) for outcome in outcomes)
+    by_both = Counter((outcome.check.route, outcome.verdict.status) for outcome in outcomes)
+    by_status = Counter(outcome.verdict.status for outcome in outcomes)
     by_route = Counter(outcome.check.route for outcome in outcomes)
+    routes = [route for route in Route if by_route[route]]
+    statuses = [status for status in Status if by_status[status]]
     counts.add_column("", footer="all")
-    for route in routes:
-        counts.add_column(str(route), justify="right", footer=str(by_route[route]))
+    for status in statuses:
+        name = Text(_SHORT.get(status, str(status)), style=_STYLE[status])
+        counts.add_column(name, justify="right", footer=str(by_status[status]))
     counts.add_column("all", justify="right", footer=str(len(outcomes)))
-    for status in Status:
-        numbers = [by_both[status, route] for route in routes]
-        if sum(numbers):
-            cells = (str(number or "") for number in numbers)
-            counts.add_row(Text(str(status), style=_STYLE[status]), *cells, str(sum(numbers)))
+    for route in routes:
+        cells = (str(by_both[route, status] or "") for status in statuses)
+        counts.add_row(str(route), *cells, str(by_route[route]))
     console.print(counts)
     statements = len({outcome.check.statement for outcome in outcomes})
     sentences = [f"{_count(len(outcomes), 'check')} of {_count(statements, 'statement')} took {seconds:.1f} s."]
