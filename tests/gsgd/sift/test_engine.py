@@ -284,7 +284,7 @@ class TestBatchNorm:
             for name in ("running_mean", "running_var"):
                 found, wanted = (getattr(each.norm, name) for each in (model, reference))
                 torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
-        assert_same_gradients(gradients(model), gradients(reference), rtol=0, atol=0)
+        assert_same_gradients(gradients(model), gradients(reference), rtol=1e-11, atol=1e-13)
 
     @pytest.mark.parametrize("mode", ["train", "eval", "frozen-batchnorm"])
     def test_statistics_the_user_has_frozen_stay(self, mode):
