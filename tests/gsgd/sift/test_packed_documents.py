@@ -115,7 +115,13 @@ def test_kept_documents_give_the_loss_and_gradient_of_the_same_rows_padded(kind,
 
 
 @pytest.mark.parametrize(
-    "options", [{"score": "random"}, {"score": "entropy"}, {"meter_every": 1}, {"exit_layer": "auto"}]
+    "options",
+    [
+        {"score": "random"},
+        {"score": "entropy"},
+        {"meter_every": 1},
+        {"exit_layer": "auto", "auto": AutoExit(level=0.75)},
+    ],
 )
 def test_other_scores_choose_documents_too(options):
     model, found = built("Llama"), documents()
