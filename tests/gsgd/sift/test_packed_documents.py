@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from gsgd.sift import Sift  # noqa: E402
+from gsgd.sift import AutoExit, Sift  # noqa: E402
 from gsgd.sift.packed_documents import Pack  # noqa: E402
 
 VOCABULARY = 50
