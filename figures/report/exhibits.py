@@ -77,10 +77,10 @@ class Exhibit:
             return "summary"
         return "theory" if self.files else "paper" if self.family else "buys"
 
-    @property
-    def wide(self) -> bool:
-        widths = [re.search(r'width="([\d.]+)pt"', picture) for picture in self.pictures]
-        return any(width is not None and float(width[1]) > WIDE_PT for width in widths)
+    def is_wide(self, picture: Markup) -> bool:
+        """Whether a picture of it is wider than a narrow screen shows; others of the same figure may not be."""
+        width = re.search(r'width="([\d.]+)pt"', picture)
+        return width is not None and float(width[1]) > WIDE_PT
 
 
 def make(results: Results, training: Training, progress: Callable[[int, int, str, float], None]) -> list[Exhibit]:
