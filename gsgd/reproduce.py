@@ -30,7 +30,7 @@ from gsgd.terminal import fitted
 
 EXAMPLES = """\
 examples:
-  gsgd reproduce                                   the laptop scale: under six minutes on two cores
+  gsgd reproduce                                   the laptop scale: under five minutes on two cores
   gsgd reproduce --budget 40s                      the same with longer training runs
   gsgd reproduce --dry-run                         the commands, and nothing else
   gsgd reproduce --scale paper                     what the paper's own runs would take; nothing is started
@@ -49,8 +49,8 @@ CONFIGS = PACKAGES / "training" / "configs"
 NEEDED = ("matplotlib", "pandas", "jinja2", "torch", "transformers", "accelerate", "pyarrow", "PIL", "pydantic")
 """Packages of the extras `figures` and `train` that stages import."""
 
-# Chosen so that all stages together take less than six minutes on two idle cores.
-COMPARISONS = (("bert-tiny", "baseline,random,loss@1", 9.0), ("resnet-tiny", "baseline,random,loss@1,loss@last", 6.0))
+# Chosen so that all stages together take less than five minutes on two idle cores, with some to spare for slower ones.
+COMPARISONS = (("bert-tiny", "baseline,random,loss@1", 6.0), ("resnet-tiny", "baseline,random,loss@1,loss@last", 5.0))
 """Of the laptop scale: (preset, methods, seconds of each run)."""
 SEEDS = 3
 BERT_ROWS, BERT_ROWS_PER_GPU, PAPER_GPUS = 256, 32, 8
@@ -131,8 +131,8 @@ WRITTEN = (
     *("tensorboard/events.out.tfevents.[0-9]*.*", "rows/rank-*-part-*.parquet", ".*.[0-9]*.tmp", LOCK),
 )
 """Names of the files in the folders of stages."""
-VERIFY = Stage("verify", "gsgd verify", 50.0, "theory/verify.json")
-LAST = (Stage("figures", "gsgd figures", 15.0), Stage("report", "gsgd report", 10.0))
+VERIFY = Stage("verify", "gsgd verify", 35.0, "theory/verify.json")
+LAST = (Stage("figures", "gsgd figures", 45.0), Stage("report", "gsgd report", 30.0))
 
 
 def laptop(budget: str | None) -> list[Stage]:
@@ -151,7 +151,7 @@ def laptop(budget: str | None) -> list[Stage]:
         # A few looks at how well the early exit picks, for the figure that shows it.
         words += " --evaluations 5 --quality_batches 2"
         # A run starts, is evaluated and is written; a comparison reads data and measures costs.
-        about = 20.0 + SEEDS * len(methods.split(",")) * (seconds + 1.5)
+        about = 10.0 + SEEDS * len(methods.split(",")) * (seconds + 1.5)
         stages.append(Stage(folder.removeprefix("laptop/"), words, about, f"{folder}/compare.json"))
     return [*stages, *LAST]
 
