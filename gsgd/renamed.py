@@ -15,10 +15,19 @@ from types import ModuleType
 from typing import Any
 
 _FOLDERS = {
+    "gsgd.sift.batches": ("batch", "batch_structure"),
+    "gsgd.sift.exit_choice": ("moving_exit", "paying_exit"),
     "gsgd.sift.huggingface": ("checkpoints", "collator", "trainer"),
     "gsgd.sift.shared_forward": ("sharing",),
     "gsgd.sift.models": ("wrappers", "forward_arguments", "torch_internals", "batchnorm"),
-    "gsgd.sift.measures": ("readings", "self_check", "step_trials", "diagnosis", "training_accuracy"),
+    "gsgd.sift.measures": (
+        "readings",
+        "self_check",
+        "step_trials",
+        "diagnosis",
+        "training_accuracy",
+        "expected_factor",
+    ),
     "gsgd.sift.sources": ("trained_losses",),
     "gsgd.sift.row_records": ("row_log",),
     "gsgd.sift.schedules": ("schedule", "keep"),
@@ -38,7 +47,7 @@ MODULES = {
     "gsgd.diagnose.tables": "training.diagnose.tables",
     "gsgd.diagnose.words": "training.diagnose.words",
     "gsgd.sift.alignment": "gsgd.sift.measures.step_trials",
-    "gsgd.sift.auto": "gsgd.sift.moving_exit",
+    "gsgd.sift.auto": "gsgd.sift.exit_choice.moving_exit",
     "gsgd.sift.counters": "gsgd.sift.timing",
     "gsgd.sift.exchange": "gsgd.sift.ranks",
     "gsgd.sift.intervals": "gsgd.intervals",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gsgd import host
 from gsgd.selectors import select_random, select_top_k, unchecked
-from gsgd.sift.batch import is_packed
+from gsgd.sift.batches.batch import is_packed
 from gsgd.sift.compilation import Compiled, backend_of, hardest
 from gsgd.sift.models.wrappers import every_module
 from gsgd.sift.options import SiftOptions

@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gsgd.renamed import old_attribute
-from gsgd.sift.batch_structure import device_of
+from gsgd.sift.batches.batch_structure import device_of
 from gsgd.sift.choice import Choice, Selection, number_kept, random_share_of
 from gsgd.sift.compilation import begin_step
 from gsgd.sift.engine_state import EngineState
+from gsgd.sift.exit_choice.moving_exit import MovingExit
+from gsgd.sift.exit_choice.paying_exit import PayingExit
 from gsgd.sift.exits import check_exit, count_exits
 from gsgd.sift.gross_scores import GrossScores
 from gsgd.sift.measures.diagnosis import Diagnosis, always_selecting, diagnose
@@ -31,10 +33,8 @@ from gsgd.sift.measures.readings import Reading
 from gsgd.sift.measures.self_check import SelfCheck
 from gsgd.sift.measures.training_accuracy import training_accuracy
 from gsgd.sift.models.wrappers import is_sharded, unwrap
-from gsgd.sift.moving_exit import MovingExit
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.packed_documents import Pack, check_apart
-from gsgd.sift.paying_exit import PayingExit
 from gsgd.sift.ranks import Ranks, exchange_rows
 from gsgd.sift.score_source import GrossBatch, TrainedRows
 from gsgd.sift.scorer import Scorer

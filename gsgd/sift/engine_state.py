@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from gsgd.sift.moving_exit import MovingExit
+from gsgd.sift.exit_choice.moving_exit import MovingExit
+from gsgd.sift.exit_choice.paying_exit import PayingExit
 from gsgd.sift.options import AutoExit, SiftOptions
-from gsgd.sift.paying_exit import PayingExit
 from gsgd.sift.ranks import Ranks
 from gsgd.sift.reuse_trial import ReuseTrial
 from gsgd.sift.row_records.row_notes import RowNotes

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from gsgd.sift.batch_structure import device_of
+from gsgd.sift.batches.batch_structure import device_of
 from gsgd.sift.measures.readings import Columns, Reading, columns_of_batch
 from gsgd.sift.models.wrappers import unwrap
 from gsgd.sift.row_records.row_notes import RowNotes

@@ -40,9 +40,9 @@ class AutoExit:
     By what it promises (`level=None`, the default): at steps that may select, the first `first` of them and then now
     and then, the progress of all exits is measured on the step's own batch, the mean exact loss of the rows that each
     would keep over that of all; with what a step costs that makes the factor in budget that selection is expected to be
-    worth (`gsgd.sift.expected_factor`). Selection begins by the exit of the largest factor once that is at least
-    1 + margin, moves to another whose factor is 1 + margin times as large, and ends when its own falls below 1; it may
-    begin again. A measurement decides from the next step on. Until it is known that selection pays, training is plain.
+    worth (`gsgd.sift.measures.expected_factor`). Selection begins by the exit of the largest factor once that is at
+    least 1 + margin, moves to another whose factor is 1 + margin times as large, and ends when its own falls below 1;
+    it may begin again. A measurement decides from the next step on. Until it is known that selection pays, training is plain.
 
     By its agreement (`level` a share): the overlap of an exit is the share of the rows it keeps that exact losses would
     keep. It is measured of all exits on the first steps, which select by the last one; then of the present exit and the
@@ -163,7 +163,8 @@ class SiftOptions:
             when the batch's form changes (`gsgd.sift.measures.self_check`); a difference is a ValueError. It costs
             a few passes of two rows. A callable `score` of one's own is never checked. Also whether an id always comes
             with the same class, of 1,000 ids, where labels are one class a row on the host.
-        rows: names of entries of the batch that have one entry a row and that no other sign tells (`gsgd.sift.batch`).
+        rows: names of entries of the batch that have one entry a row and that no other sign tells
+            (`gsgd.sift.batches.batch`).
         label_names: the batch's entries that are labels; () for the model's usual ones (`labels`, or `start_positions`
             and `end_positions`).
         label_smoothing: of the "loss" score, in [0, 1), where the training loss is smoothed outside of the model, as

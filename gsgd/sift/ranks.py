@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gsgd.sift.batch import BatchRows
+from gsgd.sift.batches.batch import BatchRows
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gsgd import host
 from gsgd import scores as row_scores
 from gsgd.renamed import old_attribute
-from gsgd.sift.batch import BatchRows
+from gsgd.sift.batches.batch import BatchRows
 from gsgd.sift.compilation import CompiledScoring, backend_of
 from gsgd.sift.exits import EarlyExit, count_exits, exit_view, last_shared_layer, layers_after, only_up_to
 from gsgd.sift.models.forward_arguments import ForwardArguments

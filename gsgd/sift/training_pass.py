@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gsgd import host
-from gsgd.sift.batch_structure import device_of
+from gsgd.sift.batches.batch_structure import device_of
 from gsgd.sift.choice import normalises_by_batch
 from gsgd.sift.compilation import Compiled, backend_of, outlasting
 from gsgd.sift.models.wrappers import every_module, innermost, unwrap

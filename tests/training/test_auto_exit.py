@@ -60,7 +60,7 @@ def test_it_trains_as_at_the_exit_that_it_takes(go, tmp_path, score, level, exit
 def test_evaluations_have_the_present_exit(go, monkeypatch, tmp_path):
     """An exit 1 that agrees, then does not, then does again: the run's table follows."""
     agrees = {step: step < 8 or step >= 16 for step in range(24)}
-    measure = "gsgd.sift.moving_exit.read_batch"
+    measure = "gsgd.sift.exit_choice.moving_exit.read_batch"
     reading = type("Reading", (), {"kept": 8, "rows": 16})
 
     def scripted(sift, batch, *, exits, step):

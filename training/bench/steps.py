@@ -127,7 +127,7 @@ def measure(
     import torch
 
     from gsgd.sift import Proxy, Sift
-    from gsgd.sift.batch import take_rows
+    from gsgd.sift.batches.batch import take_rows
     from gsgd.sift.scoring_pass.labels import shifts_by_name
 
     where = device_of(device)

@@ -3,7 +3,8 @@
     progress = mean over the run of  (mean loss of the rows that a score would keep) / (mean loss of all rows)
     factor   = progress^EXPONENT / cost
 
-where cost is that of a selecting step over one of plain training, and all else stands in `gsgd.sift.expected_factor`.
+where cost is that of a selecting step over one of plain training, and all else stands in
+`gsgd.sift.measures.expected_factor`.
 
 Wrong labels: where training rows have a larger mean loss M than validation rows, V, the difference is counted as loss
 that no training takes away. It lies in single rows, 1 / keep of it in those that exact losses would keep, and what is
@@ -32,7 +33,7 @@ import torch
 
 from gsgd.sift import Sift
 from gsgd.sift.choice import LAST_SEEN_RANDOM_SHARE
-from gsgd.sift.expected_factor import SPREAD, expected_factor, ratio_kept
+from gsgd.sift.measures.expected_factor import SPREAD, expected_factor, ratio_kept
 from gsgd.sift.models.wrappers import unwrap
 from gsgd.sift.scoring_pass.mode import draws_kept
 from gsgd.sift.scoring_pass.module_state import unchanged

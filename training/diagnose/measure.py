@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from gsgd.sift.exits import check_exit_layer, count_exits
-from gsgd.sift.expected_factor import step_cost
 from gsgd.sift.measures.diagnosis import Diagnosis
+from gsgd.sift.measures.expected_factor import step_cost
 from gsgd.sift.models.wrappers import innermost, unwrap
 from training.budget import parse_budget
 from training.config import Config

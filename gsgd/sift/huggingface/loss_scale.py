@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gsgd.sift.batch import BatchRows
+from gsgd.sift.batches.batch import BatchRows
 from gsgd.sift.models.wrappers import innermost
 from gsgd.sift.scoring_pass.mode import draws_kept, scoring_mode
 from gsgd.sift.scoring_pass.module_state import unchanged

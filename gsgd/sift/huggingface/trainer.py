@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainerCallback
 
-from gsgd.sift.batch import BatchRows
+from gsgd.sift.batches.batch import BatchRows
 from gsgd.sift.choice import Selection
 from gsgd.sift.engine import Sift
 from gsgd.sift.exits import EarlyExit, exit_view

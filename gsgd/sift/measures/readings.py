@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gsgd.selectors import select_top_k
 from gsgd.sift.exits import check_exit_layer
-from gsgd.sift.expected_factor import ratio_kept
+from gsgd.sift.measures.expected_factor import ratio_kept
 from gsgd.sift.models.wrappers import unwrap
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.mode import draws_kept
@@ -167,7 +167,7 @@ class Columns(NamedTuple):
         return read_usable(scores, losses, usable, keep, step=step, exit_layer=self.exit_layer)
 
     def progress(self, keep: float, *, random_share: float = 0.0) -> float:
-        """`gsgd.sift.expected_factor.ratio_kept` of the rows that are usable; NaN where there are none."""
+        """`gsgd.sift.measures.expected_factor.ratio_kept` of the rows that are usable; NaN where there are none."""
         usable = self.usable.to(self.losses.device) & torch.isfinite(self.losses) & torch.isfinite(self.scores)
         count = int(usable.sum())
         if count == 0:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gsgd import host
-from gsgd.sift.batch_structure import device_of, same_tensors
+from gsgd.sift.batches.batch_structure import device_of, same_tensors
 from gsgd.sift.measures.readings import Columns, Reading
 from gsgd.sift.models.wrappers import unwrap
 from gsgd.sift.options import SiftOptions

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from gsgd.sift.batch_structure import same_tensors
+from gsgd.sift.batches.batch_structure import same_tensors
 from gsgd.sift.score_source import GrossBatch
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 import torch
 from torch.nn.functional import cross_entropy
 
-from gsgd.sift.expected_factor import EXPONENT, SPREAD
+from gsgd.sift.measures.expected_factor import EXPONENT, SPREAD
 from training.data.order import Order
 from training.diagnose.forecast import BATCHES, POINTS, Look, forecast
 from training.diagnose.measure import diagnose_config

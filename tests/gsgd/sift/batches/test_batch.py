@@ -16,7 +16,7 @@ transformers = pytest.importorskip("transformers")
 
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence  # noqa: E402
 
-from gsgd.sift.batch import ROW_NAMES, BatchRows, batch_size, is_packed, take_rows  # noqa: E402
+from gsgd.sift.batches.batch import ROW_NAMES, BatchRows, batch_size, is_packed, take_rows  # noqa: E402
 
 KEPT = torch.tensor([1, 3])
 

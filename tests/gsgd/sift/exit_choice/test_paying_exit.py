@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
 
 from gsgd.sift import AutoExit, LinearProbe, Proxy, Sift  # noqa: E402
-from gsgd.sift.paying_exit import PayingExit  # noqa: E402
+from gsgd.sift.exit_choice.paying_exit import PayingExit  # noqa: E402
 
 ROWS, GROSS, KEPT, CLASSES, WIDTH = 48, 16, 4, 3, 6
 
@@ -92,7 +92,7 @@ def test_means_decide_and_what_cannot_be_measured_waits():
 
 def test_changes_are_logged(caplog):
     script = [1.5, 0.5]
-    with caplog.at_level(logging.INFO, logger="gsgd.sift.paying_exit"):
+    with caplog.at_level(logging.INFO, logger="gsgd.sift.exit_choice.paying_exit"):
         run(AutoExit(every=1, first=1, memory=0.0), lambda step, _: script[step], 2, shares={2: 0.0})
     assert [record.getMessage() for record in caplog.records] == [
         f"step 0: from the next step on exit 2 selects, as the expected factor is {1.5**0.8:.3f}",

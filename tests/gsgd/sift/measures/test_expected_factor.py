@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from gsgd.sift.expected_factor import (  # noqa: E402
+from gsgd.sift.measures.expected_factor import (  # noqa: E402
     EXPONENT,
     expected_factor,
     least_overlap,

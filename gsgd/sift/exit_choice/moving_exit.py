@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from gsgd.sift.batch_structure import device_of
+from gsgd.sift.batches.batch_structure import device_of
 from gsgd.sift.measures.readings import read_batch
 from gsgd.sift.options import AutoExit
 from gsgd.sift.ranks import Ranks

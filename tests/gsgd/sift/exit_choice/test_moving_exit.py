@@ -18,8 +18,8 @@ from torch import nn  # noqa: E402
 from torch.nn.functional import cross_entropy  # noqa: E402
 
 from gsgd.sift import AutoExit, Sift, moving_exit  # noqa: E402
+from gsgd.sift.exit_choice.moving_exit import MovingExit  # noqa: E402
 from gsgd.sift.huggingface.trainer import SiftArguments  # noqa: E402
-from gsgd.sift.moving_exit import MovingExit  # noqa: E402
 
 ROWS, KEPT = 20, 10
 
@@ -180,7 +180,7 @@ def test_a_step_is_counted_once():
 
 
 def test_moves_are_logged(caplog):
-    with caplog.at_level(logging.INFO, logger="gsgd.sift.moving_exit"):
+    with caplog.at_level(logging.INFO, logger="gsgd.sift.exit_choice.moving_exit"):
         run(AutoExit(level=0.7, every=1, first=1, memory=0.0), lambda step, layer: 0.8 if step < 2 else 0.5, 3, exits=2)
     assert [record.getMessage() for record in caplog.records] == [
         "step 0: from here on exit 1, as the overlap at exit 1 is 0.800",

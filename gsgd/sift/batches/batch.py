@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from gsgd.ranges import words
-from gsgd.sift.batch_structure import Indices, lengths_of, members_of, rebuilt, rows_are_second
+from gsgd.sift.batches.batch_structure import Indices, lengths_of, members_of, rebuilt, rows_are_second
 from gsgd.sift.models.forward_arguments import ForwardArguments
 
 # fmt: off

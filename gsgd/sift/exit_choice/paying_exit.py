@@ -3,10 +3,10 @@
     sift = Sift(model, exit_layer=1, start_step="auto")         # by this exit, while it pays
     sift = Sift(model, exit_layer="auto")                       # by whichever pays most, while one does
 
-What an exit or another score promises is the factor of `gsgd.sift.expected_factor`, of the progress that is measured on
-gross batches of the run now and then, and of what a step costs. That cost is arithmetic, floating point operations as
-they are counted in the run's first measurement: the same on any machine, so that a resumed run decides as the run would
-have. Two passes are counted, as in a budget of work, though a shared forward may save some of the second; and what a
+What an exit or another score promises is the factor of `gsgd.sift.measures.expected_factor`, of the progress that is
+measured on gross batches of the run now and then, and of what a step costs. That cost is arithmetic, floating point
+operations as they are counted in the run's first measurement: the same on any machine, so that a resumed run decides as
+the run would have. Two passes are counted, as in a budget of work, though a shared forward may save some of the second; and what a
 machine takes beyond its arithmetic (launches on a GPU) is not in it: `gsgd bench step` tells, and `AutoExit.costs`
 takes what it tells.
 """
@@ -18,8 +18,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gsgd.sift.expected_factor import expected_factor, step_cost
-from gsgd.sift.moving_exit import running_mean
+from gsgd.sift.exit_choice.moving_exit import running_mean
+from gsgd.sift.measures.expected_factor import expected_factor, step_cost
 from gsgd.sift.options import AutoExit
 
 logger = logging.getLogger(__name__)

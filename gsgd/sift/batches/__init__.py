@@ -1,0 +1,1 @@
+"""What of a batch are rows, taken in whatever structure it has."""
