@@ -17,11 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from gsgd.renamed import old_attribute
 from gsgd.sift.batches.batch_structure import device_of
-from gsgd.sift.choice import Choice, Selection, number_kept, random_share_of
+from gsgd.sift.choice import Choice, Selection, number_kept
 from gsgd.sift.compilation import begin_step
 from gsgd.sift.engine_state import EngineState
 from gsgd.sift.exit_choice.moving_exit import MovingExit
@@ -35,7 +34,7 @@ from gsgd.sift.measures.training_accuracy import training_accuracy
 from gsgd.sift.models.wrappers import is_sharded, unwrap
 from gsgd.sift.options import SiftOptions
 from gsgd.sift.packed_documents import Pack, check_apart
-from gsgd.sift.ranks import Ranks, exchange_rows
+from gsgd.sift.ranks import exchange_rows
 from gsgd.sift.score_source import GrossBatch, TrainedRows
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.labels import shifts_by_name
@@ -187,7 +186,8 @@ class Sift(EngineState):
         self._measure_accuracy(batch, step)
         watch = Elapsed()
         if selects and isinstance(self.auto, PayingExit):
-            selects = self._pays(self.auto, batch, ids, step, watch)
+            selects = self.auto.selects(self._gross, batch, ids, exit_layer=self.exit_layer, step=step, watch=watch)
+            self.exit_layer = self.auto.last or self.exit_layer  # of a score that is no exit's own it stays
         if selects and self.options.reuse == "auto" and self.scorer.function is not None:
             self.reuse_trial.begin(device_of(batch), self.ranks)
         self.calls += 1
@@ -364,12 +364,8 @@ class Sift(EngineState):
         if losses is None and source.needs_losses:
             losses = self._trained_losses.of(output, batch, positions=positions, items=items)
         trained = TrainedRows(rows, step, ids, losses, exit_losses, *self._scored_rows.of(rows))
-        if isinstance(self.auto, PayingExit) and self.auto.counts_training:
-            with FlopCounterMode(display=False) as counter:
-                source.note(trained)
-            found = counter.get_total_flops() / self.last.kept
-            self.auto.tell_training(*Ranks.here("rank").means([found], device_of(rows)))
-        else:
+        paying = self.auto if isinstance(self.auto, PayingExit) else None
+        with contextlib.nullcontext() if paying is None else paying.counting_training(self.last.kept, rows):
             source.note(trained)
 
     def write_rows(self) -> None:
@@ -402,25 +398,6 @@ class Sift(EngineState):
         exits = [self.exit_layer] if exits is None else exits
         step = self.step if step is None else step
         return self._gross.read(batch, ids, exits=exits, exit_layer=self.exit_layer, step=step)
-
-    def _pays(self, paying: PayingExit, batch: Any, ids: Tensor | None, step: int, watch: Elapsed) -> bool:
-        """Whether a step selects, by what was measured before it; where a measurement is due, it is made, and timed."""
-        due, device = paying.begin(step), device_of(batch)
-        self.exit_layer = paying.last or self.exit_layer  # of a score that is no exit's own it stays
-        if due:
-            at: dict[str, Any] = {"exits": paying.candidates, "exit_layer": self.exit_layer, "step": step}
-            alike = Ranks.here("rank")
-            with watch.measure(device):
-                if paying.counts_scoring:
-                    scoring, forward = self._gross.work(batch, ids, **at)
-                    *shares, forward = alike.means([*scoring.values(), forward], device)
-                    paying.tell_work(dict(zip(scoring, shares, strict=True)), forward)
-                share = random_share_of(self.options)
-                columns = self._gross.columns(batch, ids, **at)
-                progress = [each.progress(self.keep, random_share=share) for each in columns]
-                told = dict(zip(paying.candidates, alike.means(progress, device), strict=True))
-                paying.tell(told, keep=self.keep, step=step)
-        return paying.present is not None
 
     @property
     def next_selects(self) -> bool:

@@ -42,7 +42,8 @@ class AutoExit:
     would keep over that of all; with what a step costs that makes the factor in budget that selection is expected to be
     worth (`gsgd.sift.measures.expected_factor`). Selection begins by the exit of the largest factor once that is at
     least 1 + margin, moves to another whose factor is 1 + margin times as large, and ends when its own falls below 1;
-    it may begin again. A measurement decides from the next step on. Until it is known that selection pays, training is plain.
+    it may begin again. A measurement decides from the next step on. Until it is known that selection pays, training is
+    plain.
 
     By its agreement (`level` a share): the overlap of an exit is the share of the rows it keeps that exact losses would
     keep. It is measured of all exits on the first steps, which select by the last one; then of the present exit and the

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gsgd.sift.batches.batch_structure import device_of
+from gsgd.sift.exit_choice.measuring import Turns, running_mean
 from gsgd.sift.measures.readings import read_batch
 from gsgd.sift.options import AutoExit
 from gsgd.sift.ranks import Ranks
@@ -41,7 +42,7 @@ class MovingExit:
         self.level: float = rule.level
         self.history: list[tuple[int, int, float]] = []
         self.averages: dict[int, list[float]] = {}
-        self._in_a_row, self._since, self._asked = rule.first, 0, -1
+        self._turns = Turns(rule)
 
     def moved(self, scorer: Scorer, batch: Mapping[str, Any], step: int) -> int:
         """The exit to select at on a gross batch of step `step`, after what there is to measure on it.
@@ -58,13 +59,8 @@ class MovingExit:
 
     def due(self, step: int) -> list[int]:
         """The exits to measure at a selecting step, mostly none; only the first micro-batch of a step is asked for."""
-        if step == self._asked:
+        if not (self._turns.begins(step) and self._turns.due()):
             return []
-        self._asked = step
-        self._since += 1
-        if self._in_a_row == 0 and self._since < self.rule.every:
-            return []
-        self._since = 0
         return self._watched() if self.history else list(range(1, self.exits + 1))
 
     def tell(self, overlaps: Mapping[int, float], step: int) -> None:
@@ -78,8 +74,7 @@ class MovingExit:
             return
         for layer, value in overlaps.items():
             self.averages[layer] = running_mean(self.averages.get(layer), value, self.rule.memory)
-        self._in_a_row = max(0, self._in_a_row - 1)
-        if self._in_a_row > 0:
+        if not self._turns.settled():
             return
         level, below = self.level, self.present - 1
         if not self.history:
@@ -97,7 +92,7 @@ class MovingExit:
             "step %d: from here on exit %d, as the overlap at exit %d is %.3f", step, layer, decided_by, overlap
         )
         # The first choice has measured all exits, later moves come to one that is new.
-        self._in_a_row = self.rule.first if self.history else 0
+        self._turns.again(self.rule.first if self.history else 0)
         self.history.append((step, layer, overlap))
         self.present = layer
         # Of an exit that is left alone for long the average is about another model.
@@ -112,9 +107,7 @@ class MovingExit:
             "present": self.present,
             "history": [list(entry) for entry in self.history],
             "averages": {layer: list(average) for layer, average in self.averages.items()},
-            "in_a_row": self._in_a_row,
-            "since": self._since,
-            "asked": self._asked,
+            **self._turns.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -128,15 +121,4 @@ class MovingExit:
         self.present = state["present"]
         self.history = [(step, layer, overlap) for step, layer, overlap in state["history"]]
         self.averages = {layer: list(average) for layer, average in state["averages"].items()}
-        self._in_a_row, self._since, self._asked = state["in_a_row"], state["since"], state["asked"]
-
-
-def running_mean(average: list[float] | None, value: float, memory: float) -> list[float]:
-    """[mean, number] with one more value: a plain mean until a value would weigh less than 1 - memory, then that.
-
-    Args:
-        average: [mean, number] so far; None for none.
-    """
-    mean, count = average or [0.0, 0]
-    weight = max(1 / (count + 1), 1 - memory)
-    return [mean + weight * (value - mean), count + 1]
+        self._turns.load_state_dict(state)

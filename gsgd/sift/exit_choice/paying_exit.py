@@ -6,27 +6,36 @@
 What an exit or another score promises is the factor of `gsgd.sift.measures.expected_factor`, of the progress that is
 measured on gross batches of the run now and then, and of what a step costs. That cost is arithmetic, floating point
 operations as they are counted in the run's first measurement: the same on any machine, so that a resumed run decides as
-the run would have. Two passes are counted, as in a budget of work, though a shared forward may save some of the second; and what a
-machine takes beyond its arithmetic (launches on a GPU) is not in it: `gsgd bench step` tells, and `AutoExit.costs`
-takes what it tells.
+the run would have. Two passes are counted, as in a budget of work, though a shared forward may save some of the
+second; and what a machine takes beyond its arithmetic (launches on a GPU) is not in it: `gsgd bench step` tells, and
+`AutoExit.costs` takes what it tells.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gsgd.sift.exit_choice.moving_exit import running_mean
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from gsgd.sift.batches.batch_structure import device_of
+from gsgd.sift.choice import random_share_of
+from gsgd.sift.exit_choice.measuring import Turns, running_mean
+from gsgd.sift.gross_scores import GrossScores
 from gsgd.sift.measures.expected_factor import expected_factor, step_cost
 from gsgd.sift.options import AutoExit
+from gsgd.sift.ranks import Ranks
+from gsgd.sift.timing import Elapsed
 
 logger = logging.getLogger(__name__)
 
 
 class PayingExit:
-    """Whether selection pays at present, by which exit, and how that came. It knows no model: it is told what is seen.
+    """Whether selection pays at present, by which exit, and how that came.
 
     A decision is good from the step on that follows the measurement, so that a loop can draw as many rows as it takes.
 
@@ -55,7 +64,7 @@ class PayingExit:
         self.training: float | None = None
         self.forward = 0.0
         self._decided: int | None = None
-        self._in_a_row, self._since, self._asked = rule.first, 0, -1
+        self._turns = Turns(rule)
         # Where nothing could be measured, as of losses last seen in a first epoch, there is no hurry to do so again.
         self._blind = False
 
@@ -64,18 +73,47 @@ class PayingExit:
         """What selects at the next step."""
         return self._decided
 
+    def selects(
+        self, scores: GrossScores, batch: Any, ids: Tensor | None, *, exit_layer: int, step: int, watch: Elapsed
+    ) -> bool:
+        """Whether a step selects, by what was measured before it; where a measurement is due, it is made, and timed.
+
+        All ranks must call it at the same steps. They take the mean of what they measure, and so decide alike.
+
+        Args:
+            exit_layer: that a score which is no exit's own begins with.
+        """
+        if self.begin(step):
+            at: dict[str, Any] = {"exits": self.candidates, "exit_layer": self.last or exit_layer, "step": step}
+            alike, device, keep = Ranks.here("rank"), device_of(batch), scores.scorer.keep
+            with watch.measure(device):
+                if self.counts_scoring:
+                    scoring, forward = scores.work(batch, ids, **at)
+                    *shares, forward = alike.means([*scoring.values(), forward], device)
+                    self.tell_work(dict(zip(scoring, shares, strict=True)), forward)
+                share = random_share_of(scores.scorer.options)
+                columns = scores.columns(batch, ids, **at)
+                progress = [each.progress(keep, random_share=share) for each in columns]
+                self.tell(dict(zip(self.candidates, alike.means(progress, device), strict=True)), keep=keep, step=step)
+        return self.present is not None
+
+    @contextlib.contextmanager
+    def counting_training(self, number: int, rows: Any) -> Iterator[None]:
+        """Within the block a score is trained on that number of rows; the first time its operations are counted."""
+        if not self.counts_training:
+            yield
+            return
+        with FlopCounterMode(display=False) as counter:
+            yield
+        self.tell_training(*Ranks.here("rank").means([counter.get_total_flops() / number], device_of(rows)))
+
     def begin(self, step: int) -> bool:
         """A step that may select begins: returns whether to measure on its batch, once for all its micro-batches."""
-        if step == self._asked:
+        if not self._turns.begins(step):
             return False
-        self._asked = step
         self.present = self._decided
         self.last = self.last if self.present is None else self.present
-        self._since += 1
-        if (self._in_a_row == 0 or self._blind) and self._since < self.rule.every:
-            return False
-        self._since = 0
-        return True
+        return self._turns.due(hurry=not self._blind)
 
     def tell_work(self, scoring: Mapping[int, float], forward: float) -> None:
         """What was counted of the candidates, see `scoring` and `forward`."""
@@ -108,8 +146,7 @@ class PayingExit:
             return
         for candidate, value in progress.items():
             self.averages[candidate] = running_mean(self.averages.get(candidate), value, self.rule.memory)
-        self._in_a_row = max(0, self._in_a_row - 1)
-        if self._in_a_row > 0:
+        if not self._turns.settled():
             return
         factors = {candidate: self.factor(candidate, keep) for candidate in self.candidates}
         best = max(self.candidates, key=lambda candidate: factors[candidate])  # of equal ones the first, the cheapest
@@ -151,9 +188,7 @@ class PayingExit:
             "scoring": dict(self.scoring),
             "training": self.training,
             "forward": self.forward,
-            "in_a_row": self._in_a_row,
-            "since": self._since,
-            "asked": self._asked,
+            **self._turns.state_dict(),
             "blind": self._blind,
         }
 
@@ -172,5 +207,5 @@ class PayingExit:
         self.history = [(step, candidate, factor) for step, candidate, factor in state["history"]]
         self.averages = {candidate: list(average) for candidate, average in state["averages"].items()}
         self.scoring, self.training, self.forward = dict(state["scoring"]), state["training"], state["forward"]
-        self._in_a_row, self._since, self._asked = state["in_a_row"], state["since"], state["asked"]
+        self._turns.load_state_dict(state)
         self._blind = state["blind"]

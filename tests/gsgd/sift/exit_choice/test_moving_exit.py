@@ -17,7 +17,8 @@ pytest.importorskip("transformers")
 from torch import nn  # noqa: E402
 from torch.nn.functional import cross_entropy  # noqa: E402
 
-from gsgd.sift import AutoExit, Sift, moving_exit  # noqa: E402
+from gsgd.sift import AutoExit, Sift  # noqa: E402
+from gsgd.sift.exit_choice import moving_exit  # noqa: E402
 from gsgd.sift.exit_choice.moving_exit import MovingExit  # noqa: E402
 from gsgd.sift.huggingface.trainer import SiftArguments  # noqa: E402
 
