@@ -119,7 +119,7 @@ def _choose(checks: list[Check], wanted: list[str]) -> list[Check]:
     for name in wanted:
         if name.lower() not in present:
             near = difflib.get_close_matches(name, list(present.values()), n=3, cutoff=0.5)
-            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
             known = " (the paper has it, but nothing checks it)" if name in STATEMENTS else ""
             raise ValueError(f"no statement {name!r}{known}{hint} `gsgd verify --list` names them all")
         chosen.add(present[name.lower()])

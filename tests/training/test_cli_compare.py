@@ -71,7 +71,7 @@ def test_seed_is_the_key_and_no_abbreviation_of_seeds(compare, tmp_path):
         (["nowhere", "--methods", "baseline"], "no configuration 'nowhere'"),
         (["tiny.toml", "--methods", "baseline,los@1"], "method = 'los@1' must be"),
         (["tiny.toml", "--methods", ","], "--methods names no method"),
-        (["tiny.toml", "--methods", "baseline,baseline"], "a method is named twice"),
+        (["tiny.toml", "--methods", "baseline,baseline"], "the method 'baseline' is named twice"),
         (["tiny.toml", "--methods", "baseline", "--budget", "soon"], "budget = 'soon' must be"),
         (["tiny.toml", "--methods", "baseline", "--sweep", "max_lr"], "--sweep 'max_lr' must be key=value,value"),
         (["tiny.toml", "--methods", "baseline", "--sweep", "lr=1,2"], "no key 'lr'"),

@@ -207,7 +207,7 @@ def test_what_does_not_fit_the_configuration(go, trained):
         go(("baseline", "loss@1:kep=0.3"))
     with pytest.raises(ValueError, match=r"exit_layer = 9 must be a whole number in 1\.\.2"):
         go(("baseline", "loss@9"))
-    with pytest.raises(ValueError, match="a method is named twice"):
+    with pytest.raises(ValueError, match="the method 'baseline' is named twice"):
         go(("baseline", "loss@1", "baseline"))
     assert trained == []
 

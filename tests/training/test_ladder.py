@@ -373,7 +373,7 @@ def test_work_is_the_same_for_all(go):
     ("values", "message"),
     [
         ({"methods": ("random", "loss@1")}, "--methods must name baseline"),
-        ({"methods": ("baseline", "baseline")}, "a method is named twice"),
+        ({"methods": ("baseline", "baseline")}, "the method 'baseline' is named twice"),
         ({"grid": {"seed": ("1", "2")}}, "--tune sets seed, but that is the comparison's"),
         ({"grid": {"method": ("random",)}}, "--tune sets method"),
         ({"grid": {"batch_size": ("8", "128")}}, "a gross batch has 128 rows, the training set 64"),

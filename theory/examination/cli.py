@@ -30,8 +30,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "beside them, and say whether selection is promised a gain."
     )
     parser.epilog = EXAMPLES
-    positive = number("above 0", lambda value: 0 < value < float("inf"))
-    not_negative = number("of at least 0", lambda value: 0 <= value < float("inf"))
+    positive = number("above 0, and finite", lambda value: 0 < value < float("inf"))
+    not_negative = number("of at least 0, and finite", lambda value: 0 <= value < float("inf"))
     parser.add_argument(
         "data", type=Path, metavar="DATA.csv", help="numbers under a heading; commas, semicolons or tabs"
     )

@@ -58,8 +58,9 @@ def check_contenders(contenders: Sequence[Contender]) -> None:
     Raises:
         ValueError: if not.
     """
-    if len({contender.label for contender in contenders}) < len(contenders):
-        raise ValueError("a method is named twice")
+    labels = [contender.label for contender in contenders]
+    if again := next((label for label in labels if labels.count(label) > 1), None):
+        raise ValueError(f"the method {again!r} is named twice")
     for contender in contenders:
         check_shared(f"the method {contender.label!r}", contender.values)
 
