@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 _FOLDERS = {
+    "gsgd.commands": ("arguments", "bench", "console", "reproduce", "terminal"),
     "gsgd.sift.huggingface": ("checkpoints", "collator", "trainer"),
     "gsgd.sift.shared_forward": ("sharing",),
     "gsgd.sift.models": ("wrappers", "forward_arguments", "torch_internals", "batchnorm"),

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gsgd.arguments import add_keys
+from gsgd.commands.arguments import add_keys
+from gsgd.commands.terminal import columns, fitted, two_columns
 from gsgd.results import write_json
-from gsgd.terminal import columns, fitted, two_columns
 
 if TYPE_CHECKING:
     from training.config import Config, Source
