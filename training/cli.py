@@ -124,8 +124,8 @@ def _why_not_finite(header: dict[str, Any]) -> str:
 def _rehearse(config: Config) -> int:
     import torch
 
-    from training.rehearsal import rehearse
     from training.run import running
+    from training.run.rehearsal import rehearse
 
     if not torch.accelerator.is_available():
         config = config.with_values({"precision": "no"})  # a processor may take a hundred times as long for others
