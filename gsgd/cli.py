@@ -18,17 +18,17 @@ from types import ModuleType
 from typing import Any
 
 from gsgd import __version__
-from gsgd.arguments import in_words, name_keys, take_keys
+from gsgd.commands.arguments import in_words, name_keys, take_keys
+from gsgd.commands.terminal import HelpFormatter
 from gsgd.results import check_writable
-from gsgd.terminal import HelpFormatter
 
 BENCH: dict[str, tuple[Any, str]] = {
     "step": ("training.bench.cli", "what selection adds to a training step, beside its arithmetic"),
     "gpu": ("training.bench.gpu", "the same of the cases that matter on a GPU, in one go"),
-    "simulate": ("gsgd.bench", "simulation speed against the alternatives"),
+    "simulate": ("gsgd.commands.bench", "simulation speed against the alternatives"),
 }
 COMMANDS: dict[str, tuple[Any, str]] = {
-    "reproduce": ("gsgd.reproduce", "all of it, resumable: checks, small comparisons, figures, report"),
+    "reproduce": ("gsgd.commands.reproduce", "all of it, resumable: checks, small comparisons, figures, report"),
     "verify": ("theory.cli", "check every statement of the paper: what holds, and how tightly"),
     "examine": ("theory.examination.cli", "what the theorems promise on your own data, beside runs"),
     "train": ("training.cli", "train BERT or ResNet by a configuration, with or without selection"),

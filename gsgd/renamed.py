@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 _FOLDERS = {
+    "gsgd.commands": ("arguments", "bench", "console", "reproduce", "terminal"),
     "gsgd.sift.batches": ("batch", "batch_structure"),
     "gsgd.sift.exit_choice": ("moving_exit", "paying_exit"),
     "gsgd.sift.huggingface": ("checkpoints", "collator", "trainer"),
@@ -34,7 +35,9 @@ _FOLDERS = {
     "theory.routes": ("exact", "montecarlo", "rigorous", "worstcase"),
     "theory.formulas": ("convergence", "early_exit", "facts", "noise", "noise_laws", "overlap", "rho"),
     "training.run_folder": ("records", "schema", "checkpoint", "metering", "events", "folders"),
-    "training.data": ("cache", "files", "hub", "parquet", "order"),
+    "training.data": ("cache", "files", "hub", "parquet", "order", "classified_rows"),
+    "training.run": ("display", "rehearsal"),
+    "training.metrics": ("average_precision", "calibration"),
     "training.comparison": ("compare", "summary"),
     "training.images": ("resnet",),
 }

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gsgd.arguments import install, number, whole
-from gsgd.console import bar
+from gsgd.commands.arguments import install, number, whole
+from gsgd.commands.console import bar
+from gsgd.commands.terminal import fitted
 from gsgd.results import check_writable, command_line, provenance, write_json
-from gsgd.terminal import fitted
 from theory import curves, table
 from theory.checks import missing
 from theory.statements import STATEMENTS

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gsgd.arguments import add_keys
+from gsgd.commands.arguments import add_keys
+from gsgd.commands.terminal import columns, fitted, two_columns
 from gsgd.results import write_json
-from gsgd.terminal import columns, fitted, two_columns
 
 if TYPE_CHECKING:
     from training.config import Config, Source
@@ -124,8 +124,8 @@ def _why_not_finite(header: dict[str, Any]) -> str:
 def _rehearse(config: Config) -> int:
     import torch
 
-    from training.rehearsal import rehearse
     from training.run import running
+    from training.run.rehearsal import rehearse
 
     if not torch.accelerator.is_available():
         config = config.with_values({"precision": "no"})  # a processor may take a hundred times as long for others

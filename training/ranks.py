@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from accelerate import Accelerator, PartialState
 
-from gsgd.arguments import in_words
+from gsgd.commands.arguments import in_words
 
 Built = TypeVar("Built")
 Processes: TypeAlias = Accelerator | PartialState

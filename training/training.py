@@ -25,11 +25,11 @@ from gsgd.sift.models.wrappers import innermost, unwrap
 from gsgd.sift.scoring_pass.head_positions import positions_only
 from gsgd.sift.scoring_pass.row_losses import IGNORED
 from gsgd.sift.timing import Elapsed
-from training.average_precision import AveragePrecision
-from training.calibration import Calibration
 from training.config import Config
 from training.data.order import Order
 from training.methods import PROXY, SAMPLED, WEIGHTED
+from training.metrics.average_precision import AveragePrecision
+from training.metrics.calibration import Calibration
 from training.optimization import build_scheduler, parameter_groups
 from training.run_folder.schema import check_like
 from training.sampled import SampledOrder

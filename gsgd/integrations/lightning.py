@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gsgd.arguments import install
+from gsgd.commands.arguments import install
 from gsgd.sift.engine import Sift
 from gsgd.sift.options import SiftOptions
 

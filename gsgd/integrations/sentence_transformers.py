@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
-from gsgd.arguments import install
+from gsgd.commands.arguments import install
 from gsgd.sift.batches.batch import BatchRows
 from gsgd.sift.huggingface.trainer import SiftArguments, SiftMixin
 from gsgd.sift.scoring_pass.mode import draws_kept

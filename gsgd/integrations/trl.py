@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from gsgd.arguments import install
+from gsgd.commands.arguments import install
 from gsgd.sift.huggingface.trainer import SiftMixin
 
 try:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gsgd import __version__, bench, cli
+from gsgd import __version__, cli
+from gsgd.commands import bench
 
 
 def gsgd(*arguments, folder=None, **environment):

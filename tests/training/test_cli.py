@@ -15,8 +15,8 @@ import time
 import pytest
 import torch
 
-from gsgd.arguments import add_keys, name_keys, take_keys
 from gsgd.cli import main
+from gsgd.commands.arguments import add_keys, name_keys, take_keys
 from gsgd.locks import one_writer
 from gsgd.sift.options import SiftOptions
 from training.config import load, presets

@@ -149,7 +149,7 @@ def masked_language():
     from accelerate import Accelerator
 
     from training.config import build
-    from training.rehearsal import MadeUpRows
+    from training.run.rehearsal import MadeUpRows
 
     def count(method):
         sizes = {"layers": "2", "hidden_size": "16", "heads": "2", "intermediate_size": "32", "vocab_limit": "500"}

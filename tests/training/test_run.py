@@ -21,8 +21,8 @@ from rich.console import Console
 
 import training.run.loop as module
 from training.budget import StepCosts
-from training.display import Display
 from training.run import train
+from training.run.display import Display
 from training.run.header import check_data
 from training.run_folder import checkpoint
 from training.run_folder.events import Events

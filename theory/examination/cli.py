@@ -6,9 +6,9 @@ import argparse
 import io
 from pathlib import Path
 
-from gsgd.arguments import number, whole
+from gsgd.commands.arguments import number, whole
+from gsgd.commands.terminal import columns
 from gsgd.results import check_writable, command_line, provenance, write_atomic, write_json
-from gsgd.terminal import columns
 from theory.examination.data import read_csv
 from theory.examination.examine import examine
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from gsgd.console import print_table
+from gsgd.commands.console import print_table
 from theory.examination.finite import Assumption
 from theory.routes import montecarlo
 

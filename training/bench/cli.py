@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
-from gsgd.arguments import number, whole, wholes
-from gsgd.console import bar, print_table
+from gsgd.commands.arguments import number, whole, wholes
+from gsgd.commands.console import bar, print_table
 from gsgd.results import command_line, provenance, write_json
 from training.bench.models import MODELS, BatchShape, describe_rows
 from training.bench.sources import sources_of

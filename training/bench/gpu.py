@@ -18,11 +18,11 @@ from typing import Any
 
 from rich.console import Console
 
-from gsgd.arguments import number, whole
 from gsgd.cli import main
-from gsgd.console import print_table
+from gsgd.commands.arguments import number, whole
+from gsgd.commands.console import print_table
+from gsgd.commands.terminal import fitted
 from gsgd.results import check_writable
-from gsgd.terminal import fitted
 from training.bench.cli import counts, header, quiet_profiler
 from training.bench.models import MODELS, BatchShape, describe_rows
 from training.bench.steps import Cost, device_of, measure

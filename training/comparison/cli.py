@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from gsgd.arguments import add_keys, number, whole
-from gsgd.console import print_table
+from gsgd.commands.arguments import add_keys, number, whole
+from gsgd.commands.console import print_table
 from gsgd.results import write_json
 
 if TYPE_CHECKING:

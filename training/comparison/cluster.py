@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from accelerate import Accelerator
 
-from gsgd.arguments import install
+from gsgd.commands.arguments import install
 from gsgd.ranges import one_of
 from training.comparison.jobs import Job, has_ended
 from training.run import Ending, make_accelerator, train

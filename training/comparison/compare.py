@@ -22,8 +22,8 @@ from training.comparison.jobs import Job
 from training.comparison.opening import begin, check_same, header_of, opened, record_of, tasks_of
 from training.comparison.summary import MethodSummary, RunResult, cells_of, default_target, summarise
 from training.config import Config
-from training.display import Display, duration
 from training.run import Ending, train
+from training.run.display import Display, duration
 from training.run_folder.metering import read_meters, write_meters
 from training.run_folder.records import COLUMNS, EVALUATIONS, OF_COMPARISON, Evaluation
 from training.run_folder.schema import FINISHED, ComparisonHeader

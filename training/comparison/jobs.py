@@ -16,8 +16,8 @@ from accelerate import Accelerator
 
 from training.budget import StepCosts
 from training.config import Config
-from training.display import Display
 from training.run import Ending, make_accelerator, train
+from training.run.display import Display
 from training.run.resumption import FINAL
 from training.run_folder.records import read_header
 

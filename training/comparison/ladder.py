@@ -39,9 +39,9 @@ from training.comparison.plan import Plan, check_plan, rungs_of
 from training.comparison.time_left import TimeLeft
 from training.comparison.tuning import Trial, Values, at_an_edge, best, draw_trials, in_words, part_of, with_parts
 from training.config import Config
-from training.display import Display, duration
 from training.ranks import failing_together
 from training.run import Ending
+from training.run.display import Display, duration
 from training.run_folder.records import HEADER, OF_LADDER
 from training.run_folder.schema import DIVERGED, FINISHED, INTERRUPTED, LadderHeader
 from training.task import Task

@@ -6,7 +6,7 @@ import math
 
 from rich.console import Console
 
-from gsgd.console import print_table
+from gsgd.commands.console import print_table
 from training.comparison.ladder_results import PLAIN, PLANNED, Claim, InSeconds, LadderResult, Row
 from training.comparison.speedup import ABOVE, BELOW, ON, SpeedUp
 from training.comparison.summary import Interval

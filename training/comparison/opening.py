@@ -16,8 +16,8 @@ from training.budget import StepCosts
 from training.comparison.contenders import Contender
 from training.config import Config
 from training.costs import measure_costs
-from training.display import Display
 from training.ranks import built, failing_together, told_by_others
+from training.run.display import Display
 from training.run.header import check_data
 from training.run.model_files import check_room
 from training.run_folder.records import HEADER, OF_COMPARISON, OF_LADDER, fingerprint, read_json

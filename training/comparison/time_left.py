@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from training.display import duration
+from training.run.display import duration
 
 
 class TimeLeft:

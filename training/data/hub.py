@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from types import ModuleType
 
-from gsgd.arguments import install
+from gsgd.commands.arguments import install
 
 
 @contextlib.contextmanager

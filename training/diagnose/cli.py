@@ -11,8 +11,8 @@ from typing import Any
 
 from rich.console import Console
 
-from gsgd.arguments import add_keys, number, wholes
-from gsgd.console import bar
+from gsgd.commands.arguments import add_keys, number, wholes
+from gsgd.commands.console import bar
 from gsgd.results import check_writable, write_json
 from training.diagnose.tables import LEGEND, show_forecasts, show_point
 from training.diagnose.words import WHAT_516_IS

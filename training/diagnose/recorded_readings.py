@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from gsgd.console import print_table
+from gsgd.commands.console import print_table
 from gsgd.results import write_table
 from theory import readings as formulas
 from training.run_folder.records import METER_COLUMNS, METERS, read_table

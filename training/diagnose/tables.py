@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from gsgd.console import print_table
+from gsgd.commands.console import print_table
 from training.diagnose.forecast import Forecast
 from training.diagnose.words import PROMISES, expected, paragraphs
 

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
 
-from gsgd.console import Bar, bar
+from gsgd.commands.console import Bar, bar
 from gsgd.results import in_bytes, write_json
 from training.data.cache import cached_folder, default_cache, read_array
 from training.images.labelled import LabelledImages

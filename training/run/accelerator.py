@@ -12,8 +12,8 @@ from rich.console import Console
 
 from gsgd.memory import keep_freed_memory
 from training.config import Config
-from training.display import Display
 from training.ranks import leaving_in_turn
+from training.run.display import Display
 from training.run_folder.trackers import check_installed
 
 

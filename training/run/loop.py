@@ -16,12 +16,12 @@ from accelerate.utils import broadcast_object_list
 from gsgd.locks import one_writer
 from gsgd.sift.row_records.row_log import remove_log
 from training.budget import StepCosts, parse_budget
-from training.calibration import Calibration
 from training.config import Config
 from training.costs import measure_costs
-from training.display import Display
+from training.metrics.calibration import Calibration
 from training.ranks import agreed, built, failing_together, told_by_others
 from training.run.accelerator import make_accelerator
+from training.run.display import Display
 from training.run.evaluation import add_events, evaluated
 from training.run.header import recorded_costs, run_header
 from training.run.interruption import signals_collected

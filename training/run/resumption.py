@@ -10,8 +10,8 @@ from accelerate import Accelerator
 
 from training.budget import StepCosts
 from training.config import Config
-from training.display import Display
 from training.ranks import agreed, failing_together
+from training.run.display import Display
 from training.run.header import check_configuration, check_data
 from training.run.model_files import check_room
 from training.run_folder import checkpoint

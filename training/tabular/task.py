@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.classified_rows import ClassifiedRows
+from training.data.classified_rows import ClassifiedRows
 from training.tabular.network import TabularNet, TabularNetConfig
 from training.tabular.settings import TabularSettings
 from training.tabular.tables import read_table

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from gsgd.console import bar
+from gsgd.commands.console import bar
 from training.data.cache import cached_folder, read_array
 from training.text.tokens import Tokens
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import BertForSequenceClassification
 
-from training.classified_rows import ClassifiedRows
 from training.data.cache import default_cache
+from training.data.classified_rows import ClassifiedRows
 from training.text.bert import bert_config
 from training.text.passages import cut_into_passages, labelled_documents
 from training.text.settings import PassageSettings

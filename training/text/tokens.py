@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 from rich.console import Console
 
-from gsgd.console import bar
+from gsgd.commands.console import bar
 from gsgd.results import write_json
 from training.data.cache import cached_folder, read_array
 from training.run_folder.records import read_json

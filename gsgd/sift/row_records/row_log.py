@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gsgd.arguments import install
+from gsgd.commands.arguments import install
 from gsgd.results import atomically
 
 PART_ROWS = 2**17

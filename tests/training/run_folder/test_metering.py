@@ -12,8 +12,8 @@ from rich.console import Console
 from gsgd.sift.measures.readings import Reading
 from training.comparison.compare import compare
 from training.comparison.contenders import parse_contender
-from training.display import Display
 from training.run import train
+from training.run.display import Display
 from training.run_folder.metering import MeterLog, read_meters, write_meters
 from training.run_folder.schema import FINISHED
 from training.settings import TrainingSettings

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from gsgd.arguments import in_words, install, number, whole, wholes
+from gsgd.commands.arguments import in_words, install, number, whole, wholes
 
 
 @pytest.mark.parametrize(("text", "value"), [("0", 0), ("12", 12)])

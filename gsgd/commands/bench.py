@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from gsgd import sgd
-from gsgd.arguments import install, whole
+from gsgd.commands.arguments import install, whole
+from gsgd.commands.terminal import fitted
 from gsgd.linear import LinearProblem, squared
 from gsgd.oracle import Oracle
 from gsgd.results import command_line, provenance, write_json
-from gsgd.terminal import fitted
 
 EXAMPLES = """\
 examples:

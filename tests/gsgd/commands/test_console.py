@@ -7,7 +7,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from gsgd.console import bar, print_table
+from gsgd.commands.console import bar, print_table
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -30,5 +30,8 @@ def test_a_table_folds_what_does_not_fit():
 
 
 def test_neither_needs_torch():
-    code = "import sys, gsgd.console, gsgd.arguments; sys.exit('torch' in sys.modules or 'pydantic' in sys.modules)"
+    code = (
+        "import sys, gsgd.commands.console, gsgd.commands.arguments;"
+        "sys.exit('torch' in sys.modules or 'pydantic' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

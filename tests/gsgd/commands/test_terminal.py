@@ -6,7 +6,8 @@ import shlex
 
 import pytest
 
-from gsgd import cli, terminal
+from gsgd import cli
+from gsgd.commands import terminal
 
 COMMANDS = [[], *([name] for name in cli.COMMANDS), *(["bench", name] for name in cli.BENCH)]
 LISTS = [

@@ -6,7 +6,7 @@ import types
 import pytest
 from rich.console import Console
 
-from training.display import Display
+from training.run.display import Display
 from training.run_folder.records import Evaluation
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.calibration import BINS, Calibration
+from training.metrics.calibration import BINS, Calibration
 
 
 def by_hand(probabilities, labels):

@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 import figures.paper
-from gsgd import __version__, reproduce
+from gsgd import __version__
 from gsgd.cli import main
+from gsgd.commands import reproduce
 from gsgd.locks import one_writer
 from gsgd.results import provenance
 from training.config import load, presets
@@ -436,7 +437,7 @@ def test_a_stage_ends_with_its_parent_however_that_ends(tmp_path):
         "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)\n"
     )
     ready = tmp_path / "ready"
-    code = f"from gsgd import reproduce; reproduce.run_command(['torchrun', {str(ready)!r}])"
+    code = f"from gsgd.commands import reproduce; reproduce.run_command(['torchrun', {str(ready)!r}])"
     path = os.pathsep.join([str(tmp_path), str(reproduce.PACKAGES)])
     parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path})
     while not (ready.exists() and ready.read_text()):
@@ -496,7 +497,7 @@ def test_interrupted_while_it_trains_and_the_same_command_goes_on_to_the_report(
     settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     environment = {**os.environ, **settings}
     # The checks are the project's, as they take a minute.
-    shutil.copytree(Path(__file__).parents[2] / "recorded" / "theory", tmp_path / "results" / "theory")
+    shutil.copytree(Path(__file__).parents[3] / "recorded" / "theory", tmp_path / "results" / "theory")
     comparison = tmp_path / "results" / "laptop" / "bert-tiny-1s"
     code, shown = on_a_terminal(tmp_path, environment, lambda: any(comparison.glob("*/evaluations.csv")))
     assert code == 130, shown

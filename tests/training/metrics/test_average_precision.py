@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.average_precision import AveragePrecision
+from training.metrics.average_precision import AveragePrecision
 
 
 def by_definition(odds, positive):

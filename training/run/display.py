@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from gsgd.console import Bar, bar
+from gsgd.commands.console import Bar, bar
 from training.run_folder.records import Evaluation
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from gsgd.cli import main
-from training import rehearsal
 from training.config import load, presets
-from training.rehearsal import MadeUpRows, rehearse
+from training.run import rehearsal
+from training.run.rehearsal import MadeUpRows, rehearse
 
 PAPER = [name for name in presets() if name.startswith(("bert-base/", "cifar100/", "food101/"))]
 

@@ -23,10 +23,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gsgd.arguments import EXTRAS, install
+from gsgd.commands.arguments import EXTRAS, install
+from gsgd.commands.terminal import fitted
 from gsgd.locks import LOCK, one_writer
 from gsgd.results import provenance
-from gsgd.terminal import fitted
 
 EXAMPLES = """\
 examples:
@@ -44,7 +44,7 @@ exit code: 0 when all is done, or the plan was shown; 2 for bad usage and for wh
 interrupted; else that of the stage that failed
 """
 
-PACKAGES = Path(__file__).resolve().parents[1]
+PACKAGES = Path(__file__).resolve().parents[2]
 CONFIGS = PACKAGES / "training" / "configs"
 NEEDED = ("matplotlib", "pandas", "jinja2", "torch", "transformers", "accelerate", "pyarrow", "PIL", "pydantic")
 """Packages of the extras `figures` and `train` that stages import."""

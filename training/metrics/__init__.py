@@ -1,0 +1,1 @@
+"""How a classifier is judged beyond loss and accuracy: average precision, and calibration."""
