@@ -93,7 +93,7 @@ def _frame(ax: Axes, rows: pd.DataFrame, name: str, label: str) -> None:
     ax.set(xlabel="exit", ylabel=label, ylim=(low - margin, high + margin))
     exits = rows["exit_layer"]
     ax.set_xlim(exits.min() - 0.5, exits.max() + 0.5)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _costs(rows: pd.DataFrame) -> str:

@@ -234,6 +234,17 @@ def test_a_diagnosis(diagnosed):
     assert any(line.get_ydata()[0] == 0.75 for line in overlap.lines)
 
 
+@pytest.mark.parametrize("exits", [1, 2, 12])
+def test_exits_are_whole_numbers(recorded, tmp_path, exits):
+    points = [recorded.exit_of(layer, 0.2, 1.0) for layer in range(1, exits + 1)]
+    recorded.write_diagnosis(tmp_path / "d", (7, "undecided", None, points))
+    for ax in draw(diagnosis, Results(tmp_path).table("diagnosis")).axes:
+        low, high = ax.get_xlim()
+        ticks = [tick for tick in ax.get_xticks() if low <= tick <= high]
+        assert ticks
+        assert all(tick == round(tick) for tick in ticks)
+
+
 @pytest.mark.parametrize(
     ("verdict", "words"), [("does not pay", "Selection does not pay after 7 steps"), ("undecided", "Not decided after")]
 )
