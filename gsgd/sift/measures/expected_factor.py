@@ -28,9 +28,9 @@ from gsgd.ranges import whole, within
 
 EXPONENT = 0.8
 """Least squares of the logarithms over twelve forecasts recorded beside ladders, of networks that fit their rows; with
-two more that were recorded later it is .74."""
+five more that were recorded later it is .77."""
 SPREAD = 1.25
-"""A forecast's interval: its factor divided and multiplied by this. Of 17 that are recorded eleven lie within it."""
+"""A forecast's interval: its factor divided and multiplied by this. Of 20 that are recorded 13 lie within it."""
 
 
 def expected_factor(progress: float, cost: float) -> float:
