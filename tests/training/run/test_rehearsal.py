@@ -35,6 +35,22 @@ def test_a_dear_step_is_scaled_from_two_rows(tiny, accelerator, monkeypatch):
     assert found.step_flops == 2 * 3 * 8 * (6 * 8 + 8 * 3 + 8 * 8 + 8 * 3)
 
 
+def test_the_first_step_of_either_kind_is_not_what_a_step_takes(tiny, accelerator, monkeypatch):
+    """A clock that says of the first steps ten seconds more than of the others: 1 s without selection, 2 s with."""
+    monkeypatch.setattr(rehearsal, "CHEAP", 0.0)
+    now, steps = [0.0], iter([11.0, 1.0, 12.0, 2.0])
+    train_step = rehearsal.Training.train_step
+
+    def timed(self):
+        train_step(self)
+        now[0] += next(steps)
+
+    monkeypatch.setattr(rehearsal.Training, "train_step", timed)
+    monkeypatch.setattr(rehearsal.time, "perf_counter", lambda: now[0])
+    found = rehearse(tiny(method="loss@1", batch_size=8, budget="100steps", start_share=0.25), accelerator)
+    assert (found.costs.plain_s, found.costs.selecting_s) == (4.0, 8.0)  # of two rows, scaled to eight
+
+
 def test_a_budget_of_time_is_of_the_scaled_step(tiny, accelerator):
     found = rehearse(tiny(batch_size=8, budget="3baseline-epochs"), accelerator)
     assert found.steps == 3 * 8  # 64 rows in steps of 8
