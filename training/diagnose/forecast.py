@@ -17,6 +17,9 @@ there to be trained away, and of what selection adds as much counts,
 
     1 + (progress - 1) M / V.
 
+Losses last seen: in the first pass over the training set no row has one, and rows without one come first, so that what
+is kept is drawn at random until as many rows are trained on as there are. Until then their ratio counts as 1.
+
 It does not see what selection does to an exit itself: an exit trained on what it chose may agree less and less.
 Nor does it see that a model cannot fit its hard rows, as a linear one: they stay hard, and steps on them lead nowhere.
 """
@@ -143,10 +146,14 @@ class Watch:
         losses = exact[labelled].double().cpu().numpy()
         at_random = {LAST_SEEN: LAST_SEEN_RANDOM_SHARE}
         kept = max(1, round(self.kept / self.gross * len(losses)))
-        return losses, {
+        ratios = {
             score: ratio_kept(values[labelled], losses, kept, random_share=at_random.get(score, 0.0))
             for score, values in by_score.items()
         }
+        # Here rows are drawn in an order of their own, and some would have been seen that in training have not.
+        if training.sift.totals.backprop_samples < training.task.train_size:
+            ratios[LAST_SEEN] = 1.0
+        return losses, ratios
 
     def name(self, layer: int) -> str:
         """The method that selects by an exit, as `gsgd train` calls it."""
