@@ -17,6 +17,7 @@ from typing import Any
 _FOLDERS = {
     "gsgd.commands": ("arguments", "bench", "console", "reproduce", "terminal"),
     "gsgd.sift.batches": ("batch", "batch_structure"),
+    "gsgd.sift.candidates": ("packed_documents", "token_level"),
     "gsgd.sift.exit_choice": ("moving_exit", "paying_exit"),
     "gsgd.sift.huggingface": ("checkpoints", "collator", "trainer"),
     "gsgd.sift.shared_forward": ("sharing",),

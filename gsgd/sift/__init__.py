@@ -20,7 +20,7 @@ from gsgd.sift.sources.predicted_loss import PredictedLoss
 from gsgd.sift.sources.proxy import Proxy
 from gsgd.sift.sources.reducible_loss import ReducibleLoss
 from gsgd.sift.sources.samplers import ImportanceSampler, InfoBatchSampler, LastSeenSampler, WithIds
-from gsgd.sift.token_level import ReferenceLosses
+from gsgd.sift.candidates.token_level import ReferenceLosses
 
 __all__ = [
     "AutoExit",

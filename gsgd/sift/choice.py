@@ -84,7 +84,7 @@ def number_kept(model: nn.Module, batch: Any, size: int, keep: float) -> tuple[i
     if size == 1 and is_packed(batch):
         return kept, (
             "its sequences are packed into one row in a way that does not keep them apart, with an attention_mask of "
-            "tokens, say: leave it out (gsgd.sift.packed_documents tells how documents are packed), or pad"
+            "tokens, say: leave it out (gsgd.sift.candidates.packed_documents tells how documents are packed), or pad"
         )
     if size == 1:
         return kept, "a batch of one row: use a larger batch and fewer accumulation steps"

@@ -33,7 +33,7 @@ from gsgd.sift.measures.self_check import SelfCheck
 from gsgd.sift.measures.training_accuracy import training_accuracy
 from gsgd.sift.models.wrappers import is_sharded, unwrap
 from gsgd.sift.options import SiftOptions
-from gsgd.sift.packed_documents import Pack, check_apart
+from gsgd.sift.candidates.packed_documents import Pack, check_apart
 from gsgd.sift.ranks import exchange_rows
 from gsgd.sift.score_source import GrossBatch, TrainedRows
 from gsgd.sift.scorer import Scorer
@@ -44,7 +44,7 @@ from gsgd.sift.shared_forward.sharing import Shared
 from gsgd.sift.sources.scored_rows import ScoredRows
 from gsgd.sift.sources.trained_losses import TrainedLosses
 from gsgd.sift.timing import Elapsed
-from gsgd.sift.token_level import LabelledTokens, check_options
+from gsgd.sift.candidates.token_level import LabelledTokens, check_options
 from gsgd.sift.training_pass import TrainingPass
 
 logger = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class Sift(EngineState):
 
         Args:
             batch: a mapping of the model's arguments and labels; with `score="random"` also a tuple or a dataclass. Of
-                documents packed into one row (`gsgd.sift.packed_documents`) each document counts as a row; to find
+                documents packed into one row (`gsgd.sift.candidates.packed_documents`) each document counts as a row; to find
                 where they begin, a GPU is waited for.
 
         Returns:

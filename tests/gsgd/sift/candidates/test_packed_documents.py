@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from gsgd.sift import AutoExit, Sift  # noqa: E402
-from gsgd.sift.packed_documents import Pack  # noqa: E402
+from gsgd.sift.candidates.packed_documents import Pack  # noqa: E402
 
 VOCABULARY = 50
 LENGTHS = (5, 9, 3, 12, 7, 2)
