@@ -4,8 +4,8 @@ trainer = SiftSFTTrainer(model, args=SFTConfig(...), train_dataset=data, sift=Si
 trainer.train()
 
 Rows are what TRL's collator makes: samples, or with `packing=True` or `padding_free=True` the documents of a pack
-(`gsgd.sift.candidates.packed_documents`; `keep_tokens=True` lets `keep` be a share of their tokens). Scores are losses by the
-labels that TRL gives the model, so that prompts count as little as in its loss.
+(`gsgd.sift.candidates.packed_documents`; `keep_tokens=True` lets `keep` be a share of their tokens). Scores are losses
+by the labels that TRL gives the model, so that prompts count as little as in its loss.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """SIFT: early-exit sample selection for any PyTorch loop and the Hugging Face Trainer (extra `train`)."""
 
+from gsgd.sift.candidates.token_level import ReferenceLosses
 from gsgd.sift.choice import Selection
 from gsgd.sift.engine import Sift
 from gsgd.sift.exits import EarlyExit, count_exits, exit_view
@@ -20,7 +21,6 @@ from gsgd.sift.sources.predicted_loss import PredictedLoss
 from gsgd.sift.sources.proxy import Proxy
 from gsgd.sift.sources.reducible_loss import ReducibleLoss
 from gsgd.sift.sources.samplers import ImportanceSampler, InfoBatchSampler, LastSeenSampler, WithIds
-from gsgd.sift.candidates.token_level import ReferenceLosses
 
 __all__ = [
     "AutoExit",

@@ -20,7 +20,10 @@ from torch import Tensor, nn
 
 from gsgd.renamed import old_attribute
 from gsgd.sift.batches.batch_structure import device_of
-from gsgd.sift.choice import Choice, Selection, number_kept
+from gsgd.sift.candidates.packed_documents import Documents, Pack, check_apart
+from gsgd.sift.candidates.rows import Candidates, Rows
+from gsgd.sift.candidates.token_level import LabelledTokens, check_options
+from gsgd.sift.choice import Choice, Selection
 from gsgd.sift.compilation import begin_step
 from gsgd.sift.engine_state import EngineState
 from gsgd.sift.exit_choice.moving_exit import MovingExit
@@ -33,9 +36,7 @@ from gsgd.sift.measures.self_check import SelfCheck
 from gsgd.sift.measures.training_accuracy import training_accuracy
 from gsgd.sift.models.wrappers import is_sharded, unwrap
 from gsgd.sift.options import SiftOptions
-from gsgd.sift.candidates.packed_documents import Pack, check_apart
-from gsgd.sift.ranks import exchange_rows
-from gsgd.sift.score_source import GrossBatch, TrainedRows
+from gsgd.sift.score_source import TrainedRows
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.labels import shifts_by_name
 from gsgd.sift.scoring_pass.module_state import uninitialised
@@ -44,7 +45,6 @@ from gsgd.sift.shared_forward.sharing import Shared
 from gsgd.sift.sources.scored_rows import ScoredRows
 from gsgd.sift.sources.trained_losses import TrainedLosses
 from gsgd.sift.timing import Elapsed
-from gsgd.sift.candidates.token_level import LabelledTokens, check_options
 from gsgd.sift.training_pass import TrainingPass
 
 logger = logging.getLogger(__name__)
@@ -141,8 +141,8 @@ class Sift(EngineState):
 
         Args:
             batch: a mapping of the model's arguments and labels; with `score="random"` also a tuple or a dataclass. Of
-                documents packed into one row (`gsgd.sift.candidates.packed_documents`) each document counts as a row; to find
-                where they begin, a GPU is waited for.
+                documents packed into one row (`gsgd.sift.candidates.packed_documents`) each document counts as a row;
+                to find where they begin, a GPU is waited for.
 
         Returns:
             The batch's kept rows in its own structure (a mapping as a dictionary); of a pack, a pack.
@@ -192,11 +192,8 @@ class Sift(EngineState):
             self.reuse_trial.begin(device_of(batch), self.ranks)
         self.calls += 1
         self.totals.gross_samples += size
-        tokens = LabelledTokens(self.scorer, batch) if self.options.level == "token" else None
-        if tokens is None:
-            number, (kept, because) = size, number_kept(self.model, batch, size, self.keep)
-        else:
-            number, (kept, because) = len(tokens), tokens.number_kept(self.keep)
+        candidates = self._candidates(batch, size, ids, step, pack)
+        number, (kept, because) = len(candidates), candidates.number_kept(self.keep)
         joint = self.ranks.size > 1 and (self.auto is not None or is_sharded(self.model))
         # Where ranks must run the model together, what a single one could leave out may not depend on its batch.
         trivial = kept == number and not self.ranks.together and not (joint and self.keep < 1)
@@ -209,21 +206,28 @@ class Sift(EngineState):
             whole = dict(batch) if isinstance(batch, Mapping) else batch
             measured = watch if isinstance(self.auto, PayingExit) else None
             selection = Selection(step, False, torch.arange(size), None, size, size, measured, ids)
-            return self._chosen(whole, selection, ids, tokens if pack is None else pack)
-        return self._select(batch, ids, step, size, kept, pack, tokens, watch)
+            return self._chosen(whole, selection, ids, candidates)
+        return self._select(candidates, batch, ids, step, size, kept, watch)
+
+    def _candidates(self, batch: Any, size: int, ids: Tensor | None, step: int, pack: Pack | None) -> Candidates:
+        """What a step chooses from: the batch's `size` rows, the documents of a pack, or labelled tokens."""
+        if self.options.level == "token":
+            return LabelledTokens(self.scorer, batch)
+        if pack is not None:
+            return Documents(pack, model=self.model, step=step, scoring=self._gross, ranks=self.ranks)
+        return Rows(self.model, batch, size, ids, step=step, scoring=self._gross, ranks=self.ranks)
 
     def _select(
         self,
+        candidates: Candidates,
         batch: Any,
         ids: Tensor | None,
         step: int,
         size: int,
         kept: int,
-        pack: Pack | None,
-        tokens: LabelledTokens | None,
         watch: Elapsed,
     ) -> Any:
-        """`kept` of the batch's `size` rows or of its tokens, as a batch: scored, chosen by the rule, and taken out."""
+        """`kept` of the candidates of a batch of `size` rows, as a batch: scored, chosen by the rule, and taken out."""
         device = device_of(batch)
         part = self.options.score_batch_size if self.scorer.function is not None else None
         if part is not None and self.ranks.size > 1 and is_sharded(self.model):
@@ -238,73 +242,66 @@ class Sift(EngineState):
             self.exit_layer,
             together=self.ranks.together,
             holds_window=self.options.accumulation_steps > 1 and self.holds_window,
-            packed=pack is not None,
+            packed=isinstance(candidates, Documents),
         )
         with torch.no_grad(), watch.measure(device):
-            gross: GrossBatch | None = None
-            if tokens is not None:
-                scores = tokens.scores(self.exit_layer, capture)
-            elif pack is not None:
-                scores = pack.scores(self.scorer, self.exit_layer)
-            else:
-                scores, gross = self._gross.of(batch, ids, exit_layer=self.exit_layer, step=step, capture=capture)
-            if pack is not None and self.options.keep_tokens and scores is not None:
-                kept = pack.number_within(scores, self.keep)
+            scores = candidates.scores(self.exit_layer, capture)
+            if self.options.keep_tokens and scores is not None and isinstance(candidates, Documents):
+                kept = candidates.number_within(scores, self.keep)
             chosen = self._choice.rows(
                 scores,
                 kept,
-                size if tokens is None else len(tokens),
+                len(candidates),
                 device,
                 step=step,
                 generator=self.generator,
                 totals=self.totals,
                 positions=self.scorer.positions,
             )
-            rows, counted = self.scorer.rows, None
-            if tokens is not None:
-                taken, counted = tokens.masked(chosen)
-                chosen = torch.arange(size, device=device)  # of the rows
-            elif pack is not None:
-                taken = pack.packed(chosen)
-            elif self.ranks.together:
-                taken = exchange_rows(batch, chosen, self.ranks, rows)
-            else:
-                taken = rows.take(batch, chosen)
-            drawn = ids
+            taken, gross = candidates.taken(chosen), candidates.gross
             exit_losses = None if gross is None else gross.exit_losses.losses
-            ids, exit_losses = (self.ranks.of_chosen(values, chosen) for values in (ids, exit_losses))
+            chosen_ids, exit_losses = (self.ranks.of_chosen(values, taken.rows) for values in (ids, exit_losses))
             if gross is not None and self.source is not None and self.source.by_features:
-                features = self.ranks.of_chosen(gross.exit_losses.features().values, chosen)
-                self._scored_rows.awaits(taken, features, gross)
+                features = self.ranks.of_chosen(gross.exit_losses.features().values, taken.rows)
+                self._scored_rows.awaits(taken.batch, features, gross)
         if capture is not None and capture.segments:
-            self._training_pass.shared = Shared(capture, self.exit_layer, taken, chosen, batch.get("labels"))
-        number = rows.size(taken) if self.ranks.together else len(chosen)
+            self._training_pass.shared = Shared(capture, self.exit_layer, taken.batch, taken.rows, batch.get("labels"))
         first = self.ranks.rank * size if self.ranks.together else 0
         self.totals.selected_steps += 1
-        selection = Selection(step, True, chosen, scores, size, number, watch, ids, tokens=counted, first_row=first)
-        return self._chosen(taken, selection, drawn, tokens if pack is None else pack, exit_losses)
+        selection = Selection(
+            step,
+            True,
+            taken.rows,
+            scores,
+            size,
+            taken.number,
+            watch,
+            chosen_ids,
+            tokens=taken.tokens,
+            first_row=first,
+        )
+        return self._chosen(taken.batch, selection, ids, candidates, exit_losses)
 
     def _chosen(
         self,
         rows: Any,
         selection: Selection,
         drawn: Tensor | None,
-        counted: Pack | LabelledTokens | None,
+        candidates: Candidates,
         exit_losses: Tensor | None = None,
     ) -> Any:
         """The rows that a step trains on, once it is noted what they are.
 
         Args:
             drawn: the ids of its gross batch.
-            counted: whose tokens are counted.
+            candidates: that it chose from.
             exit_losses: (k,), of an exit that a source began with.
         """
         self.last = selection
         self.totals.backprop_samples += selection.kept
-        if counted is not None:
-            gross, kept = counted.gross_and_kept(selection)
-            self.totals.gross_tokens += gross
-            self.totals.backprop_tokens += kept
+        if (tokens := candidates.tokens_of(selection)) is not None:
+            self.totals.gross_tokens += tokens[0]
+            self.totals.backprop_tokens += tokens[1]
         self._notes.await_losses(rows, selection.ids, drawn, selection, exit_losses)
         return rows
 

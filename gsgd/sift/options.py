@@ -104,10 +104,10 @@ class SiftOptions:
             {0: 1.0, 1000: 0.5} or such pairs, each good from its step on; or a `KeepByAccuracy`, ordered SGD's rule.
             The engine's attribute `keep` is the present share. Where it changes, so do shapes: `compile` makes graphs
             anew, once a share, and where torch makes no more of them it runs operator by operator.
-        level: "row", or "token" for language models (`gsgd.sift.candidates.token_level`): all rows are trained on, but the labels
-            of tokens below the cut become -100, so that `keep` is the share of the batch's labelled tokens that count,
-            on each rank by itself. The score of a token is its own loss or entropy. Work is saved in the head alone,
-            with `labelled_head`.
+        level: "row", or "token" for language models (`gsgd.sift.candidates.token_level`): all rows are trained on, but
+            the labels of tokens below the cut become -100, so that `keep` is the share of the batch's labelled tokens
+            that count, on each rank by itself. The score of a token is its own loss or entropy. Work is saved in the
+            head alone, with `labelled_head`.
         reference_losses: with level="token", `(batch) -> (B, T)`: what is taken away from the loss of each label, such
             as another model's loss of it (`gsgd.sift.ReferenceLosses`; Rho-1).
         keep_tokens: of documents packed into one row, let `keep` be the share of their tokens: the hardest documents

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gsgd.sift.candidates.rows import Rows, Taken
 from gsgd.sift.choice import Selection
 from gsgd.sift.measures.self_check import TOLERANCE_HALF
 from gsgd.sift.models.wrappers import innermost, unwrap
@@ -27,6 +28,7 @@ from gsgd.sift.options import SiftOptions
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.forward import logits_of
 from gsgd.sift.scoring_pass.row_losses import IGNORED
+from gsgd.sift.shared_forward.capture import Capture
 
 _STARTS = ("cu_seq_lens_q", "cu_seq_lens_k")
 _LONGEST = ("max_length_q", "max_length_k")
@@ -108,27 +110,6 @@ class Pack:
                 "does not have: pad instead of packing, or choose documents by gsgd.sift.LastSeenSampler before they "
                 "are packed"
             )
-
-    def scores(self, scorer: Scorer, exit_layer: int) -> Tensor | None:
-        """(documents,), in parts of documents of about one length; None where nothing scores."""
-        if scorer.function is None:
-            return None
-        scores: Tensor | None = None
-        for documents, rows in self.parts(scorer.options.score_batch_size):
-            found = scorer.scores(rows, exit_layer)
-            scores = found.new_empty(len(self)) if scores is None else scores
-            scores[documents.to(found.device)] = found
-        return scores
-
-    def gross_and_kept(self, selection: Selection) -> tuple[int, int]:
-        """Tokens of all documents, and of those that were chosen."""
-        return int(self.lengths.sum()), int(self.lengths[selection.indices.cpu()].sum())
-
-    def number_within(self, scores: Tensor, share: float) -> int:
-        """How many of the documents, hardest first, have at most this share of the tokens; at least 1."""
-        order = torch.sort(scores.nan_to_num(nan=-torch.inf).cpu(), descending=True, stable=True).indices
-        taken = self.lengths[order].cumsum(0)
-        return max(1, int((taken <= share * int(self.lengths.sum())).sum()))
 
     def parts(self, at_once: int | None = None) -> Iterator[tuple[Tensor, dict[str, Any]]]:
         """(documents (n,), their rows), the documents of a part being at least half as long as its longest one.
@@ -215,6 +196,46 @@ class Pack:
                 f"{tuple(value.shape)}, neither one entry a token nor one of the whole: pad instead of packing, or "
                 f"leave {name} out of the batch"
             )
+
+
+class Documents(Rows):
+    """The documents of a pack, to choose from: scored in rows, and trained on in a pack.
+
+    Args:
+        pack: that they are of.
+        **others: as of `Rows`.
+    """
+
+    def __init__(self, pack: Pack, **others: Any):
+        super().__init__(batch=pack.rows, size=len(pack), ids=None, **others)
+        self.pack = pack
+
+    def scores(self, exit_layer: int, capture: Capture | None = None) -> Tensor | None:
+        """(documents,), in parts of documents of about one length; None where nothing scores."""
+        scorer = self.scoring.scorer
+        if scorer.function is None:
+            return None
+        scores: Tensor | None = None
+        for documents, rows in self.pack.parts(scorer.options.score_batch_size):
+            found = scorer.scores(rows, exit_layer)
+            scores = found.new_empty(len(self)) if scores is None else scores
+            scores[documents.to(found.device)] = found
+        return scores
+
+    def number_within(self, scores: Tensor, share: float) -> int:
+        """How many of the documents, hardest first, have at most this share of the tokens; at least 1."""
+        lengths = self.pack.lengths
+        order = torch.sort(scores.nan_to_num(nan=-torch.inf).cpu(), descending=True, stable=True).indices
+        return max(1, int((lengths[order].cumsum(0) <= share * int(lengths.sum())).sum()))
+
+    def taken(self, chosen: Tensor) -> Taken:
+        """The pack of these documents (k,) alone."""
+        return Taken(self.pack.packed(chosen), chosen, len(chosen))
+
+    def tokens_of(self, selection: Selection) -> tuple[int, int]:
+        """Tokens of all documents, and of those that were chosen."""
+        lengths = self.pack.lengths
+        return int(lengths.sum()), int(lengths[selection.indices.cpu()].sum())
 
 
 def check_apart(scorer: Scorer, pack: Pack) -> None:

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from gsgd.scores import of_positions
+from gsgd.sift.candidates.rows import Taken
 from gsgd.sift.choice import Selection
 from gsgd.sift.exits import EarlyExit, count_exits, last_shared_layer
 from gsgd.sift.models.wrappers import innermost, unwrap
 from gsgd.sift.options import SiftOptions
+from gsgd.sift.score_source import GrossBatch
 from gsgd.sift.scorer import Scorer
 from gsgd.sift.scoring_pass.forward import LabelledHead
 from gsgd.sift.scoring_pass.row_losses import IGNORED, at_labelled
@@ -59,6 +61,7 @@ class LabelledTokens:
 
     Attributes:
         rows, columns: (N,), where the predictions of the labels are.
+        gross: None: no source scores tokens.
 
     Raises:
         ValueError: for labels of rows, or a loss that is not a mean over labels.
@@ -76,6 +79,7 @@ class LabelledTokens:
             )
         self._aligned = self._convention.aligned(self._labels)
         self.rows, self.columns = torch.nonzero(self._aligned != IGNORED, as_tuple=True)
+        self.gross: GrossBatch | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -86,7 +90,7 @@ class LabelledTokens:
         kept = min(number, max(1, round(keep * number)))
         return kept, f"keep = {keep:g} of {number} labels is {kept}"
 
-    def gross_and_kept(self, selection: Selection) -> tuple[int, int]:
+    def tokens_of(self, selection: Selection) -> tuple[int, int]:
         """Labels that the batch has, and that count."""
         return len(self), len(self) if selection.tokens is None else int(selection.tokens.sum())
 
@@ -128,13 +132,14 @@ class LabelledTokens:
             head = LabelledHead(view, inputs, self._aligned, self._convention.below, captured=captured, begin_head=None)
             return head.each(score)[: len(self)]  # of no labels it has one
 
-    def masked(self, chosen: Tensor) -> tuple[dict[str, Any], Tensor]:
-        """(the batch with the labels of the tokens `chosen` (k,) alone, (B, T) which those are)."""
+    def taken(self, chosen: Tensor) -> Taken:
+        """All rows, with the labels of the tokens `chosen` (k,) alone."""
         places = self.rows[chosen], self.columns[chosen] + self._convention.shift
         counts = torch.zeros_like(self._labels, dtype=torch.bool)
         counts[places] = True
         labels = torch.where(counts, self._labels, self._convention.ignore_index)
-        return {**self.batch, self._name: labels}, counts
+        rows = len(labels)
+        return Taken({**self.batch, self._name: labels}, torch.arange(rows, device=labels.device), rows, counts)
 
     def spread(self, values: Tensor) -> Tensor:
         """(B, T), values (N,) at the places of their labels, 0 elsewhere."""
