@@ -9,6 +9,8 @@ import pytest
 import training.comparison.opening as module
 from training.comparison.compare import compare, parse_sweep
 from training.comparison.contenders import TUNING_SEED, parse_contender
+from training.comparison.opening import check_same
+from training.config import build
 from training.run import train
 from training.run_folder.records import read_evaluations
 from training.training import Training
@@ -395,7 +397,7 @@ def test_an_interrupted_tuning_goes_on(go, trained, interrupting):
     ("values", "named"),
     [
         ({"methods": ("baseline", "random")}, "methods"),
-        ({"max_lr": 0.5}, "max_lr"),
+        ({"max_lr": 0.5}, r"max_lr \(\S+ there, 0.5 here\)"),
         ({"sweep": "max_lr=1e-2,1e-3"}, "sweep"),
     ],
 )
@@ -407,6 +409,32 @@ def test_another_comparison_in_the_folder_is_refused(go, trained, tmp_path, valu
         go(**{"seeds": 1, **values})
     assert trained == []
     assert (tmp_path / "c" / "compare.json").read_text() == before
+
+
+def test_an_older_comparison_goes_on_by_what_the_error_says(go, trained):
+    """Begun with other values: as where a key's default has changed since."""
+    go(seeds=1, max_lr=0.5, warmup_share=0.25)
+    trained.clear()
+    with pytest.raises(ValueError, match="differ") as caught:
+        go(seeds=1)
+    words = str(caught.value).partition(", or go on with it by ")[2].split()
+    given = {key.removeprefix("--"): value for key, value in zip(words[::2], words[1::2], strict=True)}
+    assert sorted(given) == ["max_lr", "warmup_share"]
+    assert go(seeds=1, **given).status == "finished"
+    assert trained == []
+
+
+def test_a_list_is_given_as_the_command_line_takes_it(tmp_path):
+    depths = {"task": "resnet", "hidden_sizes": [8, 8], "exit_stage": 1}
+    here, there = build("x", {**depths, "depths": [1, 1]}), build("x", {**depths, "depths": [2, 1]})
+    recorded = {"config": json.loads(json.dumps(there.values()))}
+    with pytest.raises(
+        ValueError, match=r"its depths \(2,1 there, 1,1 here\) differ\..* by --depths 2,1$"
+    ):
+        check_same("comparison", tmp_path, here, recorded, [])
+    with pytest.raises(ValueError, match=r"here\), seeds differ\. Choose another --name, or remove it$"):
+        check_same("comparison", tmp_path, here, recorded, ["seeds"])
+    check_same("comparison", tmp_path, there, recorded, [])
 
 
 def test_seeds_may_be_added(go, trained, tmp_path):

@@ -79,12 +79,24 @@ def check_same(kind: str, folder: Path, config: Config, recorded: Mapping[str, A
         changed: entries of the plan that are not as recorded.
 
     Raises:
-        ValueError: if not, naming what differs.
+        ValueError: if not, naming what differs, and how keys that differ are given to go on with it.
     """
-    if differing := [*config.differences(recorded["config"]), *changed]:
-        raise ValueError(
-            f"{folder} has another {kind}: its {', '.join(differing)} differ. Choose another --name, or remove it"
-        )
+    there, here = recorded["config"], config.values()
+    keys = config.differences(there)
+    if not (keys or changed):
+        return
+    named = [f"{key} ({_text(there.get(key))} there, {_text(here.get(key))} here)" for key in keys]
+    text = (
+        f"{folder} has another {kind}: its {', '.join([*named, *changed])} differ. Choose another --name, or remove it"
+    )
+    if not changed and all(key in there and key in here for key in keys):
+        text += f", or go on with it by {' '.join(f'--{key} {_text(there[key])}' for key in keys)}"
+    raise ValueError(text)
+
+
+def _text(value: Any) -> str:
+    """A key's value as the command line takes it."""
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 @contextlib.contextmanager
