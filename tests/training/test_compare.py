@@ -428,9 +428,7 @@ def test_a_list_is_given_as_the_command_line_takes_it(tmp_path):
     depths = {"task": "resnet", "hidden_sizes": [8, 8], "exit_stage": 1}
     here, there = build("x", {**depths, "depths": [1, 1]}), build("x", {**depths, "depths": [2, 1]})
     recorded = {"config": json.loads(json.dumps(there.values()))}
-    with pytest.raises(
-        ValueError, match=r"its depths \(2,1 there, 1,1 here\) differ\..* by --depths 2,1$"
-    ):
+    with pytest.raises(ValueError, match=r"its depths \(2,1 there, 1,1 here\) differ\..* by --depths 2,1$"):
         check_same("comparison", tmp_path, here, recorded, [])
     with pytest.raises(ValueError, match=r"here\), seeds differ\. Choose another --name, or remove it$"):
         check_same("comparison", tmp_path, here, recorded, ["seeds"])
