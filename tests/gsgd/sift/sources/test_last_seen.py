@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
 from scipy.stats import spearmanr  # noqa: E402
+from small_training import OneLayer, train_step  # noqa: E402
 
 from gsgd import host  # noqa: E402
 from gsgd.sift import LastSeen, Sift, SiftOptions  # noqa: E402
@@ -19,13 +20,9 @@ from gsgd.sift.ranks import Ranks  # noqa: E402
 ROWS, GROSS = 40, 8
 
 
-class Net(torch.nn.Module):
-    """Any model that returns a loss and logits; it has no exits."""
-
+class Net(OneLayer):
     def __init__(self, smoothing=0.0):
         super().__init__()
-        torch.manual_seed(0)
-        self.layer = torch.nn.Linear(5, 3)
         self.smoothing = smoothing
 
     def forward(self, x, labels=None):
@@ -44,14 +41,6 @@ def batches(data, number, seed=0):
     for _ in range(number):
         ids = torch.randperm(ROWS, generator=generator)[:GROSS]
         yield {"x": data[0][ids], "labels": data[1][ids], "id": ids}
-
-
-def train(sift, batch, optimizer):
-    loss = sift(**batch)["loss"]
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return loss
 
 
 def losses_by_hand(net, batch, rows):
@@ -76,7 +65,7 @@ def test_rows_are_chosen_by_a_dictionary_of_what_was_seen(data, max_age):
         # Stable: of equals the first.
         expected = sorted(sorted(range(GROSS), key=lambda row: -last(names[row]))[: GROSS // 2])
         before = copy.deepcopy(net)
-        train(sift, batch, optimizer)
+        train_step(sift, batch, optimizer)
         assert sift.last.indices.tolist() == expected
         assert sift.last.ids.tolist() == [names[row] for row in expected]
         found = losses_by_hand(before, batch, torch.tensor(expected))
@@ -167,7 +156,7 @@ def test_a_run_resumed_at_random_moments_goes_on_bit_for_bit(data):
                 state = copy.deepcopy(sift.state_dict())
                 sift = Sift(net, score="last-seen", data_rows=ROWS, max_age=12, seed=moments.randrange(100))
                 sift.load_state_dict(state)
-            train(sift, batch, optimizer)
+            train_step(sift, batch, optimizer)
             chosen.append((sift.last.ids.tolist(), sift.last.losses.tolist()))
         return chosen
 
@@ -193,7 +182,7 @@ def test_a_run_resumed_at_any_moment_goes_on_bit_for_bit(data, how):
                 sift = pickle.loads(pickle.dumps(sift))
                 net = sift.model
                 optimizer = torch.optim.SGD(net.parameters(), lr=0.3)
-            train(sift, batch, optimizer)
+            train_step(sift, batch, optimizer)
             chosen.append(sift.last.ids.tolist())
         return chosen, net.layer.weight.detach().clone(), sift.named_rows.seen.losses.clone()
 
@@ -292,8 +281,8 @@ def test_readings_hold_what_was_seen_against_exact_losses(data):
         names = batch["id"].tolist()
         known = [row for row in range(GROSS) if names[row] in seen]
         old = {row: seen[names[row]] for row in known}
-        train(sift, batch, optimizer)
-        train(plain, batch, other)
+        train_step(sift, batch, optimizer)
+        train_step(plain, batch, other)
         seen |= dict(zip(sift.last.ids.tolist(), sift.last.losses.tolist(), strict=True))
         if step % 2:
             continue
