@@ -69,6 +69,16 @@ def batches(number, *, rows=40, gross=8, dtype=torch.float32, ids=False):
         yield {"x": x[drawn], "labels": labels[drawn]} | ({"id": drawn} if ids else {})
 
 
+def losses_by_hand(logits, labels):
+    """Of each row by itself, in double precision."""
+    return [float(torch.logsumexp(row, 0) - row[y]) for row, y in zip(logits.detach().double(), labels, strict=True)]
+
+
+def hardest(scores, kept):
+    """The rows of the largest scores, of equals the first, in ascending order."""
+    return sorted(sorted(range(len(scores)), key=lambda row: -scores[row])[:kept])
+
+
 def train_step(sift, batch, optimizer):
     loss = sift(**batch)["loss"]
     optimizer.zero_grad()

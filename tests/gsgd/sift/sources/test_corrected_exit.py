@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 import small_training  # noqa: E402
-from small_training import CLASSES, TwoExits, assert_resumes, same, train_step  # noqa: E402
+from small_training import CLASSES, TwoExits, assert_resumes, hardest, losses_by_hand, same, train_step  # noqa: E402
 
 from gsgd.sift import CorrectedExit, Sift  # noqa: E402
 
@@ -22,12 +22,6 @@ def begin(**options):
     return net, sift, torch.optim.SGD(net.parameters(), lr=0.3)
 
 
-def losses_by_hand(net, batch, exit_layer):
-    with torch.no_grad():
-        z = net.early_logits(exit_layer, batch["x"]).double()
-    return [float(torch.logsumexp(row, 0) - row[y]) for row, y in zip(z, batch["labels"], strict=True)]
-
-
 @pytest.mark.parametrize("reuse", [False, True])
 def test_rows_are_chosen_by_a_dictionary_of_errors(reuse):
     """Whether or not training takes the exit's pass over; errors are noted where the exit has scored only."""
@@ -36,12 +30,12 @@ def test_rows_are_chosen_by_a_dictionary_of_errors(reuse):
     corrections = set()
     for number, batch in enumerate(batches(40)):
         names, kept = batch["id"].tolist(), list(range(GROSS))
-        exact, early = losses_by_hand(net, batch, 2), losses_by_hand(net, batch, 1)
+        exact, early = (losses_by_hand(net.early_logits(layer, batch["x"]), batch["labels"]) for layer in (2, 1))
         mean = sum(errors.values()) / len(errors) if errors else 0.0
         wanted = [loss + errors.get(name, mean) for loss, name in zip(early, names, strict=True)]
         if number >= 3:
-            kept = sorted(sorted(range(GROSS), key=lambda row: -wanted[row])[:KEPT])
-            corrections.add(kept != sorted(sorted(range(GROSS), key=lambda row: -early[row])[:KEPT]))
+            kept = hardest(wanted, KEPT)
+            corrections.add(kept != hardest(early, KEPT))
         train_step(sift, batch, optimizer)
         assert sift.last.indices.tolist() == kept
         if number < 3:

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 import small_training  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from small_training import CLASSES, WIDTH, TwoExits, assert_resumes, same, train_step  # noqa: E402
+from small_training import CLASSES, WIDTH, TwoExits, assert_resumes, hardest, same, train_step  # noqa: E402
 
 from gsgd.sift import ExitLoss, LinearProbe, MeanOfRanks, PredictedLoss, Sift  # noqa: E402
 from gsgd.sift.scoring_pass.row_losses import LEAST  # noqa: E402
@@ -56,10 +56,6 @@ def softmax(z):
     return z / z.sum(axis=1, keepdims=True)
 
 
-def hardest(scores):
-    return sorted(sorted(range(GROSS), key=lambda row: -scores[row])[:KEPT])
-
-
 @pytest.mark.parametrize("options", [{"reuse": False}, {"reuse": True}, {"score_batch_size": 3}])
 def test_a_probe_is_trained_on_every_row_that_is_scored(options):
     """Gradients by hand, (p - onehot) h^T / B. It rests before selection begins, and after it has ended."""
@@ -74,7 +70,7 @@ def test_a_probe_is_trained_on_every_row_that_is_scored(options):
         if 2 <= number < 22:
             if number == 2:  # all alike: the earlier rows, by nothing but rounding
                 np.testing.assert_allclose(losses, math.log(CLASSES))
-            kept = hardest(losses) if number > 2 else None
+            kept = hardest(losses, KEPT) if number > 2 else None
         train_step(sift, batch, optimizer)
         if kept is not None:
             assert sift.last.indices.tolist() == kept, number
@@ -109,7 +105,7 @@ def test_a_predicted_loss_is_regressed_on_the_rows_that_are_trained_on(options):
         rows = sift.last.indices.tolist()
         np.testing.assert_allclose(sift.last.scores.numpy(), roots**2, rtol=1e-4)
         if number > 2:  # before, all scores are equal
-            assert rows == hardest(roots)
+            assert rows == hardest(roots, KEPT)
         z, own, wanted = z[rows, labels[rows]], np.eye(CLASSES)[labels[rows]], np.sqrt(exact[rows])
         each = (2 * (roots[rows] - wanted) / (1 + np.exp(-z)) / KEPT)[:, None] * own
         by_hand.step(weights, {"V": each.T @ hidden[rows], "b": each.sum(axis=0)})

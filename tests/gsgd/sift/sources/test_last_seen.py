@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
 from scipy.stats import spearmanr  # noqa: E402
-from small_training import OneLayer, train_step  # noqa: E402
+from small_training import OneLayer, hardest, losses_by_hand, train_step  # noqa: E402
 
 from gsgd import host  # noqa: E402
 from gsgd.sift import LastSeen, Sift, SiftOptions  # noqa: E402
@@ -43,10 +43,8 @@ def batches(data, number, seed=0):
         yield {"x": data[0][ids], "labels": data[1][ids], "id": ids}
 
 
-def losses_by_hand(net, batch, rows):
-    """The rows' losses at the present weights, one row at a time."""
-    z = (batch["x"][rows] @ net.layer.weight.T + net.layer.bias).detach().double()
-    return [float(torch.logsumexp(each, 0) - each[y]) for each, y in zip(z, batch["labels"][rows], strict=True)]
+def losses_at_present(net, batch, rows):
+    return losses_by_hand(batch["x"][rows] @ net.layer.weight.T + net.layer.bias, batch["labels"][rows])
 
 
 @pytest.mark.parametrize("max_age", [None, 6])
@@ -62,13 +60,12 @@ def test_rows_are_chosen_by_a_dictionary_of_what_was_seen(data, max_age):
             loss, at = seen.get(name, (math.inf, step))
             return math.inf if max_age is not None and step - at > max_age else loss
 
-        # Stable: of equals the first.
-        expected = sorted(sorted(range(GROSS), key=lambda row: -last(names[row]))[: GROSS // 2])
+        expected = hardest([last(name) for name in names], GROSS // 2)
         before = copy.deepcopy(net)
         train_step(sift, batch, optimizer)
         assert sift.last.indices.tolist() == expected
         assert sift.last.ids.tolist() == [names[row] for row in expected]
-        found = losses_by_hand(before, batch, torch.tensor(expected))
+        found = losses_at_present(before, batch, torch.tensor(expected))
         assert sift.last.losses.tolist() == pytest.approx(found, rel=1e-5, abs=1e-6)
         for row, loss in zip(expected, sift.last.losses.tolist(), strict=True):
             seen[names[row]] = loss, step
@@ -277,7 +274,7 @@ def test_readings_hold_what_was_seen_against_exact_losses(data):
     other = torch.optim.SGD(plain.model.parameters(), lr=0.3)
     seen: dict[int, float] = {}
     for step, batch in enumerate(batches(data, 21)):
-        exact = losses_by_hand(net, batch, torch.arange(GROSS))
+        exact = losses_at_present(net, batch, torch.arange(GROSS))
         names = batch["id"].tolist()
         known = [row for row in range(GROSS) if names[row] in seen]
         old = {row: seen[names[row]] for row in known}

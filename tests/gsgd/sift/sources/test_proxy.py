@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
-from small_training import Classifier, assert_resumes, batches, same, train_step  # noqa: E402
+from small_training import Classifier, assert_resumes, batches, hardest, same, train_step  # noqa: E402
 
 from gsgd.sift import Sift  # noqa: E402
 from gsgd.sift.sources.proxy import Proxy  # noqa: E402
@@ -42,7 +42,7 @@ def test_rows_are_chosen_and_the_proxy_is_trained_as_by_hand():
             by_hand.eval()
             with torch.no_grad():
                 losses = F.cross_entropy(by_hand(batch["x"])["logits"], batch["labels"], reduction="none")
-            kept = sorted(sorted(range(GROSS), key=lambda row: -losses[row])[:KEPT])
+            kept = hardest(losses, KEPT)
         train_step(sift, batch, optimizer)
         assert sift.last.indices.tolist() == kept
         if number < 12:
