@@ -42,6 +42,30 @@ def tiny(tiny_module, monkeypatch):
 
 
 @pytest.fixture
+def gsgd(tiny, accelerator, tmp_path, monkeypatch, capsys):
+    """`gsgd(argument, ...)`: the command line in an empty folder, with the tiny task: (exit code, stdout, stderr)."""
+    from gsgd.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        code = main([*arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Models this small gain nothing by a second thread, and wait for it where cores are shared."""
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def make_accelerator():
     """`make(**options)`: on the CPU; accelerate's state is the process's and goes with the test."""
     import torch

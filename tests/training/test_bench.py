@@ -16,13 +16,7 @@ from training.bench.sources import LAST_SEEN, PROXY, sources_of  # noqa: E402
 LAYERS, HIDDEN, VOCABULARY, ROWS, TOKENS = 3, 64, 500, 8, 40
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny steps gain nothing by a second thread, and wait for it where cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def small_bert():
@@ -42,7 +36,7 @@ def small_bert():
 
 
 @pytest.fixture(scope="module")
-def measured():
+def measured(one_thread):
     model, batch = small_bert()
     return step_costs.measure(
         model, batch, exits=[1, LAYERS], keep=0.5, rounds=1, sources=sources_of(model, batch, LAYERS)

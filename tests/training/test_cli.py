@@ -26,17 +26,10 @@ BASE = 'task = "tiny"\nbatch_size = 8\nbudget = "12steps"\nevaluations = 3\ntens
 
 
 @pytest.fixture
-def train(tiny, accelerator, tmp_path, monkeypatch, capsys):
-    """`train(arguments, ...)` in an empty folder with a configuration tiny.toml: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
+def train(gsgd, tmp_path):
+    """`train(argument, ...)` in an empty folder with a configuration tiny.toml: (exit code, stdout, stderr)."""
     (tmp_path / "tiny.toml").write_text(BASE)
-
-    def run(*arguments, command="train"):
-        code = main([command, *arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    return lambda *arguments, command="train": gsgd(command, *arguments)
 
 
 def test_a_run(train, tmp_path):

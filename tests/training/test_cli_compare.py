@@ -1,5 +1,6 @@
 """`gsgd compare`: exit codes, messages, and what it says of what came out."""
 
+import functools
 import io
 import json
 import pathlib
@@ -8,7 +9,6 @@ import re
 import pytest
 from rich.console import Console
 
-from gsgd.cli import main
 from training.comparison.cli import show, verdict
 from training.comparison.compare import Comparison
 from training.comparison.summary import Interval, MethodSummary
@@ -17,16 +17,9 @@ BASE = 'task = "tiny"\nbatch_size = 8\nbudget = "12steps"\nevaluations = 2\n'
 
 
 @pytest.fixture
-def compare(tiny, accelerator, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def compare(gsgd, tmp_path):
     (tmp_path / "tiny.toml").write_text(BASE)
-
-    def run(*arguments):
-        code = main(["compare", *arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    return functools.partial(gsgd, "compare")
 
 
 def test_a_comparison(compare, tmp_path):

@@ -14,14 +14,7 @@ from gsgd.cli import main  # noqa: E402
 from training.bench import gpu as gpu_costs  # noqa: E402
 from training.bench.steps import Cost  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny steps gain nothing by a second thread, and wait for it where cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def lines(path):

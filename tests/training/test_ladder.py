@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -389,16 +390,9 @@ def test_plans_that_cannot_be(go, trained, values, message):
 
 
 @pytest.fixture
-def compare(tiny, accelerator, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def compare(gsgd, tmp_path):
     (tmp_path / "tiny.toml").write_text('task = "tiny"\nbatch_size = 8\nbudget = "2000work"\n')
-
-    def run(*arguments):
-        code = main(["compare", "tiny.toml", *arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    return functools.partial(gsgd, "compare", "tiny.toml")
 
 
 def test_the_command(compare, tmp_path):

@@ -12,14 +12,7 @@ import torch.nn.functional as F  # noqa: E402
 from gsgd.sift import EarlyExit, Sift, count_exits  # noqa: E402
 from training.images.resnet import EarlyExitResNet  # noqa: E402
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """A model this small runs faster on one thread, above all beside other processes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def config(**changes):

@@ -423,24 +423,25 @@ def test_a_state_goes_on_bitwise(tiny, tiny_module, accelerator, values):
     assert whole.order.state_dict() == resumed.order.state_dict()
 
 
-def test_a_fixed_gross_batch_in_and_out_of_the_window(tiny, tiny_module, accelerator):
-    config = tiny(method="random", draw=12, keep=0.25, start_step=2, end_step=4)
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (
+            {"draw": 12, "keep": 0.25, "start_step": 2, "end_step": 4},
+            [(12, 12)] * 2 + [(12, 3)] * 2 + [(12, 12)] * 2,
+        ),
+        ({"keep_schedule": "0:1.0,2:0.5,4:0.25", "batch_size": 4}, [(4, 4)] * 2 + [(8, 4)] * 2 + [(16, 4)] * 2),
+    ],
+    ids=["a fixed gross batch, in and out of the window", "a table of shares"],
+)
+def test_what_is_drawn_and_kept(tiny, tiny_module, accelerator, values, expected):
+    config = tiny(method="random", **values)
     training = Training(config, tiny_module.TinyTask(config.data, 0), accelerator, 6)
     found = []
     for _ in range(6):
         training.train_step()
         found.append((training.sift.last.gross, training.sift.last.kept))
-    assert found == [(12, 12)] * 2 + [(12, 3)] * 2 + [(12, 12)] * 2
-
-
-def test_a_table_of_shares_changes_what_is_drawn(tiny, tiny_module, accelerator):
-    config = tiny(method="random", keep_schedule="0:1.0,2:0.5,4:0.25", batch_size=4)
-    training = Training(config, tiny_module.TinyTask(config.data, 0), accelerator, 6)
-    found = []
-    for _ in range(6):
-        training.train_step()
-        found.append((training.sift.last.gross, training.sift.last.kept))
-    assert found == [(4, 4), (4, 4), (8, 4), (8, 4), (16, 4), (16, 4)]
+    assert found == expected
 
 
 def test_shares_by_accuracy_are_drawn_and_resumed(tiny, tiny_module, accelerator, monkeypatch):

@@ -1,13 +1,17 @@
 """Small models of every architecture that the engine promises, each with a batch, and the plain routes to compare with.
 
-Everything is seeded; no expected value comes from `gsgd`.
+Everything is seeded; no expected value comes from `gsgd`. Tests import `small_training`, beside this file, by name.
 """
 
 import copy
 import logging
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 STACKS = {
     "bert-mlm": "bert.encoder.layer",

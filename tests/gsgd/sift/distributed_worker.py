@@ -114,8 +114,17 @@ def cut(model):
 
 
 @torch.no_grad()
+def logits_of(model, batch):
+    return model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+
+
+def losses_of(model, batch):
+    """(rows,) losses of a classifier."""
+    return cross_entropy(logits_of(model, batch), batch["labels"], reduction="none")
+
+
 def plain_scores(model, batch, causal=False):
-    logits = cut(model)(**{name: value for name, value in batch.items() if name != "labels"}).logits
+    logits = logits_of(cut(model), batch)
     labels = batch["labels"]
     if labels.dim() == 1:
         return cross_entropy(logits, labels, reduction="none")
@@ -127,6 +136,17 @@ def plain_scores(model, batch, causal=False):
 
 def plain_choice(model, batch, k, causal=False):
     return sorted(plain_scores(model, batch, causal).topk(k).indices.tolist())
+
+
+def hardest(scores, kept):
+    return sorted(sorted(range(len(scores)), key=lambda row: -scores[row])[:kept])
+
+
+def hardest_half(scores, scope):
+    """Rows of all ranks' batches one after the other, of whose 8 rows each `scores` has a list."""
+    if scope == "rank":
+        return [8 * rank + row for rank in range(RANKS) for row in hardest(scores[rank], 4)]
+    return hardest([score for of_rank in scores for score in of_rank], 4 * RANKS)
 
 
 def take(batch, rows):
@@ -154,6 +174,18 @@ def assert_same_gradients(model, reference, tolerance=1e-10):
         torch.testing.assert_close(got[name], value, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
 
 
+def averaged_step(loss, optimizer):
+    """A step by the mean of all ranks' gradients, as a model that is distributed averages them."""
+    optimizer.zero_grad()
+    loss.backward()
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if weight.grad is not None:
+                dist.all_reduce(weight.grad)
+                weight.grad /= RANKS
+    optimizer.step()
+
+
 def raises(error, action):
     """The text of the error that `action` raises."""
     try:
@@ -173,8 +205,8 @@ def everywhere(value):
 # ---- selection per rank ----
 
 
-def rank_scope_gradients_are_those_of_the_union(rank):
-    model, reference = DistributedDataParallel(classifier()), classifier()
+def assert_gradients_of_the_union(rank, model, reference):
+    """Those that one process gets on the rows that all ranks keep."""
     sift = Sift(model, exit_layer=1, keep=0.5)
     batches = [rows_of(r) for r in range(RANKS)]
     kept = [plain_choice(reference, batch, 4) for batch in batches]
@@ -183,6 +215,10 @@ def rank_scope_gradients_are_those_of_the_union(rank):
     union = joined([take(batch, rows) for batch, rows in zip(batches, kept, strict=True)])
     cross_entropy(reference(union["input_ids"], union["attention_mask"]).logits, union["labels"]).backward()
     assert_same_gradients(model, reference)
+
+
+def rank_scope_gradients_are_those_of_the_union(rank):
+    assert_gradients_of_the_union(rank, DistributedDataParallel(classifier()), classifier())
 
 
 def rank_scope_masked_lm_averages_the_ranks_losses(rank):
@@ -467,15 +503,7 @@ def compiled(model):
 def compile_and_ddp_in_either_order(rank):
     for wrap in (lambda m: DistributedDataParallel(compiled(m)), lambda m: compiled(DistributedDataParallel(m))):
         model, reference = (classifier(num_hidden_layers=2) for _ in range(2))  # compiling takes its time for each
-        model = wrap(model)
-        sift = Sift(model, exit_layer=1)
-        batches = [rows_of(r) for r in range(RANKS)]
-        kept = [plain_choice(reference, batch, 4) for batch in batches]
-        sift(**batches[rank]).loss.backward()
-        assert sift.last.indices.tolist() == kept[rank]
-        union = joined([take(batch, rows) for batch, rows in zip(batches, kept, strict=True)])
-        cross_entropy(reference(union["input_ids"], union["attention_mask"]).logits, union["labels"]).backward()
-        assert_same_gradients(model, reference)
+        assert_gradients_of_the_union(rank, wrap(model), reference)
 
 
 def accelerate_bf16(rank):
@@ -757,14 +785,8 @@ def every_rank_corrects_an_exit_by_what_all_have_seen(rank):
                 names = ids[8 * other : 8 * (other + 1)].tolist()
                 early = plain_scores(model, batch).tolist()
                 scores.append([loss + errors.get(name, mean) for loss, name in zip(early, names, strict=True)])
-                with torch.no_grad():
-                    logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
-                full = cross_entropy(logits, batch["labels"], reduction="none").tolist()
-                exact += [loss - first for loss, first in zip(full, early, strict=True)]
-            if scope == "rank":
-                kept = [8 * other + row for other in range(RANKS) for row in hardest(scores[other], 4)]
-            else:
-                kept = hardest(scores[0] + scores[1], 4 * RANKS)
+                exact += [loss - first for loss, first in zip(losses_of(model, batch).tolist(), early, strict=True)]
+            kept = hardest_half(scores, scope)
             loss = sift(**batches[rank], id=ids[8 * rank : 8 * (rank + 1)]).loss
             found = torch.tensor(sift.last.scores.tolist())
             assert torch.allclose(found, torch.tensor(scores[rank]), rtol=1e-4, atol=1e-5), scope
@@ -772,13 +794,7 @@ def every_rank_corrects_an_exit_by_what_all_have_seen(rank):
                 ids[kept].tolist()
             ), scope
             errors |= {int(ids[row]): exact[row] for row in kept}
-            optimizer.zero_grad()
-            loss.backward()
-            for weight in model.parameters():  # as a model that is distributed averages them
-                if weight.grad is not None:
-                    dist.all_reduce(weight.grad)
-                    weight.grad /= RANKS
-            optimizer.step()
+            averaged_step(loss, optimizer)
         seen = sift.source.errors
         assert (seen.table.seen_at >= 0).nonzero().flatten().tolist() == sorted(errors), scope
         assert abs(float(seen.totals[0]) - sum(errors.values())) < 1e-4
@@ -799,20 +815,11 @@ def a_proxy_is_one_network_on_all_ranks(rank):
         for step in range(3):
             batches = [rows_of(other, step) for other in range(RANKS)]
             by_hand.eval()
-            scores = []
-            for batch in batches:
-                with torch.no_grad():
-                    logits = by_hand(**{name: value for name, value in batch.items() if name != "labels"}).logits
-                scores.append(cross_entropy(logits, batch["labels"], reduction="none").tolist())
-            if scope == "rank":
-                kept = [8 * other + row for other in range(RANKS) for row in hardest(scores[other], 4)]
-            else:
-                kept = hardest(scores[0] + scores[1], 4 * RANKS)
+            kept = hardest_half([losses_of(by_hand, batch).tolist() for batch in batches], scope)
             sift(**batches[rank])
-            union = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
             by_hand.train()
             optimizer.zero_grad()
-            by_hand(**take(union, torch.tensor(kept))).loss.backward()
+            by_hand(**take(joined(batches), kept)).loss.backward()
             optimizer.step()
             for name, value in sift.source.network.state_dict().items():
                 assert torch.allclose(value, by_hand.state_dict()[name], rtol=1e-9, atol=1e-12), (scope, step, name)
@@ -837,8 +844,7 @@ def a_head_on_features_is_one_on_all_ranks(rank):
                 features = bert(union["input_ids"], attention_mask=union["attention_mask"]).pooler_output
                 roots = torch.nn.functional.softplus(head(features).gather(1, labels[:, None]).squeeze(1))
                 losses = cross_entropy(head(features), labels, reduction="none")
-                inputs = {name: value for name, value in union.items() if name != "labels"}
-                exact = cross_entropy(model(**inputs).logits, labels, reduction="none")
+                exact = losses_of(model, union)
             expected = losses if source is LinearProbe else roots**2
             sift(**batches[rank])
             torch.testing.assert_close(sift.last.scores, expected[8 * rank : 8 * (rank + 1)], rtol=1e-4, atol=1e-6)
@@ -876,9 +882,7 @@ def ranks_begin_and_end_selection_together(rank):
             if step % 2 == 0:
                 progress = []
                 for batch in batches:
-                    with torch.no_grad():
-                        inputs = {name: value for name, value in batch.items() if name != "labels"}
-                        exact = cross_entropy(model(**inputs).logits, batch["labels"], reduction="none")
+                    exact = losses_of(model, batch)
                     kept = plain_scores(model, batch).topk(4).indices
                     progress.append(float(exact[kept].mean() / exact.mean()))
                 pays = (sum(progress) / RANKS) ** 0.8 / COST >= 1
@@ -886,13 +890,7 @@ def ranks_begin_and_end_selection_together(rank):
             loss = sift(**batches[rank]).loss
             assert sift.last.selected == selects, (scope, step)
             assert everywhere(sift.auto.state_dict()) == RANKS * [sift.auto.state_dict()]
-            optimizer.zero_grad()
-            loss.backward()
-            for weight in model.parameters():  # as a model that is distributed averages them
-                if weight.grad is not None:
-                    dist.all_reduce(weight.grad)
-                    weight.grad /= RANKS
-            optimizer.step()
+            averaged_step(loss, optimizer)
         assert {(True, False), (False, True)} & alone, alone  # they would not have agreed
         assert sift.totals.selected_steps > 0
 
@@ -924,10 +922,6 @@ def sources_look_at_the_rows_of_all_ranks(rank):
     # A class has fewer rows than another by more than one only if it has no more.
     assert len(drawn) == 8
     assert all(drawn.count(name) >= min(most - 1, labels.count(name)) for name in set(labels))
-
-
-def hardest(scores, kept):
-    return sorted(sorted(range(len(scores)), key=lambda row: -scores[row])[:kept])
 
 
 def every_row_is_logged_by_one_rank(rank):

@@ -254,20 +254,15 @@ def test_bad_usage_is_2_and_named(tmp_path, monkeypatch, capsys, arguments, mess
 
 
 @pytest.fixture
-def diagnosed(tmp_path, monkeypatch, capsys):
+def diagnosed(one_thread, tmp_path, monkeypatch, capsys):
     """A small ResNet on images that come with the package, diagnosed before training and after two steps."""
     for package in ("torch", "transformers", "accelerate"):
         pytest.importorskip(package)
-    import torch
-
     monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # steps this small gain nothing by more, and wait where cores are shared
     small = ["--depths", "1,1", "--hidden_sizes", "8,16", "--embedding_size", "8", "--exit_stage", "1"]
     of_run = ["--batch_size", "16", "--train_limit", "300", "--cache_dir", str(tmp_path / "cache")]
     of_run += ["--name", "d", "--json", "mine.json"]
     code = main(["diagnose", "resnet-tiny", "--after", "0,2", "--batches", "4", *small, *of_run])
-    torch.set_num_threads(threads)
     return code, capsys.readouterr(), json.loads((tmp_path / "results" / "d" / "diagnosis.json").read_text())
 
 

@@ -1,7 +1,7 @@
 """Selection while it promises to pay: the rule against scripts, then engines against measurements made by hand."""
 
 import dataclasses
-import io
+import functools
 import logging
 import math
 
@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+import small_training  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from small_training import CLASSES, WIDTH, Classifier, OneLayer, assert_resumes, train_step  # noqa: E402
 
 from gsgd.sift import AutoExit, LinearProbe, Proxy, Sift  # noqa: E402
 from gsgd.sift.exit_choice.paying_exit import PayingExit  # noqa: E402
 
-ROWS, GROSS, KEPT, CLASSES, WIDTH = 48, 16, 4, 3, 6
+ROWS, GROSS, KEPT = 48, 16, 4
 
 
 # ---- The rule ----
@@ -103,7 +105,7 @@ def test_changes_are_logged(caplog):
 # ---- The engine ----
 
 
-class Net(torch.nn.Module):
+class Net(Classifier):
     """Implements `gsgd.sift.EarlyExit`: exit 1 reads the first layer through a head of its own."""
 
     exit_layers = 2
@@ -119,9 +121,8 @@ class Net(torch.nn.Module):
         hidden = torch.tanh(self.first(x))
         return self.early(hidden) if exit_layer == 1 else self.last(torch.tanh(self.second(hidden)))
 
-    def forward(self, x, labels=None):
-        logits = self.early_logits(2, x)
-        return {"loss": None if labels is None else F.cross_entropy(logits, labels), "logits": logits}
+    def logits(self, x):
+        return self.early_logits(2, x)
 
 
 EXIT, FULL = 5 * WIDTH + WIDTH * CLASSES, 5 * WIDTH + WIDTH * 40 + 40 * CLASSES
@@ -130,31 +131,13 @@ COSTS = {1: 1 + 4 * EXIT / FULL / 3, 2: 1 + 4 / 3}
 RULE = AutoExit(every=3, first=2, memory=0.5, margin=0.02)
 
 
-def batches(number, start=0):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(ROWS, 5, generator=generator, dtype=torch.float64)
-    labels = torch.randint(CLASSES, (ROWS,), generator=generator)
-    for place in range(number):
-        ids = torch.randperm(ROWS, generator=generator)[:GROSS]
-        if place >= start:
-            yield {"x": x[ids], "labels": labels[ids], "id": ids}
+batches = functools.partial(small_training.batches, rows=ROWS, gross=GROSS, dtype=torch.float64)
 
 
 def losses_of(net, batch, exit_layer):
     with torch.no_grad():
         z = net.early_logits(exit_layer, batch["x"]).numpy()
     return np.log(np.exp(z).sum(axis=1)) - z[range(len(z)), batch["labels"].numpy()]
-
-
-def step(sift, batch, optimizer):
-    loss = sift(**batch)["loss"]
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-
-
-def without_ids(batch):
-    return {name: value for name, value in batch.items() if name != "id"}
 
 
 class ByHand:
@@ -206,7 +189,7 @@ def test_an_engine_selects_as_a_loop_that_measures_by_hand(options, candidates, 
     for number, batch in enumerate(batches(60)):
         selects, rows = hand.step(net, batch)
         assert sift.next_selects == (selects is not None), number
-        step(sift, without_ids(batch), optimizer)
+        train_step(sift, batch, optimizer)
         assert sift.last.selected == (selects is not None), number
         assert sift.last.indices.tolist() == rows, number
         if selects is not None:
@@ -225,7 +208,7 @@ def test_losses_last_seen_begin_once_rows_are_seen_and_cost_nothing():
     sift = Sift(net, score="last-seen", data_rows=ROWS, keep=0.5, start_step="auto", auto=rule, random_share=0.25)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.2)
     seen, expected, present = {}, [], None
-    for number, batch in enumerate(batches(40)):
+    for number, batch in enumerate(batches(40, ids=True)):
         names, exact = batch["id"].tolist(), losses_of(net, batch, 2)
         known = [row for row, name in enumerate(names) if name in seen]
         selects = present
@@ -237,7 +220,7 @@ def test_losses_last_seen_begin_once_rows_are_seen_and_cost_nothing():
             total = exact[top].sum() + (drawn * exact[others].mean() if drawn else 0.0)
             progress = total / kept / exact[known].mean()
             present = 0 if progress**0.8 >= 1 else None
-        step(sift, batch, optimizer)
+        train_step(sift, batch, optimizer)
         assert sift.last.selected == (selects is not None), number
         seen |= dict(zip(sift.last.ids.tolist(), sift.last.losses.tolist(), strict=True))
         expected.append(selects)
@@ -246,25 +229,14 @@ def test_losses_last_seen_begin_once_rows_are_seen_and_cost_nothing():
     assert sift.auto.cost(0, 0.5) == 1
 
 
-class Small(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(3)
-        self.layer = torch.nn.Linear(5, CLASSES).double()
-
-    def forward(self, x, labels=None):
-        logits = self.layer(x)
-        return {"loss": None if labels is None else F.cross_entropy(logits, labels), "logits": logits}
-
-
 def test_a_proxy_is_charged_what_it_scores_and_trains_and_learns_while_nothing_selects():
     net = Net()
     rule = AutoExit(every=4, first=1, memory=0.0, margin=0.0)
-    sift = Sift(net, score=Proxy(Small(), lr=0.05), keep=0.5, start_step="auto", auto=rule)
+    sift = Sift(net, score=Proxy(OneLayer(seed=3).double(), lr=0.05), keep=0.5, start_step="auto", auto=rule)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.2)
     before = sift.source.network.layer.weight.detach().clone()
     for batch in batches(6):
-        step(sift, without_ids(batch), optimizer)
+        train_step(sift, batch, optimizer)
     share = 5 * CLASSES / FULL
     assert sift.auto.scoring == {0: pytest.approx(share)}
     # Forward, and backward without the gradient of its input.
@@ -280,23 +252,10 @@ def test_a_resumed_run_is_the_run_bit_for_bit(at):
         sift = Sift(net, exit_layer="auto", keep=0.25, auto=RULE, meter_every=2)
         return net, sift, torch.optim.SGD(net.parameters(), lr=2.0)
 
-    net, sift, optimizer = begin()
-    for number, batch in enumerate(batches(40)):
-        if number == at:
-            file = io.BytesIO()
-            torch.save({"net": net.state_dict(), "sift": sift.state_dict()}, file)
-            file.seek(0)
-        step(sift, without_ids(batch), optimizer)
-    state = torch.load(file, weights_only=True)
-    other, resumed, optimizer = begin()
-    other.load_state_dict(state["net"])
-    resumed.load_state_dict(state["sift"])
-    for batch in batches(40, start=at):
-        step(resumed, without_ids(batch), optimizer)
-    assert resumed.auto.state_dict() == sift.auto.state_dict()
-    assert len(sift.auto.history) > 1
-    assert (resumed.exit_layer, resumed.next_selects) == (sift.exit_layer, sift.next_selects)
-    assert all(torch.equal(other.state_dict()[name], value) for name, value in net.state_dict().items())
+    resumed, whole = assert_resumes(begin, lambda: batches(40), at)
+    assert resumed.auto.state_dict() == whole.auto.state_dict()
+    assert len(whole.auto.history) > 1
+    assert (resumed.exit_layer, resumed.next_selects) == (whole.exit_layer, whole.next_selects)
 
 
 def test_all_micro_batches_of_a_step_are_treated_alike():
@@ -306,7 +265,7 @@ def test_all_micro_batches_of_a_step_are_treated_alike():
     selected = []
     for batch in batches(9):
         said = sift.next_selects
-        sift(**without_ids(batch))
+        sift(**batch)
         assert said == sift.last.selected
         selected.append(sift.last.selected)
     assert selected == 3 * [False] + 6 * [True]  # exact losses that cost nothing
@@ -324,7 +283,7 @@ def test_measuring_changes_nothing_that_is_trained_and_is_charged_to_selection()
         drawn = torch.get_rng_state()
         seconds = []
         for batch in batches(8):
-            step(sift, without_ids(batch), optimizer)
+            train_step(sift, batch, optimizer)
             seconds.append(sift.last.selection_s > 0)
         assert torch.equal(torch.get_rng_state(), drawn)
         weights.append(net.state_dict())
@@ -353,8 +312,8 @@ class NothingCounted(torch.nn.Module):
 def test_a_model_without_countable_operations_must_be_told_its_costs():
     (batch,) = batches(1)
     with pytest.raises(ValueError, match=r"NothingCounted does nothing that is counted .* AutoExit\(costs=\.\.\.\)"):
-        Sift(NothingCounted(), start_step="auto", exit_layer=1)(**without_ids(batch))
-    Sift(NothingCounted(), start_step="auto", exit_layer=1, auto=AutoExit(costs={1: 1.1}))(**without_ids(batch))
+        Sift(NothingCounted(), start_step="auto", exit_layer=1)(**batch)
+    Sift(NothingCounted(), start_step="auto", exit_layer=1, auto=AutoExit(costs={1: 1.1}))(**batch)
 
 
 @pytest.mark.parametrize(

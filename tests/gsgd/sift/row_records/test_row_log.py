@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pq = pytest.importorskip("pyarrow.parquet")
-import torch.nn.functional as F  # noqa: E402
+from small_training import OneLayer, losses_by_hand  # noqa: E402
 
 from gsgd import host  # noqa: E402
 from gsgd.sift import Selection, Sift  # noqa: E402
@@ -16,17 +16,6 @@ from gsgd.sift.row_records import row_log  # noqa: E402
 from gsgd.sift.row_records.row_log import RowLog, remove_log  # noqa: E402
 
 ROWS, GROSS = 40, 8
-
-
-class Net(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.layer = torch.nn.Linear(5, 3)
-
-    def forward(self, x, labels=None):
-        logits = self.layer(x)
-        return {"loss": F.cross_entropy(logits, labels), "logits": logits}
 
 
 def batches(number, begin=0):
@@ -47,8 +36,7 @@ def logged(folder):
 def by_hand(sift, batch):
     """What the log must say of the step just trained: from public attributes and the model alone."""
     kept = set(sift.last.indices.tolist())
-    logits = sift.model.layer(batch["x"]).detach().double()
-    each = [float(torch.logsumexp(z, 0) - z[y]) for z, y in zip(logits, batch["labels"], strict=True)]
+    each = losses_by_hand(sift.model.layer(batch["x"]), batch["labels"])
     return [
         {
             "step": sift.last.step,
@@ -67,7 +55,7 @@ def in_order(rows):
 
 @pytest.mark.parametrize("options", [{"score": "random"}, {"score": "last-seen", "data_rows": ROWS}])
 def test_every_row_that_was_drawn_is_logged_once(tmp_path, options):
-    sift = Sift(Net(), log_rows=tmp_path / "rows", start_step=2, **options)
+    sift = Sift(OneLayer(), log_rows=tmp_path / "rows", start_step=2, **options)
     expected = []
     for step, batch in enumerate(batches(6)):
         sift(**batch)
@@ -102,7 +90,7 @@ def test_scores_of_an_exit_share_their_pass_with_a_log_too(build, make_batch, tm
 
 
 def test_weights_that_a_loop_tells_are_logged(tmp_path):
-    sift = Sift(Net(), score="random", log_rows=tmp_path)
+    sift = Sift(OneLayer(), score="random", log_rows=tmp_path)
     rows = sift.choose(next(batches(1)))
     sift.note(sift.model(**rows), rows, weights=torch.tensor([2.0, 0.5, 1.0, 0.5]))
     assert sift.last.weights.tolist() == [2.0, 0.5, 1.0, 0.5]
@@ -116,7 +104,7 @@ def test_a_run_that_goes_on_has_no_row_twice(tmp_path, how, monkeypatch):
     monkeypatch.setattr(row_log, "PART_ROWS", 20)
 
     def run(folder, stops):
-        sift, step, saved = Sift(Net(), score="random", log_rows=folder), 0, None
+        sift, step, saved = Sift(OneLayer(), score="random", log_rows=folder), 0, None
         for stop, goes_on_at in stops:
             for batch in batches(stop - step, step):
                 sift(**batch)
@@ -125,7 +113,7 @@ def test_a_run_that_goes_on_has_no_row_twice(tmp_path, how, monkeypatch):
                     saved = copy.deepcopy(sift.state_dict()) if how == "state" else pickle.dumps(sift)
             sift.write_rows()  # what comes after the checkpoint is on the disk when the run is killed
             if how == "state":
-                sift = Sift(Net(), score="random", log_rows=folder)
+                sift = Sift(OneLayer(), score="random", log_rows=folder)
                 sift.load_state_dict(saved)
             else:
                 sift = pickle.loads(saved)
@@ -144,7 +132,7 @@ def test_a_run_that_goes_on_has_no_row_twice(tmp_path, how, monkeypatch):
 def test_the_oldest_parts_go(tmp_path, monkeypatch):
     monkeypatch.setattr(row_log, "PART_ROWS", 16)
     monkeypatch.setattr(row_log, "MOST_PARTS", 3)
-    sift = Sift(Net(), score="random", log_rows=tmp_path)
+    sift = Sift(OneLayer(), score="random", log_rows=tmp_path)
     for step, batch in enumerate(batches(13)):
         sift(**batch)
         if step % 5 == 0:
@@ -157,7 +145,7 @@ def test_the_oldest_parts_go(tmp_path, monkeypatch):
 
 def test_waiting_rows_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(row_log, "MOST_WAITING", 3 * GROSS)
-    sift = Sift(Net(), score="random", log_rows=tmp_path)
+    sift = Sift(OneLayer(), score="random", log_rows=tmp_path)
     for number, batch in enumerate(batches(5), start=1):
         sift(**batch)
         assert len(logged(tmp_path)) == (4 * GROSS if number >= 4 else 0)
@@ -180,33 +168,33 @@ def test_a_step_waits_for_no_device(tmp_path, monkeypatch):
 
 
 def test_another_runs_log_and_what_is_no_folder_are_in_the_way(tmp_path):
-    sift = Sift(Net(), score="random", log_rows=tmp_path / "rows")
+    sift = Sift(OneLayer(), score="random", log_rows=tmp_path / "rows")
     (batch,) = batches(1)
     sift(**batch)
     sift.write_rows()
     with pytest.raises(ValueError, match=r"has the rows of another run .*name another folder, or remove it"):
-        Sift(Net(), score="random", log_rows=tmp_path / "rows")(**batch)
+        Sift(OneLayer(), score="random", log_rows=tmp_path / "rows")(**batch)
     (tmp_path / "rows" / "mine.txt").write_text("kept")
     remove_log(tmp_path / "rows")
     assert [path.name for path in (tmp_path / "rows").iterdir()] == ["mine.txt"]
     for path in (tmp_path / "rows" / "mine.txt", tmp_path / "rows" / "mine.txt" / "deeper"):
         with pytest.raises(ValueError, match=r"mine\.txt is no folder; name another one"):
-            Sift(Net(), score="random", log_rows=path)
+            Sift(OneLayer(), score="random", log_rows=path)
     with pytest.raises(ValueError, match="log_rows = 3 must be the path of a folder"):
-        Sift(Net(), log_rows=3)
+        Sift(OneLayer(), log_rows=3)
 
 
 def test_a_damaged_part_is_named(tmp_path):
     (tmp_path / "rank-0-part-000000.parquet").write_bytes(b"nothing of parquet")
-    sift = Sift(Net(), score="random", log_rows=tmp_path)
-    sift.load_state_dict(Sift(Net(), score="random").state_dict())
+    sift = Sift(OneLayer(), score="random", log_rows=tmp_path)
+    sift.load_state_dict(Sift(OneLayer(), score="random").state_dict())
     with pytest.raises(ValueError, match=r"rank-0-part-000000\.parquet cannot be read.*remove it to log anew"):
         sift(**next(batches(1)))
 
 
 def test_batches_without_ids_and_with_too_few_are_refused(tmp_path):
     (batch,) = batches(1)
-    sift = Sift(Net(), score="random", log_rows=tmp_path)
+    sift = Sift(OneLayer(), score="random", log_rows=tmp_path)
     with pytest.raises(ValueError, match=r"log_rows needs the ids of a batch's rows under 'id'.*WithIds"):
         sift(x=batch["x"], labels=batch["labels"])
     with pytest.raises(ValueError, match=r"the batch has 8 rows, but 3 ids under 'id'"):

@@ -5,22 +5,11 @@ from collections import Counter
 import pytest
 
 torch = pytest.importorskip("torch")
-import torch.nn.functional as F  # noqa: E402
+from small_training import OneLayer  # noqa: E402
 
 from gsgd.sift import ClassBalanced, Sift  # noqa: E402
 
 LABELS = [0] * 9 + [1] * 4 + [2] * 1 + [3] * 2
-
-
-class Net(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.layer = torch.nn.Linear(5, 4)
-
-    def forward(self, x, labels=None):
-        logits = self.layer(x)
-        return {"loss": None if labels is None else F.cross_entropy(logits, labels), "logits": logits}
 
 
 def batch():
@@ -40,7 +29,7 @@ def dealt(kept):
 
 @pytest.mark.parametrize("keep", [0.125, 0.25, 0.5, 0.75])
 def test_classes_are_as_even_as_the_batch_allows(keep):
-    sift = Sift(Net(), score=ClassBalanced(), keep=keep)
+    sift = Sift(OneLayer(classes=4), score=ClassBalanced(), keep=keep)
     whole, rest, left = dealt(round(keep * len(LABELS)))
     seen = set()
     for _ in range(20):
@@ -57,7 +46,7 @@ def test_classes_are_as_even_as_the_batch_allows(keep):
 
 def test_rows_of_a_class_come_evenly():
     """Of 9 rows of class 0 one is kept, over 900 draws: frequencies within 5 sigma, which errs 1 in 190,000."""
-    sift = Sift(Net(), score=ClassBalanced(), keep=0.25)
+    sift = Sift(OneLayer(classes=4), score=ClassBalanced(), keep=0.25)
     counts = Counter()
     for _ in range(900):
         sift.choose(batch())
@@ -69,14 +58,14 @@ def test_rows_of_a_class_come_evenly():
 def test_a_seed_draws_alike_and_a_reading_draws_nothing():
     rows = []
     for reads in (False, True):
-        sift = Sift(Net(), score=ClassBalanced(), keep=0.5, seed=3)
+        sift = Sift(OneLayer(classes=4), score=ClassBalanced(), keep=0.5, seed=3)
         for _ in range(3):
             if reads:
                 sift.read(batch())
             sift.choose(batch())
         rows.append(sift.last.indices.tolist())
     assert rows[0] == rows[1]
-    resumed = Sift(Net(), score=ClassBalanced(), keep=0.5, seed=4)
+    resumed = Sift(OneLayer(classes=4), score=ClassBalanced(), keep=0.5, seed=4)
     resumed.load_state_dict(sift.state_dict())
     sift.choose(batch())
     resumed.choose(batch())
@@ -84,6 +73,6 @@ def test_a_seed_draws_alike_and_a_reading_draws_nothing():
 
 
 def test_rows_without_a_class_are_refused():
-    sift = Sift(Net(), score=ClassBalanced())
+    sift = Sift(OneLayer(classes=4), score=ClassBalanced())
     with pytest.raises(ValueError, match=r"'labels' is torch.int64 \(8, 2\), but .* needs one class a row, \(8,\)"):
         sift.choose({"x": torch.randn(8, 5), "labels": torch.zeros(8, 2, dtype=torch.int64)})

@@ -1,63 +1,25 @@
 """The corrected exit: the engine against a dictionary of errors kept by hand."""
 
-import io
+import functools
 
 import pytest
 
 torch = pytest.importorskip("torch")
-import torch.nn.functional as F  # noqa: E402
+import small_training  # noqa: E402
+from small_training import CLASSES, TwoExits, assert_resumes, hardest, losses_by_hand, same, train_step  # noqa: E402
 
 from gsgd.sift import CorrectedExit, Sift  # noqa: E402
 
-ROWS, GROSS, KEPT, CLASSES = 40, 8, 4, 3
+ROWS, GROSS, KEPT = 40, 8, 4
 
 
-class Net(torch.nn.Module):
-    """Implements `gsgd.sift.EarlyExit`: exit 1 reads the first layer."""
-
-    exit_layers = 2
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.early = torch.nn.Linear(5, 6), torch.nn.Linear(6, CLASSES)
-        self.last = torch.nn.Linear(6, CLASSES)
-
-    def early_logits(self, exit_layer, x):
-        hidden = torch.tanh(self.first(x))
-        return self.early(hidden) if exit_layer == 1 else self.last(hidden) + self.early(hidden)
-
-    def forward(self, x, labels=None):
-        logits = self.early_logits(2, x)
-        return {"loss": None if labels is None else F.cross_entropy(logits, labels), "logits": logits}
-
-
-def batches(number, seed=0, start=0):
-    generator = torch.Generator().manual_seed(seed)
-    x, labels = torch.randn(ROWS, 5, generator=generator), torch.randint(CLASSES, (ROWS,), generator=generator)
-    for place in range(number):
-        ids = torch.randperm(ROWS, generator=generator)[:GROSS]
-        if place >= start:
-            yield {"x": x[ids], "labels": labels[ids], "id": ids}
+batches = functools.partial(small_training.batches, rows=ROWS, ids=True)
 
 
 def begin(**options):
-    net = Net()
+    net = TwoExits()
     sift = Sift(net, score=CorrectedExit(), exit_layer=1, **{"data_rows": ROWS, "keep": 0.5, **options})
     return net, sift, torch.optim.SGD(net.parameters(), lr=0.3)
-
-
-def step(sift, batch, optimizer):
-    loss = sift(**batch)["loss"]
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-
-
-def losses_by_hand(net, batch, exit_layer):
-    with torch.no_grad():
-        z = net.early_logits(exit_layer, batch["x"]).double()
-    return [float(torch.logsumexp(row, 0) - row[y]) for row, y in zip(z, batch["labels"], strict=True)]
 
 
 @pytest.mark.parametrize("reuse", [False, True])
@@ -68,13 +30,13 @@ def test_rows_are_chosen_by_a_dictionary_of_errors(reuse):
     corrections = set()
     for number, batch in enumerate(batches(40)):
         names, kept = batch["id"].tolist(), list(range(GROSS))
-        exact, early = losses_by_hand(net, batch, 2), losses_by_hand(net, batch, 1)
+        exact, early = (losses_by_hand(net.early_logits(layer, batch["x"]), batch["labels"]) for layer in (2, 1))
         mean = sum(errors.values()) / len(errors) if errors else 0.0
         wanted = [loss + errors.get(name, mean) for loss, name in zip(early, names, strict=True)]
         if number >= 3:
-            kept = sorted(sorted(range(GROSS), key=lambda row: -wanted[row])[:KEPT])
-            corrections.add(kept != sorted(sorted(range(GROSS), key=lambda row: -early[row])[:KEPT]))
-        step(sift, batch, optimizer)
+            kept = hardest(wanted, KEPT)
+            corrections.add(kept != hardest(early, KEPT))
+        train_step(sift, batch, optimizer)
         assert sift.last.indices.tolist() == kept
         if number < 3:
             continue
@@ -90,24 +52,8 @@ def test_rows_are_chosen_by_a_dictionary_of_errors(reuse):
 
 @pytest.mark.parametrize("at", [0, 3, 7])
 def test_a_resumed_run_is_the_run_bit_for_bit(at):
-    net, sift, optimizer = begin(random_share=0.5)
-    for number, batch in enumerate(batches(12)):
-        if number == at:
-            file = io.BytesIO()
-            torch.save({"net": net.state_dict(), "sift": sift.state_dict()}, file)
-            file.seek(0)
-        step(sift, batch, optimizer)
-    state = torch.load(file, weights_only=True)
-    other, resumed, optimizer = begin(random_share=0.5)
-    other.load_state_dict(state["net"])
-    resumed.load_state_dict(state["sift"])
-    for batch in batches(12, start=at):
-        step(resumed, batch, optimizer)
-    assert torch.equal(resumed.last.scores, sift.last.scores)
-    assert torch.equal(resumed.last.indices, sift.last.indices)
-    assert all(torch.equal(other.state_dict()[name], value) for name, value in net.state_dict().items())
-    ours, theirs = resumed.source.state_dict()["errors"], sift.source.state_dict()["errors"]
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    resumed, whole = assert_resumes(lambda: begin(random_share=0.5), lambda: batches(12), at)
+    assert same(resumed.source.state_dict()["errors"], whole.source.state_dict()["errors"])
 
 
 def test_readings_leave_the_errors_alone():
@@ -118,7 +64,7 @@ def test_readings_leave_the_errors_alone():
         for batch in batches(10):
             if every:
                 sift.read(batch)
-            step(sift, batch, optimizer)
+            train_step(sift, batch, optimizer)
         rows.append((sift.last.indices.tolist(), sift.last.scores.tolist()))
         assert len(sift.readings) == 10 * every
     assert rows[0] == rows[1]
@@ -157,7 +103,7 @@ def test_losses_that_are_not_finite_are_no_errors():
 )
 def test_what_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        Sift(Net(), score=CorrectedExit(), **{"data_rows": ROWS, **options})
+        Sift(TwoExits(), score=CorrectedExit(), **{"data_rows": ROWS, **options})
 
 
 def test_batches_without_ids_and_states_of_other_data_are_refused():

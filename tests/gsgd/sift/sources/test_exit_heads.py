@@ -1,59 +1,32 @@
 """Heads on an exit's features: the engine against loops written out by hand, gradients and AdamW included."""
 
-import io
+import functools
 import math
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+import small_training  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from small_training import CLASSES, WIDTH, TwoExits, assert_resumes, hardest, same, train_step  # noqa: E402
 
 from gsgd.sift import ExitLoss, LinearProbe, MeanOfRanks, PredictedLoss, Sift  # noqa: E402
 from gsgd.sift.scoring_pass.row_losses import LEAST  # noqa: E402
 
-ROWS, GROSS, KEPT, CLASSES, WIDTH, LR = 40, 8, 4, 3, 6, 0.05
+GROSS, KEPT, LR = 8, 4, 0.05
 
 
-class Net(torch.nn.Module):
-    """Implements `gsgd.sift.EarlyExit`: exit 1 reads the first layer through a head of its own."""
-
-    exit_layers = 2
-
+class Net(TwoExits):
     def __init__(self):
         super().__init__()
-        torch.manual_seed(0)
-        self.first, self.early = torch.nn.Linear(5, WIDTH), torch.nn.Linear(WIDTH, CLASSES)
-        self.last = torch.nn.Linear(WIDTH, CLASSES)
         self.double()
-
-    def early_logits(self, exit_layer, x):
-        hidden = torch.tanh(self.first(x))
-        return self.early(hidden) if exit_layer == 1 else self.last(hidden) + self.early(hidden)
-
-    def forward(self, x, labels=None):
-        logits = self.early_logits(2, x)
-        return {"loss": None if labels is None else F.cross_entropy(logits, labels), "logits": logits}
 
     def hidden(self, x):
         return np.tanh(x.numpy() @ self.first.weight.detach().numpy().T + self.first.bias.detach().numpy())
 
 
-def batches(number, seed=0, start=0):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(ROWS, 5, generator=generator, dtype=torch.float64)
-    labels = torch.randint(CLASSES, (ROWS,), generator=generator)
-    for place in range(number):
-        rows = torch.randperm(ROWS, generator=generator)[:GROSS]
-        if place >= start:
-            yield {"x": x[rows], "labels": labels[rows]}
-
-
-def step(sift, batch, optimizer):
-    loss = sift(**batch)["loss"]
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
+batches = functools.partial(small_training.batches, dtype=torch.float64)
 
 
 def begin(source, **options):
@@ -83,10 +56,6 @@ def softmax(z):
     return z / z.sum(axis=1, keepdims=True)
 
 
-def hardest(scores):
-    return sorted(sorted(range(GROSS), key=lambda row: -scores[row])[:KEPT])
-
-
 @pytest.mark.parametrize("options", [{"reuse": False}, {"reuse": True}, {"score_batch_size": 3}])
 def test_a_probe_is_trained_on_every_row_that_is_scored(options):
     """Gradients by hand, (p - onehot) h^T / B. It rests before selection begins, and after it has ended."""
@@ -101,8 +70,8 @@ def test_a_probe_is_trained_on_every_row_that_is_scored(options):
         if 2 <= number < 22:
             if number == 2:  # all alike: the earlier rows, by nothing but rounding
                 np.testing.assert_allclose(losses, math.log(CLASSES))
-            kept = hardest(losses) if number > 2 else None
-        step(sift, batch, optimizer)
+            kept = hardest(losses, KEPT) if number > 2 else None
+        train_step(sift, batch, optimizer)
         if kept is not None:
             assert sift.last.indices.tolist() == kept, number
         if 2 <= number < 22:
@@ -129,14 +98,14 @@ def test_a_predicted_loss_is_regressed_on_the_rows_that_are_trained_on(options):
         roots = np.log1p(np.exp(z[range(GROSS), labels]))
         full = softmax(net(batch["x"])["logits"].detach().numpy())
         exact = -np.log(full[range(GROSS), labels])
-        step(sift, batch, optimizer)
+        train_step(sift, batch, optimizer)
         if number < 2:
             assert sift.source.head is None
             continue
         rows = sift.last.indices.tolist()
         np.testing.assert_allclose(sift.last.scores.numpy(), roots**2, rtol=1e-4)
         if number > 2:  # before, all scores are equal
-            assert rows == hardest(roots)
+            assert rows == hardest(roots, KEPT)
         z, own, wanted = z[rows, labels[rows]], np.eye(CLASSES)[labels[rows]], np.sqrt(exact[rows])
         each = (2 * (roots[rows] - wanted) / (1 + np.exp(-z)) / KEPT)[:, None] * own
         by_hand.step(weights, {"V": each.T @ hidden[rows], "b": each.sum(axis=0)})
@@ -151,7 +120,7 @@ def test_a_predicted_loss_is_regressed_on_the_rows_that_are_trained_on(options):
 def test_scoring_and_reading_change_nothing_and_the_model_gets_no_gradient(source):
     net, sift, optimizer = begin(source(lr=LR))
     for batch in batches(3):
-        step(sift, batch, optimizer)
+        train_step(sift, batch, optimizer)
     before = {name: value.clone() for name, value in sift.source.head.state_dict().items()}
     weights = {name: value.clone() for name, value in net.state_dict().items()}
     optimizer.zero_grad()
@@ -170,32 +139,14 @@ def test_scoring_and_reading_change_nothing_and_the_model_gets_no_gradient(sourc
 @pytest.mark.parametrize("source", [LinearProbe, PredictedLoss])
 @pytest.mark.parametrize("at", [0, 1, 6])
 def test_a_resumed_run_is_the_run_bit_for_bit(source, at):
-    """The state goes through a file that holds tensors and plain values only; it is resumed from where it was, too."""
-    net, sift, optimizer = begin(source(lr=LR), random_share=0.5, meter_every=2)
-    for number, batch in enumerate(batches(12)):
-        if number == at:
-            file = io.BytesIO()
-            torch.save({"net": net.state_dict(), "sift": sift.state_dict()}, file)
-            file.seek(0)
-        step(sift, batch, optimizer)
-    state = torch.load(file, weights_only=True)
-    other, resumed, optimizer = begin(source(lr=LR), random_share=0.5, meter_every=2)
-    other.load_state_dict(state["net"])
-    resumed.load_state_dict(state["sift"])
-    again = resumed.state_dict()["source"]
-    if at:
-        assert torch.equal(again["head"]["weight"], state["sift"]["source"]["head"]["weight"])
-    else:
-        assert again == {"head": None, "optimizer": None}
-    for batch in batches(12, start=at):
-        step(resumed, batch, optimizer)
-    assert torch.equal(resumed.last.scores, sift.last.scores)
-    assert torch.equal(resumed.last.indices, sift.last.indices)
-    assert all(torch.equal(other.state_dict()[name], value) for name, value in net.state_dict().items())
-    assert all(
-        torch.equal(resumed.source.head.state_dict()[name], value)
-        for name, value in sift.source.head.state_dict().items()
-    )
+    """It is resumed from where it was, too."""
+
+    def start():
+        return begin(source(lr=LR), random_share=0.5, meter_every=2)
+
+    resumed, whole = assert_resumes(start, lambda: batches(12), at)
+    assert same(resumed.source.head.state_dict(), whole.source.head.state_dict())
+    assert start()[1].state_dict()["source"] == {"head": None, "optimizer": None}
 
 
 def test_all_micro_batches_of_a_step_may_be_chosen_before_the_first_is_trained():
@@ -225,7 +176,7 @@ def test_of_predicted_losses_a_quarter_is_drawn_unless_it_is_said():
         _, sift, optimizer = begin(PredictedLoss(lr=LR), random_share=share)
         others = set()
         for batch in batches(12):
-            step(sift, batch, optimizer)
+            train_step(sift, batch, optimizer)
             order = sorted(range(GROSS), key=lambda row: -float(sift.last.scores[row]))
             assert set(order[:hardest_rows]) <= set(sift.last.indices.tolist())
             others |= {order.index(row) for row in sift.last.indices.tolist()} - set(range(hardest_rows))
@@ -237,7 +188,7 @@ def test_rows_without_a_label_come_last_and_are_not_learnt_from():
         _, sift, optimizer = begin(source, check=False)
         (batch,) = batches(1)
         batch["labels"][[1, 5]] = -100
-        step(sift, batch, optimizer)
+        train_step(sift, batch, optimizer)
         assert [row for row in range(GROSS) if float(sift.last.scores[row]) == LEAST] == [1, 5]
         assert bool(torch.isfinite(sift.source.head.weight).all())
 
@@ -247,9 +198,9 @@ def test_one_of_several_sources_shares_the_pass_with_the_others():
     passes = []
     net.first.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
     for batch in batches(2):
-        step(sift, batch, optimizer)
+        train_step(sift, batch, optimizer)
     passes.clear()
-    step(sift, batch, optimizer)
+    train_step(sift, batch, optimizer)
     assert passes.count(False) == 1  # one pass of scoring
     assert float(sift.source.sources[1].head.weight.detach().abs().sum()) > 0
 
@@ -291,7 +242,7 @@ def test_models_that_do_not_classify_rows_are_refused():
 def test_states_of_other_sources_and_shapes_are_refused():
     _, sift, optimizer = begin(LinearProbe())
     for batch in batches(1):
-        step(sift, batch, optimizer)
+        train_step(sift, batch, optimizer)
     _, other, _ = begin(LinearProbe())
     with pytest.raises(ValueError, match="the state is not of a LinearProbe: it lacks head, optimizer"):
         other.source.load_state_dict({"errors": None})

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
 from scipy.stats import spearmanr  # noqa: E402
+from small_training import OneLayer, hardest, losses_by_hand, train_step  # noqa: E402
 
 from gsgd import host  # noqa: E402
 from gsgd.sift import LastSeen, Sift, SiftOptions  # noqa: E402
@@ -19,13 +20,9 @@ from gsgd.sift.ranks import Ranks  # noqa: E402
 ROWS, GROSS = 40, 8
 
 
-class Net(torch.nn.Module):
-    """Any model that returns a loss and logits; it has no exits."""
-
+class Net(OneLayer):
     def __init__(self, smoothing=0.0):
         super().__init__()
-        torch.manual_seed(0)
-        self.layer = torch.nn.Linear(5, 3)
         self.smoothing = smoothing
 
     def forward(self, x, labels=None):
@@ -46,18 +43,8 @@ def batches(data, number, seed=0):
         yield {"x": data[0][ids], "labels": data[1][ids], "id": ids}
 
 
-def train(sift, batch, optimizer):
-    loss = sift(**batch)["loss"]
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return loss
-
-
-def losses_by_hand(net, batch, rows):
-    """The rows' losses at the present weights, one row at a time."""
-    z = (batch["x"][rows] @ net.layer.weight.T + net.layer.bias).detach().double()
-    return [float(torch.logsumexp(each, 0) - each[y]) for each, y in zip(z, batch["labels"][rows], strict=True)]
+def losses_at_present(net, batch, rows):
+    return losses_by_hand(batch["x"][rows] @ net.layer.weight.T + net.layer.bias, batch["labels"][rows])
 
 
 @pytest.mark.parametrize("max_age", [None, 6])
@@ -73,13 +60,12 @@ def test_rows_are_chosen_by_a_dictionary_of_what_was_seen(data, max_age):
             loss, at = seen.get(name, (math.inf, step))
             return math.inf if max_age is not None and step - at > max_age else loss
 
-        # Stable: of equals the first.
-        expected = sorted(sorted(range(GROSS), key=lambda row: -last(names[row]))[: GROSS // 2])
+        expected = hardest([last(name) for name in names], GROSS // 2)
         before = copy.deepcopy(net)
-        train(sift, batch, optimizer)
+        train_step(sift, batch, optimizer)
         assert sift.last.indices.tolist() == expected
         assert sift.last.ids.tolist() == [names[row] for row in expected]
-        found = losses_by_hand(before, batch, torch.tensor(expected))
+        found = losses_at_present(before, batch, torch.tensor(expected))
         assert sift.last.losses.tolist() == pytest.approx(found, rel=1e-5, abs=1e-6)
         for row, loss in zip(expected, sift.last.losses.tolist(), strict=True):
             seen[names[row]] = loss, step
@@ -167,7 +153,7 @@ def test_a_run_resumed_at_random_moments_goes_on_bit_for_bit(data):
                 state = copy.deepcopy(sift.state_dict())
                 sift = Sift(net, score="last-seen", data_rows=ROWS, max_age=12, seed=moments.randrange(100))
                 sift.load_state_dict(state)
-            train(sift, batch, optimizer)
+            train_step(sift, batch, optimizer)
             chosen.append((sift.last.ids.tolist(), sift.last.losses.tolist()))
         return chosen
 
@@ -193,7 +179,7 @@ def test_a_run_resumed_at_any_moment_goes_on_bit_for_bit(data, how):
                 sift = pickle.loads(pickle.dumps(sift))
                 net = sift.model
                 optimizer = torch.optim.SGD(net.parameters(), lr=0.3)
-            train(sift, batch, optimizer)
+            train_step(sift, batch, optimizer)
             chosen.append(sift.last.ids.tolist())
         return chosen, net.layer.weight.detach().clone(), sift.named_rows.seen.losses.clone()
 
@@ -288,12 +274,12 @@ def test_readings_hold_what_was_seen_against_exact_losses(data):
     other = torch.optim.SGD(plain.model.parameters(), lr=0.3)
     seen: dict[int, float] = {}
     for step, batch in enumerate(batches(data, 21)):
-        exact = losses_by_hand(net, batch, torch.arange(GROSS))
+        exact = losses_at_present(net, batch, torch.arange(GROSS))
         names = batch["id"].tolist()
         known = [row for row in range(GROSS) if names[row] in seen]
         old = {row: seen[names[row]] for row in known}
-        train(sift, batch, optimizer)
-        train(plain, batch, other)
+        train_step(sift, batch, optimizer)
+        train_step(plain, batch, other)
         seen |= dict(zip(sift.last.ids.tolist(), sift.last.losses.tolist(), strict=True))
         if step % 2:
             continue

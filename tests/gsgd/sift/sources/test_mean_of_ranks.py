@@ -1,34 +1,16 @@
 """The mean of several sources: ranks counted by loops."""
 
 import copy
-import io
 
 import pytest
 
 torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
+from small_training import OneExit, assert_resumes, train_step  # noqa: E402
 
 from gsgd.sift import ExitLoss, MeanOfRanks, Proxy, ReducibleLoss, ScoreSource, Sift  # noqa: E402
 
 GROSS = 8
-
-
-class Net(torch.nn.Module):
-    """Implements `gsgd.sift.EarlyExit`, with one exit."""
-
-    exit_layers = 1
-
-    def __init__(self, seed=0):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.layer = torch.nn.Linear(5, 3)
-
-    def early_logits(self, exit_layer, x):
-        return self.layer(x)
-
-    def forward(self, x, labels=None):
-        logits = self.layer(x)
-        return {"loss": None if labels is None else F.cross_entropy(logits, labels), "logits": logits}
 
 
 class Given(ScoreSource):
@@ -62,7 +44,7 @@ def losses(net, batch):
 
 def test_ranks_with_ties_and_scores_of_any_scale():
     one, other = [3.0, 1.0, 1.0, 9.0, 2.0, 1e30, 0.0, 5.0], [0.1, 0.5, 0.4, 0.4, 0.4, 0.0, 0.3, 0.2]
-    sift = Sift(Net(), score=MeanOfRanks(Given(one), Given(other)), keep=0.5)
+    sift = Sift(OneExit(), score=MeanOfRanks(Given(one), Given(other)), keep=0.5)
     (batch,) = batches(1)
     sift.choose(batch)
     expected = [(a + b) / 2 for a, b in zip(ranks(one), ranks(other), strict=True)]
@@ -71,7 +53,7 @@ def test_ranks_with_ties_and_scores_of_any_scale():
 
 def test_an_exit_and_a_proxy_by_hand():
     """The proxy learns as it does alone; the exit is the model's."""
-    net, small = Net(0), Net(1)
+    net, small = OneExit(0), OneExit(1)
     by_hand = copy.deepcopy(small)
     optimizer_by_hand = torch.optim.AdamW(by_hand.parameters(), lr=0.1)
     sift = Sift(net, score=MeanOfRanks(ExitLoss(), Proxy(small, lr=0.1)), exit_layer=1, keep=0.5)
@@ -79,9 +61,7 @@ def test_an_exit_and_a_proxy_by_hand():
     for batch in batches(6):
         pair = ranks(losses(net, batch)), ranks(losses(by_hand, batch))
         expected = [(a + b) / 2 for a, b in zip(*pair, strict=True)]
-        optimizer.zero_grad()
-        sift(**batch)["loss"].backward()
-        optimizer.step()
+        train_step(sift, batch, optimizer)
         assert sift.last.scores.tolist() == expected
         kept = sift.last.indices
         optimizer_by_hand.zero_grad()
@@ -91,41 +71,23 @@ def test_an_exit_and_a_proxy_by_hand():
 
 def test_a_resumed_run_is_the_run_bit_for_bit():
     def begin():
-        net = Net()
-        sift = Sift(net, score=MeanOfRanks(ExitLoss(), Proxy(Net(1), lr=0.1)), exit_layer=1)
+        net = OneExit()
+        sift = Sift(net, score=MeanOfRanks(ExitLoss(), Proxy(OneExit(1), lr=0.1)), exit_layer=1)
         return net, sift, torch.optim.SGD(net.parameters(), lr=0.5)
 
-    def train(net, sift, optimizer, rows):
-        for batch in rows:
-            optimizer.zero_grad()
-            sift(**batch)["loss"].backward()
-            optimizer.step()
-
-    whole = begin()
-    train(*whole, list(batches(9))[:4])
-    file = io.BytesIO()
-    torch.save([whole[0].state_dict(), whole[1].state_dict()], file)
-    train(*whole, list(batches(9))[4:])
-    file.seek(0)
-    weights, state = torch.load(file, weights_only=True)
-    resumed = begin()
-    resumed[0].load_state_dict(weights)
-    resumed[1].load_state_dict(state)
-    train(*resumed, list(batches(9))[4:])
-    assert torch.equal(whole[1].last.scores, resumed[1].last.scores)
-    assert torch.equal(whole[0].layer.weight, resumed[0].layer.weight)
+    assert_resumes(begin, lambda: batches(9), 4)
 
 
 def test_what_sources_need_is_needed_of_all():
     source = MeanOfRanks(ExitLoss(), ReducibleLoss([1.0, 2.0]))
     assert (source.needs_ids, source.by_exit, source.own_input) == (True, True, False)
     with pytest.raises(ValueError, match="score = MeanOfRanks needs data_rows"):
-        Sift(Net(), score=source, exit_layer=1)
+        Sift(OneExit(), score=source, exit_layer=1)
 
 
 def test_a_score_that_is_not_finite_has_no_rank():
     values = [1.0, float("nan"), 2.0, float("inf"), 0.0, 3.0, 4.0, 5.0]
-    sift = Sift(Net(), score=MeanOfRanks(Given(values), Given([0.0] * GROSS)), on_bad_scores="drop")
+    sift = Sift(OneExit(), score=MeanOfRanks(Given(values), Given([0.0] * GROSS)), on_bad_scores="drop")
     sift.choose(next(batches(1)))
     assert sift.totals.bad_score_rows == 2
     assert not {1, 3} & set(sift.last.indices.tolist())

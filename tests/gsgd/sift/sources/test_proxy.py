@@ -1,20 +1,20 @@
 """A small network beside the model: the engine against a loop written out by hand."""
 
 import copy
-import io
 
 import pytest
 
 torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
+from small_training import Classifier, assert_resumes, batches, hardest, same, train_step  # noqa: E402
 
 from gsgd.sift import Sift  # noqa: E402
 from gsgd.sift.sources.proxy import Proxy  # noqa: E402
 
-ROWS, GROSS, KEPT = 40, 8, 4
+GROSS, KEPT = 8, 4
 
 
-class Net(torch.nn.Module):
+class Net(Classifier):
     """Returns a loss and logits; its BatchNorm tells training mode from eval mode."""
 
     def __init__(self, width, seed):
@@ -24,24 +24,8 @@ class Net(torch.nn.Module):
             torch.nn.Linear(5, width), torch.nn.BatchNorm1d(width), torch.nn.ReLU(), torch.nn.Linear(width, 3)
         )
 
-    def forward(self, x, labels=None):
-        logits = self.layers(x)
-        return {"loss": None if labels is None else F.cross_entropy(logits, labels), "logits": logits}
-
-
-def batches(number, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    x, labels = torch.randn(ROWS, 5, generator=generator), torch.randint(3, (ROWS,), generator=generator)
-    for _ in range(number):
-        rows = torch.randperm(ROWS, generator=generator)[:GROSS]
-        yield {"x": x[rows], "labels": labels[rows]}
-
-
-def step(sift, batch, optimizer):
-    loss = sift(**batch)["loss"]
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
+    def logits(self, x):
+        return self.layers(x)
 
 
 def test_rows_are_chosen_and_the_proxy_is_trained_as_by_hand():
@@ -58,8 +42,8 @@ def test_rows_are_chosen_and_the_proxy_is_trained_as_by_hand():
             by_hand.eval()
             with torch.no_grad():
                 losses = F.cross_entropy(by_hand(batch["x"])["logits"], batch["labels"], reduction="none")
-            kept = sorted(sorted(range(GROSS), key=lambda row: -losses[row])[:KEPT])
-        step(sift, batch, optimizer)
+            kept = hardest(losses, KEPT)
+        train_step(sift, batch, optimizer)
         assert sift.last.indices.tolist() == kept
         if number < 12:
             by_hand.train()
@@ -82,7 +66,7 @@ def test_the_proxy_that_was_given_stays_as_it_was_and_serves_two_engines():
         sift = Sift(net, score=source, keep=0.5)
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
         for batch in batches(5):
-            step(sift, batch, optimizer)
+            train_step(sift, batch, optimizer)
         weights.append(sift.source.network.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in before)
     assert all(torch.equal(small.state_dict()[name], before[name]) for name in before)
@@ -111,7 +95,7 @@ def test_meters_read_the_proxys_scores_and_change_no_choice():
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
         rows = []
         for batch in batches(6):
-            step(sift, batch, optimizer)
+            train_step(sift, batch, optimizer)
             rows.append(sift.last.indices.tolist())
         runs.append((rows, len(sift.readings)))
     assert (runs[0][1], runs[1][1]) == (0, 6)
@@ -120,31 +104,13 @@ def test_meters_read_the_proxys_scores_and_change_no_choice():
 
 @pytest.mark.parametrize("at", [1, 4, 7])
 def test_a_resumed_run_is_the_run_bit_for_bit(at):
-    """The state goes through a file that holds tensors and plain values only."""
-
     def begin():
         net = Net(6, 0)
         sift = Sift(net, score=Proxy(Net(3, 1), lr=0.05), keep=0.5, random_share=0.5)
         return net, sift, torch.optim.SGD(net.parameters(), lr=0.1)
 
-    net, sift, optimizer = begin()
-    for number, batch in enumerate(batches(10)):
-        if number == at:
-            file = io.BytesIO()
-            torch.save({"net": net.state_dict(), "sift": sift.state_dict()}, file)
-            file.seek(0)
-        step(sift, batch, optimizer)
-    state = torch.load(file, weights_only=True)
-    other, resumed, optimizer = begin()
-    other.load_state_dict(state["net"])
-    resumed.load_state_dict(state["sift"])
-    for batch in list(batches(10))[at:]:
-        step(resumed, batch, optimizer)
-    assert torch.equal(resumed.last.indices, sift.last.indices)
-    assert torch.equal(resumed.last.scores, sift.last.scores)
-    ours, theirs = other.state_dict() | resumed.source.network.state_dict(), net.state_dict()
-    theirs = theirs | sift.source.network.state_dict()
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    resumed, whole = assert_resumes(begin, lambda: batches(10), at)
+    assert same(resumed.source.network.state_dict(), whole.source.network.state_dict())
 
 
 def test_an_optimizer_of_ones_own_and_scores_in_parts():

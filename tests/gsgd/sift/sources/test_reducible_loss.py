@@ -4,28 +4,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
+from small_training import CLASSES, OneExit, hardest, losses_by_hand  # noqa: E402
 
 from gsgd.sift import ReducibleLoss, Sift  # noqa: E402
 
-ROWS, GROSS, CLASSES = 20, 8, 3
-
-
-class Net(torch.nn.Module):
-    """Implements `gsgd.sift.EarlyExit`, with one exit."""
-
-    exit_layers = 1
-
-    def __init__(self, seed=0):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.layer = torch.nn.Linear(5, CLASSES)
-
-    def early_logits(self, exit_layer, x):
-        return self.layer(x)
-
-    def forward(self, x, labels=None):
-        logits = self.layer(x)
-        return {"loss": None if labels is None else F.cross_entropy(logits, labels), "logits": logits}
+ROWS, GROSS = 20, 8
 
 
 @pytest.fixture
@@ -37,23 +20,21 @@ def batch():
 
 
 def losses(net, batch):
-    with torch.no_grad():
-        logits = net.layer(batch["x"]).double()
-    return [float(torch.logsumexp(row, 0) - row[y]) for row, y in zip(logits, batch["labels"], strict=True)]
+    return losses_by_hand(net.layer(batch["x"]), batch["labels"])
 
 
 def test_a_table_of_losses_by_ids(batch):
-    net, table = Net(), torch.rand(ROWS).tolist()
+    net, table = OneExit(), torch.rand(ROWS).tolist()
     sift = Sift(net, score=ReducibleLoss(table), exit_layer=1, data_rows=ROWS, keep=0.5)
     sift.choose(batch)
     expected = [loss - table[name] for loss, name in zip(losses(net, batch), batch["id"].tolist(), strict=True)]
     assert sift.last.scores.tolist() == pytest.approx(expected, rel=1e-5, abs=1e-6)
-    assert sift.last.indices.tolist() == sorted(sorted(range(GROSS), key=lambda row: -expected[row])[:4])
-    assert sift.last.indices.tolist() != sorted(sorted(range(GROSS), key=lambda row: -losses(net, batch)[row])[:4])
+    assert sift.last.indices.tolist() == hardest(expected, 4)
+    assert sift.last.indices.tolist() != hardest(losses(net, batch), 4)
 
 
 def test_a_callable_with_the_batch_needs_no_ids(batch):
-    net, reference = Net(), Net(seed=1)
+    net, reference = OneExit(), OneExit(seed=1)
     seen = []
 
     def of_reference(rows):
@@ -83,9 +64,9 @@ def test_what_is_no_reference(reference, message):
 
 
 def test_ids_beyond_the_table_and_callables_of_another_shape(batch):
-    sift = Sift(Net(), score=ReducibleLoss(torch.zeros(3)), exit_layer=1, data_rows=ROWS)
+    sift = Sift(OneExit(), score=ReducibleLoss(torch.zeros(3)), exit_layer=1, data_rows=ROWS)
     with pytest.raises(ValueError, match=r"id \d+ must lie in 0\.\.2"):
         sift.choose(batch)
-    sift = Sift(Net(), score=ReducibleLoss(lambda rows: torch.zeros(2)), exit_layer=1)
+    sift = Sift(OneExit(), score=ReducibleLoss(lambda rows: torch.zeros(2)), exit_layer=1)
     with pytest.raises(ValueError, match=r"the reference returned \(2,\), but must return one loss a row, \(8,\)"):
         sift.choose(batch)
