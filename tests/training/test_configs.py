@@ -72,7 +72,7 @@ def counted(model):
 
 # Classes of the data sets: CIFAR-100 has 100, Food-101 101, CIFAR-10 and Fashion-MNIST 10.
 CLASSES = {"cifar100": (3, 100), "food101": (3, 101), "resnet50-cifar10": (3, 10)}
-CLASSES |= {"resnet-small": (3, 10), "resnet-tiny": (1, 10)}
+CLASSES |= {"resnet-small": (3, 10), "resnet-tiny": (1, 10), "map": (3, 10)}
 # Weights and biases of 28x28 grey images in 10 classes; LeNet's two convolutions leave 32 channels of 7x7.
 _BLOCK = 2 * 128 + 2 * 129 * 128
 SMALL_NETS = {
