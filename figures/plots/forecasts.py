@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,6 +14,10 @@ from figures.forecasts import NEAR, errors, without_each_setting
 from figures.methods import in_order, look
 
 PLACES = (0.25, 0.35, 0.5, 0.7, 1, 1.4, 2, 2.8, 4)
+HEIGHT_IN = 4.4
+NAME_POINTS = style.POINTS - 2.5
+WIDE = 0.6
+"""Of a name's letters, at most on average, in points for each point of their type."""
 
 
 def draw(forecasts: pd.DataFrame) -> Figure:
@@ -20,7 +26,7 @@ def draw(forecasts: pd.DataFrame) -> Figure:
     Args:
         forecasts: the table of that name.
     """
-    figure, axes = style.new(1, 1, width=style.DOUBLE_IN, height=4.4)
+    figure, axes = style.new(1, 1, width=style.DOUBLE_IN, height=HEIGHT_IN)
     ax = axes[0][0]
     ends = forecasts[["factor", "low", "high", "measured", "measured_low", "measured_high"]].to_numpy(float).ravel()
     known = np.clip(ends[np.isfinite(ends) & (ends > 0)], PLACES[0], PLACES[-1])
@@ -32,6 +38,7 @@ def draw(forecasts: pd.DataFrame) -> Figure:
         axis_line(1, color=style.GREY, linestyle=style.DOTTED, linewidth=0.8, zorder=0.8)
     for method in in_order(forecasts["method"]):
         _marks(ax, forecasts[forecasts["method"] == method], method, low, high)
+    _names(ax, forecasts, low, high)
     for name in ("x", "y"):
         getattr(ax, f"set_{name}scale")("log", base=2)
         getattr(ax, f"set_{name}lim")(low, high)
@@ -57,15 +64,33 @@ def _marks(ax: Axes, rows: pd.DataFrame, method: str, low: float, high: float) -
         zorder=2,
     )
     ax.plot(x, rows["measured"].clip(low, high), **{**looks.curve, "linestyle": "none"}, zorder=3)
-    for place, value, setting in zip(
-        x, rows["measured"].fillna(rows["measured_low"]).clip(low, high), rows["setting"], strict=True
-    ):
+
+
+def _names(ax: Axes, forecasts: pd.DataFrame, low: float, high: float) -> None:
+    """The setting of each mark beside it, at the first of some places where no other name stands, if there is one."""
+    octaves = math.log2(high / low)
+    across, up = (share * 72 * inches / octaves for share, inches in ((0.88, style.DOUBLE_IN), (0.72, HEIGHT_IN)))
+    taken: list[tuple[float, float, float]] = []  # of each name its left and right end and its height, in points
+    x = np.log2(forecasts["factor"].clip(low, high)) * across
+    y = np.log2(forecasts["measured"].fillna(forecasts["measured_low"]).clip(low, high)) * up
+    for at, height, setting in sorted(zip(x, y, forecasts["setting"], strict=True), key=lambda each: each[1]):
+        length = WIDE * NAME_POINTS * len(setting)
+        places = [(right, above) for above in (3, -8, 11, -16, 19, -24) for right in (3, -3 - length)]
+
+        def free(place: tuple[float, float], at: float = at, height: float = height, length: float = length) -> bool:
+            left, bottom = at + place[0], height + place[1]
+            return all(
+                left > end or left + length < begin or abs(bottom - other) > NAME_POINTS for begin, end, other in taken
+            )
+
+        right, above = next(filter(free, places), places[0])
+        taken.append((at + right, at + right + length, height + above))
         ax.annotate(
             style.verbatim(setting),
-            (place, value),
-            (3, 3),
+            (2 ** (at / across), 2 ** (height / up)),
+            (right, above),
             textcoords="offset points",
-            fontsize=style.POINTS - 2.5,
+            fontsize=NAME_POINTS,
             color="#555555",
         )
 

@@ -1,5 +1,6 @@
 """Forecasts beside what ladders measured: which belong together, how far they are off, and what the title counts."""
 
+import itertools
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from figures import style
 from figures.checked import Missing
 from figures.forecasts import errors, without_each_setting
-from figures.plots.forecasts import sentence
+from figures.plots.forecasts import draw, sentence
 from figures.registry import ENTRIES
 from figures.results import Results
 
@@ -54,6 +55,22 @@ def test_a_malformed_forecast_is_named(recorded, tmp_path):
 def table_of(*rows):
     columns = ("setting", "method", "factor", "measured", "measured_low", "measured_high", "progress", "cost")
     return pd.DataFrame([dict(zip(columns, row, strict=True)) for row in rows])
+
+
+def test_names_of_marks_that_are_near_do_not_cover_each_other():
+    """Eight settings in a few percent of each other, as where little is gained or lost; by what matplotlib draws."""
+    factors = [1.0, 1.01, 1.02, 1.03, 1.02, 1.01, 1.0, 1.015]
+    measured = [1.0, 1.01, 1.02, 1.0, 0.99, 1.015, 1.025, 1.03]
+    rows = [
+        (f"fashion-mnist-{number}", "last-seen", forecast, found, 0.9, 1.1, 1.2, 1.0)
+        for number, (forecast, found) in enumerate(zip(factors, measured, strict=True))
+    ]
+    with style.sheet():
+        figure = draw(table_of(*rows).assign(low=0.9, high=1.2))
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts if text.get_text().startswith("fashion")]
+    assert len(boxes) == len(rows)
+    assert not [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])]
 
 
 def test_errors_are_in_octaves_and_know_what_a_ladder_does_not_bound():
