@@ -44,7 +44,7 @@ IMPORTED = {"training": ("training", "theory")}
 
 EXAMPLES = """\
 examples:
-  gsgd reproduce                        all of it, under five minutes on two cores
+  gsgd reproduce                        all of it, about five minutes on two cores
   gsgd verify                           all statements, a minute at most on two cores
   gsgd verify --only "Theorem 5.7"      one statement
   gsgd verify --list                    what would be checked

@@ -23,7 +23,7 @@ from gsgd.locks import one_writer
 
 EXAMPLES = """\
 examples:
-  gsgd reproduce                                   the laptop scale: under five minutes on two cores
+  gsgd reproduce                                   the laptop scale: about five minutes on two cores
   gsgd reproduce --budget 40s                      the same with longer training runs
   gsgd reproduce --dry-run                         the commands, and nothing else
   gsgd reproduce --scale paper                     what the paper's own runs would take; nothing is started
@@ -40,7 +40,7 @@ interrupted; else that of the stage that failed
 NEEDED = ("matplotlib", "pandas", "jinja2", "torch", "transformers", "accelerate", "pyarrow", "PIL", "pydantic")
 """Packages of the extras `figures` and `train` that stages import."""
 
-# Chosen so that all stages together take less than five minutes on two idle cores, with some to spare for slower ones.
+# Chosen so that all stages together take about five minutes on two idle cores.
 COMPARISONS = (("bert-tiny", "baseline,random,loss@1", 6.0), ("resnet-tiny", "baseline,random,loss@1,loss@last", 5.0))
 """Of the laptop scale: (preset, methods, seconds of each run)."""
 SEEDS = 3
