@@ -170,7 +170,8 @@ def _rehearsed(config: Config, accelerator: Accelerator) -> Rehearsal:
         raise ValueError(f"a gross batch has {settings.gross_size} rows, but the training set {task.train_size}")
     # Where rounding would select nothing of two rows, there are a few more.
     rows = next(n for n in itertools.count(2) if not settings.selects or round(n / settings.keep) > n)
-    each = 2  # and the quicker counts: the first step makes AdamW's moments, and either kind warms up
+    # The quickest of so many counts: the first makes AdamW's moments, and the second takes memory for what they took.
+    each = 4
     training = _training(config, task, accelerator, rows, each)
     flops, kept = _flops_and_activations(training, task, rows)
     if 3 * flops * settings.plain_size / rows < CHEAP:

@@ -35,10 +35,13 @@ def test_a_dear_step_is_scaled_from_two_rows(tiny, accelerator, monkeypatch):
     assert found.step_flops == 2 * 3 * 8 * (6 * 8 + 8 * 3 + 8 * 8 + 8 * 3)
 
 
-def test_the_first_step_of_either_kind_is_not_what_a_step_takes(tiny, accelerator, monkeypatch):
-    """A clock that says of the first steps ten seconds more than of the others: 1 s without selection, 2 s with."""
+def test_the_first_two_steps_of_either_kind_are_not_what_a_step_takes(tiny, accelerator, monkeypatch):
+    """By a clock: 1 s without selection, 2 s with, and of the first two steps of either kind more.
+
+    Of BERT-base at 2 rows on two cores of an Intel Xeon the steps took 14.9, 10.2, 2.9, 3.6, 3.1 and 2.8 s.
+    """
     monkeypatch.setattr(rehearsal, "CHEAP", 0.0)
-    now, steps = [0.0], iter([11.0, 1.0, 12.0, 2.0])
+    now, steps = [0.0], iter([11.0, 6.0, 1.0, 1.5, 12.0, 7.0, 2.0, 2.5])
     train_step = rehearsal.Training.train_step
 
     def timed(self):
