@@ -200,6 +200,6 @@ def test_a_batch_without_labels_measured_nothing():
     sift = Sift(Net(), score="random", keep=KeepByAccuracy(batches=1))
     sift._share = share
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gsgd.sift.engine.training_accuracy", lambda *_: float("nan"))
+        patch.setattr("gsgd.sift.choosing.training_accuracy", lambda *_: float("nan"))
         sift(**batch_of(3))
     assert (list(share.accuracies), share.at(1)) == ([], 1.0)
