@@ -40,6 +40,8 @@ TEXTS = ("bookcorpus", "wikimedia/wikipedia:20231101.en")
 
 CHEAP, REPEATS = 1e10, 5
 """A step of so many FLOPs takes less than a second anywhere, and most of it is not arithmetic: the quickest of some."""
+DEAR_REPEATS = 4
+"""Of a dearer step, too: the first makes AdamW's moments, and the second takes memory in place of what they took."""
 
 
 @dataclass(frozen=True)
@@ -170,8 +172,7 @@ def _rehearsed(config: Config, accelerator: Accelerator) -> Rehearsal:
         raise ValueError(f"a gross batch has {settings.gross_size} rows, but the training set {task.train_size}")
     # Where rounding would select nothing of two rows, there are a few more.
     rows = next(n for n in itertools.count(2) if not settings.selects or round(n / settings.keep) > n)
-    # The quickest of so many counts: the first makes AdamW's moments, and the second takes memory for what they took.
-    each = 4
+    each = DEAR_REPEATS
     training = _training(config, task, accelerator, rows, each)
     flops, kept = _flops_and_activations(training, task, rows)
     if 3 * flops * settings.plain_size / rows < CHEAP:

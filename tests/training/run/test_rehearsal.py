@@ -120,7 +120,9 @@ def test_made_up_rows_have_the_shapes_of_the_true_ones(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAPER)
-def test_every_preset_of_the_paper(name, accelerator):
+def test_every_preset_of_the_paper(name, accelerator, monkeypatch):
+    # Whether every preset steps, and what it counts: one step of either kind. What a step takes is tested by a clock.
+    monkeypatch.setattr(rehearsal, "DEAR_REPEATS", 1)
     torch.set_num_threads(os.cpu_count() or 1)  # at this size they are worth it; the fixture sets them back
     config = load(name, {"precision": "no"})
     found = rehearse(config, accelerator)
