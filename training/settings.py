@@ -109,7 +109,7 @@ class TrainingSettings:
     trim: ShareBelowOne = key(0.0, "share of the largest scores to leave out first, in [0, 1)")
     random_share: Share = key(
         LAST_SEEN_RANDOM_SHARE,
-        "of the kept rows, drawn among those that last-seen or predicted@LAYER leaves, in [0, 1]",
+        "of the kept rows, drawn among those that last-seen, proxy or predicted@LAYER leaves, in [0, 1]",
     )
     max_age: Natural = key(0, "steps after which a last-seen loss counts as never seen; 0 for no bound")
     cheaper: str = key(
@@ -403,7 +403,7 @@ class TrainingSettings:
             # Nothing scores for the baseline, and nothing selects: it is the same whatever this is.
             "batchnorm": "kept" if self.batchnorm == "gross" and not self.selects else self.batchnorm,
             "score_batch_size": self.score_batch_size or None,
-            "random_share": self.random_share if method.score in ("last-seen", PREDICTED) else None,
+            "random_share": self.random_share if method.score in ("last-seen", PREDICTED, PROXY) else None,
             "max_age": self.max_age or None if method.score == "last-seen" else None,
             "data_rows": train_size,
             "log_rows": row_log if self.log_rows else None,

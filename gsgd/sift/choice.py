@@ -100,9 +100,8 @@ def random_share_of(options: SiftOptions) -> float:
     """The share of the kept rows that is drawn from those that the rule leaves."""
     if options.random_share is not None:
         return options.random_share
-    # What is known of rows that were trained on alone would choose the same ones for ever.
-    known_of_trained = options.score == "last-seen" or (options.source is not None and options.source.needs_losses)
-    return LAST_SEEN_RANDOM_SHARE if known_of_trained else 0.0
+    learns_from_kept = options.score == "last-seen" or (options.source is not None and options.source.learns_from_kept)
+    return LAST_SEEN_RANDOM_SHARE if learns_from_kept else 0.0
 
 
 class Choice:

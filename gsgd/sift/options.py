@@ -171,8 +171,8 @@ class SiftOptions:
         label_smoothing: of the "loss" score, in [0, 1), where the training loss is smoothed outside of the model, as
             the Trainer's `label_smoothing_factor` does.
         random_share: share of the kept rows that are drawn from those which the rule leaves, in [0, 1]; None for .25
-            where losses last seen score, which must be seen again now and then, or losses are predicted by those of the
-            rows trained on, and 0 elsewhere.
+            where losses last seen score, which must be seen again now and then, or a source that learns from the rows
+            trained on alone (a proxy, a predicted loss), and 0 elsewhere.
         max_age: in steps; a loss that was last seen longer ago counts as never seen, and never seen comes first. None
             for no bound.
         id_key: of a batch's entry with the ids of its rows, whole numbers below `data_rows`; the model does not see it.

@@ -120,6 +120,8 @@ class ScoreSource(ABC):
         by_exit: whether it asks for the losses of the engine's exit.
         by_features: whether it asks for what the head of that exit reads; then `by_exit` is true, too.
         needs_losses: whether it learns from the losses of the rows trained on.
+        learns_from_kept: whether it learns from the rows trained on and from no others, so that it would choose the
+            same ones for ever: where `random_share` says nothing a quarter of the kept rows is drawn at random.
         learns_by_scoring: whether it learns at steps that select, and at no other.
         own_input: whether that exit is to score something else than the batch, so that training cannot take over what
             it computes.
@@ -131,6 +133,7 @@ class ScoreSource(ABC):
     by_exit: bool = False
     by_features: bool = False
     needs_losses: bool = False
+    learns_from_kept: bool = False
     learns_by_scoring: bool = False
     own_input: bool = False
     ranks: Ranks

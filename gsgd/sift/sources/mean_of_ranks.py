@@ -53,6 +53,7 @@ class MeanOfRanks(ScoreSource):
         self.by_exit = any(source.by_exit for source in sources)
         self.by_features = any(source.by_features for source in sources)
         self.needs_losses = any(source.needs_losses for source in sources)
+        self.learns_from_kept = any(source.learns_from_kept for source in sources)
         self.learns_by_scoring = any(source.learns_by_scoring for source in sources)
         self.own_input = any(source.own_input for source in sources)
 

@@ -37,7 +37,7 @@ class PredictedLoss(ExitHead):
         lr, labels: as of `ExitHead`.
     """
 
-    needs_losses = True
+    needs_losses = learns_from_kept = True
 
     def row_scores(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """(B,): predicted losses; float32's least number of rows with the label -100."""

@@ -5,6 +5,10 @@
 A step costs the small network's forward pass on the gross batch, and its training on the rows that are kept; the model
 scores nothing. Its losses rank rows as the model's do as far as what is hard for one is hard for the other.
 
+Trained on nothing but what it chose, a small network forgets the rest, and its order with it: on a table with 2%
+positives the rows that it kept had 1.7 times the mean loss after 1,600 steps of 3,900 and 1.15 times after 3,200. A
+quarter of the kept rows is therefore drawn at random, unless `random_share` says otherwise; then 1.7 and 1.4.
+
 Reference:
     Jordan: airbench, github.com/KellerJordan/cifar10-airbench, `airbench96_faster.py`, which trains its small network
     first, with a backward pass of the gross batch; here it is trained beside the model, and on what that trains on.
@@ -43,6 +47,8 @@ class Proxy(ScoreSource):
     Raises:
         ValueError: for a network without weights that train, or a learning rate out of range.
     """
+
+    learns_from_kept = True
 
     def __init__(
         self,
