@@ -82,7 +82,9 @@ def test_what_the_engine_is_told():
     assert isinstance(options.score, Proxy)
     assert options.score.network is network
     assert options.score.optimizer.param_groups[0]["lr"] == 0.25
-    assert options.meter_every == 3
+    assert (options.meter_every, options.random_share) == (3, 0.25)
+    options = TrainingSettings(method="proxy", random_share=0.5).sift_options(10, 4, 100, proxy=network)
+    assert options.random_share == 0.5
 
 
 def test_a_proxy_is_charged_from_the_first_step_to_the_end_of_selection():

@@ -151,7 +151,7 @@ class Watch:
                 by_score[PROXY] = training.proxy_losses(batch, len(rows))
         labelled = scorer.labelled(batch, exact) & torch.isfinite(exact)
         losses = exact[labelled].double().cpu().numpy()
-        at_random = {LAST_SEEN: LAST_SEEN_RANDOM_SHARE}
+        at_random = dict.fromkeys((LAST_SEEN, PROXY), LAST_SEEN_RANDOM_SHARE)
         kept = max(1, round(self.kept / self.gross * len(losses)))
         ratios = {
             score: ratio_kept(values[labelled], losses, kept, random_share=at_random.get(score, 0.0))

@@ -62,6 +62,12 @@ def test_loss_of_wrong_labels_is_no_gain():
     assert forecast("random", [look], 1.0, rows // 2, rows, learnable.mean()).progress == pytest.approx(1)
 
 
+def expected_of_kept(losses, order, kept, drawn):
+    """The expected mean loss of the first of an order, with so many of them drawn from the others."""
+    top, others = losses[order[: kept - drawn]], losses[order[kept - drawn :]]
+    return (top.sum() + (drawn * others.mean() if drawn else 0)) / kept
+
+
 def test_what_is_watched_is_what_a_loop_by_hand_finds(tiny, accelerator):
     """Plain training with the losses of its rows in a dictionary, on a model without anything random."""
     steps = POINTS
@@ -98,18 +104,15 @@ def test_what_is_watched_is_what_a_loop_by_hand_finds(tiny, accelerator):
                 }
                 logits = proxy.eval()(batch["x"]).logits
                 of_exits["proxy"] = cross_entropy(logits, batch["labels"], reduction="none")
-            exact = of_exits["loss@last"].double().numpy()
+            exact, kept = of_exits["loss@last"].double().numpy(), settings.kept_size
             means.append(exact.mean())
             for name, scores in of_exits.items():
-                kept = np.argsort(-scores.numpy(), kind="stable")[: settings.kept_size]
-                ratios[name].append(exact[kept].mean() / exact.mean())
+                of_score, drawn = np.argsort(-scores.numpy(), kind="stable"), kept // 4 if name == "proxy" else 0
+                ratios[name].append(expected_of_kept(exact, of_score, kept, drawn) / exact.mean())
             by_age = sorted(range(len(rows)), key=lambda place: -seen.get(int(rows[place]), math.inf))
-            drawn = settings.kept_size // 4
-            top, others = by_age[: settings.kept_size - drawn], by_age[settings.kept_size - drawn :]
-            total = exact[top].sum() + drawn * exact[others].mean()
             # In the first pass no row would have been seen: rows are drawn from those that remain of it.
             first_pass = len(means) <= BATCHES * ((task.train_size - 1) // settings.batch_size)
-            ratios["last-seen"].append(1.0 if first_pass else total / settings.kept_size / exact.mean())
+            ratios["last-seen"].append(1.0 if first_pass else expected_of_kept(exact, by_age, kept, kept // 4) / exact.mean())
     assert [each.score for each in found.forecasts] == ["last-seen", "loss@1", "loss@last", "proxy"]
     # Training rows are no worse than validation rows, so that none counts as wrongly labelled.
     late = float(np.mean(means[-len(means) // 4 :]))

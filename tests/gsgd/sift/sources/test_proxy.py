@@ -34,7 +34,7 @@ def test_rows_are_chosen_and_the_proxy_is_trained_as_by_hand():
     by_hand, optimizer_by_hand = copy.deepcopy(small), None
     optimizer_by_hand = torch.optim.AdamW(by_hand.parameters(), lr=0.05)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    sift = Sift(net, score=Proxy(small, lr=0.05), keep=0.5, start_step=2, end_step=12)
+    sift = Sift(net, score=Proxy(small, lr=0.05), keep=0.5, random_share=0.0, start_step=2, end_step=12)
     chosen = []
     for number, batch in enumerate(batches(14)):
         kept = list(range(GROSS))
@@ -54,6 +54,24 @@ def test_rows_are_chosen_and_the_proxy_is_trained_as_by_hand():
         found, wanted = sift.source.network.state_dict(), by_hand.state_dict()
         assert all(torch.equal(found[name], wanted[name]) for name in wanted), number
     assert len(set(map(tuple, chosen[2:12]))) > 5  # it does not choose the same rows over and over
+
+
+@pytest.mark.parametrize(("share", "hardest_rows"), [(None, 3), (0.5, 2), (0.0, 4)])
+def test_a_quarter_of_the_kept_rows_is_drawn_unless_it_is_said(share, hardest_rows):
+    """Of four rows one; the others are those of the largest losses."""
+    net = Net(6, 0)
+    sift = Sift(net, score=Proxy(Net(3, 1), lr=0.05), keep=0.5, random_share=share)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    drawn = set()
+    for batch in batches(12):
+        train_step(sift, batch, optimizer)
+        order = sorted(range(GROSS), key=lambda row: -float(sift.last.scores[row]))
+        kept = sift.last.indices.tolist()
+        assert len(kept) == KEPT
+        assert set(order[:hardest_rows]) <= set(kept)
+        drawn |= {order.index(row) for row in kept} - set(range(hardest_rows))
+    # Twelve times the same of five ranks, or of six, has a chance of 2e-8, and the seed is fixed.
+    assert (len(drawn) > 1) == (hardest_rows < KEPT)
 
 
 def test_the_proxy_that_was_given_stays_as_it_was_and_serves_two_engines():
