@@ -146,7 +146,7 @@ def counted_work(config: Config, task: Task, accelerator: Accelerator) -> Work:
     counted = dataclasses.replace(config, training=dataclasses.replace(settings, **bare))
     training = Training(counted, task, accelerator, 2)
     rows = np.arange(settings.gross_size) % task.train_size
-    batch = training.placed({**task.training_batch(rows, 0), SiftOptions.id_key: torch.from_numpy(rows)})
+    batch = training.batches.placed({**task.training_batch(rows, 0), SiftOptions.id_key: torch.from_numpy(rows)})
     with torch.no_grad(), accelerator.autocast():
         # What a first step finds out of the model, on rows of its own, is no step's cost.
         training.sift.forward_kept(training.sift.choose(batch))

@@ -5,47 +5,27 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from gsgd import host
-from gsgd.sift import Selection, Sift, SiftOptions
+from gsgd.sift import Selection, Sift
 from gsgd.sift.exits import count_exits
 from gsgd.sift.models.wrappers import innermost, unwrap
-from gsgd.sift.scoring_pass.head_positions import positions_only
-from gsgd.sift.scoring_pass.row_losses import IGNORED
 from gsgd.sift.timing import Elapsed
+from training.batches import Batches
 from training.config import Config
-from training.data.order import Order
-from training.methods import PROXY, SAMPLED, WEIGHTED
-from training.metrics.average_precision import AveragePrecision
-from training.metrics.calibration import Calibration
+from training.methods import PROXY, WEIGHTED
 from training.optimization import build_scheduler, parameter_groups
 from training.run_folder.schema import check_like
-from training.sampled import SampledOrder
 from training.settings import TrainingSettings
 from training.task import Task
 from training.weighting import hard_row_weights, hard_weights, label_losses, reweighted, row_means
-
-
-@dataclass(frozen=True)
-class _Ahead:
-    """A batch that is prepared before it is asked for."""
-
-    rows: int
-    before: dict[str, int]
-    """Where the order of the data stood before it."""
-    batch: Future[dict[str, Tensor]]
 
 
 class Training:
@@ -94,15 +74,7 @@ class Training:
         self.model: nn.Module = model.train()
         proxy = self.built_proxy() if settings.method == PROXY else None
         self.sift = build_sift(model, settings, total_steps, task.train_size, row_log, proxy)
-        self.order = Order(task.train_size, settings.seed)
-        self.sampled: SampledOrder | None = None
-        if settings.method in SAMPLED:
-            self.sampled = SampledOrder(settings, task.train_size, total_steps, ranks=ranks, rank=rank)
-        # Read ahead or not, the first is of the batch that is trained on next: ids (k,), weights (k,).
-        self._sampled: deque[tuple[np.ndarray, np.ndarray]] = deque()
-        # While a GPU works, the processor prepares the next batch; where both are one, that would only take turns.
-        self.reader = ThreadPoolExecutor(1) if accelerator.device.type == "cuda" else None
-        self._ahead: _Ahead | None = None
+        self.batches = Batches(task, settings, accelerator, total_steps)
         self.step = 0
         self.wall_clock_s = 0.0
         self.seconds = {"selection_s": 0.0, "forward_s": 0.0, "backward_s": 0.0}
@@ -133,7 +105,7 @@ class Training:
         rows = settings.drawn_at(self.sift.next_keep) if self.sift.next_selects else settings.plain_size
         for micro in range(settings.accumulation_steps):
             last = micro + 1 == settings.accumulation_steps
-            batch = self.next_batch(rows)
+            batch = self.batches.next(rows)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
                 loss = self._forward_and_backward(batch)
             self._losses.append(loss.detach())
@@ -165,54 +137,15 @@ class Training:
             output = self.sift.forward_kept(kept, weights=functools.partial(hard_row_weights, labels, settings))
             losses = label_losses(output, labels)
             return reweighted(output.loss, losses, hard_weights(losses, labels, settings), labels)
-        if self.sampled is None:
+        sampled = self.batches.last_sampled
+        if self.batches.sampled is None or sampled is None:
             return self.sift.forward_kept(kept).loss
-        labels, (ids, of_rows) = kept["labels"], self._sampled.popleft()
-        weights = host.sent(torch.from_numpy(of_rows), labels.device)
+        labels = kept["labels"]
+        weights = host.sent(torch.from_numpy(sampled.weights), labels.device)
         output = self.sift.forward_kept(kept, weights=weights)
         losses = label_losses(output, labels)
-        self.sampled.sampler.note(torch.from_numpy(ids), row_means(losses.detach(), labels))
+        self.batches.sampled.sampler.note(torch.from_numpy(sampled.ids), row_means(losses.detach(), labels))
         return reweighted(output.loss, losses, weights.reshape(-1, *[1] * (labels.dim() - 1)), labels)
-
-    def next_batch(self, rows: int) -> dict[str, Tensor]:
-        """The next `rows` rows of this rank, on its device."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead.rows == rows:
-            batch = ahead.batch.result()
-        else:
-            if ahead is not None:
-                # Selection begins or ends here, and the batch has another size.
-                self.order.load_state_dict(ahead.before)
-            batch = self._fetching(rows)()
-        if self.reader is not None:
-            before = self.order.state_dict()
-            self._ahead = _Ahead(rows, before, self.reader.submit(self._fetching(rows)))
-        return self.placed(batch)
-
-    def _fetching(self, rows: int) -> Callable[[], dict[str, Tensor]]:
-        """Moves on in the order of the data, and leaves what is to be done for the batch to whoever calls it."""
-        if self.sampled is not None:
-            ids, weights, epoch = self.sampled.take()
-            self._sampled.append((ids, weights))
-            return functools.partial(self._read, ids, epoch)
-        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
-        taken, epoch = self.order.take(rows * ranks)
-        return functools.partial(self._read, taken[rank * rows : (rank + 1) * rows], epoch)
-
-    def _read(self, rows: np.ndarray, epoch: int) -> dict[str, Tensor]:
-        batch = {**self.task.training_batch(rows, epoch), SiftOptions.id_key: torch.from_numpy(rows.astype(np.int64))}
-        if self.accelerator.device.type != "cuda":
-            return batch
-        # Here, by the thread that reads ahead: what is not pinned is not copied beside the program.
-        return {name: value.pin_memory() for name, value in batch.items()}
-
-    def placed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A batch of the task on this rank's device, laid out as the settings say."""
-        placed = {name: host.sent(value, self.accelerator.device) for name, value in batch.items()}
-        if not self.settings.channels_last:
-            return placed
-        last = torch.channels_last
-        return {name: value.to(memory_format=last) if value.dim() == 4 else value for name, value in placed.items()}
 
     # ---- The clock ----
 
@@ -254,67 +187,6 @@ class Training:
         total, count, self._loss_sum, self._loss_count = self._loss_sum, self._loss_count, 0.0, 0
         return total / count if count else None
 
-    # ---- Evaluation ----
-
-    @torch.no_grad()
-    def evaluate(self, split: str, calibration: Calibration | None = None) -> tuple[float, float]:
-        """(accuracy, mean loss) on "validation" or "test"; every rank judges its share of the batches.
-
-        Of a task with a rare class its average precision is in the place of accuracy.
-
-        Args:
-            calibration: takes the confidence of the predictions, where rows are classified.
-        """
-        self.sift.finish_checks()
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
-        sums = torch.zeros(3, dtype=torch.float64, device=self.accelerator.device)
-        rare = self.task.rare_class
-        precision = None if rare is None else AveragePrecision(rare, self.accelerator.device)
-        model.eval()
-        try:
-            for number, batch in enumerate(self.task.held_out(split, self.settings.evaluation_batch_size)):
-                if number % ranks != rank:
-                    continue
-                batch = self.placed(batch)
-                with self.accelerator.autocast():
-                    output, batch = _labelled_only(model, batch)
-                sums += torch.stack([value.double() for value in self.task.judge(output, batch)])
-                # Of a language model labelled positions are predicted, not rows.
-                if calibration is not None and batch["labels"].dim() == 1:
-                    calibration.add(output.logits, batch["labels"])
-                if precision is not None:
-                    precision.add(output.logits, batch["labels"])
-        finally:
-            self.model.train()
-        if calibration is not None:
-            calibration.sums = self.accelerator.reduce(calibration.sums, "sum")
-        correct, loss, predictions = self.accelerator.reduce(sums, "sum").tolist()
-        if precision is None:
-            return correct / predictions, loss / predictions
-        precision.sums = self.accelerator.reduce(precision.sums, "sum")
-        return precision.value(), loss / predictions
-
-    def quality(self) -> tuple[float, float] | tuple[None, None]:
-        """(overlap with the exact top rows, rank correlation), means over `quality_batches` gross batches.
-
-        The batches are the same at every evaluation; neither the run's generators nor its data order move.
-        """
-        settings = self.settings
-        if not settings.quality_batches or not settings.scores_gross_batches:
-            return None, None
-        order = Order(self.task.train_size, settings.seed + 1)
-        found = []
-        devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), self.accelerator.autocast():
-            for number in range(settings.quality_batches):
-                torch.manual_seed(settings.seed + number)
-                batch = self._read(*order.take(settings.drawn_at(self.sift.next_keep)))
-                (reading,) = self.sift.read(self.placed(batch))
-                found.append((reading.overlap, reading.rank_correlation))
-        overlap, correlation = torch.tensor(found, dtype=torch.float64).mean(dim=0).tolist()
-        return overlap, correlation
-
     # ---- State ----
 
     def state_dict(self) -> dict[str, Any]:
@@ -338,8 +210,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
-            "order": self.order.state_dict() if self._ahead is None else self._ahead.before,
-            "sampler": None if self.sampled is None else self.sampled.state_dict(),
+            **self.batches.state_dict(),
             "wall_clock_s": self.wall_clock_s,
             "seconds": dict(self.seconds),
             "loss_since_evaluation": [self._loss_sum, self._loss_count],
@@ -377,11 +248,7 @@ class Training:
         self.scheduler.load_state_dict({**self.scheduler.state_dict(), **place})
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.order.load_state_dict(state["order"])
-        self._ahead = None
-        self._sampled.clear()
-        if self.sampled is not None:
-            self.sampled.load_state_dict(state["sampler"])
+        self.batches.load_state_dict(state)
         self.wall_clock_s = state["wall_clock_s"]
         self.seconds = dict(state["seconds"])
         self._forward, self._backward = Elapsed(self.seconds["forward_s"]), Elapsed(self.seconds["backward_s"])
@@ -408,20 +275,6 @@ class Training:
             if lacking := moments.get(number, {}).keys() - found.keys():
                 raise ValueError(f"its entry optimizer.state.{number} lacks {', '.join(sorted(lacking))}")
         check_like({**of_rank, "cuda": None}, {**self._state_of_rank(), "cuda": None}, "its entry ranks")
-
-
-def _labelled_only(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
-    """The model's output, of a language model at labelled positions only, and the batch that it belongs to.
-
-    All positions' logits would be 4 GB for 64 rows of 512 tokens with BERT's vocabulary.
-    """
-    labels = batch["labels"]
-    if labels.dim() < 2:
-        return model(**batch), batch
-    rows, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
-    batch = {**batch, "labels": labels[rows, columns].unsqueeze(0)}
-    with positions_only(model, rows, columns):
-        return model(**batch), batch
 
 
 def build_sift(

@@ -1,6 +1,7 @@
 """The tiny task as one more kind of task, and configurations of it."""
 
 import contextlib
+import functools
 import gc
 import importlib.util
 import os
@@ -106,6 +107,19 @@ def interrupting(monkeypatch):
             yield
 
     return within
+
+
+@pytest.fixture
+def judged_by(monkeypatch):
+    """`judged_by(function)`: a run's evaluations are what function(evaluate, training, split, ...) returns."""
+    from training.run import evaluation, loop
+
+    def judge(function):
+        judged = functools.partial(function, evaluation.evaluate_split)
+        for user in (evaluation, loop):
+            monkeypatch.setattr(user, "evaluate_split", judged)
+
+    return judge
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from training.comparison.opening import check_same
 from training.config import build
 from training.run import train
 from training.run_folder.records import read_evaluations
-from training.training import Training
 
 METHODS = ("baseline", "random", "loss@1")
 
@@ -225,21 +224,20 @@ def test_divergence_is_reported_and_the_others_stand(go):
 # ---- Tuning ----
 
 
-def test_each_method_is_tuned_by_validation_on_a_seed_apart(go, trained, tmp_path, monkeypatch):
+def test_each_method_is_tuned_by_validation_on_a_seed_apart(go, trained, tmp_path, judged_by):
     judged = []
-    evaluate = Training.evaluate
 
-    def scripted(self, split, *more):
-        settings = self.settings
+    def scripted(evaluate, training, split, *more):
+        settings = training.settings
         judged.append((settings.label, settings.seed, settings.max_lr, split))
-        loss = evaluate(self, split, *more)[1]
+        loss = evaluate(training, split, *more)[1]
         if split == "test":
             return 0.9, loss
         # The baseline does best at .1, loss@1 at .01; on the test split it would be the other way around.
         best = {"baseline": 0.1, "loss@1": 0.01}[settings.label]
         return (0.8 if settings.max_lr == best else 0.3), loss
 
-    monkeypatch.setattr(Training, "evaluate", scripted)
+    judged_by(scripted)
     found = go(("baseline", "loss@1"), sweep="max_lr=1e-1,1e-2", evaluations=1)
     assert found.tuned == {"baseline": "1e-1", "loss@1": "1e-2"}
     assert trained == [

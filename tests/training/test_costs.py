@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 import training.costs as module
+from training.batches import Batches
 from training.costs import FREE, ONLY_SELECTING, kind_of_step, measure_costs
 from training.settings import TrainingSettings
 
@@ -80,8 +81,8 @@ def test_selection_is_priced_where_it_begins_late(prices):
 def test_what_is_reference_selects(prices, monkeypatch, values):
     """Wherever in the run selection begins and ends."""
     gross = []
-    draw = module.Training.next_batch
-    monkeypatch.setattr(module.Training, "next_batch", lambda self, rows: gross.append(rows) or draw(self, rows))
+    draw = Batches.next
+    monkeypatch.setattr(Batches, "next", lambda self, rows: gross.append(rows) or draw(self, rows))
     prices({"method": "loss@1", **values}, cost=cost)
     assert gross == [8, 16] * 7
 

@@ -32,7 +32,6 @@ from training.comparison.tuning import (
     parse_grid,
     with_parts,
 )
-from training.training import Training
 
 METHODS = ("baseline", "random")
 GRID = {"max_lr": ("1e-2", "1e-3"), "keep": ("0.5", "0.25")}
@@ -130,18 +129,17 @@ def test_rungs():
 # ---- The protocol ----
 
 
-def test_tuned_by_validation_frozen_and_tested_once(go, trained, tmp_path, monkeypatch):
+def test_tuned_by_validation_frozen_and_tested_once(go, trained, tmp_path, judged_by):
     judged = []
-    evaluate = Training.evaluate
 
-    def scripted(self, split, *more):
-        settings = self.settings
+    def scripted(evaluate, training, split, *more):
+        settings = training.settings
         judged.append((settings.seed, split))
-        loss = evaluate(self, split, *more)[1]
+        loss = evaluate(training, split, *more)[1]
         # On validation the larger rate is better, on the test split the smaller one would be.
         return (0.8 if (settings.max_lr == 1e-2) == (split == "validation") else 0.3), loss
 
-    monkeypatch.setattr(Training, "evaluate", scripted)
+    judged_by(scripted)
     found = go(tuning_seeds=2, grid={"max_lr": ("1e-2", "1e-3")})
     rungs = ["64samples", "128samples", "256samples"]
     tuning = [run for run in trained if run[1] >= TUNING_SEED]
@@ -221,21 +219,18 @@ def test_how_many_ran_at_a_time_is_noted_when_something_runs(go, tmp_path):
     assert header["in_seconds"] == found.in_seconds.left_out
 
 
-def test_a_part_of_plain_trainings_batch_follows_what_was_chosen_for_it_at_the_rung(
-    go, note_runs, tmp_path, monkeypatch
-):
+def test_a_part_of_plain_trainings_batch_follows_what_was_chosen_for_it_at_the_rung(go, note_runs, tmp_path, judged_by):
     trained = note_runs("label", "seed", "budget", "max_lr", "batch_size")
     best_at = {"64samples": (1e-2, 16), "128samples": (1e-3, 8), "256samples": (1e-2, 8)}
-    evaluate = Training.evaluate
 
-    def scripted(self, split, *more):
-        settings = self.settings
+    def scripted(evaluate, training, split, *more):
+        settings = training.settings
         wins = (settings.max_lr, settings.batch_size) == best_at[settings.budget]
         # At the control's batch the rate that plain training was not given is better.
         wins = wins or (settings.batch_size == 4 and settings.max_lr == 1e-2)
-        return 0.8 if wins else 0.3, evaluate(self, split, *more)[1]
+        return 0.8 if wins else 0.3, evaluate(training, split, *more)[1]
 
-    monkeypatch.setattr(Training, "evaluate", scripted)
+    judged_by(scripted)
     half, grid = "baseline:batch_size=k/2", {"max_lr": ("1e-2", "1e-3"), "batch_size": ("16", "8", "32")}
     found = go((half, "baseline"), grid=grid, seeds=1)
     of_half = [run for run in trained if run[0] == half]

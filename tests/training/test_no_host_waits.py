@@ -1,5 +1,6 @@
 """A step of `gsgd train` never waits for its device: see `tests/gsgd/sift/test_no_host_waits.py`."""
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -67,6 +68,6 @@ def test_on_cuda_batches_are_pinned_and_the_optimizer_is_one_kernel(tiny, tiny_m
     config = tiny(method="loss@1")
     training = Training(config, tiny_module.TinyTask(config.data, 0), there, 10)
     assert training.optimizer.defaults["fused"]
-    batch = training._fetching(4)()
+    batch = training.batches.read(np.arange(4), 0)
     assert pinned == [value.shape for value in batch.values()]
-    training.reader.shutdown()
+    training.batches.reader.shutdown()

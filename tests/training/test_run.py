@@ -60,13 +60,13 @@ def header(folder):
 @pytest.fixture
 def go(tiny, accelerator, tmp_path, monkeypatch):
     """`go(name, within={step: function}, **values)`: train in a folder of that name; steps count from 1."""
-    steps, draw = {}, module.Training.next_batch
+    steps, train_step = {}, module.Training.train_step
 
-    def watched(self, count):
+    def watched(self):
         steps.get(self.step + 1, lambda: None)()
-        return draw(self, count)
+        train_step(self)
 
-    monkeypatch.setattr(module.Training, "next_batch", watched)
+    monkeypatch.setattr(module.Training, "train_step", watched)
 
     def run(name="run", within=None, costs=None, overwrite=False, display=None, **values):
         steps.clear()
@@ -161,14 +161,14 @@ def test_the_header(go, tmp_path):
         assert next(csv.reader(file)) == list(COLUMNS)
 
 
-def test_the_test_split_is_judged_once_at_the_end(go, monkeypatch):
+def test_the_test_split_is_judged_once_at_the_end(go, judged_by):
     judged = []
-    evaluate = module.Training.evaluate
-    monkeypatch.setattr(
-        module.Training,
-        "evaluate",
-        lambda self, split, *more: judged.append((self.step, split)) or evaluate(self, split, *more),
-    )
+
+    def noted(evaluate, training, split, *more):
+        judged.append((training.step, split))
+        return evaluate(training, split, *more)
+
+    judged_by(noted)
     outcome = go(test=True, evaluations=2)
     assert judged == [(12, "validation"), (24, "validation"), (24, "test")]
     assert 0 <= outcome.header["test_accuracy"] <= 1
@@ -684,12 +684,9 @@ def test_a_disk_without_room_for_a_checkpoint_is_told_before_anything_is_measure
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loss_that_is_not_finite_where_it_is_validated_is_divergence(go, monkeypatch):
-    evaluate = module.Training.evaluate
-    monkeypatch.setattr(
-        module.Training,
-        "evaluate",
-        lambda self, split: evaluate(self, split) if self.step < 18 else (0.5, float("inf")),
+def test_a_loss_that_is_not_finite_where_it_is_validated_is_divergence(go, judged_by):
+    judged_by(
+        lambda evaluate, training, split: evaluate(training, split) if training.step < 18 else (0.5, float("inf"))
     )
     outcome = go()
     assert (outcome.status, outcome.header["steps_done"]) == (DIVERGED, 18)

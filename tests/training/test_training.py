@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from gsgd.sift import KeepByAccuracy
 from training.data.order import Order
 from training.optimization import build_scheduler, parameter_groups
+from training.run.evaluation import evaluate_split, quality
 from training.training import Training, build_sift
 
 STEPS = 7
@@ -264,7 +265,7 @@ def test_evaluation_is_the_mean_over_predictions(tiny, tiny_module, accelerator,
     training = Training(config, task, accelerator, 10)
     training.train_step()
     state = {name: value.clone() for name, value in training.model.state_dict().items()}
-    accuracy, loss = training.evaluate("test")
+    accuracy, loss = evaluate_split(training, "test")
     assert training.model.training
     for name, value in training.model.state_dict().items():
         assert torch.equal(value, state[name])
@@ -300,7 +301,7 @@ def test_language_models_are_judged_as_with_all_their_logits(tiny, tiny_module, 
             return (logits.argmax(-1) == wanted).sum(), cross_entropy(logits, wanted, reduction="sum"), where.sum()
 
     training = Training(config, Task(config.data, 0), accelerator, 10)
-    accuracy, loss = training.evaluate("validation")
+    accuracy, loss = evaluate_split(training, "validation")
     where = labels != -100
     with torch.no_grad():
         logits = training.model.eval()(input_ids=ids).prediction_logits[where]
@@ -318,7 +319,7 @@ def everything(training):
         torch.get_rng_state(),
         training.sift.generator.get_state(),
         training.sift.totals,
-        training.order.state_dict(),
+        training.batches.order.state_dict(),
     ]
 
 
@@ -329,7 +330,7 @@ def test_quality_touches_nothing(tiny, tiny_module, accelerator, scoring_mode):
     training.train_step()
     before = [value.clone() if isinstance(value, torch.Tensor) else str(value) for value in everything(training)]
     modes = [module.training for module in training.model.modules()]
-    first, second = training.quality(), training.quality()
+    first, second = quality(training), quality(training)
     assert first == second
     after = [value if isinstance(value, torch.Tensor) else str(value) for value in everything(training)]
     assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(before, after, strict=True))
@@ -352,7 +353,7 @@ def test_quality_is_the_mean_over_its_batches(tiny, tiny_module, accelerator):
             kept.append(set(np.argsort(-losses.detach().numpy())[:8].tolist()))
         overlaps.append(len(kept[0] & kept[1]) / 8)
     model.train()
-    overlap, correlation = training.quality()
+    overlap, correlation = quality(training)
     assert overlap == pytest.approx(np.mean(overlaps))
     assert -1 <= correlation <= 1
 
@@ -360,13 +361,13 @@ def test_quality_is_the_mean_over_its_batches(tiny, tiny_module, accelerator):
 def test_the_last_exit_is_its_own_best_judge(tiny, tiny_module, accelerator):
     config = tiny(method="loss@last", quality_batches=2, scoring_mode="eval")
     training = Training(config, tiny_module.TinyTask(config.data, 0), accelerator, 10)
-    assert training.quality() == (1.0, pytest.approx(1.0))
+    assert quality(training) == (1.0, pytest.approx(1.0))
 
 
 @pytest.mark.parametrize("method", ["baseline", "random"])
 def test_no_scores_no_quality(tiny, tiny_module, accelerator, method):
     config = tiny(method=method, quality_batches=2)
-    assert Training(config, tiny_module.TinyTask(config.data, 0), accelerator, 10).quality() == (None, None)
+    assert quality(Training(config, tiny_module.TinyTask(config.data, 0), accelerator, 10)) == (None, None)
 
 
 # ---- State ----
@@ -420,7 +421,7 @@ def test_a_state_goes_on_bitwise(tiny, tiny_module, accelerator, values):
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
     assert whole.sift.totals == resumed.sift.totals
-    assert whole.order.state_dict() == resumed.order.state_dict()
+    assert whole.batches.order.state_dict() == resumed.batches.order.state_dict()
 
 
 @pytest.mark.parametrize(
@@ -477,7 +478,7 @@ def test_reading_ahead_changes_nothing(tiny, tiny_module, accelerator):
     task = tiny_module.TinyTask(config.data, 0)
     here, ahead, resumed = (Training(config, task, accelerator, 20) for _ in range(3))
     with ThreadPoolExecutor(1) as reader:
-        ahead.reader = resumed.reader = reader
+        ahead.batches.reader = resumed.batches.reader = reader
         for number in range(13):
             torch.manual_seed(number)
             here.train_step()

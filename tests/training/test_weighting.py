@@ -97,7 +97,7 @@ def test_a_state_goes_on_bitwise(tiny, tiny_module, accelerator, method, ahead):
 
     def new():
         training = Training(config, task, accelerator, 32)
-        training.reader = ThreadPoolExecutor(1) if ahead else None
+        training.batches.reader = ThreadPoolExecutor(1) if ahead else None
         return training
 
     def go(training, steps):
@@ -113,9 +113,9 @@ def test_a_state_goes_on_bitwise(tiny, tiny_module, accelerator, method, ahead):
         go(resumed, 32 - stop)
         for name, value in whole.model.state_dict().items():
             assert torch.equal(value, resumed.model.state_dict()[name]), (name, stop)
-    if whole.sampled is not None:
-        assert whole.sampled.sampler.step == 32
-        assert whole.sampled.sampler.seen.share_seen > 0.5
+    if whole.batches.sampled is not None:
+        assert whole.batches.sampled.sampler.step == 32
+        assert whole.batches.sampled.sampler.seen.share_seen > 0.5
 
 
 @pytest.mark.parametrize("method", METHODS)

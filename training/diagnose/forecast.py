@@ -137,7 +137,7 @@ class Watch:
     def _of_batch(self, rows: np.ndarray, epoch: int) -> tuple[np.ndarray, dict[str, float]]:
         """(the rows' exact losses, score -> mean loss of the rows kept over that of all)."""
         training, scorer = self.training, self.sift.scorer
-        batch = training.placed(training.task.training_batch(rows, epoch))
+        batch = training.batches.placed(training.task.training_batch(rows, epoch))
         model, last = unwrap(training.model), scorer.exits
         with torch.no_grad(), unchanged(model), draws_kept(model), training.accelerator.autocast():
             exact = scorer.scores(batch, last, function=scorer.loss)

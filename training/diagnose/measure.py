@@ -23,6 +23,7 @@ from training.data.order import Order
 from training.diagnose.forecast import LAST_SEEN, Forecast, Watch
 from training.diagnose.proxy_beside import TrainingWithProxy
 from training.methods import PROXY, SCORES, parse_method
+from training.run.evaluation import evaluate_split
 from training.run.header import run_header
 from training.task import Task
 from training.training import Training, build_sift
@@ -156,7 +157,7 @@ def diagnose_config(
             progress(f"training to step {step}", training.step, step)
         trained = training.mean_loss() if step else None
         order = Order(task.train_size, config.training.seed + 1)
-        taken = [training.placed(task.training_batch(*order.take(gross))) for _ in range(batches)]
+        taken = [training.batches.placed(task.training_batch(*order.take(gross))) for _ in range(batches)]
         told = functools.partial(progress, f"measuring after {step} steps")
         told(0, batches // 2)
         begin = time.perf_counter()
@@ -166,7 +167,7 @@ def diagnose_config(
     forecasts: list[Forecast] = []
     if watch.looks:
         progress("judging on the validation split", 0, 1)
-        _, validation_loss = training.evaluate("validation")
+        _, validation_loss = evaluate_split(training, "validation")
         of_scores = _costs_of_scores(selecting, task, accelerator, watch, points[-1].diagnosis)
         forecasts = watch.forecasts(of_scores, validation_loss)
     accelerator.free_memory()

@@ -1,14 +1,98 @@
-"""An evaluation of a run: the model judged on the validation split, with what the run has cost so far."""
+"""An evaluation of a run: the model judged on held-out rows, scores on gross batches, and what it has cost so far."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from gsgd.sift.scoring_pass.head_positions import positions_only
+from gsgd.sift.scoring_pass.row_losses import IGNORED
 from training.budget import StepCosts, seconds_of
+from training.data.order import Order
 from training.methods import parse_method
+from training.metrics.average_precision import AveragePrecision
+from training.metrics.calibration import Calibration
 from training.run_folder.records import Evaluation
 from training.run_folder.scalars import Scalars
 from training.training import Training
+
+
+@torch.no_grad()
+def evaluate_split(training: Training, split: str, calibration: Calibration | None = None) -> tuple[float, float]:
+    """(accuracy, mean loss) on "validation" or "test"; every rank judges its share of the batches.
+
+    Of a task with a rare class its average precision is in the place of accuracy.
+
+    Args:
+        calibration: takes the confidence of the predictions, where rows are classified.
+    """
+    training.sift.finish_checks()
+    model = training.accelerator.unwrap_model(training.model, keep_torch_compile=False)
+    ranks, rank = training.accelerator.num_processes, training.accelerator.process_index
+    sums = torch.zeros(3, dtype=torch.float64, device=training.accelerator.device)
+    rare = training.task.rare_class
+    precision = None if rare is None else AveragePrecision(rare, training.accelerator.device)
+    model.eval()
+    try:
+        for number, batch in enumerate(training.task.held_out(split, training.settings.evaluation_batch_size)):
+            if number % ranks != rank:
+                continue
+            batch = training.batches.placed(batch)
+            with training.accelerator.autocast():
+                output, batch = _labelled_only(model, batch)
+            sums += torch.stack([value.double() for value in training.task.judge(output, batch)])
+            # Of a language model labelled positions are predicted, not rows.
+            if calibration is not None and batch["labels"].dim() == 1:
+                calibration.add(output.logits, batch["labels"])
+            if precision is not None:
+                precision.add(output.logits, batch["labels"])
+    finally:
+        training.model.train()
+    if calibration is not None:
+        calibration.sums = training.accelerator.reduce(calibration.sums, "sum")
+    correct, loss, predictions = training.accelerator.reduce(sums, "sum").tolist()
+    if precision is None:
+        return correct / predictions, loss / predictions
+    precision.sums = training.accelerator.reduce(precision.sums, "sum")
+    return precision.value(), loss / predictions
+
+
+def quality(training: Training) -> tuple[float, float] | tuple[None, None]:
+    """(overlap with the exact top rows, rank correlation), means over `quality_batches` gross batches.
+
+    The batches are the same at every evaluation; neither the run's generators nor its data order move.
+    """
+    settings = training.settings
+    if not settings.quality_batches or not settings.scores_gross_batches:
+        return None, None
+    order = Order(training.task.train_size, settings.seed + 1)
+    found = []
+    devices = [training.accelerator.device] if training.accelerator.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), training.accelerator.autocast():
+        for number in range(settings.quality_batches):
+            torch.manual_seed(settings.seed + number)
+            batch = training.batches.read(*order.take(settings.drawn_at(training.sift.next_keep)))
+            (reading,) = training.sift.read(training.batches.placed(batch))
+            found.append((reading.overlap, reading.rank_correlation))
+    overlap, correlation = torch.tensor(found, dtype=torch.float64).mean(dim=0).tolist()
+    return overlap, correlation
+
+
+def _labelled_only(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
+    """The model's output, of a language model at labelled positions only, and the batch that it belongs to.
+
+    All positions' logits would be 4 GB for 64 rows of 512 tokens with BERT's vocabulary.
+    """
+    labels = batch["labels"]
+    if labels.dim() < 2:
+        return model(**batch), batch
+    rows, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
+    batch = {**batch, "labels": labels[rows, columns].unsqueeze(0)}
+    with positions_only(model, rows, columns):
+        return model(**batch), batch
 
 
 def evaluated(training: Training, costs: StepCosts | None) -> Evaluation | None:
@@ -17,10 +101,10 @@ def evaluated(training: Training, costs: StepCosts | None) -> Evaluation | None:
     Every rank must call this. `costs` are those of a step, if they were measured.
     """
     settings = training.settings
-    accuracy, loss = training.evaluate("validation")
+    accuracy, loss = evaluate_split(training, "validation")
     if not math.isfinite(loss):
         return None
-    overlap, correlation = training.quality()
+    overlap, correlation = quality(training)
     totals, ranks = training.sift.totals, training.accelerator.num_processes
     dearer = settings.dearer_steps(training.total_steps, training.step)
     return Evaluation(

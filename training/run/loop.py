@@ -22,7 +22,7 @@ from training.metrics.calibration import Calibration
 from training.ranks import agreed, built, failing_together, told_by_others
 from training.run.accelerator import make_accelerator
 from training.run.display import Display
-from training.run.evaluation import add_events, evaluated
+from training.run.evaluation import add_events, evaluate_split, evaluated
 from training.run.header import recorded_costs, run_header
 from training.run.interruption import signals_collected
 from training.run.model_files import save_model
@@ -252,7 +252,7 @@ class _Run:
     def _end(self, status: str) -> None:
         training, settings = self.training, self.config.training
         calibration = Calibration(training.accelerator.device)
-        test = training.evaluate("test", calibration) if settings.test and status == FINISHED else None
+        test = evaluate_split(training, "test", calibration) if settings.test and status == FINISHED else None
         if self.records is None:
             return
         files = {HEADER, *self.records.header.get("files", [])}

@@ -232,7 +232,7 @@ def _flops_and_activations(training: Training, task: Task, rows: int) -> tuple[i
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor.detach()  # a node that saves its own output by a hook is never freed
 
-    batch = training.placed(task.training_batch(np.arange(rows), 0))
+    batch = training.batches.placed(task.training_batch(np.arange(rows), 0))
     with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
         output = training.model(**batch)
     del output

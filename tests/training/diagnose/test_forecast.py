@@ -17,6 +17,7 @@ from gsgd.sift.measures.expected_factor import EXPONENT, SPREAD
 from training.data.order import Order
 from training.diagnose.forecast import BATCHES, POINTS, Look, forecast
 from training.diagnose.measure import diagnose_config
+from training.run.evaluation import evaluate_split
 from training.training import Training
 
 
@@ -112,11 +113,12 @@ def test_what_is_watched_is_what_a_loop_by_hand_finds(tiny, accelerator):
             by_age = sorted(range(len(rows)), key=lambda place: -seen.get(int(rows[place]), math.inf))
             # In the first pass no row would have been seen: rows are drawn from those that remain of it.
             first_pass = len(means) <= BATCHES * ((task.train_size - 1) // settings.batch_size)
-            ratios["last-seen"].append(1.0 if first_pass else expected_of_kept(exact, by_age, kept, kept // 4) / exact.mean())
+            of_seen = expected_of_kept(exact, by_age, kept, kept // 4) / exact.mean()
+            ratios["last-seen"].append(1.0 if first_pass else of_seen)
     assert [each.score for each in found.forecasts] == ["last-seen", "loss@1", "loss@last", "proxy"]
     # Training rows are no worse than validation rows, so that none counts as wrongly labelled.
     late = float(np.mean(means[-len(means) // 4 :]))
-    validation = plain.evaluate("validation")[1]
+    validation = evaluate_split(plain, "validation")[1]
     assert late < validation
     for each in found.forecasts:
         wanted = 1 + (np.mean(ratios[each.score]) - 1) * late / validation

@@ -46,7 +46,7 @@ def test_the_weights_are_those_of_a_baseline(diagnose, tiny, accelerator, monkey
         plain.train_step()
     sift = build_sift(plain.model, config.training, 24, 100)
     order = Order(128, config.training.seed + 1)
-    batches = [plain.placed(plain.task.training_batch(*order.take(16))) for _ in range(4)]
+    batches = [plain.batches.placed(plain.task.training_batch(*order.take(16))) for _ in range(4)]
     rows = [row for batch in batches for row in batch["x"].tolist()]
     assert len({tuple(row) for row in rows}) == 64  # disjoint
     expected = [sift.read(batch, exits=[1])[0] for batch in batches]

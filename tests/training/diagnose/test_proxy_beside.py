@@ -48,6 +48,6 @@ def test_the_proxy_trains_on_every_micro_batch_of_the_plain_steps(tiny, accelera
         optimizer.zero_grad()
         cross_entropy(alone(batch["x"]).logits, batch["labels"]).backward()
         optimizer.step()
-    batch = run.placed(run.task.training_batch(range(10), 0))
+    batch = run.batches.placed(run.task.training_batch(range(10), 0))
     wanted = cross_entropy(alone(batch["x"]).logits, batch["labels"], reduction="none")
     torch.testing.assert_close(run.proxy_losses(batch, 10), wanted)

@@ -147,6 +147,7 @@ def test_the_network_by_its_formula():
 def test_a_run_is_judged_by_the_average_precision_of_the_rare_class(csv):
     from accelerate import Accelerator
 
+    from training.run.evaluation import evaluate_split
     from training.training import Training
 
     values = {"task": "tabular", "data": str(csv[0]), "target": "answer", "hidden_sizes": "4", "batch_size": "8"}
@@ -155,7 +156,7 @@ def test_a_run_is_judged_by_the_average_precision_of_the_rare_class(csv):
         config = build("x", {**values, "positive": positive, "evaluation_batch_size": "3"})
         task = config.build_task()
         training = Training(config, task, Accelerator(cpu=True), 1)
-        found[positive] = training.evaluate("test")
+        found[positive] = evaluate_split(training, "test")
         training.model.eval()
         with torch.no_grad():
             parts = [(part["labels"], training.model(**part).logits) for part in task.held_out("test", 50)]
