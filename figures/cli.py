@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import textwrap
-import time
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: the folder figures in the results")
     parser.add_argument("--format", default="png,svg", help="of figures: png, svg, pdf (default png,svg)")
     parser.add_argument("--size", default="print", choices=("print", "screen"), help="of png and svg (default print)")
+    add_jobs(parser)
     parser.add_argument("--list", action="store_true", help="list figures and tables, and what they are made from")
 
 
 def run(options: argparse.Namespace) -> int:
     """`gsgd figures`: returns 0 when all was drawn that could be."""
+    from figures import drawing
     from figures.checked import Missing
     from figures.registry import ENTRIES, named
     from figures.results import Results
@@ -68,17 +70,16 @@ def run(options: argparse.Namespace) -> int:
     folder = options.out or results.folder / "figures"
     check_writable(folder / f"{entries[0].name}.{formats[0]}")
     written: list[Path] = []
-    for number, (entry, tables) in enumerate(ready, start=1):
-        begin = time.perf_counter()
-        try:
-            files = _make(entry, tables, folder, formats, options.size)
-        except Missing as missing:
-            left_out.append((entry.name, str(missing.args[0])))
+    each = [(entry, tables, folder, formats, options.size) for entry, tables in ready]
+    for number, ((entry, *_), (files, seconds)) in enumerate(
+        zip(ready, drawing.made(_make, each, jobs=options.jobs), strict=True), start=1
+    ):
+        if isinstance(files, Missing):
+            left_out.append((entry.name, str(files.args[0])))
             continue
         written += files
-        progress(
-            number, len(ready), f"{entry.name:22}{' '.join(dict.fromkeys(path.suffix[1:] for path in files)):12}", begin
-        )
+        kinds = " ".join(dict.fromkeys(path.suffix[1:] for path in files))
+        progress(number, len(ready), f"{entry.name:22}{kinds:12}", seconds)
     for path in written:
         print(path)
     if len(results.folders) > 1:
@@ -101,9 +102,26 @@ def _beside(first: str, text: str, indent: int | None = None) -> str:
     return "\n".join(textwrap.wrap(first + text, width, subsequent_indent=after, break_on_hyphens=False))
 
 
-def progress(number: int, count: int, made: str, begin: float) -> None:
-    """Print a line on what was made since `begin`, a time of `time.perf_counter`."""
-    print(f"[{number:2}/{count}] {made:18} {time.perf_counter() - begin:4.1f} s", file=sys.stderr, flush=True)
+def progress(number: int, count: int, made: str, seconds: float) -> None:
+    """Print a line on what was made, and how long it took."""
+    print(f"[{number:2}/{count}] {made:18} {seconds:4.1f} s", file=sys.stderr, flush=True)
+
+
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """The option `--jobs`, of commands that draw many figures."""
+    parser.add_argument(
+        "--jobs",
+        type=_jobs,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="figures drawn at a time (default: as many as processors)",
+    )
+
+
+def _jobs(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
+    return int(text)
 
 
 def _make(entry: Any, tables: list[Any], folder: Path, formats: list[str], size: str) -> list[Path]:

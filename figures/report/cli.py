@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from figures.cli import progress
+from figures.cli import add_jobs, progress
 
 FILE = "report.html"
 EXAMPLES = """\
@@ -28,6 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = "Make one self-contained page of HTML of recorded results.", EXAMPLES
     parser.add_argument("--results", type=Path, metavar="DIR", help="this folder alone (default: results and recorded)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: the folder of the results, not recorded")
+    add_jobs(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     results = Results.of(options.results)
     path = (options.out or results.folder) / FILE
     check_writable(path)
-    text = page.make(results, progress)
+    text = page.make(results, progress, jobs=options.jobs)
     write_atomic(path, text.encode("utf-8", "backslashreplace"))
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     print(path.resolve().as_uri())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from figures import pages, style, tables, text, write
+from figures import drawing, pages, style, tables, text, write
 from figures.checked import Missing
 from figures.methods import look
 from figures.registry import ENTRIES, Entry
@@ -83,11 +82,14 @@ class Exhibit:
         return width is not None and float(width[1]) > WIDE_PT
 
 
-def make(results: Results, training: Training, progress: Callable[[int, int, str, float], None]) -> list[Exhibit]:
+def make(
+    results: Results, training: Training, progress: Callable[[int, int, str, float], None], *, jobs: int = 1
+) -> list[Exhibit]:
     """Every entry of the registry, made or with the reason why it cannot be, in the order of the page.
 
     Args:
-        progress: called with (number, how many, name, `time.perf_counter` before it) as each is done.
+        progress: called with (number, how many, name, seconds) as each is done.
+        jobs: processes that draw.
 
     Raises:
         ValueError: if results are malformed, naming file and field; before anything is drawn.
@@ -95,14 +97,14 @@ def make(results: Results, training: Training, progress: Callable[[int, int, str
     captions = tomllib.loads(Path(__file__).with_name("captions.toml").read_text(encoding="utf-8"))
     found = [Exhibit(entry, captions.get(name, {})) for name, entry in ENTRIES.items()]
     needed = [_read(exhibit, results) for exhibit in found]
-    for number, (exhibit, of_exhibit) in enumerate(zip(found, needed, strict=True), start=1):
-        begin = time.perf_counter()
-        if not exhibit.reason:
-            try:
-                _draw(exhibit, of_exhibit, training)
-            except Missing as missing:
-                exhibit.reason = _anywhere(missing, results)
-        progress(number, len(found), exhibit.entry.name, begin)
+    ready = [(exhibit, its) for exhibit, its in zip(found, needed, strict=True) if not exhibit.reason]
+    content = drawing.made(_content, [(exhibit.entry, its) for exhibit, its in ready], jobs=jobs)
+    for number, ((exhibit, its), (made, seconds)) in enumerate(zip(ready, content, strict=True), start=1):
+        if isinstance(made, Missing):
+            exhibit.reason = _anywhere(made, results)
+        else:
+            _place(exhibit, its, made, training)
+        progress(number, len(ready), exhibit.entry.name, seconds)
     for place, names in enumerate(FIRST, start=1):
         drawn = [exhibit for name in names for exhibit in found if exhibit.entry.name == name and exhibit.pictures]
         for exhibit in drawn[:1]:
@@ -125,18 +127,25 @@ def _anywhere(missing: Missing, results: Results) -> str:
     return reason.replace(f"{results.folder} has ", "the results have ").replace(str(results.theory), "theory")
 
 
-def _draw(exhibit: Exhibit, needed: list[Any], training: Training) -> None:
-    entry = exhibit.entry
+def _content(entry: Entry, needed: list[Any]) -> list[Markup] | pd.DataFrame:
+    """The pictures of a figure, or a table."""
+    if entry.kind == "table":
+        return entry.make(*needed)
     with style.sheet():
-        if entry.kind == "figure":
-            drawn = entry.pictures(*needed)
-            for number, figure in enumerate(drawn, start=1):
-                described = entry.shows if len(drawn) == 1 else f"{entry.shows} ({number} of {len(drawn)})"
-                svg = write.inline_svg(figure, pages.name(entry.name, number), described)
-                # Its comments repeat the text that its glyphs draw; a page of many figures can do without.
-                exhibit.pictures.append(Markup(re.sub(r"\s*<!--.*?-->", "", svg, flags=re.DOTALL)))
-        else:
-            exhibit.parts = _parts(exhibit, entry.make(*needed), training)
+        drawn, pictures = entry.pictures(*needed), []
+        for number, figure in enumerate(drawn, start=1):
+            described = entry.shows if len(drawn) == 1 else f"{entry.shows} ({number} of {len(drawn)})"
+            svg = write.inline_svg(figure, pages.name(entry.name, number), described)
+            # Its comments repeat the text that its glyphs draw; a page of many figures can do without.
+            pictures.append(Markup(re.sub(r"\s*<!--.*?-->", "", svg, flags=re.DOTALL)))
+    return pictures
+
+
+def _place(exhibit: Exhibit, needed: list[Any], made: list[Markup] | pd.DataFrame, training: Training) -> None:
+    if isinstance(made, pd.DataFrame):
+        exhibit.parts = _parts(exhibit, made, training)
+    else:
+        exhibit.pictures = made
     grouped = [table for table in needed if table is not None and "group" in table]
     if exhibit.family:
         grouped = [tables.of_family(table, exhibit.family) for table in grouped if "preset" in table]

@@ -32,11 +32,11 @@ REACH = {
 SIGN = {"proved": "✓", "consistent": "≈", "refuted": "✗", "assumption-violated": "∅", "inconclusive": "?"}
 
 
-def make(results: Results, progress: Callable[[int, int, str, float], None] = lambda *_: None) -> str:
+def make(results: Results, progress: Callable[[int, int, str, float], None] = lambda *_: None, *, jobs: int = 1) -> str:
     """The page of the results; the same results make the same page.
 
     Args:
-        progress: as of `exhibits.make`.
+        progress, jobs: as of `exhibits.make`.
 
     Raises:
         ValueError: if there are no results, naming the commands that write them; if they are malformed, naming the
@@ -45,7 +45,7 @@ def make(results: Results, progress: Callable[[int, int, str, float], None] = la
     checks = _if_any(lambda: verified.read(results.theory))
     summaries = _if_any(lambda: results.table("summaries"))
     training = runs.read(results)
-    found = exhibits.make(results, training, progress)
+    found = exhibits.make(results, training, progress, jobs=jobs)
     if checks is None and not training.groups and not any(each.pictures for each in found):
         raise ValueError(
             f"{results.folder} has nothing to report: run `gsgd verify` for the theory, `gsgd train` or `gsgd compare` "

@@ -30,6 +30,11 @@ def test_all_that_the_results_have_and_nothing_else(theory, tmp_path, capsys):
     assert f"left out ({len(ENTRIES) - made}):" in said.err
     assert re.search(r"figure_1 \S+ has no evaluated run \(gsgd train", " ".join(said.err.split()))
     assert f"[ 1/{made}]" in said.err
+    # In one process they are the same, byte for byte.
+    options = ["--results", str(theory), "--out", str(tmp_path / "alone"), "--format", "svg", "--jobs", "1"]
+    assert main(["figures", *options]) == 0
+    for path in (tmp_path / "out").iterdir():
+        assert path.read_bytes() == (tmp_path / "alone" / path.name).read_bytes(), path.name
 
 
 def test_it_is_said_who_made_what(recorded, tmp_path, monkeypatch, capsys):
@@ -100,6 +105,15 @@ def test_bad_usage(arguments, message, capsys, tmp_path, monkeypatch):
     (tmp_path / "results").mkdir()
     assert main(["figures", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["figures", "report"])
+@pytest.mark.parametrize("jobs", ["0", "-1", "two"])
+def test_no_number_of_processes(command, jobs, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, f"--jobs={jobs}"])
+    assert ended.value.code == 2
+    assert f"--jobs: '{jobs}' must be a whole number of at least 1" in capsys.readouterr().err
 
 
 def test_a_figure_by_its_old_name(recorded, tmp_path):
