@@ -21,7 +21,7 @@ from training.comparison.ladder import climb
 from training.comparison.ladder_results import Claim
 from training.comparison.ladder_tables import show, verdict
 from training.comparison.plan import Plan, rungs_of
-from training.comparison.speedup import ABOVE, ON, PlainCurve, SpeedUp, claim, speed_up
+from training.comparison.speedup import ABOVE, FALLS, ON, PlainCurve, SpeedUp, claim, speed_up
 from training.comparison.tuning import (
     Trial,
     at_an_edge,
@@ -483,4 +483,6 @@ def shown(found, width=100):
 )
 def test_claims_in_words(found, words):
     end = " (geometric mean over the inner rungs, 3 of them; 95%)"
+    falls = verdict(Claim("m", "loss", 3, SpeedUp(math.nan, 0.0, math.inf, FALLS)))
+    assert falls == "m, by loss: no factor, since plain training gets worse with the budget"
     assert verdict(Claim("m", "accuracy", 3, found)) == f"m, by accuracy: {words}{end}"

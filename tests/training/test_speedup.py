@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, ttest_rel
 
-from training.comparison.speedup import ABOVE, BELOW, ON, PlainCurve, SpeedUp, claim, speed_up
+from training.comparison.speedup import ABOVE, BELOW, FALLS, ON, PlainCurve, SpeedUp, claim, speed_up
 
 BUDGETS = 2.0 ** np.arange(5)
 INNER = BUDGETS[1:-1]
@@ -264,3 +264,27 @@ def test_significance_leaves_out_1():
     assert SpeedUp(1.3, 1.1, 1.5, ON).significant
     assert SpeedUp(0.8, 0.7, 0.9, ON).significant
     assert not SpeedUp(1.3, 0.9, math.inf, ON).significant
+
+
+# ---- Where plain training gets worse ----
+
+
+def test_where_plain_training_gets_worse_with_the_budget_there_is_no_factor():
+    """A cross-entropy of 1.1, .94 and 1.2 with seeds .02 apart: no budget stands for one of .92."""
+    spread = np.array([-0.02, 0.0, 0.02])
+    worse = PlainCurve([1, 2, 4], np.array([[1.1], [0.94], [1.2]]) + spread, higher_is_better=False)
+    assert worse.falls()
+    for found in (speed_up(worse, 2, 0.92 + spread), claim(worse, [2], [0.92 + spread])):
+        assert math.isnan(found.factor)
+        assert (found.low, found.high, found.place) == (0.0, math.inf, FALLS)
+        assert not found.significant
+
+
+def test_noise_is_no_fall():
+    """By hand: differences -.04, -.01 and .02 of the last rung have the mean -.01 and a half width of .075."""
+    plain = [[0.50, 0.51, 0.52], [0.70, 0.70, 0.70], [0.66, 0.69, 0.72]]
+    curve = PlainCurve([1, 2, 4], plain)
+    assert not curve.falls()
+    assert curve.falls(error=0.7)  # the half width at 70% is .0077
+    assert speed_up(curve, 2, plain[1]).place != FALLS
+    assert not PlainCurve([1, 2], [[0.7], [0.6]]).falls()  # of one seed nobody can tell

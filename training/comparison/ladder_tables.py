@@ -8,7 +8,7 @@ from rich.console import Console
 
 from gsgd.commands.console import print_table
 from training.comparison.ladder_results import PLAIN, PLANNED, Claim, InSeconds, LadderResult, Row
-from training.comparison.speedup import ABOVE, BELOW, ON, SpeedUp
+from training.comparison.speedup import ABOVE, BELOW, FALLS, ON, SpeedUp
 from training.comparison.summary import Interval
 
 DASH = "-"
@@ -85,6 +85,8 @@ def verdict(found: Claim) -> str:
     what = found.speed_up
     start = f"{found.method}, by {found.measure}: "
     over = f"(geometric mean over the inner rungs, {found.rungs} of them; 95%)"
+    if what.place == FALLS:
+        return f"{start}no factor, since {FALLS}"
     if math.isnan(what.factor):
         return f"{start}no factor, it is {what.place} {over}"
     if not what.significant:
@@ -97,6 +99,8 @@ def speed_up_text(found: SpeedUp | None) -> str:
     """A factor with its interval, in which an end that the ladder does not bound is a dash."""
     if found is None:
         return DASH
+    if found.place == FALLS:
+        return "no factor"
     low = DASH if found.low == 0 else f"{found.low:.2f}"
     high = DASH if found.high == math.inf else f"{found.high:.2f}"
     factor = f"{found.factor:.2f}" if found.place == ON else found.place

@@ -10,7 +10,9 @@ in which both pay for all they do. Nothing here knows where the values came from
 
 plain: in x = log b, the monotone cubic of Fritsch and Carlson through the rungs' means over seeds, which isotonic
 regression has brought into order where noise had not. It is never extrapolated: what no budget between b_1 and b_n
-reaches is "above the ladder", what all exceed "below the ladder".
+reaches is "above the ladder", what all exceed "below the ladder". Where it gets worse with the budget beyond what noise
+explains, as the cross-entropy of a model does that learns its rows by heart, no budget stands for a value, and there
+is no factor.
 
 Seeds: seed s of plain has that curve plus its own deviations from the means, linear in x between the rungs, so that the
 mean over seeds is the curve itself:
@@ -25,6 +27,7 @@ References:
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +40,7 @@ from scipy.optimize import brentq, isotonic_regression
 from scipy.stats import t as student
 
 ON, ABOVE, BELOW = "on the ladder", "above the ladder", "below the ladder"
+FALLS = "plain training gets worse with the budget"
 STEPS_PER_OCTAVE = 32
 """Budgets of each factor of 2 at which the test is tried before the ends of an interval are refined."""
 
@@ -48,7 +52,7 @@ class SpeedUp:
     Attributes:
         factor: c; beyond the ladder NaN for one rung, and for the mean of several what the ladder bounds it by.
         low, high: of all c that are not rejected; 0 and infinity where nothing on the ladder is.
-        place: ON, ABOVE or BELOW.
+        place: ON, ABOVE or BELOW; FALLS where there is no factor.
     """
 
     factor: float
@@ -91,6 +95,17 @@ class PlainCurve:
         self.knots = np.asarray(isotonic_regression(means).x)
         self._curve = PchipInterpolator(self.logs, self.knots, extrapolate=False)
         self._deviations = self.values - means[:, None]
+
+    def falls(self, error: float = 0.05) -> bool:
+        """Whether plain training is worse at some rung than at an earlier one, by a paired t test over seeds.
+
+        Args:
+            error: the probability that the test of a pair of rungs finds a difference, in either direction, by chance.
+        """
+        pairs = itertools.combinations(self.values, 2)
+        return self.seeds > 1 and any(
+            float((later - earlier).mean() + _half_width(later - earlier, error)) < 0 for earlier, later in pairs
+        )
 
     @property
     def seeds(self) -> int:
@@ -150,6 +165,8 @@ def speed_up(plain: PlainCurve, budget: float, values: ArrayLike, *, error: floa
         ValueError: if the values are not as many as plain has seeds, or not finite.
     """
     own = _paired(plain, np.asarray(values, dtype=float)[None])[0]
+    if plain.falls():
+        return SpeedUp(math.nan, 0.0, math.inf, FALLS)
     at, place = plain.reached(float(own.mean()))
     low, high = _not_rejected(lambda logs: own - plain.of_seeds(logs), at, (plain.logs[0], plain.logs[-1]), error=error)
     factor = math.exp(at - math.log(budget)) if place == ON else math.nan
@@ -182,6 +199,8 @@ def claim(plain: PlainCurve, budgets: ArrayLike, values: ArrayLike, *, error: fl
     own = _paired(plain, np.asarray(values, dtype=float))
     if len(own) != len(logs):
         raise ValueError(f"values of {len(own)} rungs must be of {len(logs)}, as there are budgets")
+    if plain.falls():
+        return SpeedUp(math.nan, 0.0, math.inf, FALLS)
     reached = [plain.reached(float(row.mean())) for row in own]
     places = {place for _, place in reached} - {ON}
     if len(places) == 2:
@@ -241,7 +260,7 @@ def _not_rejected(
         seeds = found.shape[-1]
         if seeds < 2:
             return np.full(len(found), -math.inf)
-        half = student.ppf(1 - error / 2, seeds - 1) * found.std(axis=-1, ddof=1) / math.sqrt(seeds)
+        half = _half_width(found, error)
         # Rounding must not reject the place where the mean is 0 of seeds that all agree.
         return np.abs(found.mean(axis=-1)) - half - 1e-12 * np.abs(found).max(axis=-1, initial=1.0)
 
@@ -256,6 +275,12 @@ def _not_rejected(
     low = -math.inf if lowest == 0 else crossing(lowest - 1, lowest)
     high = math.inf if highest == len(places) - 1 else crossing(highest, highest + 1)
     return low, high
+
+
+def _half_width(values: np.ndarray, error: float) -> np.ndarray:
+    """Of the t interval of the means of values (..., seeds), seeds >= 2."""
+    seeds = values.shape[-1]
+    return np.asarray(student.ppf(1 - error / 2, seeds - 1) * values.std(axis=-1, ddof=1) / math.sqrt(seeds))
 
 
 def _factor(log: float) -> float:
