@@ -811,7 +811,7 @@ def a_proxy_is_one_network_on_all_ranks(rank):
             dist.broadcast(value, src=0)
         optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.5)
         source = Proxy(small, optimizer=torch.optim.SGD(small.parameters(), lr=0.5))
-        sift = Sift(classifier(), score=source, scope=scope)
+        sift = Sift(classifier(), score=source, scope=scope, random_share=0.0)
         for step in range(3):
             batches = [rows_of(other, step) for other in range(RANKS)]
             by_hand.eval()
