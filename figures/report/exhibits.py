@@ -142,6 +142,7 @@ def _content(entry: Entry, needed: list[Any]) -> list[Markup] | pd.DataFrame:
 
 
 def _place(exhibit: Exhibit, needed: list[Any], made: list[Markup] | pd.DataFrame, training: Training) -> None:
+    """Put on an exhibit what was made of the tables `needed`, and the groups of runs that they are of."""
     if isinstance(made, pd.DataFrame):
         exhibit.parts = _parts(exhibit, made, training)
     else:

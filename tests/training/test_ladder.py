@@ -483,6 +483,9 @@ def shown(found, width=100):
 )
 def test_claims_in_words(found, words):
     end = " (geometric mean over the inner rungs, 3 of them; 95%)"
-    falls = verdict(Claim("m", "loss", 3, SpeedUp(math.nan, 0.0, math.inf, FALLS)))
-    assert falls == "m, by loss: no factor, since plain training gets worse with the budget"
     assert verdict(Claim("m", "accuracy", 3, found)) == f"m, by accuracy: {words}{end}"
+
+
+def test_a_measure_without_a_factor_in_words():
+    found = Claim("m", "loss", 3, SpeedUp(math.nan, 0.0, math.inf, FALLS))
+    assert verdict(found) == "m, by loss: no factor, since plain training gets worse with the budget"
