@@ -28,7 +28,7 @@ LAST_SEEN_RANDOM_SHARE = 0.25
 _TRAIN_ON = 'on_bad_scores="drop", "keep-all" or "last" trains on'
 
 
-@dataclass(frozen=True)
+@dataclass
 class Selection:
     """What happened at the last training step.
 
@@ -203,9 +203,9 @@ class Choice:
         at_random = self._drawn(kept)
         if at_random and isinstance(scores, Tensor):
             top = self._hardest(scores, kept - at_random, generator)
-            # The largest of uniform numbers are a draw, at a fixed shape; those of rows that are taken come last.
-            lots = host.sent(torch.rand(len(scores), generator=generator), scores.device).index_fill_(0, top, -1.0)
-            return torch.cat([top, torch.topk(lots, at_random).indices])
+            # The largest of uniform numbers are a draw, at a fixed shape; those of rows that are taken come first.
+            lots = host.sent(torch.rand(len(scores), generator=generator), scores.device).index_fill_(0, top, 2.0)
+            return torch.topk(lots, kept).indices
         return self._hardest(scores, kept, generator)
 
     def _drawn(self, kept: int) -> int:

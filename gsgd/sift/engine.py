@@ -171,7 +171,7 @@ class Sift(Choosing):
             noted = self.named_rows.note(output, rows, batch, step=step, positions=positions, items=items)
         if noted is not None:
             self._notes.log(noted, weights, step=step)
-            self.last = dataclasses.replace(self.last, ids=noted.ids, losses=noted.losses, weights=weights)
+            self.last.ids, self.last.losses, self.last.weights = noted.ids, noted.losses, weights
         source = self.source
         if source is None or self.schedule.ended(step) or (noted is None and source.needs_ids):
             return

@@ -122,6 +122,8 @@ def as_ids(ids: Any) -> Tensor:
     Raises:
         ValueError: if they are no whole numbers in one axis.
     """
+    if isinstance(ids, Tensor) and ids.dtype == torch.int64 and ids.dim() == 1:
+        return ids  # the usual case, told apart quickly
     try:
         found = torch.as_tensor(ids)
     except (TypeError, ValueError, RuntimeError):

@@ -178,11 +178,11 @@ class NamedRows:
 
     def _check_labels(self, ids: Tensor, labels: Any) -> None:
         """Of some ids the class is remembered: one that comes back with another does not always name the same row."""
+        if len(self._labels) >= ENOUGH_REMEMBERED and self.trained.steps % LOOK_EVERY:
+            return
         if not isinstance(labels, Tensor) or labels.dim() != 1 or labels.is_floating_point():
             return
         if not host.holds(labels) or not host.holds(ids):
-            return
-        if len(self._labels) >= ENOUGH_REMEMBERED and self.trained.steps % LOOK_EVERY:
             return
         present = dict(zip(ids.tolist(), labels.tolist(), strict=True))
         for name in self._labels.keys() & present.keys():

@@ -79,7 +79,7 @@ class TrainedLosses:
         if not isinstance(labels, Tensor) or labels.is_floating_point():
             raise ValueError(f"losses of rows need `{self.labels}` of classes in the batch: {_REMEDY}")
         with torch.no_grad():
-            logits = logits_of(output).detach()
+            logits = logits_of(output)
             if positions is not None:
                 return self._at_positions(logits, labels, *positions)
             if self.shift is None or number == AGAIN:
