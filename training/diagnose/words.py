@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from gsgd.sift.measures.expected_factor import least_overlap
 from training.diagnose.forecast import Forecast
 
 PROMISES = (("printed", "as printed"), ("corrected", "corrected"), ("sharp", "sharp"))
@@ -25,7 +26,7 @@ def paragraphs(point: Mapping[str, Any], score: str) -> list[str]:
         score: of the engine, such as "loss".
     """
     best = _best(point)
-    found = [f"{recommendation(point, score)} {point['reason']}", break_even(best)]
+    found = [f"{recommendation(point, score)} {point['reason']}", break_even(best), *overlap_needed(best)]
     if point["cheapest"] is not None:
         found.append(
             f"The first exit that keeps at least {point['level']:.0%} of the exact choice is {point['cheapest']}, "
@@ -62,6 +63,26 @@ def break_even(each: Mapping[str, Any]) -> str:
         f"selected rows takes {each['break_even']:.2f} ({1 + each['cost_low']:.2f} to {1 + each['cost_high']:.2f}) "
         "times as long as one on as many rows without selection."
     )
+
+
+def overlap_needed(each: Mapping[str, Any]) -> list[str]:
+    """From which overlap on a score pays at the cost of selection at an exit, beside that exit's own overlap.
+
+    Nothing where the exact choice is not defined, or is that of all rows.
+    """
+    layer, means, cost = each["exit_layer"], each["means"], max(1.0, each["break_even"])
+    if math.isnan(means["rho"]) or means["kept"] == means["rows"]:
+        return []
+    needed = least_overlap(cost, means["rho"], means["kept"] / means["rows"])
+    if math.isinf(needed):
+        return [
+            "At that cost not even the exact choice is expected to pay over a run: its rows' loss is "
+            f"{means['rho']:.2f} times the mean."
+        ]
+    return [
+        f"Over a run a score of that cost is expected to pay from an overlap of {needed:.0%} with the exact choice on; "
+        f"exit {layer} has {means['overlap']:.0%} here. The rule is that of forecasts, with their error."
+    ]
 
 
 def promised(each: Mapping[str, Any]) -> str:

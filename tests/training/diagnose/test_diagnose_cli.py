@@ -75,6 +75,18 @@ def test_what_costs_nothing_need_save_nothing():
     assert "need save nothing" in said(point_of(exit_of(1, cost=-0.1, break_even=0.9)))
 
 
+def test_the_overlap_that_a_score_of_that_cost_needs():
+    """rho 1.6 of the half kept leaves .4 for the other half; 1.1^(1 / .8) = 1.1265 = o 1.6 + (1 - o) .4 at o = .605."""
+    text = said(point_of(exit_of(1)))
+    assert "pay from an overlap of 61% with the exact choice on; exit 1 has 70% here" in text
+    # 2^(1 / .8) = 2.38 times the mean loss would be needed, and the exact choice has 1.6.
+    assert "not even the exact choice is expected to pay" in said(point_of(exit_of(1, break_even=2.0)))
+    # What costs nothing pays wherever it does better than chance, which agrees in half.
+    assert "from an overlap of 50% with" in said(point_of(exit_of(1, cost=-0.1, break_even=0.9)))
+    undefined = exit_of(1, means={**READING, "rho": math.nan})
+    assert "overlap of" not in said(point_of(undefined))
+
+
 def test_corollary_516_in_three_readings():
     """sigma_max(1.4) = 0.357, of which the printed proof lets 0.354 pass, and the sharp level is 0.734."""
     some = {"printed": False, "corrected": False, "sharp": True}
