@@ -119,13 +119,18 @@ def build(name: str, values: Mapping[str, Any], source: str = "the configuration
     return Config(name, str(task), data, training)
 
 
+def rows_have_classes(task: str) -> bool:
+    """Whether each row of a task has one class."""
+    return task != "bert"
+
+
 def _check_source(task: str, training: TrainingSettings, source: str) -> None:
     """Whether a task has what a method's scores are made of.
 
     Raises:
         ValueError: if not.
     """
-    if parse_method(training.method).score in (PROXY, BALANCED, *HEADS) and task == "bert":
+    if parse_method(training.method).score in (PROXY, BALANCED, *HEADS) and not rows_have_classes(task):
         raise ValueError(f"{source}: method = {training.method} is for tasks whose rows have one class, not for bert")
     for form, wanted, why in (
         ("pool", "resnet", "whose network takes pictures of any size"),

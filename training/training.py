@@ -72,7 +72,7 @@ class Training:
         # On the optimizer itself: a prepared scheduler would step once per rank.
         self.scheduler = build_scheduler(getattr(self.optimizer, "optimizer", self.optimizer), settings, total_steps)
         self.model: nn.Module = model.train()
-        proxy = self._built_proxy() if settings.method == PROXY else None
+        proxy = self.built_proxy() if settings.method == PROXY else None
         self.sift = build_sift(model, settings, total_steps, task.train_size, row_log, proxy)
         self.batches = Batches(task, settings, accelerator, total_steps)
         self.step = 0
@@ -85,8 +85,12 @@ class Training:
         self._loss_sum, self._loss_count = 0.0, 0
         self._begun: float | None = None
 
-    def _built_proxy(self) -> nn.Module:
-        """The network of a proxy; the model's draws go on as without it."""
+    def built_proxy(self) -> nn.Module:
+        """A new network of a proxy; the model's draws go on as without it.
+
+        Raises:
+            ValueError: if the task has none.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
             network: Any = self.task.build_proxy().to(self.accelerator.device)

@@ -17,6 +17,8 @@ there to be trained away, and of what selection adds as much counts,
 
     1 + (progress - 1) M / V.
 
+A proxy is trained beside the model, on the rows of the plain steps, and not on rows that it has chosen itself.
+
 Losses last seen: in the first pass over the training set no row has one, and rows without one come first, so that what
 is kept is drawn at random until as many rows are trained on as there are. Until then their ratio counts as 1.
 
@@ -41,6 +43,8 @@ from gsgd.sift.models.wrappers import unwrap
 from gsgd.sift.scoring_pass.mode import draws_kept
 from gsgd.sift.scoring_pass.module_state import unchanged
 from training.data.order import Order
+from training.diagnose.proxy_beside import TrainingWithProxy
+from training.methods import PROXY
 from training.training import Training
 
 LAST_SEEN = "last-seen"
@@ -71,7 +75,7 @@ class Forecast:
     """What selection by one score is expected to be worth over a run.
 
     Attributes:
-        score: "loss@1", "loss@last", "last-seen", ...
+        score: "loss@1", "loss@last", "last-seen", "proxy", ...
         progress: mean over the run of the kept rows' loss over all rows', without what is counted as wrong labels or as
             out of training's reach.
         ceiling: what no score can exceed there, 1 + CV sqrt((B - k) / k), a mean over the run.
@@ -101,7 +105,7 @@ class Watch:
 
     Args:
         training: whose method is "last-seen", but which selects at no step, so that it trains plainly and notes the
-            losses of what it trains on.
+            losses of what it trains on. If it trains a proxy beside, its scores are looked at, too.
         sift: an engine of the same model whose scores are looked at.
         exits: whose scores are looked at, the last one in any case.
     """
@@ -142,9 +146,12 @@ class Watch:
         named = training.sift.named_rows
         assert named is not None  # the method is last-seen
         by_score[LAST_SEEN] = named.scores(ids, step=training.step, device=exact.device)
+        if isinstance(training, TrainingWithProxy):
+            with training.accelerator.autocast():
+                by_score[PROXY] = training.proxy_losses(batch, len(rows))
         labelled = scorer.labelled(batch, exact) & torch.isfinite(exact)
         losses = exact[labelled].double().cpu().numpy()
-        at_random = {LAST_SEEN: LAST_SEEN_RANDOM_SHARE}
+        at_random = dict.fromkeys((LAST_SEEN, PROXY), LAST_SEEN_RANDOM_SHARE)
         kept = max(1, round(self.kept / self.gross * len(losses)))
         ratios = {
             score: ratio_kept(values[labelled], losses, kept, random_share=at_random.get(score, 0.0))

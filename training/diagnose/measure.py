@@ -17,11 +17,12 @@ from gsgd.sift.measures.diagnosis import Diagnosis
 from gsgd.sift.measures.expected_factor import step_cost
 from gsgd.sift.models.wrappers import innermost, unwrap
 from training.budget import parse_budget
-from training.config import Config
+from training.config import Config, rows_have_classes
 from training.costs import counted_work, measure_costs
 from training.data.order import Order
 from training.diagnose.forecast import LAST_SEEN, Forecast, Watch
-from training.methods import SCORES, parse_method
+from training.diagnose.proxy_beside import TrainingWithProxy
+from training.methods import PROXY, SCORES, parse_method
 from training.run.evaluation import evaluate_split
 from training.run.header import run_header
 from training.task import Task
@@ -132,7 +133,8 @@ def diagnose_config(
             f"after = {stops[-1]} steps: by its budget = {config.training.budget} the run has {total}, so raise the "
             "budget or stop earlier"
         )
-    training = Training(_noting(plain, total), task, accelerator, total)
+    watched = TrainingWithProxy if model is None and rows_have_classes(config.task) else Training
+    training = watched(_noting(plain, total), task, accelerator, total)
     checked = [check_exit_layer(layer, count_exits(unwrap(training.model))) for layer in exits or ()]
     if model is not None:
         load_weights(training.model, model)
@@ -197,7 +199,10 @@ def _noting(plain: Config, total: int) -> Config:
 def _costs_of_scores(
     selecting: Config, task: Task, accelerator: Accelerator, watch: Watch, diagnosis: Diagnosis
 ) -> dict[str, float]:
-    """Score -> the cost of a selecting step over a plain one: counted for a budget of work, else as it was timed."""
+    """Score -> the cost of a selecting step over a plain one: counted for a budget of work, else as it was timed.
+
+    A proxy's is counted in any case.
+    """
     costs = {LAST_SEEN: 1.0}
     for each in diagnosis.exits:
         score = watch.name(each.exit_layer)
@@ -206,6 +211,9 @@ def _costs_of_scores(
             costs[score] = step_cost(of_row, watch.kept / watch.gross)
         else:
             costs[score] = each.break_even
+    if PROXY in watch.looks[0].kept:
+        work = counted_work(selecting.with_values({"method": PROXY}), task, accelerator)
+        costs[PROXY] = step_cost(work.scoring or 0.0, watch.kept / watch.gross, work.training)
     return costs
 
 

@@ -300,7 +300,7 @@ def test_a_configuration(diagnosed, tmp_path):
     assert "results in results/d/diagnosis.json" in text
     assert "training to step 2" in err
     assert "measuring after 2 steps" in err
-    assert [each["score"] for each in content["forecasts"]] == ["last-seen", "loss@1", "loss@last"]
+    assert [each["score"] for each in content["forecasts"]] == ["last-seen", "loss@1", "loss@last", "proxy"]
     assert "over these 2 steps: expected factor in plain training's budget" in text
     best = max(content["forecasts"], key=lambda each: each["factor"])
     assert (

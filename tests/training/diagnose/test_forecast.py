@@ -80,13 +80,20 @@ def test_what_is_watched_is_what_a_loop_by_hand_finds(tiny, accelerator):
     seen: dict[int, float] = {}
     looked, order = Order(task.train_size, settings.seed + 2), Order(task.train_size, settings.seed)
     means = []
-    ratios: dict[str, list[float]] = {"last-seen": [], "loss@1": [], "loss@last": []}
+    ratios: dict[str, list[float]] = {"last-seen": [], "loss@1": [], "loss@last": [], "proxy": []}
+    torch.manual_seed(settings.seed)
+    proxy = task.build_proxy()
+    optimizer = torch.optim.AdamW(proxy.parameters(), lr=settings.proxy_lr)
     for _ in range(steps):
         rows, epoch = order.take(settings.batch_size)
         batch = task.training_batch(rows, epoch)
         with torch.no_grad():
             losses = cross_entropy(plain.model(batch["x"]).logits, batch["labels"], reduction="none")
         plain.train_step()
+        loss = cross_entropy(proxy.train()(batch["x"]).logits, batch["labels"])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
         seen.update(zip(rows.tolist(), losses.tolist(), strict=True))
         for _ in range(BATCHES):
             rows, epoch = looked.take(settings.gross_size)
@@ -96,17 +103,19 @@ def test_what_is_watched_is_what_a_loop_by_hand_finds(tiny, accelerator):
                     name: cross_entropy(plain.model.early_logits(layer, batch["x"]), batch["labels"], reduction="none")
                     for name, layer in (("loss@1", 1), ("loss@last", 2))
                 }
+                logits = proxy.eval()(batch["x"]).logits
+                of_exits["proxy"] = cross_entropy(logits, batch["labels"], reduction="none")
             exact, kept = of_exits["loss@last"].double().numpy(), settings.kept_size
             means.append(exact.mean())
             for name, scores in of_exits.items():
-                of_score = np.argsort(-scores.numpy(), kind="stable")
-                ratios[name].append(expected_of_kept(exact, of_score, kept, 0) / exact.mean())
+                of_score, drawn = np.argsort(-scores.numpy(), kind="stable"), kept // 4 if name == "proxy" else 0
+                ratios[name].append(expected_of_kept(exact, of_score, kept, drawn) / exact.mean())
             by_age = sorted(range(len(rows)), key=lambda place: -seen.get(int(rows[place]), math.inf))
             # In the first pass no row would have been seen: rows are drawn from those that remain of it.
             first_pass = len(means) <= BATCHES * ((task.train_size - 1) // settings.batch_size)
             of_seen = expected_of_kept(exact, by_age, kept, kept // 4) / exact.mean()
             ratios["last-seen"].append(1.0 if first_pass else of_seen)
-    assert [each.score for each in found.forecasts] == ["last-seen", "loss@1", "loss@last"]
+    assert [each.score for each in found.forecasts] == ["last-seen", "loss@1", "loss@last", "proxy"]
     # Training rows are no worse than validation rows, so that none counts as wrongly labelled.
     late = float(np.mean(means[-len(means) // 4 :]))
     validation = evaluate_split(plain, "validation")[1]
@@ -115,6 +124,10 @@ def test_what_is_watched_is_what_a_loop_by_hand_finds(tiny, accelerator):
         wanted = 1 + (np.mean(ratios[each.score]) - 1) * late / validation
         assert each.progress == pytest.approx(wanted, rel=1e-5)
     assert found.forecasts[0].cost == 1
+    # Forward, and backward of the weights alone: the proxy has one layer, whose input needs no gradient.
+    products = [sum(w.numel() for w in net.parameters() if w.dim() == 2) for net in (proxy, plain.model)]
+    of_row = products[0] / products[1]
+    assert found.forecasts[-1].cost == pytest.approx(1 + of_row / (3 * settings.keep) + 2 * of_row / 3)
 
 
 def test_exponent_and_spread_are_those_of_what_was_recorded():
