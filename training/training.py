@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from gsgd import host
-from gsgd.sift import Selection, Sift
+from gsgd.sift import Sift
 from gsgd.sift.exits import count_exits
 from gsgd.sift.models.wrappers import innermost, unwrap
 from gsgd.sift.timing import Elapsed
@@ -26,6 +26,9 @@ from training.run_folder.schema import check_like
 from training.settings import TrainingSettings
 from training.task import Task
 from training.weighting import hard_row_weights, hard_weights, label_losses, reweighted, row_means
+
+LOSSES_APART = 256
+"""So many losses that nobody has asked for are put into one tensor: small ones that stay would scatter the memory."""
 
 
 class Training:
@@ -78,9 +81,8 @@ class Training:
         self.step = 0
         self.wall_clock_s = 0.0
         self.seconds = {"selection_s": 0.0, "forward_s": 0.0, "backward_s": 0.0}
-        self._selections: list[Selection] = []
-        self._forward, self._backward = Elapsed(), Elapsed()
-        self._losses: list[Tensor] = []
+        self._selection, self._forward, self._backward = Elapsed(), Elapsed(), Elapsed()
+        self._losses: list[Tensor] = []  # (n,) each, of n micro-batches
         self.first_loss: float | None = None  # before anything was learnt
         self._loss_sum, self._loss_count = 0.0, 0
         self._begun: float | None = None
@@ -108,7 +110,9 @@ class Training:
             batch = self.batches.next(rows)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
                 loss = self._forward_and_backward(batch)
-            self._losses.append(loss.detach())
+            self._losses.append(loss.detach().reshape(1))
+            if len(self._losses) == LOSSES_APART:
+                self._losses = [torch.cat(self._losses)]
         if settings.clip_norm:
             self.accelerator.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
         self.optimizer.step()
@@ -125,8 +129,8 @@ class Training:
             loss = self._loss(kept)
         with self._backward.measure(device):
             self.accelerator.backward(loss / self.settings.accumulation_steps)
-        assert self.sift.last is not None
-        self._selections.append(self.sift.last)
+        if self.sift.last is not None and self.sift.last.elapsed is not None:
+            self._selection.add(self.sift.last.elapsed)
         return loss
 
     def _loss(self, kept: dict[str, Tensor]) -> Tensor:
@@ -161,10 +165,8 @@ class Training:
         host.finished(self.accelerator.device)
         self.wall_clock_s += time.perf_counter() - self._begun
         self._begun = None
-        selection_s = self.seconds["selection_s"] + sum(selection.selection_s for selection in self._selections)
-        self._selections.clear()
-        passes = {"forward_s": self._forward.seconds, "backward_s": self._backward.seconds}
-        self.seconds = {"selection_s": selection_s, **passes}
+        watches = {"selection_s": self._selection, "forward_s": self._forward, "backward_s": self._backward}
+        self.seconds = {name: watch.seconds for name, watch in watches.items()}
 
     def mean_loss(self) -> float:
         """Mean training loss since it was last asked for, over ranks; NaN if there was no step."""
@@ -173,10 +175,10 @@ class Training:
             return float("nan")
         # In float64 the sum of float32 losses does not depend on how they are grouped: an interrupted run, which logs
         # at other steps, records the same mean.
-        total = float(self.accelerator.reduce(torch.stack(self._losses).double().sum(), "mean"))
-        if self._loss_count == 0 and self.step == len(self._losses) // self.settings.accumulation_steps:
-            self.first_loss = float(self.accelerator.reduce(self._losses[0].double(), "mean"))
-        count = len(self._losses)
+        losses = torch.cat(self._losses).double()
+        total, count = float(self.accelerator.reduce(losses.sum(), "mean")), len(losses)
+        if self._loss_count == 0 and self.step == count // self.settings.accumulation_steps:
+            self.first_loss = float(self.accelerator.reduce(losses[0], "mean"))
         self._loss_sum += total
         self._loss_count += count
         self._losses = []
@@ -199,7 +201,7 @@ class Training:
             "sift": self.sift.state_dict(),
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(self.accelerator.device) if cuda else None,
-            "losses": [float(loss) for loss in self._losses],
+            "losses": torch.cat(self._losses).tolist() if self._losses else [],
         }
 
     def _shared_state(self) -> dict[str, Any]:
@@ -251,10 +253,11 @@ class Training:
         self.batches.load_state_dict(state)
         self.wall_clock_s = state["wall_clock_s"]
         self.seconds = dict(state["seconds"])
+        self._selection = Elapsed(self.seconds["selection_s"])
         self._forward, self._backward = Elapsed(self.seconds["forward_s"]), Elapsed(self.seconds["backward_s"])
         self._loss_sum, self._loss_count = state["loss_since_evaluation"]
         self.first_loss = state.get("first_loss")
-        self._losses = [torch.tensor(loss, device=self.accelerator.device) for loss in own["losses"]]
+        self._losses = [torch.tensor(own["losses"], device=self.accelerator.device)] if own["losses"] else []
         self.sift.load_state_dict(own["sift"])
         torch.set_rng_state(own["torch"])
         if own["cuda"] is not None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import gc
 import math
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from gsgd.sift import KeepByAccuracy
+from training import training as training_module
 from training.data.order import Order
 from training.optimization import build_scheduler, parameter_groups
 from training.run.evaluation import evaluate_split, quality
@@ -557,3 +559,21 @@ def test_selection_forward_and_backward_are_parts_of_the_whole(tiny, tiny_module
     assert set(parts) == {"selection_s", "forward_s", "backward_s"}
     assert all(value > 0 for value in parts.values())
     assert sum(parts.values()) < training.wall_clock_s
+
+
+@pytest.mark.parametrize("method", ["baseline", "random", "loss@1", "last-seen"])
+def test_steps_leave_nothing_behind(tiny, accelerator, monkeypatch, method):
+    """A run that nobody asks for its losses or times, as one with a single evaluation, must not grow with its steps."""
+    monkeypatch.setattr(training_module, "LOSSES_APART", 4)
+    config = tiny(method=method)
+    run = Training(config, config.build_task(), accelerator, 200)
+
+    def tensors_after(steps):
+        for _ in range(steps):
+            run.train_step()
+        gc.collect()
+        return sum(isinstance(found, torch.Tensor) for found in gc.get_objects())
+
+    before = tensors_after(24)
+    # Four losses make one, and three more make four: 39 steps are 13 times round.
+    assert tensors_after(39) == before
