@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -97,11 +98,16 @@ def errors(forecasts: pd.DataFrame) -> np.ndarray:
 
 
 def without_each_setting(forecasts: pd.DataFrame) -> np.ndarray:
-    """The `errors` if the other settings alone choose the exponent of progress, by least squares of logarithms."""
+    """The `errors` if the other settings alone choose the exponent of progress, by least squares of logarithms.
+
+    A proxy has an exponent of its own.
+    """
     found = np.full(len(forecasts), np.nan)
-    for setting in forecasts["setting"].unique():
-        own = (forecasts["setting"] == setting).to_numpy()
-        others = forecasts[~own & forecasts["measured"].notna().to_numpy()]
+    of_proxy = (forecasts["method"] == "proxy").to_numpy()
+    for setting, kind in itertools.product(forecasts["setting"].unique(), (False, True)):
+        alike = of_proxy == kind
+        own = (forecasts["setting"] == setting).to_numpy() & alike
+        others = forecasts[~own & alike & forecasts["measured"].notna().to_numpy()]
         x = np.log2(others["progress"].clip(lower=1e-3).to_numpy(float))
         y = np.log2((others["measured"] * others["cost"]).to_numpy(float))
         if not len(x) or not x.any():

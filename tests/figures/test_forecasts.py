@@ -92,6 +92,13 @@ def test_without_each_setting():
     )
     assert without_each_setting(found) == pytest.approx([1, -1, -2])
     assert np.isnan(without_each_setting(found[:1])).all()
+    # A proxy is judged by proxies alone: theirs are progress^.5 and progress^0.
+    of_proxies = table_of(
+        ("a", "proxy", 4.0, 2.0, 1.0, 4.0, 4.0, 1.0),
+        ("b", "proxy", 4.0, 1.0, 0.5, 8.0, 4.0, 1.0),
+    )
+    both = without_each_setting(pd.concat([found, of_proxies], ignore_index=True))
+    assert both == pytest.approx([1, -1, -2, -1, 1])
 
 
 def test_the_title_counts_what_is_near_and_what_was_called_lost():

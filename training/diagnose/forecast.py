@@ -17,7 +17,8 @@ there to be trained away, and of what selection adds as much counts,
 
     1 + (progress - 1) M / V.
 
-A proxy is trained beside the model, on the rows of the plain steps, and not on rows that it has chosen itself.
+A proxy is trained beside the model, on the rows of the plain steps, and not on rows that it has chosen itself. On those
+it learns less of what the others are like, so that of its progress less is counted, by `PROXY_EXPONENT`.
 
 Losses last seen: in the first pass over the training set no row has one, and rows without one come first, so that what
 is kept is drawn at random until as many rows are trained on as there are. Until then their ratio counts as 1.
@@ -38,7 +39,7 @@ import torch
 
 from gsgd.sift import Sift
 from gsgd.sift.choice import LAST_SEEN_RANDOM_SHARE
-from gsgd.sift.measures.expected_factor import SPREAD, expected_factor, ratio_kept
+from gsgd.sift.measures.expected_factor import EXPONENT, SPREAD, expected_factor, ratio_kept
 from gsgd.sift.models.wrappers import unwrap
 from gsgd.sift.scoring_pass.mode import draws_kept
 from gsgd.sift.scoring_pass.module_state import unchanged
@@ -48,6 +49,8 @@ from training.methods import PROXY
 from training.training import Training
 
 LAST_SEEN = "last-seen"
+PROXY_EXPONENT = 0.3
+"""In place of `EXPONENT` for a proxy: least squares of the logarithms over five forecasts recorded beside ladders."""
 POINTS = 12
 """Of a run, evenly spread, at which gross batches are looked at."""
 BATCHES = 4
@@ -205,7 +208,7 @@ def forecast(
     learnable = float(np.mean([_learnable(look, score, hardest, lost, gross / kept) for look in looks]))
     progress = 1 + (learnable - 1) * share
     ceiling = float(np.mean([1 + look.cv * math.sqrt((gross - kept) / kept) for look in looks]))
-    factor = expected_factor(progress, cost)
+    factor = expected_factor(progress, cost, PROXY_EXPONENT if score == PROXY else EXPONENT)
     return Forecast(score, progress, ceiling, cost, factor, factor / SPREAD, factor * SPREAD)
 
 

@@ -33,14 +33,15 @@ SPREAD = 1.25
 """A forecast's interval: its factor divided and multiplied by this. Of 22 that are recorded 15 lie within it."""
 
 
-def expected_factor(progress: float, cost: float) -> float:
-    """At how many times the budget plain training is expected to come as far: progress^EXPONENT / cost.
+def expected_factor(progress: float, cost: float, exponent: float = EXPONENT) -> float:
+    """At how many times the budget plain training is expected to come as far: progress^exponent / cost.
 
     Args:
         progress: as of the module; below 0 it counts as 0.
         cost: above 0.
+        exponent: above 0; another one where progress was not measured under selection by the score.
     """
-    return max(progress, 0.0) ** EXPONENT / cost
+    return max(progress, 0.0) ** exponent / cost
 
 
 def step_cost(scoring: float, keep: float, training: float = 0.0) -> float:

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from gsgd.sift.measures.expected_factor import EXPONENT, SPREAD
 from training.data.order import Order
-from training.diagnose.forecast import BATCHES, POINTS, Look, forecast
+from training.diagnose.forecast import BATCHES, POINTS, PROXY_EXPONENT, Look, forecast
 from training.diagnose.measure import diagnose_config
 from training.run.evaluation import evaluate_split
 from training.training import Training
@@ -36,6 +36,8 @@ def test_a_factor_is_what_is_kept_over_what_it_costs():
     assert dear.factor == pytest.approx(1.6**EXPONENT / 2.5)
     assert dear.verdict == "is not expected to pay"
     assert forecast("loss@last", looks, 1.5, 8, 32).verdict == "may pay or not"
+    of_proxy = forecast("proxy", [Look(1, 2.0, 0.5, {"proxy": 1.4, "loss@last": 1.4})], 1.5, 8, 32)
+    assert of_proxy.factor == pytest.approx(1.4**PROXY_EXPONENT / 1.5)
     # Training rows that are as good as validation rows at the end: no wrong labels, and nothing out of reach.
     assert forecast("last-seen", looks, 1.0, 8, 32, validation_loss=1.0) == found
     assert forecast("last-seen", looks, 1.0, 8, 32, validation_loss=0.0).verdict  # all of it wrong labels, then
