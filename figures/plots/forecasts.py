@@ -13,8 +13,9 @@ from figures import style
 from figures.forecasts import NEAR, errors, without_each_setting
 from figures.methods import in_order, look
 
-PLACES = (0.25, 0.35, 0.5, 0.7, 1, 1.4, 2, 2.8, 4)
-HEIGHT_IN = 4.4
+PLACES = (0.5, 0.7, 1, 1.4, 2, 2.8, 4)
+"""Marks of the axes; what lies beyond them stands at the edge."""
+HEIGHT_IN = 5.4
 NAME_POINTS = style.POINTS - 2.5
 WIDE = 0.6
 """Of a name's letters, at most on average, in points for each point of their type."""
@@ -45,7 +46,7 @@ def draw(forecasts: pd.DataFrame) -> Figure:
         style.ticks(getattr(ax, f"{name}axis"), PLACES, "{x:g}\N{MULTIPLICATION SIGN}")
     ax.set_xlabel("forecast from plain training alone: budget it needs for as much")
     ax.set_ylabel("measured by a ladder")
-    style.note(ax, f"grey: within {100 * (NEAR - 1):.0f}%", paled=True)
+    style.note(ax, f"grey: within {100 * (NEAR - 1):.0f}%; at an edge: beyond it", paled=True)
     style.title(ax, sentence(forecasts), width=style.DOUBLE_IN)
     style.legend_below(figure, axes, columns=4)
     return figure
@@ -69,7 +70,7 @@ def _marks(ax: Axes, rows: pd.DataFrame, method: str, low: float, high: float) -
 def _names(ax: Axes, forecasts: pd.DataFrame, low: float, high: float) -> None:
     """The setting of each mark beside it, at the first of some places where no other name stands, if there is one."""
     octaves = math.log2(high / low)
-    across, up = (share * 72 * inches / octaves for share, inches in ((0.88, style.DOUBLE_IN), (0.72, HEIGHT_IN)))
+    across, up = (share * 72 * inches / octaves for share, inches in ((0.88, style.DOUBLE_IN), (0.77, HEIGHT_IN)))
     taken: list[tuple[float, float, float]] = []  # of each name its left and right end and its height, in points
     x = np.log2(forecasts["factor"].clip(low, high)) * across
     y = np.log2(forecasts["measured"].fillna(forecasts["measured_low"]).clip(low, high)) * up

@@ -73,7 +73,9 @@ def overlap_needed(each: Mapping[str, Any]) -> list[str]:
     layer, means, cost = each["exit_layer"], each["means"], max(1.0, each["break_even"])
     if math.isnan(means["rho"]) or means["kept"] == means["rows"]:
         return []
-    needed = least_overlap(cost, means["rho"], means["kept"] / means["rows"])
+    keep = means["kept"] / means["rows"]
+    # Of batches of different sizes a mean may lie beyond what each of them can have, and by a rounding error anyway.
+    needed = least_overlap(cost, min(max(means["rho"], 1.0), 1 / keep), keep)
     if math.isinf(needed):
         return [
             "At that cost not even the exact choice is expected to pay over a run: its rows' loss is "

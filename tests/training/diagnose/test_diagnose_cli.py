@@ -83,6 +83,8 @@ def test_the_overlap_that_a_score_of_that_cost_needs():
     assert "not even the exact choice is expected to pay" in said(point_of(exit_of(1, break_even=2.0)))
     # What costs nothing pays wherever it does better than chance, which agrees in half.
     assert "from an overlap of 50% with" in said(point_of(exit_of(1, cost=-0.1, break_even=0.9)))
+    # All of the loss in the rows kept, and a rounding error: 1.1265 = 2 o at o = .563.
+    assert "from an overlap of 56% with" in said(point_of(exit_of(1, means={**READING, "rho": 2.0000001})))
     undefined = exit_of(1, means={**READING, "rho": math.nan})
     assert "overlap of" not in said(point_of(undefined))
 
