@@ -19,6 +19,8 @@ HEIGHT_IN = 5.4
 NAME_POINTS = style.POINTS - 2.5
 WIDE = 0.6
 """Of a name's letters, at most on average, in points for each point of their type."""
+HIGH = 1.25
+"""A line of names, likewise."""
 
 
 def draw(forecasts: pd.DataFrame) -> Figure:
@@ -70,7 +72,7 @@ def _marks(ax: Axes, rows: pd.DataFrame, method: str, low: float, high: float) -
 def _names(ax: Axes, forecasts: pd.DataFrame, low: float, high: float) -> None:
     """The setting of each mark beside it, at the first of some places where no other name stands, if there is one."""
     octaves = math.log2(high / low)
-    across, up = (share * 72 * inches / octaves for share, inches in ((0.88, style.DOUBLE_IN), (0.77, HEIGHT_IN)))
+    across, up = (share * 72 * inches / octaves for share, inches in ((0.77, style.DOUBLE_IN), (0.77, HEIGHT_IN)))
     taken: list[tuple[float, float, float]] = []  # of each name its left and right end and its height, in points
     x = np.log2(forecasts["factor"].clip(low, high)) * across
     y = np.log2(forecasts["measured"].fillna(forecasts["measured_low"]).clip(low, high)) * up
@@ -81,7 +83,8 @@ def _names(ax: Axes, forecasts: pd.DataFrame, low: float, high: float) -> None:
         def free(place: tuple[float, float], at: float = at, height: float = height, length: float = length) -> bool:
             left, bottom = at + place[0], height + place[1]
             return all(
-                left > end or left + length < begin or abs(bottom - other) > NAME_POINTS for begin, end, other in taken
+                left > end or left + length < begin or abs(bottom - other) > HIGH * NAME_POINTS
+                for begin, end, other in taken
             )
 
         right, above = next(filter(free, places), places[0])
