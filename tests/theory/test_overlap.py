@@ -132,6 +132,7 @@ def test_the_curve_is_the_exact_number(B, k, within):
     assert isinstance(curve(0.5), float)
 
 
+@pytest.mark.slow
 def test_of_very_large_batches_the_curve_is_the_limit():
     B = 2 * LARGEST_BATCH
     assert overlap_curve(B, B // 2)(0.7) == overlap_limit(0.7, 0.5)

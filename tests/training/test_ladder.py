@@ -279,6 +279,7 @@ def test_a_method_may_be_added(go, trained, tmp_path):
         go(("baseline", "random"))
 
 
+@pytest.mark.slow
 def test_at_the_inner_rungs_only(go, trained, tmp_path):
     whole = go(("baseline", "random"))
     shutil.rmtree(tmp_path / "l")

@@ -233,6 +233,7 @@ def of_another_kind(value):
 LISTS = (list, tuple)
 
 
+@pytest.mark.slow
 def test_every_entry_of_a_checkpoint_of_another_kind_is_a_sentence(recorded, call):
     """Some 200, each written as versions without checksums did: by torch alone."""
     path = recorded / "cut" / "checkpoint.pt"

@@ -39,6 +39,7 @@ def within(count, of, share, error=1e-4):
 # ---- What an interval promises ----
 
 
+@pytest.mark.slow
 def test_intervals_cover_a_known_factor_95_times_of_100():
     """400 experiments with a seed: at 95% the three counts lie within these limits but for 6 in 10,000 seeds."""
     rng = np.random.default_rng(20)

@@ -138,6 +138,7 @@ def test_the_summary_has_its_comparisons_as_pictures_with_their_tables_folded(ro
     assert folded.all("h4")[0].text == "tiny-5s , budget 5s, 2 seeds, target accuracy 45.00%"
 
 
+@pytest.mark.slow
 def test_figures_of_many_comparisons_are_several_pictures(recorded, tools, tmp_path):
     for number in range(3):
         curves = {"baseline": [[0.2, 0.4]], **{f"loss@1:keep=0.{i}": [[0.2, 0.3]] for i in range(1, 10)}}
@@ -252,6 +253,7 @@ def test_hostile_results_stay_text(recorded, tools, tmp_path):
     assert {node["href"][1:] for node in root.all("a")} <= {node.get("id") for node in root.walk()}
 
 
+@pytest.mark.slow
 def test_the_same_results_make_the_same_bytes(recorded, tools, tmp_path):
     """In another process and folder, other hashes of strings: nothing of the clock, of sets' order, of the place."""
     tools.write_verify(tmp_path / "results")

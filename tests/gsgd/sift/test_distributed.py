@@ -121,7 +121,7 @@ def pair(tmp_path_factory):
         "bad_scores_on_one_rank",
         "raising_over_all_ranks_raises_on_every_rank",
         "raising_per_rank_raises_where_the_score_is",
-        "compile_and_ddp_in_either_order",
+        pytest.param("compile_and_ddp_in_either_order", marks=pytest.mark.slow),
         "accelerate_bf16",
         "fsdp2_equals_one_process",
         "fsdp1_equals_one_process",

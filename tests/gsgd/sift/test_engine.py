@@ -932,7 +932,7 @@ class TestPrecision:
 class TestCompile:
     """Compiling takes its time for each layer: there is one after the exit."""
 
-    @pytest.mark.parametrize("kind", ["bert-mlm", "gpt2", "vit"])
+    @pytest.mark.parametrize("kind", ["bert-mlm", pytest.param("gpt2", marks=pytest.mark.slow), "vit"])
     @pytest.mark.parametrize("in_place", [False, True])
     def test_same_rows_and_loss_as_uncompiled(self, kind, in_place, build, make_batch):
         torch.compiler.reset()

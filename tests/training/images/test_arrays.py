@@ -212,6 +212,7 @@ def test_an_interrupted_cache_leaves_nothing(table, tmp_path):
     np.testing.assert_array_equal(read(table[0], tmp_path)[0]["train"].images, table[1])
 
 
+@pytest.mark.slow
 def test_processes_that_start_together(tmp_path, make):
     count = 300
     path = make.parquet(tmp_path / "train.parquet", make.images(count, (8, 8, 3)), label=[0] * count)

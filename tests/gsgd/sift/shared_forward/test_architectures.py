@@ -49,6 +49,7 @@ def test_padding_in_the_gross_batch_and_not_in_the_kept_rows(one, rows, steps, w
     assert last["addmm"] + last["mm"] <= 2 * 7 + 3 + 2, "nothing was shared"
 
 
+@pytest.mark.slow
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     one=st.sampled_from(["bert-mlm", "gpt2"]), rows=st.integers(2, 10), exit_layer=st.integers(1, 4),
