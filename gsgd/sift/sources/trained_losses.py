@@ -78,13 +78,12 @@ class TrainedLosses:
             return found.detach().float()
         if not isinstance(labels, Tensor) or labels.is_floating_point():
             raise ValueError(f"losses of rows need `{self.labels}` of classes in the batch: {_REMEDY}")
-        with torch.no_grad():
-            logits = logits_of(output)
-            if positions is not None:
-                return self._at_positions(logits, labels, *positions)
-            if self.shift is None or number == AGAIN:
-                self.shift = self._found_shift(logits, labels, loss_of(output), items)
-            return _row_means(logits, _shifted(labels, self.shift), self.smoothing)
+        logits = logits_of(output).detach()
+        if positions is not None:
+            return self._at_positions(logits, labels, *positions)
+        if self.shift is None or number == AGAIN:
+            self.shift = self._found_shift(logits, labels, loss_of(output), items)
+        return _row_means(logits, _shifted(labels, self.shift), self.smoothing)
 
     def peek(self, output: Any, batch: Mapping[str, Any]) -> Tensor:
         """(B,), float32: the losses of rows that are not trained on, from the model's output; nothing is counted.
