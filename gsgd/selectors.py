@@ -24,6 +24,7 @@ import numpy as np
 from array_api_compat import array_namespace, device, is_array_api_obj, is_torch_namespace
 
 from gsgd import host
+from gsgd.ranges import within
 
 Array = Any  # numpy.ndarray or torch.Tensor: torch may be absent, so neither can be named here
 
@@ -106,7 +107,7 @@ def select_online_batch(scores: Array, k: int, rng: Any = None, *, selection_pre
     # Paper: ranks the whole training set by each datapoint's latest known loss and draws with replacement; here:
     # ranks the B candidates of this step by their present scores and draws without, because a step needs k distinct
     # rows of its batch.
-    _check_number("selection_pressure", selection_pressure, low=1.0)
+    within("selection_pressure", selection_pressure, "be a number in [1, inf)", lambda value: value >= 1)
     n = scores.shape[-1]
     return _draw_by_rank(scores, -np.arange(n) * math.log(selection_pressure) / n, k, rng)
 
@@ -133,7 +134,7 @@ def select_selective_backprop(scores: Array, k: int, rng: Any = None, *, beta: f
     n = scores.shape[-1]
     if beta is None:
         beta = n / k - 1.0
-    _check_number("beta", beta, low=0.0)
+    within("beta", beta, "be a number in [0, inf)", lambda value: value >= 0)
     percentile = (n - np.arange(n) - 0.5) / n
     return _draw_by_rank(scores, beta * np.log(percentile), k, rng)
 
@@ -149,7 +150,7 @@ def trim(scores: Array, k: int, rng: Any = None, *, share: float, select: Select
         select: the rule for the rest, which it sees in their original order, with `rng`.
     """
     xp, n = array_namespace(scores), scores.shape[-1]
-    _check_number("share", share, low=0.0, below=1.0)
+    within("share", share, "be a number in [0, 1)", lambda value: 0 <= value < 1)
     dropped = math.floor(share * n + 1e-9)  # 0.29 * 100 is 28.999999999999996 in floating point, and means 29
     if k > n - dropped:
         raise ValueError(f"k = {k} but only {n - dropped} of {n} candidates remain after trimming share = {share}")
@@ -237,9 +238,3 @@ def _check_k(k: int, n: int) -> None:
 
 def _is_integer(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def _check_number(name: str, value: Any, *, low: float, below: float = math.inf) -> None:
-    # The chained comparison is False for NaN, so NaN is refused, too.
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not low <= float(value) < below:
-        raise ValueError(f"{name} = {value!r} but must be a number in [{low:g}, {below:g})")

@@ -52,3 +52,18 @@ def engines(name: str) -> Any:
 def described(settings: Any) -> Iterator[tuple[str, Any, str]]:
     """(name, default, help) of every key of a class of settings."""
     return ((name, field.default, field.description) for name, field in settings.__pydantic_fields__.items())
+
+
+def check_shares(validation: float, test: float, rows: str, *, validated: bool = True) -> None:
+    """Whether the shares that are held out leave rows to train on, and some to validate on if there must be.
+
+    Raises:
+        ValueError: if not.
+    """
+    if validated and not validation:
+        raise ValueError("validation_share = 0 leaves nothing to validate on: it must lie in (0, 1)")
+    if validation + test >= 1:
+        raise ValueError(
+            f"validation_share = {validation!r} and test_share = {test!r} must together be less than 1, to leave "
+            f"{rows} to train on"
+        )

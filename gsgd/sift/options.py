@@ -31,6 +31,10 @@ Scope = Literal["rank", "global"]
 OnBadScores = Literal["raise", "drop", "keep-all", "last"]
 BatchNormStatistics = Literal["kept", "gross"]
 Reuse = bool | Literal["cpu", "auto"]
+_WORDS = {
+    **{"level": Level, "scoring_mode": ScoringMode, "scope": Scope},
+    **{"on_bad_scores": OnBadScores, "batchnorm": BatchNormStatistics},
+}
 
 
 @dataclass(frozen=True)
@@ -238,11 +242,8 @@ class SiftOptions:
                 f"select = {self.select!r} must be callable, (scores, k, rng) -> (k,) indices, such as "
                 "gsgd.selectors.select_top_k"
             )
-        one_of("level", self.level, get_args(Level))
-        one_of("scoring_mode", self.scoring_mode, get_args(ScoringMode))
-        one_of("scope", self.scope, get_args(Scope))
-        one_of("on_bad_scores", self.on_bad_scores, get_args(OnBadScores))
-        one_of("batchnorm", self.batchnorm, get_args(BatchNormStatistics))
+        for name, kind in _WORDS.items():
+            one_of(name, getattr(self, name), get_args(kind))
         if not isinstance(self.auto, (AutoExit, type(None))):
             raise ValueError(f"auto is a {type(self.auto).__name__} but must be an AutoExit")
         self._check_combinations()
@@ -264,11 +265,8 @@ class SiftOptions:
             _set(self, name, whole(name, getattr(self, name), least=least))
         if self.seed >= 2**63:
             raise ValueError(f"seed = {self.seed!r} must be below 2^63")
-        if self.score_batch_size is not None:
-            _set(self, "score_batch_size", whole("score_batch_size", self.score_batch_size, least=1))
-        _set(self, "labelled_head", flag("labelled_head", self.labelled_head))
-        _set(self, "check", flag("check", self.check))
-        _set(self, "keep_tokens", flag("keep_tokens", self.keep_tokens))
+        for name in ("labelled_head", "check", "keep_tokens"):
+            _set(self, name, flag(name, getattr(self, name)))
         if not isinstance(self.reuse, str) or self.reuse not in ("cpu", "auto"):
             _set(self, "reuse", flag("reuse", self.reuse, f', "cpu" or "auto"{nearest(self.reuse, ("cpu", "auto"))}'))
         if not isinstance(self.compile, str) or not self.compile.strip():
@@ -276,7 +274,7 @@ class SiftOptions:
         if self.random_share is not None:
             share = within("random_share", self.random_share, "lie in [0, 1]", lambda value: 0 <= value <= 1)
             _set(self, "random_share", share)
-        for name in ("max_age", "data_rows"):
+        for name in ("score_batch_size", "max_age", "data_rows"):
             if getattr(self, name) is not None:
                 _set(self, name, whole(name, getattr(self, name), least=1))
         if not isinstance(self.id_key, str) or not self.id_key:

@@ -462,7 +462,7 @@ def test_bad_number_of_candidates(n, message):
 )
 def test_bad_hyperparameters(rule, name, values):
     for value in values:
-        with pytest.raises(ValueError, match=rf"{name} = {value!r} but must be a number in \["):
+        with pytest.raises(ValueError, match=rf"{name} = {value!r} must be a number in \["):
             rule(np.zeros(8), 1, rng(), **{name: value})
 
 

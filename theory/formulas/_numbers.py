@@ -30,7 +30,7 @@ def require(holds: np.ndarray, name: str, values: np.ndarray, rule: str) -> None
         ValueError: unless it holds everywhere, with the first value that breaks it.
     """
     if not np.all(holds):
-        raise ValueError(f"{name} = {values[~holds].flat[0]} {rule}")
+        raise ValueError(f"{name} = {values[~holds].flat[0]:.15g} {rule}")
 
 
 def integers(name: str, values: Any, *, least: int = 1) -> np.ndarray:
@@ -64,21 +64,16 @@ def finite_arrays(**values: Any) -> list[np.ndarray]:
     """The values as arrays of floats, in their order; a ValueError names the first that is not finite."""
     arrays = []
     for name, value in values.items():
-        array = np.asarray(value, float)
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name} = {array[~np.isfinite(array)].flat[0]} must be finite")
-        arrays.append(array)
+        arrays.append(np.asarray(value, float))
+        require(np.isfinite(arrays[-1]), name, arrays[-1], "must be finite")
     return arrays
 
 
-def at_least(name: str, value: np.ndarray, low: float) -> None:
-    """Raise a ValueError unless all of `value` is at least `low`."""
-    if (value < low).any():
-        raise ValueError(f"{name} = {value[value < low].flat[0]:.6g} must be at least {low:g}")
+def at_least(name: str, values: np.ndarray, low: float) -> None:
+    """Raise a ValueError unless all of `values` are at least `low`."""
+    require(values >= low, name, values, f"must be at least {low:g}")
 
 
-def positive(name: str, value: np.ndarray) -> None:
-    """Raise a ValueError unless all of `value` is positive and finite."""
-    good = (value > 0) & (value < np.inf)
-    if not good.all():
-        raise ValueError(f"{name} = {value[~good].flat[0]:.6g} must be positive and finite")
+def positive(name: str, values: np.ndarray) -> None:
+    """Raise a ValueError unless all of `values` are positive and finite."""
+    require((values > 0) & (values < np.inf), name, values, "must be positive and finite")

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
+from transformers import PretrainedConfig
 
 from gsgd.sift.exits import check_exit_layer
+from training.images.small_net import ImageClassifier
 
 
 class ResidualMLPConfig(PretrainedConfig):
@@ -46,7 +46,7 @@ class ResidualBlock(nn.Module):
         return hidden + update
 
 
-class ResidualMLP(PreTrainedModel):
+class ResidualMLP(ImageClassifier):
     """An image classifier of residual blocks; implements `gsgd.sift.EarlyExit` with an exit after each block.
 
         h_0  =  W x + b,    h_j  =  h_{j-1} + W2_j ReLU(W1_j norm_j(h_{j-1})),    logits at exit j  =  V norm(h_j) + c
@@ -71,20 +71,6 @@ class ResidualMLP(PreTrainedModel):
         self.classifier = nn.Linear(width, classes)
         self.exit_layers = config.blocks
         self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Torch's own initialisation stays as it is."""
-
-    def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> ImageClassifierOutputWithNoAttention:
-        """Logits (B, num_labels), and the mean cross-entropy loss if there are labels.
-
-        Args:
-            pixel_values: (B, channels, height, width).
-            labels: (B,), classes 0..num_labels - 1.
-        """
-        logits = self.early_logits(self.exit_layers, pixel_values)
-        loss = None if labels is None else F.cross_entropy(logits, labels)
-        return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
 
     def early_logits(self, exit_layer: int, pixel_values: Tensor) -> Tensor:
         """Logits (B, num_labels) of the exit after the first `exit_layer` blocks.

@@ -41,7 +41,31 @@ class SmallNetConfig(PretrainedConfig):
         super().__init__(**others)
 
 
-class SmallNet(PreTrainedModel):
+class ImageClassifier(PreTrainedModel):
+    """An image classifier whose output is that of its last exit."""
+
+    exit_layers: int
+
+    def early_logits(self, exit_layer: int, pixel_values: Tensor) -> Tensor:
+        """Logits (B, num_labels) of an exit, 1..`exit_layers`."""
+        raise NotImplementedError
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Torch's own initialisation stays as it is."""
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> ImageClassifierOutputWithNoAttention:
+        """Logits (B, num_labels), and the mean cross-entropy loss if there are labels.
+
+        Args:
+            pixel_values: (B, channels, height, width).
+            labels: (B,), classes 0..num_labels - 1.
+        """
+        logits = self.early_logits(self.exit_layers, pixel_values)
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
+
+
+class SmallNet(ImageClassifier):
     """An image classifier with no exit but its last layer; implements `gsgd.sift.EarlyExit`.
 
     "linear": logits = W x + b; "mlp": 784-128-10 for images of 28x28; "lenet": two convolutions of 5x5 with 16 and 32
@@ -74,20 +98,6 @@ class SmallNet(PreTrainedModel):
         self.classifier = nn.Linear(pixels, classes)
         self.post_init()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        """Torch's own initialisation stays as it is."""
-
-    def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> ImageClassifierOutputWithNoAttention:
-        """Logits (B, num_labels), and the mean cross-entropy loss if there are labels.
-
-        Args:
-            pixel_values: (B, channels, height, width).
-            labels: (B,), classes 0..num_labels - 1.
-        """
-        logits = self._logits(pixel_values)
-        loss = None if labels is None else F.cross_entropy(logits, labels)
-        return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
-
     def early_logits(self, exit_layer: int, pixel_values: Tensor) -> Tensor:
         """Logits (B, num_labels) of the only exit, the last layer.
 
@@ -95,13 +105,10 @@ class SmallNet(PreTrainedModel):
             ValueError: if `exit_layer` is another.
         """
         check_exit_layer(exit_layer, self.exit_layers)
-        return self._logits(pixel_values)
+        logits: Tensor = self.classifier(self.layers(pixel_values))
+        return logits
 
     def last_module(self, exit_layer: int) -> nn.Module:
         """The module that ends the pass to an exit."""
         check_exit_layer(exit_layer, self.exit_layers)
         return self.classifier
-
-    def _logits(self, pixel_values: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.layers(pixel_values))
-        return logits

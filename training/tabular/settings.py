@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from training.data.alterations import AlterationSettings
-from training.keys import Natural, Positive, ShareBelowOne, Sizes, Words, key
+from training.keys import Natural, Positive, ShareBelowOne, Sizes, Words, check_shares, key
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,4 @@ class TabularSettings(AlterationSettings):
     proxy_size: Positive = key(32, "units of the hidden layer of the network of method proxy")
 
     def __post_init__(self) -> None:
-        if not self.validation_share:
-            raise ValueError("validation_share = 0 leaves nothing to validate on: it must lie in (0, 1)")
-        if self.validation_share + self.test_share >= 1:
-            raise ValueError(
-                f"validation_share = {self.validation_share!r} and test_share = {self.test_share!r} must together be "
-                "less than 1, to leave rows to train on"
-            )
+        check_shares(self.validation_share, self.test_share, "rows")

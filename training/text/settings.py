@@ -9,7 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from training.data.alterations import AlterationSettings
-from training.keys import Natural, Positive, Share, ShareBelowOne, Words, key
+from training.keys import Natural, Positive, Share, ShareBelowOne, Words, check_shares, key
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,7 @@ class TextSettings(BertSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.validation_share + self.test_share >= 1:
-            raise ValueError(
-                f"validation_share = {self.validation_share!r} and test_share = {self.test_share!r} must together be "
-                "less than 1, to leave documents to train on"
-            )
+        check_shares(self.validation_share, self.test_share, "documents", validated=False)
 
 
 @dataclass(frozen=True)
@@ -116,13 +112,7 @@ class PassageSettings(BertSettings, AlterationSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.validation_share:
-            raise ValueError("validation_share = 0 leaves nothing to validate on: it must lie in (0, 1)")
-        if self.validation_share + self.test_share >= 1:
-            raise ValueError(
-                f"validation_share = {self.validation_share!r} and test_share = {self.test_share!r} must together be "
-                "less than 1, to leave passages to train on"
-            )
+        check_shares(self.validation_share, self.test_share, "passages")
         try:
             re.compile(self.label_pattern)
         except re.error as error:

@@ -18,6 +18,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
+from gsgd.ranges import whole
 from gsgd.selectors import select_top_k
 from gsgd.sift.exits import check_exit_layer
 from gsgd.sift.measures.expected_factor import ratio_kept
@@ -102,8 +103,7 @@ def read(scores: Any, losses: Any, *, kept: int, step: int = 0, exit_layer: int 
         raise ValueError(f"scores has {len(scores)} rows and losses {count}, but must have one each per row")
     if losses.min() < 0:
         raise ValueError(f"losses[{losses.argmin()}] = {losses.min()} must be at least 0")
-    if isinstance(kept, bool) or not isinstance(kept, int) or not 1 <= kept <= count:
-        raise ValueError(f"kept = {kept!r} must be a whole number in 1..{count}, the number of rows")
+    kept = whole("kept", kept, least=1, most=count)
     chosen, hardest = select_top_k(scores, kept), select_top_k(losses, kept)
     score_ranks, loss_ranks = rankdata(scores), rankdata(losses)
     mean, pairs = float(losses.mean()), count * (count - 1) / 2
@@ -130,24 +130,6 @@ def read(scores: Any, losses: Any, *, kept: int, step: int = 0, exit_layer: int 
     )
 
 
-def read_usable(
-    scores: Tensor, losses: Tensor, usable: Tensor, keep: float, *, step: int = 0, exit_layer: int = 0
-) -> Reading:
-    """The reading of those of B rows that are usable and have finite numbers; where there are none, all of it is NaN.
-
-    Args:
-        scores, losses, usable: (B,).
-        keep: the share of the rows that selection keeps.
-        step, exit_layer: as of `read`.
-    """
-    usable = usable.to(losses.device) & torch.isfinite(losses) & torch.isfinite(scores)
-    count = int(usable.sum())
-    if count == 0:
-        return Reading(step, exit_layer, 0, 0, *[math.nan] * 10)
-    kept = max(1, round(keep * count))
-    return read(scores[usable], losses[usable], kept=kept, step=step, exit_layer=exit_layer)
-
-
 class Columns(NamedTuple):
     """Scores beside exact losses.
 
@@ -162,18 +144,24 @@ class Columns(NamedTuple):
     usable: Tensor
 
     def reading(self, keep: float, *, step: int = 0) -> Reading:
-        """What they say, `keep` the share of the rows that selection keeps."""
-        scores, losses, usable = self.scores, self.losses, self.usable
-        return read_usable(scores, losses, usable, keep, step=step, exit_layer=self.exit_layer)
+        """What the usable rows say, `keep` the share of the rows that selection keeps; all of it NaN where none are."""
+        scores, losses, kept = self._usable(keep)
+        if kept == 0:
+            return Reading(step, self.exit_layer, 0, 0, *[math.nan] * 10)
+        return read(scores, losses, kept=kept, step=step, exit_layer=self.exit_layer)
 
     def progress(self, keep: float, *, random_share: float = 0.0) -> float:
         """`gsgd.sift.measures.expected_factor.ratio_kept` of the rows that are usable; NaN where there are none."""
-        usable = self.usable.to(self.losses.device) & torch.isfinite(self.losses) & torch.isfinite(self.scores)
-        count = int(usable.sum())
-        if count == 0:
+        scores, losses, kept = self._usable(keep)
+        if kept == 0:
             return math.nan
-        losses = self.losses[usable].double().cpu().numpy()
-        return ratio_kept(self.scores[usable], losses, max(1, round(keep * count)), random_share=random_share)
+        return ratio_kept(scores, losses.double().cpu().numpy(), kept, random_share=random_share)
+
+    def _usable(self, keep: float) -> tuple[Tensor, Tensor, int]:
+        """Scores and losses of the rows that are usable and have finite numbers, and how many of them are kept."""
+        usable = self.usable.to(self.losses.device) & torch.isfinite(self.losses) & torch.isfinite(self.scores)
+        scores, losses = self.scores[usable], self.losses[usable]
+        return scores, losses, max(1, round(keep * len(losses))) if len(losses) else 0
 
 
 def read_batch(scorer: Scorer, batch: Mapping[str, Any], *, exits: Sequence[int], step: int = 0) -> list[Reading]:
