@@ -6,6 +6,9 @@
 where cost is that of a selecting step over one of plain training, and all else stands in
 `gsgd.sift.measures.expected_factor`.
 
+Training rows are held against validation rows of the same classes: these count as often as their class is among the
+training rows, since a split with more rows of a rare class has another mean loss for that reason alone.
+
 Wrong labels: where training rows have a larger mean loss M than validation rows, V, the difference is counted as loss
 that no training takes away. It lies in single rows, 1 / keep of it in those that exact losses would keep, and what is
 to be learnt from the others is compared,
@@ -46,6 +49,8 @@ from gsgd.sift.scoring_pass.module_state import unchanged
 from training.data.order import Order
 from training.diagnose.proxy_beside import TrainingWithProxy
 from training.methods import PROXY
+from training.metrics.class_losses import ClassLosses
+from training.run.evaluation import evaluate_split
 from training.training import Training
 
 LAST_SEEN = "last-seen"
@@ -117,6 +122,7 @@ class Watch:
     sift: Sift
     exits: Sequence[int]
     looks: list[Look] = field(default_factory=list)
+    _classes: list[np.ndarray] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         settings = self.training.settings
@@ -132,13 +138,14 @@ class Watch:
     def look(self) -> None:
         """Look at gross batches of the training set; the model, torch's generators and the run stay as they are."""
         found = [self._of_batch(*self._order.take(self.gross)) for _ in range(BATCHES)]
-        losses = np.concatenate([losses for losses, _ in found])
-        kept = {score: float(np.mean([ratios[score] for _, ratios in found])) for score in found[0][1]}
+        losses = np.concatenate([losses for losses, _, _ in found])
+        kept = {score: float(np.mean([ratios[score] for _, ratios, _ in found])) for score in found[0][1]}
         mean = float(losses.mean())
         self.looks.append(Look(self.training.step, mean, float(losses.std()) / mean if mean else math.nan, kept))
+        self._classes.append(np.concatenate([classes for _, _, classes in found]))
 
-    def _of_batch(self, rows: np.ndarray, epoch: int) -> tuple[np.ndarray, dict[str, float]]:
-        """(the rows' exact losses, score -> mean loss of the rows kept over that of all)."""
+    def _of_batch(self, rows: np.ndarray, epoch: int) -> tuple[np.ndarray, dict[str, float], np.ndarray]:
+        """(the rows' exact losses, score -> mean loss of the rows kept over that of all, the rows' classes if any)."""
         training, scorer = self.training, self.sift.scorer
         batch = training.batches.placed(training.task.training_batch(rows, epoch))
         model, last = unwrap(training.model), scorer.exits
@@ -163,12 +170,21 @@ class Watch:
         # Here rows are drawn in an order of their own, and some would have been seen that in training have not.
         if training.sift.totals.backprop_samples < training.task.train_size:
             ratios[LAST_SEEN] = 1.0
-        return losses, ratios
+        labels = batch["labels"]
+        classes = labels[labelled].cpu().numpy() if labels.dim() == 1 else np.empty(0, np.int64)
+        return losses, ratios, classes
 
     def name(self, layer: int) -> str:
         """The method that selects by an exit, as `gsgd train` calls it."""
         score = self.sift.options.score
         return f"{score}@{'last' if layer == self.sift.scorer.exits else layer}"
+
+    def validation_loss(self) -> float:
+        """The mean loss of validation rows now; of classes that count as often as in what was looked at last."""
+        by_class = ClassLosses(self.training.accelerator.device)
+        _, of_all = evaluate_split(self.training, "validation", by_class)
+        alike = by_class.mean(np.concatenate(_last(self._classes)))
+        return of_all if alike is None else alike
 
     def forecasts(self, costs: Mapping[str, float], validation_loss: float | None = None) -> list[Forecast]:
         """What each score is expected to be worth, in the order of `costs`.
@@ -201,7 +217,7 @@ def forecast(
     lost, share = 0.0, 1.0
     if validation_loss is not None:
         # At the run's end: before that, training rows may be ahead or behind for other reasons.
-        late = float(np.mean([look.loss for look in looks[-max(1, len(looks) // 4) :]]))
+        late = float(np.mean([look.loss for look in _last(looks)]))
         lost = max(0.0, late - validation_loss)
         share = min(1.0, late / validation_loss) if validation_loss > 0 else 1.0
     hardest = next(name for name in looks[0].kept if name.endswith("@last"))
@@ -210,6 +226,11 @@ def forecast(
     ceiling = float(np.mean([1 + look.cv * math.sqrt((gross - kept) / kept) for look in looks]))
     factor = expected_factor(progress, cost, PROXY_EXPONENT if score == PROXY else EXPONENT)
     return Forecast(score, progress, ceiling, cost, factor, factor / SPREAD, factor * SPREAD)
+
+
+def _last(looks: Sequence[Any]) -> Sequence[Any]:
+    """Those of the run's last quarter."""
+    return looks[-max(1, len(looks) // 4) :]
 
 
 def _learnable(look: Look, score: str, hardest: str, lost: float, most: float) -> float:

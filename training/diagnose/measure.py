@@ -23,7 +23,6 @@ from training.data.order import Order
 from training.diagnose.forecast import LAST_SEEN, Forecast, Watch
 from training.diagnose.proxy_beside import TrainingWithProxy
 from training.methods import PROXY, SCORES, parse_method
-from training.run.evaluation import evaluate_split
 from training.run.header import run_header
 from training.task import Task
 from training.training import Training, build_sift
@@ -167,9 +166,8 @@ def diagnose_config(
     forecasts: list[Forecast] = []
     if watch.looks:
         progress("judging on the validation split", 0, 1)
-        _, validation_loss = evaluate_split(training, "validation")
         of_scores = _costs_of_scores(selecting, task, accelerator, watch, points[-1].diagnosis)
-        forecasts = watch.forecasts(of_scores, validation_loss)
+        forecasts = watch.forecasts(of_scores, watch.validation_loss())
     accelerator.free_memory()
     return Diagnosed(header, points, forecasts)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +14,29 @@ from training.budget import StepCosts, seconds_of
 from training.data.order import Order
 from training.methods import parse_method
 from training.metrics.average_precision import AveragePrecision
-from training.metrics.calibration import Calibration
 from training.run_folder.records import Evaluation
 from training.run_folder.scalars import Scalars
 from training.training import Training
 
 
+class Metric(Protocol):
+    """What is made of predictions of classes, added batch by batch; `sums` of several ranks are added."""
+
+    sums: Tensor
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Take logits (B, classes) and labels (B,)."""
+        ...
+
+
 @torch.no_grad()
-def evaluate_split(training: Training, split: str, calibration: Calibration | None = None) -> tuple[float, float]:
+def evaluate_split(training: Training, split: str, metric: Metric | None = None) -> tuple[float, float]:
     """(accuracy, mean loss) on "validation" or "test"; every rank judges its share of the batches.
 
     Of a task with a rare class its average precision is in the place of accuracy.
 
     Args:
-        calibration: takes the confidence of the predictions, where rows are classified.
+        metric: takes the predictions, where rows are classified.
     """
     training.sift.finish_checks()
     model = training.accelerator.unwrap_model(training.model, keep_torch_compile=False)
@@ -45,14 +54,14 @@ def evaluate_split(training: Training, split: str, calibration: Calibration | No
                 output, batch = _labelled_only(model, batch)
             sums += torch.stack([value.double() for value in training.task.judge(output, batch)])
             # Of a language model labelled positions are predicted, not rows.
-            if calibration is not None and batch["labels"].dim() == 1:
-                calibration.add(output.logits, batch["labels"])
+            if metric is not None and batch["labels"].dim() == 1:
+                metric.add(output.logits, batch["labels"])
             if precision is not None:
                 precision.add(output.logits, batch["labels"])
     finally:
         training.model.train()
-    if calibration is not None:
-        calibration.sums = training.accelerator.reduce(calibration.sums, "sum")
+    if metric is not None:
+        metric.sums = training.accelerator.reduce(metric.sums, "sum")
     correct, loss, predictions = training.accelerator.reduce(sums, "sum").tolist()
     if precision is None:
         return correct / predictions, loss / predictions
