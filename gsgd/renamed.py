@@ -43,7 +43,11 @@ _FOLDERS = {
     "training.images": ("resnet",),
 }
 """Folder -> modules that were beside it, under the same names."""
+_OF_REPRODUCE = ("child_process", "paper_runs", "stage")
 MODULES = {
+    **dict.fromkeys(
+        (f"gsgd.commands.{name}" for name in ("child_process", "paper_runs", "stage")), "gsgd.commands.reproduce"
+    ),
     "gsgd.diagnose": "training.diagnose",
     "gsgd.diagnose.cli": "training.diagnose.cli",
     "gsgd.diagnose.record": "training.diagnose.diagnosis_file",

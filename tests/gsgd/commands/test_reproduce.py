@@ -20,7 +20,7 @@ import figures.paper
 from gsgd import __version__
 from gsgd.cli import main
 from gsgd.commands import reproduce
-from gsgd.commands.child_process import PACKAGES
+from gsgd.commands.reproduce import PACKAGES
 from gsgd.locks import one_writer
 from gsgd.results import provenance
 from training.config import load, presets
@@ -86,7 +86,7 @@ def runner(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reproduce, "run_command", runner)
     monkeypatch.setattr(reproduce, "cuda_devices", lambda: 8)
-    monkeypatch.setattr("gsgd.commands.stage.provenance", lambda: made_once)
+    monkeypatch.setattr("gsgd.commands.reproduce.provenance", lambda: made_once)
     monkeypatch.setattr(sys.modules[__name__], "provenance", lambda: made_once)
     return runner
 
@@ -438,7 +438,7 @@ def test_a_stage_ends_with_its_parent_however_that_ends(tmp_path):
         "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)\n"
     )
     ready = tmp_path / "ready"
-    code = f"from gsgd.commands.child_process import run_command; run_command(['torchrun', {str(ready)!r}])"
+    code = f"from gsgd.commands.reproduce import run_command; run_command(['torchrun', {str(ready)!r}])"
     path = os.pathsep.join([str(tmp_path), str(PACKAGES)])
     parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path})
     while not (ready.exists() and ready.read_text()):
