@@ -72,7 +72,7 @@ def _marks(ax: Axes, rows: pd.DataFrame, method: str, low: float, high: float) -
 def _names(ax: Axes, forecasts: pd.DataFrame, low: float, high: float) -> None:
     """The setting of each mark beside it, at the first of some places where no other name stands, if there is one."""
     octaves = math.log2(high / low)
-    across, up = (share * 72 * inches / octaves for share, inches in ((0.77, style.DOUBLE_IN), (0.77, HEIGHT_IN)))
+    across, up = (0.77 * 72 * inches / octaves for inches in (style.DOUBLE_IN, HEIGHT_IN))
     taken: list[tuple[float, float, float]] = []  # of each name its left and right end and its height, in points
     x = np.log2(forecasts["factor"].clip(low, high)) * across
     y = np.log2(forecasts["measured"].fillna(forecasts["measured_low"]).clip(low, high)) * up
