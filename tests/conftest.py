@@ -1,4 +1,7 @@
-"""Hypothesis: a slow machine is no failure, and CI searches the same examples each time. Ctrl-C: always as usual."""
+"""Hypothesis: a slow machine is no failure, and CI searches the same examples each time. Ctrl-C: always as usual.
+
+Workers share the processors: torch and NumPy would start as many threads in each of them as there are.
+"""
 
 import gc
 import importlib.util
@@ -8,6 +11,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# Before torch is imported, which reads it once; the commands that tests run inherit it.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 settings.register_profile("gsgd", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("gsgd")

@@ -185,6 +185,7 @@ def test_definition_5_13_batches_are_rows(law):
     assert selection_probabilities(np.empty((0, 3)), 2, 0.4, law).shape == (0, 3)
 
 
+@pytest.mark.slow
 def test_definition_5_13_many_rows_in_pieces():
     losses = np.random.default_rng(2).exponential(size=(100_000, 12))
     chosen = selection_probabilities(losses, 2, 0.3, noise_laws.gaussian)

@@ -219,6 +219,7 @@ def test_how_many_ran_at_a_time_is_noted_when_something_runs(go, tmp_path):
     assert header["in_seconds"] == found.in_seconds.left_out
 
 
+@pytest.mark.slow
 def test_a_part_of_plain_trainings_batch_follows_what_was_chosen_for_it_at_the_rung(go, note_runs, tmp_path, judged_by):
     trained = note_runs("label", "seed", "budget", "max_lr", "batch_size")
     best_at = {"64samples": (1e-2, 16), "128samples": (1e-3, 8), "256samples": (1e-2, 8)}
@@ -260,6 +261,7 @@ def test_without_tuning_a_part_is_of_the_batch_that_all_have(go, note_runs):
     assert set(trained) == {("baseline", 8), ("baseline:batch_size=k/4", 2)}
 
 
+@pytest.mark.slow
 def test_a_method_may_be_added(go, trained, tmp_path):
     before = go(("baseline", "random")).rows
     shutil.rmtree(tmp_path / "l" / "tuning")  # what is frozen needs no more of it
@@ -304,6 +306,7 @@ def test_at_the_inner_rungs_only(go, trained, tmp_path):
     assert {(label, budget) for label, _, budget, *_ in trained} == {("entropy@last", "128samples")}
 
 
+@pytest.mark.slow
 def test_a_ladder_that_does_not_say_at_which_rungs_a_method_is_has_it_at_all(go, trained, tmp_path):
     before = go(("baseline", "random")).rows
     path = tmp_path / "l" / "ladder.json"

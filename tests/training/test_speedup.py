@@ -54,6 +54,7 @@ def test_intervals_cover_a_known_factor_95_times_of_100():
     assert {name: within(count, 400, 0.95) for name, count in counts.items()} == dict.fromkeys(counts, True), counts
 
 
+@pytest.mark.slow
 def test_plain_under_another_name_is_significant_in_5_percent():
     """The same error probability as above, of two counts."""
     rng = np.random.default_rng(21)

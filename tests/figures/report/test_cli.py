@@ -38,6 +38,7 @@ def test_by_default_into_the_results(tools, tmp_path, monkeypatch):
     assert (tmp_path / "results" / "report.html").read_text().startswith("<!DOCTYPE html>")
 
 
+@pytest.mark.slow
 def test_it_is_said_who_made_what(tools, recorded, tmp_path, monkeypatch):
     tools.write_verify(tmp_path / "recorded")
     recorded.write_comparison(tmp_path / "results" / "c", {"baseline": [[0.2, 0.4]]})

@@ -106,7 +106,7 @@ def pair(tmp_path_factory):
 @pytest.mark.parametrize(
     "scenario",
     [
-        "rank_scope_gradients_are_those_of_the_union",
+        pytest.param("rank_scope_gradients_are_those_of_the_union", marks=pytest.mark.slow),
         "rank_scope_masked_lm_averages_the_ranks_losses",
         "ranks_agree_on_the_schedule",
         "accumulation_with_no_sync",
@@ -137,7 +137,7 @@ def pair(tmp_path_factory):
         "every_rank_corrects_an_exit_by_what_all_have_seen",
         "a_proxy_is_one_network_on_all_ranks",
         "a_head_on_features_is_one_on_all_ranks",
-        "ranks_begin_and_end_selection_together",
+        pytest.param("ranks_begin_and_end_selection_together", marks=pytest.mark.slow),
         "sources_look_at_the_rows_of_all_ranks",
         "samplers_deal_out_batches_and_agree",
         "every_row_is_logged_by_one_rank",
