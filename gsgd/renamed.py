@@ -44,10 +44,9 @@ _FOLDERS = {
 }
 """Folder -> modules that were beside it, under the same names."""
 _OF_REPRODUCE = ("child_process", "paper_runs", "stage")
+"""Modules of `gsgd.commands` that are a part of `reproduce` now."""
 MODULES = {
-    **dict.fromkeys(
-        (f"gsgd.commands.{name}" for name in ("child_process", "paper_runs", "stage")), "gsgd.commands.reproduce"
-    ),
+    **{f"gsgd.commands.{name}": "gsgd.commands.reproduce" for name in _OF_REPRODUCE},
     "gsgd.diagnose": "training.diagnose",
     "gsgd.diagnose.cli": "training.diagnose.cli",
     "gsgd.diagnose.record": "training.diagnose.diagnosis_file",

@@ -57,8 +57,13 @@ def described(settings: Any) -> Iterator[tuple[str, Any, str]]:
 def check_shares(validation: float, test: float, rows: str, *, validated: bool = True) -> None:
     """Whether the shares that are held out leave rows to train on, and some to validate on if there must be.
 
+    Args:
+        validation, test: the shares, each in [0, 1).
+        rows: what is held out, in words, such as "passages".
+        validated: whether there must be a share to validate on.
+
     Raises:
-        ValueError: if not.
+        ValueError: if not, naming the shares and the rule.
     """
     if validated and not validation:
         raise ValueError("validation_share = 0 leaves nothing to validate on: it must lie in (0, 1)")

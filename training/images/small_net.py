@@ -47,7 +47,11 @@ class ImageClassifier(PreTrainedModel):
     exit_layers: int
 
     def early_logits(self, exit_layer: int, pixel_values: Tensor) -> Tensor:
-        """Logits (B, num_labels) of an exit, 1..`exit_layers`."""
+        """Logits (B, num_labels) of an exit, 1..`exit_layers`, of images (B, channels, height, width).
+
+        Raises:
+            ValueError: if there is no such exit.
+        """
         raise NotImplementedError
 
     def _init_weights(self, module: nn.Module) -> None:
